@@ -1,0 +1,267 @@
+//! The suite that every lease store runs.
+//!
+//! Unstable, and it writes: give it stores that hold nothing else. Each check gets a fresh, empty store from the
+//! caller; clones of that store must see the same table. A check that fails panics with what it expected.
+
+// A suite is a test wherever it is compiled.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::{
+    Consistency, FaultRates, FaultyLeaseStore, HashKey, HashKeyRange, HeldLease, Lease, LeaseChange,
+    LeaseStore, LeaseWrite, Position, ShardId, StoreErrorKind, WorkerId, WriteOutcome,
+};
+
+/// How many writers race for one lease.
+const RACING_WRITERS: usize = 16;
+
+/// How many leases the listing check writes; above one page of a DynamoDB scan in the emulators that page by count.
+const LISTED_LEASES: usize = 120;
+
+/// Runs every check, each on a fresh store.
+///
+/// # Panics
+/// When the store does not conform.
+pub async fn check_all<S: LeaseStore + Clone>(mut fresh: impl FnMut() -> S) {
+    let mut prepared = async || {
+        let store = fresh();
+        store.prepare().await.unwrap();
+        store.prepare().await.unwrap();
+        store
+    };
+    creates_only_what_is_absent(&prepared().await).await;
+    keeps_every_field(&prepared().await).await;
+    applies_changes_as_the_model_does(&prepared().await).await;
+    refuses_a_stale_version(&prepared().await).await;
+    deletes_only_what_it_saw(&prepared().await).await;
+    lists_all_leases_in_order(&prepared().await).await;
+    of_many_takers_one_wins(prepared().await).await;
+    a_loser_is_fenced(prepared().await).await;
+    checkpoints_only_move_forward(prepared().await).await;
+    unknown_outcomes_are_settled(prepared().await).await;
+}
+
+fn worker(name: impl Into<String>) -> WorkerId {
+    WorkerId::new(name.into()).unwrap()
+}
+
+fn shard(index: usize) -> ShardId {
+    ShardId::new(format!("shardId-{index:012}")).unwrap()
+}
+
+fn update(seen: &Lease, change: LeaseChange) -> LeaseWrite {
+    LeaseWrite::Update { shard_id: seen.shard_id.clone(), expected: seen.version(), change }
+}
+
+async fn create(store: &impl LeaseStore, lease: &Lease) {
+    assert_applied(store, &LeaseWrite::Create(lease.clone()), Some(lease)).await;
+}
+
+async fn assert_applied(store: &impl LeaseStore, write: &LeaseWrite, expected: Option<&Lease>) {
+    match store.write(write).await.unwrap() {
+        WriteOutcome::Applied { lease } => assert_eq!(lease.as_ref(), expected, "the answer to {write:?}"),
+        other => panic!("{write:?} should be applied, but: {other:?}"),
+    }
+    assert_eq!(store.get(write.shard_id()).await.unwrap().as_ref(), expected, "the row after {write:?}");
+}
+
+async fn assert_lost(store: &impl LeaseStore, write: &LeaseWrite, standing: Option<&Lease>) {
+    match store.write(write).await.unwrap() {
+        WriteOutcome::Lost { lease } => assert_eq!(lease.as_ref(), standing, "the answer to {write:?}"),
+        other => panic!("{write:?} should be lost, but: {other:?}"),
+    }
+    assert_eq!(store.get(write.shard_id()).await.unwrap().as_ref(), standing, "the row after {write:?}");
+}
+
+/// A second creation is lost and changes nothing.
+async fn creates_only_what_is_absent(store: &impl LeaseStore) {
+    let lease = Lease::unowned(shard(0), Position::TrimHorizon);
+    assert_eq!(store.get(&lease.shard_id).await.unwrap(), None);
+    create(store, &lease).await;
+    let other = Lease::unowned(shard(0), Position::Latest);
+    assert_lost(store, &LeaseWrite::Create(other), Some(&lease)).await;
+}
+
+/// What is written is what is read, in every field and for every kind of position.
+async fn keeps_every_field(store: &impl LeaseStore) {
+    let positions = [
+        Position::AtTimestamp,
+        Position::TrimHorizon,
+        Position::Latest,
+        Position::after("9".repeat(129).parse().unwrap(), u64::from(u32::MAX)),
+        Position::ShardEnd,
+    ];
+    for (index, checkpoint) in positions.into_iter().enumerate() {
+        let mut lease = Lease::unowned(shard(index), checkpoint);
+        lease.parents = BTreeSet::from([shard(100), shard(101)]);
+        lease.hash_key_range = Some(HashKeyRange::new(HashKey(index as u128), HashKey::MAX).unwrap());
+        create(store, &lease).await;
+    }
+}
+
+/// Every change yields exactly what [`LeaseChange::apply`] says.
+async fn applies_changes_as_the_model_does(store: &impl LeaseStore) {
+    let mut row = Lease::unowned(shard(0), Position::TrimHorizon);
+    row.parents = BTreeSet::from([shard(7)]);
+    row.hash_key_range = Some(HashKeyRange::FULL);
+    create(store, &row).await;
+    let at = |number: u128| LeaseChange::Checkpoint {
+        position: Position::after(number.into(), 3),
+        children: BTreeSet::new(),
+    };
+    let end = LeaseChange::Checkpoint {
+        position: Position::ShardEnd,
+        children: BTreeSet::from([shard(1), shard(2)]),
+    };
+    let changes = [
+        LeaseChange::Take { owner: worker("a") },
+        LeaseChange::Renew,
+        at(10),
+        LeaseChange::Take { owner: worker("b") },
+        LeaseChange::Take { owner: worker("c") },
+        at(20),
+        LeaseChange::Release,
+        LeaseChange::Take { owner: worker("a") },
+        end,
+        LeaseChange::Renew,
+        LeaseChange::Release,
+    ];
+    for change in changes {
+        let next = change.apply(&row);
+        assert_applied(store, &update(&row, change), Some(&next)).await;
+        row = next;
+    }
+}
+
+/// A write against an older counter, or another owner, or no row is lost.
+async fn refuses_a_stale_version(store: &impl LeaseStore) {
+    let unowned = Lease::unowned(shard(0), Position::TrimHorizon);
+    create(store, &unowned).await;
+    let take = LeaseChange::Take { owner: worker("a") };
+    let taken = take.apply(&unowned);
+    assert_applied(store, &update(&unowned, take.clone()), Some(&taken)).await;
+    assert_lost(store, &update(&unowned, take), Some(&taken)).await;
+    let mut other_owner = taken.clone();
+    other_owner.owner = Some(worker("b"));
+    for change in [LeaseChange::Renew, LeaseChange::Release] {
+        assert_lost(store, &update(&unowned, change.clone()), Some(&taken)).await;
+        assert_lost(store, &update(&other_owner, change), Some(&taken)).await;
+    }
+    let absent = Lease::unowned(shard(1), Position::TrimHorizon);
+    assert_lost(store, &update(&absent, LeaseChange::Renew), None).await;
+}
+
+/// A delete is conditional like every other write.
+async fn deletes_only_what_it_saw(store: &impl LeaseStore) {
+    let seen = Lease::unowned(shard(0), Position::ShardEnd);
+    create(store, &seen).await;
+    let take = LeaseChange::Take { owner: worker("a") };
+    let taken = take.apply(&seen);
+    assert_applied(store, &update(&seen, take), Some(&taken)).await;
+    let delete =
+        |lease: &Lease| LeaseWrite::Delete { shard_id: lease.shard_id.clone(), expected: lease.version() };
+    assert_lost(store, &delete(&seen), Some(&taken)).await;
+    assert_applied(store, &delete(&taken), None).await;
+    assert_lost(store, &delete(&taken), None).await;
+}
+
+/// A strongly consistent listing holds every row, sorted by shard id.
+async fn lists_all_leases_in_order(store: &impl LeaseStore) {
+    for index in (0..LISTED_LEASES).rev() {
+        create(store, &Lease::unowned(shard(index), Position::TrimHorizon)).await;
+    }
+    let listing = store.list(Consistency::Strong).await.unwrap();
+    let listed: Vec<ShardId> = listing.leases.into_iter().map(|lease| lease.shard_id).collect();
+    assert_eq!(listed, (0..LISTED_LEASES).map(shard).collect::<Vec<_>>());
+    assert_eq!(listing.malformed, []);
+}
+
+/// Many writers that saw the same row: exactly one has it afterwards.
+async fn of_many_takers_one_wins(store: impl LeaseStore + Clone) {
+    let seen = Lease::unowned(shard(0), Position::TrimHorizon);
+    create(&store, &seen).await;
+    let takers: Vec<_> = (0..RACING_WRITERS)
+        .map(|index| {
+            let (store, seen): (Arc<dyn LeaseStore>, _) = (Arc::new(store.clone()), seen.clone());
+            tokio::spawn(async move { HeldLease::take(store, &seen, &worker(format!("w{index}"))).await })
+        })
+        .collect();
+    let mut winners = Vec::new();
+    for taker in takers {
+        match taker.await.unwrap() {
+            Ok(held) => winners.push(held),
+            Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
+        }
+    }
+    assert_eq!(winners.len(), 1, "winners");
+    let row = store.get(&seen.shard_id).await.unwrap().unwrap();
+    assert_eq!(row.owner.as_ref(), Some(&winners[0].fencing_token().owner));
+    assert_eq!(row.counter, 1);
+}
+
+/// After another worker took the lease, the old holder writes nothing more.
+async fn a_loser_is_fenced(store: impl LeaseStore + Clone) {
+    let seen = Lease::unowned(shard(0), Position::TrimHorizon);
+    create(&store, &seen).await;
+    let shared: Arc<dyn LeaseStore> = Arc::new(store.clone());
+    let old = HeldLease::take(shared.clone(), &seen, &worker("old")).await.unwrap();
+    old.checkpoint(&Position::after(5.into(), 0), &[]).await.unwrap();
+    let row = store.get(&seen.shard_id).await.unwrap().unwrap();
+    let new = HeldLease::take(shared, &row, &worker("new")).await.unwrap();
+    assert!(new.fencing_token().counter > old.fencing_token().counter);
+    let before = store.get(&seen.shard_id).await.unwrap();
+    let position = Position::after(6.into(), 0);
+    assert_eq!(old.checkpoint(&position, &[]).await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    assert_eq!(old.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    assert_eq!(old.release().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    assert_eq!(store.get(&seen.shard_id).await.unwrap(), before, "a fenced holder wrote");
+    new.renew().await.unwrap();
+}
+
+/// A checkpoint behind the stored one is refused; an equal one is not written.
+async fn checkpoints_only_move_forward(store: impl LeaseStore + Clone) {
+    let seen = Lease::unowned(shard(0), Position::TrimHorizon);
+    create(&store, &seen).await;
+    let held = HeldLease::take(Arc::new(store.clone()), &seen, &worker("a")).await.unwrap();
+    let position = Position::after(10.into(), 2);
+    held.checkpoint(&position, &[]).await.unwrap();
+    let counter = store.get(&seen.shard_id).await.unwrap().unwrap().counter;
+    held.checkpoint(&position, &[]).await.unwrap();
+    for behind in [Position::after(9.into(), 9), Position::after(10.into(), 1), Position::TrimHorizon] {
+        assert_eq!(held.checkpoint(&behind, &[]).await.unwrap_err().kind(), StoreErrorKind::Invalid);
+    }
+    let row = store.get(&seen.shard_id).await.unwrap().unwrap();
+    assert_eq!((row.counter, row.checkpoint), (counter, position));
+}
+
+/// Whatever happens to its writes on the way, a holder that nobody disturbs is never fenced, and what it was told is
+/// written is written.
+async fn unknown_outcomes_are_settled(store: impl LeaseStore + Clone) {
+    const SEED: u64 = 0x5EED;
+    const WRITES: u64 = 200;
+    let seen = Lease::unowned(shard(0), Position::TrimHorizon);
+    create(&store, &seen).await;
+    let faulty = FaultyLeaseStore::new(store.clone(), FaultRates::NONE, SEED);
+    let held = HeldLease::take(Arc::new(faulty.clone()), &seen, &worker("a")).await.unwrap();
+    faulty.set_rates(FaultRates::each(0.15));
+    let mut stored = Position::TrimHorizon;
+    for number in 1..=WRITES {
+        let position = Position::after(u128::from(number).into(), 0);
+        let answer = if number % 3 == 0 { held.renew().await } else { held.checkpoint(&position, &[]).await };
+        match answer {
+            Ok(()) if number % 3 != 0 => stored = position,
+            Ok(()) => {}
+            Err(error) => assert!(error.is_retryable(), "seed {SEED:#x}, write {number}: {error}"),
+        }
+        let row = store.get(&seen.shard_id).await.unwrap().unwrap();
+        assert!(row.checkpoint >= stored, "seed {SEED:#x}, write {number}: {} < {stored}", row.checkpoint);
+        assert!(row.is_owned_by(&worker("a")));
+    }
+    faulty.set_rates(FaultRates::NONE);
+    held.checkpoint(&Position::ShardEnd, &[shard(1)]).await.unwrap();
+    let row = store.get(&seen.shard_id).await.unwrap().unwrap();
+    assert!(row.is_finished());
+    assert_eq!(row.children, BTreeSet::from([shard(1)]));
+}

@@ -1,0 +1,140 @@
+//! Counts the calls that reach a store, so that a test can hold what a fleet costs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+
+use crate::{
+    Consistency, Lease, LeaseChange, LeaseListing, LeaseStore, LeaseWrite, ShardId, StoreError, WriteOutcome,
+};
+
+/// How often each operation was called, whatever it answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreCalls {
+    /// Listings of the whole table.
+    pub lists: u64,
+    /// Reads of one row.
+    pub gets: u64,
+    /// Rows asked to be created.
+    pub creates: u64,
+    /// Renewals.
+    pub renewals: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Leases asked to be taken.
+    pub takes: u64,
+    /// Leases given up.
+    pub releases: u64,
+    /// Rows asked to be deleted.
+    pub deletes: u64,
+}
+
+impl StoreCalls {
+    /// All conditional writes together: what DynamoDB bills as write requests.
+    pub fn writes(&self) -> u64 {
+        self.creates + self.renewals + self.checkpoints + self.takes + self.releases + self.deletes
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    lists: AtomicU64,
+    gets: AtomicU64,
+    creates: AtomicU64,
+    renewals: AtomicU64,
+    checkpoints: AtomicU64,
+    takes: AtomicU64,
+    releases: AtomicU64,
+    deletes: AtomicU64,
+}
+
+/// Counts calls and passes them on. Clones count together.
+#[derive(Debug, Clone)]
+pub struct CountingLeaseStore<S> {
+    store: S,
+    counters: Arc<Counters>,
+}
+
+impl<S: LeaseStore> CountingLeaseStore<S> {
+    /// Counts the calls to this store.
+    pub fn new(store: S) -> Self {
+        Self { store, counters: Arc::default() }
+    }
+
+    /// The calls so far.
+    pub fn calls(&self) -> StoreCalls {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StoreCalls {
+            lists: read(&self.counters.lists),
+            gets: read(&self.counters.gets),
+            creates: read(&self.counters.creates),
+            renewals: read(&self.counters.renewals),
+            checkpoints: read(&self.counters.checkpoints),
+            takes: read(&self.counters.takes),
+            releases: read(&self.counters.releases),
+            deletes: read(&self.counters.deletes),
+        }
+    }
+}
+
+#[async_trait]
+impl<S: LeaseStore> LeaseStore for CountingLeaseStore<S> {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.store.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.counters.lists.fetch_add(1, Ordering::Relaxed);
+        self.store.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        self.counters.gets.fetch_add(1, Ordering::Relaxed);
+        self.store.get(shard_id).await
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        let counter = match write {
+            LeaseWrite::Create(_) => &self.counters.creates,
+            LeaseWrite::Delete { .. } => &self.counters.deletes,
+            LeaseWrite::Update { change, .. } => match change {
+                LeaseChange::Renew => &self.counters.renewals,
+                LeaseChange::Checkpoint { .. } => &self.counters.checkpoints,
+                LeaseChange::Take { .. } => &self.counters.takes,
+                LeaseChange::Release => &self.counters.releases,
+            },
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.store.write(write).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{InMemoryLeaseStore, Position};
+
+    #[tokio::test]
+    async fn conforms() {
+        crate::conformance::check_all(|| CountingLeaseStore::new(InMemoryLeaseStore::new())).await;
+    }
+
+    #[tokio::test]
+    async fn counts_each_kind_of_call() {
+        let store = CountingLeaseStore::new(InMemoryLeaseStore::new());
+        let lease = Lease::unowned(ShardId::new("shard-0").unwrap(), Position::TrimHorizon);
+        store.write(&LeaseWrite::Create(lease.clone())).await.unwrap();
+        store.list(Consistency::Eventual).await.unwrap();
+        store.get(&lease.shard_id).await.unwrap();
+        for change in [LeaseChange::Renew, LeaseChange::Release] {
+            let expected = lease.version();
+            let shard_id = lease.shard_id.clone();
+            store.write(&LeaseWrite::Update { shard_id, expected, change }).await.unwrap();
+        }
+        let calls = store.calls();
+        assert_eq!((calls.creates, calls.renewals, calls.releases), (1, 1, 1));
+        assert_eq!((calls.lists, calls.gets, calls.writes()), (1, 1, 3));
+    }
+}

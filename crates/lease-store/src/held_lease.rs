@@ -1,0 +1,331 @@
+//! A lease in the hand of a worker: its writes one after another, and unknown outcomes settled before the next.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    Lease, LeaseChange, LeaseStore, LeaseWrite, Position, ShardId, StoreError, StoreErrorKind, Verdict,
+    WorkerId, WriteOutcome,
+};
+
+/// How many writes of unknown outcome one lease may have before further ones are refused.
+const MAX_UNSETTLED_WRITES: usize = 8;
+
+/// How often one call writes again after it found an earlier write of its own applied late.
+const MAX_LATE_ARRIVALS: usize = MAX_UNSETTLED_WRITES;
+
+/// Proof of ownership for the application's own sinks: of two holders of a shard, the later one has the larger counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FencingToken {
+    /// The worker that took the lease.
+    pub owner: WorkerId,
+    /// The lease counter right after it was taken.
+    pub counter: u64,
+}
+
+/// A lease that this worker took.
+///
+/// All writes go through here, one at a time, each conditional on the version that the one before left. After a write
+/// whose outcome is unknown (or whose caller went away in the middle of it) the row is read again, strongly
+/// consistent, before the next one. As soon as another worker stands in the row every call answers `Fenced`, for good.
+///
+/// Every method is safe to cancel.
+#[derive(Debug)]
+pub struct HeldLease {
+    store: Arc<dyn LeaseStore>,
+    taken: Lease,
+    token: FencingToken,
+    fenced: AtomicBool,
+    /// When the newest write known to be applied was asked for. Validity counts from before the request.
+    confirmed_at: StdMutex<Instant>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The row as far as this worker knows it.
+    lease: Lease,
+    /// Writes against `lease` that may have been applied, or may still be.
+    unsettled: Vec<UnsettledWrite>,
+}
+
+#[derive(Debug, Clone)]
+struct UnsettledWrite {
+    write: LeaseWrite,
+    asked_at: Instant,
+}
+
+/// What a fresh look at the row says about the writes of unknown outcome.
+#[derive(Debug, PartialEq, Eq)]
+enum Finding {
+    /// None was applied so far; one may still be.
+    Unchanged,
+    /// This one was.
+    Applied { asked_at: Instant },
+    /// Somebody else wrote.
+    Lost,
+}
+
+impl State {
+    /// Compares the row with what each unsettled write would have made of it.
+    fn find(&self, row: Option<&Lease>) -> Finding {
+        let Some(row) = row else { return Finding::Lost };
+        if self.lease.version().matches(row) {
+            return Finding::Unchanged;
+        }
+        let applied =
+            self.unsettled.iter().find(|unsettled| match unsettled.write.decide(Some(&self.lease)) {
+                Verdict::Applies(Some(result)) => {
+                    result.version().matches(row) && result.checkpoint == row.checkpoint
+                }
+                Verdict::Applies(None) | Verdict::Refused => false,
+            });
+        applied.map_or(Finding::Lost, |unsettled| Finding::Applied { asked_at: unsettled.asked_at })
+    }
+
+    fn adopt(&mut self, row: Lease) {
+        self.lease = row;
+        self.unsettled.clear();
+    }
+}
+
+impl HeldLease {
+    /// Takes a lease for a worker, if it still stands as it was seen.
+    ///
+    /// # Errors
+    /// `Conflict` when somebody else wrote first; `Unavailable` when the outcome is unknown and could not be settled
+    /// (the row may then name this worker; taking it again is safe); the store's failures otherwise.
+    pub async fn take(
+        store: Arc<dyn LeaseStore>,
+        seen: &Lease,
+        worker_id: &WorkerId,
+    ) -> Result<Self, StoreError> {
+        let asked_at = Instant::now();
+        let write = update(seen, LeaseChange::Take { owner: worker_id.clone() });
+        let row = match store.write(&write).await? {
+            WriteOutcome::Applied { lease } => lease,
+            WriteOutcome::Lost { .. } => None,
+            WriteOutcome::Unknown(error) => {
+                let row = store.get(&seen.shard_id).await.map_err(|_| unsettled(&seen.shard_id, error))?;
+                let state =
+                    State { lease: seen.clone(), unsettled: vec![UnsettledWrite { write, asked_at }] };
+                match state.find(row.as_ref()) {
+                    Finding::Applied { .. } => row,
+                    Finding::Lost => None,
+                    Finding::Unchanged => {
+                        return Err(StoreError::new(
+                            StoreErrorKind::Unavailable,
+                            format!(
+                                "taking the lease of {} was not confirmed; it may be taken again",
+                                seen.shard_id
+                            ),
+                        ));
+                    }
+                }
+            }
+        };
+        let taken = row.ok_or_else(|| {
+            StoreError::new(
+                StoreErrorKind::Conflict,
+                format!("the lease of {} changed before {worker_id} could take it", seen.shard_id),
+            )
+        })?;
+        Ok(Self {
+            store,
+            token: FencingToken { owner: worker_id.clone(), counter: taken.counter },
+            fenced: AtomicBool::new(false),
+            confirmed_at: StdMutex::new(asked_at),
+            state: Mutex::new(State { lease: taken.clone(), unsettled: Vec::new() }),
+            taken,
+        })
+    }
+
+    /// The shard.
+    pub fn shard_id(&self) -> &ShardId {
+        &self.taken.shard_id
+    }
+
+    /// The row as it was right after it was taken; its checkpoint is where reading starts.
+    pub fn taken(&self) -> &Lease {
+        &self.taken
+    }
+
+    /// The token that this holder passes to the application's own sinks.
+    pub fn fencing_token(&self) -> &FencingToken {
+        &self.token
+    }
+
+    /// When the newest write that is known to be applied was asked for. The lease is valid for the fail-over time from
+    /// then on, counted from before the request, so the holder never believes in it longer than an observer does.
+    pub fn confirmed_at(&self) -> Instant {
+        *self.confirmed_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops all further writes of this holder: it no longer trusts that the lease is its own.
+    pub fn fence(&self) {
+        self.fenced.store(true, Ordering::Release);
+    }
+
+    /// Whether this holder has lost the lease or gave it up.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    /// Renews the lease: its counter grows.
+    ///
+    /// # Errors
+    /// `Fenced` when the lease belongs to another worker; `Throttled` and `Unavailable` may be tried again.
+    pub async fn renew(&self) -> Result<(), StoreError> {
+        self.write(LeaseChange::Renew).await
+    }
+
+    /// Stores how far the shard is read, and the shards that follow when they are known. It is also a renewal.
+    /// A position that is stored already is not written again.
+    ///
+    /// # Errors
+    /// `Invalid` when the position lies behind the stored one; `Fenced` when the lease belongs to another worker;
+    /// `Throttled` and `Unavailable` may be tried again.
+    pub async fn checkpoint(&self, position: &Position, children: &[ShardId]) -> Result<(), StoreError> {
+        let children: BTreeSet<ShardId> = children.iter().cloned().collect();
+        self.write(LeaseChange::Checkpoint { position: position.clone(), children }).await
+    }
+
+    /// Gives the lease up, so that another worker may have it at once. Whatever the answer, this holder writes no more.
+    ///
+    /// # Errors
+    /// `Fenced` when the lease already belongs to another worker; the store's failures otherwise, after which the lease
+    /// is free again when its fail-over time has passed.
+    pub async fn release(&self) -> Result<(), StoreError> {
+        let released = self.write(LeaseChange::Release).await;
+        self.fence();
+        released
+    }
+
+    async fn write(&self, change: LeaseChange) -> Result<(), StoreError> {
+        let mut state = self.state.lock().await;
+        if !state.unsettled.is_empty() {
+            let row = self.store.get(self.shard_id()).await?;
+            self.settle(&mut state, row)?;
+        }
+        for _ in 0..=MAX_LATE_ARRIVALS {
+            if self.is_fenced() {
+                return Err(self.fenced_error(None));
+            }
+            if is_in_effect(&state.lease, &change)? {
+                return Ok(());
+            }
+            if state.unsettled.len() >= MAX_UNSETTLED_WRITES {
+                break;
+            }
+            let asked_at = Instant::now();
+            let write = update(&state.lease, change.clone());
+            // Noted before the call: if the caller goes away in the middle of it, the next call settles it.
+            let noted = state.unsettled.len();
+            state.unsettled.push(UnsettledWrite { write: write.clone(), asked_at });
+            match self.store.write(&write).await {
+                Ok(WriteOutcome::Applied { lease: Some(lease) }) => {
+                    state.adopt(lease);
+                    self.confirm(asked_at);
+                    return Ok(());
+                }
+                Ok(WriteOutcome::Applied { lease: None }) => return Err(self.lose(None)),
+                Ok(WriteOutcome::Lost { lease }) => {
+                    state.unsettled.truncate(noted);
+                    // An earlier write of ours may have arrived late; then the lease is ours and this one goes again.
+                    self.settle(&mut state, lease)?;
+                }
+                Ok(WriteOutcome::Unknown(error)) => {
+                    let row = self.store.get(self.shard_id()).await;
+                    let row = row.map_err(|_| unsettled(self.shard_id(), error))?;
+                    if self.settle(&mut state, row)? == Some(asked_at) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => {
+                    state.unsettled.truncate(noted);
+                    return Err(error);
+                }
+            }
+        }
+        Err(StoreError::new(
+            StoreErrorKind::Unavailable,
+            format!("the writes to the lease of {} stay unconfirmed; try again", self.shard_id()),
+        ))
+    }
+
+    /// Takes a fresh look at the row into account: when the write that turned out to be applied was asked for, if one
+    /// was.
+    fn settle(&self, state: &mut State, row: Option<Lease>) -> Result<Option<Instant>, StoreError> {
+        match state.find(row.as_ref()) {
+            Finding::Unchanged => Ok(None),
+            Finding::Applied { asked_at } => {
+                if let Some(row) = row {
+                    state.adopt(row);
+                }
+                self.confirm(asked_at);
+                Ok(Some(asked_at))
+            }
+            Finding::Lost => Err(self.lose(row)),
+        }
+    }
+
+    fn confirm(&self, asked_at: Instant) {
+        *self.confirmed_at.lock().unwrap_or_else(PoisonError::into_inner) = asked_at;
+    }
+
+    fn lose(&self, row: Option<Lease>) -> StoreError {
+        self.fence();
+        self.fenced_error(row)
+    }
+
+    fn fenced_error(&self, row: Option<Lease>) -> StoreError {
+        let now = match row.and_then(|row| row.owner) {
+            Some(owner) => format!("; it belongs to {owner} now"),
+            None => String::new(),
+        };
+        StoreError::new(
+            StoreErrorKind::Fenced,
+            format!(
+                "{} (lease counter {}) no longer holds the lease of {}{now}",
+                self.token.owner,
+                self.token.counter,
+                self.shard_id()
+            ),
+        )
+    }
+}
+
+/// Whether the row already says what the change would make it say, so that nothing needs to be written.
+fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError> {
+    match change {
+        LeaseChange::Checkpoint { position, children } => {
+            if position < &lease.checkpoint {
+                return Err(StoreError::invalid(format!(
+                    "checkpoint {position} of {} lies behind the stored {}; checkpoints only move forward",
+                    lease.shard_id, lease.checkpoint
+                )));
+            }
+            Ok(position == &lease.checkpoint && children.is_subset(&lease.children))
+        }
+        LeaseChange::Release => Ok(lease.owner.is_none()),
+        LeaseChange::Renew | LeaseChange::Take { .. } => Ok(false),
+    }
+}
+
+fn update(seen: &Lease, change: LeaseChange) -> LeaseWrite {
+    LeaseWrite::Update { shard_id: seen.shard_id.clone(), expected: seen.version(), change }
+}
+
+fn unsettled(shard_id: &ShardId, error: StoreError) -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Unavailable,
+        format!(
+            "a write to the lease of {shard_id} has no known outcome yet; it is settled before the next one"
+        ),
+    )
+    .with_source(error)
+}

@@ -1,0 +1,69 @@
+//! A lease store in memory, for tests, demonstrations and single-process use.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::{
+    Consistency, Lease, LeaseListing, LeaseStore, LeaseWrite, ShardId, StoreError, Verdict, WriteOutcome,
+};
+
+/// Leases in memory. Clones share the table, as workers of a fleet share theirs.
+#[derive(Debug, Clone, Default)]
+pub struct InMemoryLeaseStore {
+    table: Arc<Mutex<BTreeMap<ShardId, Lease>>>,
+}
+
+impl InMemoryLeaseStore {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<ShardId, Lease>> {
+        // No code that can panic runs under the lock, so the table is whole even if the lock says otherwise.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl LeaseStore for InMemoryLeaseStore {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn list(&self, _consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        Ok(LeaseListing { leases: self.table().values().cloned().collect(), malformed: Vec::new() })
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        Ok(self.table().get(shard_id).cloned())
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        let mut table = self.table();
+        let row = table.get(write.shard_id());
+        match write.decide(row) {
+            Verdict::Applies(lease) => {
+                let lease = lease.map(|lease| *lease);
+                match &lease {
+                    Some(lease) => table.insert(lease.shard_id.clone(), lease.clone()),
+                    None => table.remove(write.shard_id()),
+                };
+                Ok(WriteOutcome::Applied { lease })
+            }
+            Verdict::Refused => Ok(WriteOutcome::Lost { lease: row.cloned() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn conforms() {
+        crate::conformance::check_all(InMemoryLeaseStore::new).await;
+    }
+}

@@ -1,0 +1,138 @@
+//! How far a shard is read: a place after a record, or one of the sentinels.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{SequenceNumber, StoreError};
+
+/// The place of one record: its sequence number and, inside an aggregated record, its sub-sequence number.
+///
+/// Ordered by (sequence number, sub-sequence number). A record that is not part of an aggregate has sub-sequence
+/// number 0.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RecordPosition {
+    /// The sequence number that Kinesis gave the (aggregated) record.
+    pub sequence_number: SequenceNumber,
+    /// The index of the record inside its aggregate, 0 for a plain record.
+    pub sub_sequence_number: u64,
+}
+
+/// How far a shard is read, as a lease row stores it.
+///
+/// The order is the KCL's (`ExtendedSequenceNumber`): `AT_TIMESTAMP` < `TRIM_HORIZON` < `LATEST` < any record <
+/// `SHARD_END`. A checkpoint may only move forward in it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Position {
+    /// From the first record at or after an instant. The row does not hold the instant; it comes from the
+    /// configuration, so it must be the same in the whole fleet.
+    AtTimestamp,
+    /// From the oldest record that the stream still keeps.
+    TrimHorizon,
+    /// From the records that come after the first read.
+    Latest,
+    /// Everything up to and including this record is done.
+    After(RecordPosition),
+    /// The shard is closed and read to its end.
+    ShardEnd,
+}
+
+impl Position {
+    const AT_TIMESTAMP: &'static str = "AT_TIMESTAMP";
+    const TRIM_HORIZON: &'static str = "TRIM_HORIZON";
+    const LATEST: &'static str = "LATEST";
+    const SHARD_END: &'static str = "SHARD_END";
+
+    /// The position after one record.
+    pub fn after(sequence_number: SequenceNumber, sub_sequence_number: u64) -> Self {
+        Self::After(RecordPosition { sequence_number, sub_sequence_number })
+    }
+
+    /// Reads the KCL's attributes `checkpoint` and `checkpointSubSequenceNumber`.
+    ///
+    /// # Errors
+    /// `Invalid` when the text is neither a sentinel nor a sequence number.
+    pub fn from_checkpoint(checkpoint: &str, sub_sequence_number: u64) -> Result<Self, StoreError> {
+        match checkpoint {
+            Self::AT_TIMESTAMP => Ok(Self::AtTimestamp),
+            Self::TRIM_HORIZON => Ok(Self::TrimHorizon),
+            Self::LATEST => Ok(Self::Latest),
+            Self::SHARD_END => Ok(Self::ShardEnd),
+            number => Ok(Self::after(number.parse()?, sub_sequence_number)),
+        }
+    }
+
+    /// The KCL's attribute `checkpoint`: a sentinel's name or the decimal sequence number.
+    pub fn checkpoint(&self) -> &str {
+        match self {
+            Self::AtTimestamp => Self::AT_TIMESTAMP,
+            Self::TrimHorizon => Self::TRIM_HORIZON,
+            Self::Latest => Self::LATEST,
+            Self::After(record) => record.sequence_number.as_str(),
+            Self::ShardEnd => Self::SHARD_END,
+        }
+    }
+
+    /// The KCL's attribute `checkpointSubSequenceNumber`, 0 for a sentinel.
+    pub fn sub_sequence_number(&self) -> u64 {
+        match self {
+            Self::After(record) => record.sub_sequence_number,
+            Self::AtTimestamp | Self::TrimHorizon | Self::Latest | Self::ShardEnd => 0,
+        }
+    }
+
+    /// Whether the shard is read to its end.
+    pub fn is_shard_end(&self) -> bool {
+        matches!(self, Self::ShardEnd)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.checkpoint())?;
+        match self.sub_sequence_number() {
+            0 => Ok(()),
+            sub_sequence_number => write!(formatter, "/{sub_sequence_number}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(number: u128, sub_sequence_number: u64) -> Position {
+        Position::after(number.into(), sub_sequence_number)
+    }
+
+    #[test]
+    fn order_is_the_kcl_order() {
+        let ascending = [
+            Position::AtTimestamp,
+            Position::TrimHorizon,
+            Position::Latest,
+            after(0, 0),
+            after(9, 7),
+            after(10, 0),
+            after(10, 1),
+            Position::ShardEnd,
+        ];
+        assert!(ascending.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn checkpoint_text_round_trips() {
+        for position in [
+            Position::AtTimestamp,
+            Position::TrimHorizon,
+            Position::Latest,
+            after(4959, 3),
+            Position::ShardEnd,
+        ] {
+            let read = Position::from_checkpoint(position.checkpoint(), position.sub_sequence_number());
+            assert_eq!(read.unwrap(), position);
+        }
+        assert!(Position::from_checkpoint("trim_horizon", 0).is_err());
+        assert!(Position::from_checkpoint("", 0).is_err());
+    }
+}
