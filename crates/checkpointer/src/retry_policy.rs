@@ -1,0 +1,142 @@
+//! How often to try again, and how long to wait before it.
+
+use std::num::NonZeroU32;
+
+use fastrand::Rng;
+use tokio::time::Duration;
+
+use crate::backoff_delays::ExponentialDelays;
+
+/// How often to try again, and how long to wait before it. The waits are randomised, so that workers which failed
+/// together do not come back together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    max_attempts: Option<NonZeroU32>,
+    wait: Wait,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Exponential { first: Duration, longest: Duration },
+    UniformBelow(Duration),
+}
+
+impl RetryPolicy {
+    /// The numbers of Spark's Kinesis receiver: 4 attempts, each wait uniform below 500 ms.
+    pub const fn spark() -> Self {
+        Self { max_attempts: NonZeroU32::new(4), wait: Wait::UniformBelow(Duration::from_millis(500)) }
+    }
+
+    /// Waits that grow by half from `first` to `longest`, each drawn from half to one and a half times its length.
+    /// Attempts are not limited; see [`with_max_attempts`](Self::with_max_attempts).
+    pub const fn exponential(first: Duration, longest: Duration) -> Self {
+        Self { max_attempts: None, wait: Wait::Exponential { first, longest } }
+    }
+
+    /// The same waits, but at most this many attempts, the first one included.
+    #[must_use]
+    pub const fn with_max_attempts(self, max_attempts: NonZeroU32) -> Self {
+        Self { max_attempts: Some(max_attempts), ..self }
+    }
+
+    /// The waits before the second attempt, the third, and so on; the end of the iterator means: give up.
+    pub fn delays(&self, rng: Rng) -> Delays {
+        let waits = match self.wait {
+            Wait::Exponential { first, longest } => {
+                Waits::Exponential(ExponentialDelays::new(first, longest))
+            }
+            Wait::UniformBelow(limit) => Waits::UniformBelow(limit),
+        };
+        Delays { waits, attempts_left: self.max_attempts.map(|attempts| attempts.get() - 1), rng }
+    }
+}
+
+impl Default for RetryPolicy {
+    /// 8 attempts over roughly ten seconds: waits from 200 ms up to 5 s.
+    fn default() -> Self {
+        Self {
+            max_attempts: NonZeroU32::new(8),
+            ..Self::exponential(Duration::from_millis(200), Duration::from_secs(5))
+        }
+    }
+}
+
+/// The waits of one series of attempts; see [`RetryPolicy::delays`].
+#[derive(Debug)]
+pub struct Delays {
+    waits: Waits,
+    attempts_left: Option<u32>,
+    rng: Rng,
+}
+
+#[derive(Debug)]
+enum Waits {
+    Exponential(ExponentialDelays),
+    UniformBelow(Duration),
+}
+
+impl Iterator for Delays {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        if let Some(attempts_left) = &mut self.attempts_left {
+            *attempts_left = attempts_left.checked_sub(1)?;
+        }
+        Some(match &mut self.waits {
+            Waits::Exponential(delays) => delays.next(&mut self.rng),
+            Waits::UniformBelow(limit) => limit.mul_f64(self.rng.f64()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_spark_preset_waits_three_times_below_half_a_second(seed: u64) {
+            let delays: Vec<_> = RetryPolicy::spark().delays(Rng::with_seed(seed)).collect();
+            prop_assert_eq!(delays.len(), 3);
+            prop_assert!(delays.iter().all(|delay| *delay < Duration::from_millis(500)));
+        }
+
+        #[test]
+        fn exponential_waits_grow_to_their_limit(seed: u64) {
+            let (first, longest) = (Duration::from_millis(100), Duration::from_secs(2));
+            let delays = RetryPolicy::exponential(first, longest).delays(Rng::with_seed(seed));
+            for (index, delay) in delays.take(40).enumerate() {
+                let nominal = first.mul_f64(1.5_f64.powi(i32::try_from(index).unwrap())).min(longest);
+                prop_assert!(delay >= nominal.mul_f64(0.499) && delay <= nominal.mul_f64(1.501), "{}: {:?}", index, delay);
+            }
+        }
+
+        #[test]
+        fn the_same_seed_waits_the_same(seed: u64) {
+            let delays = || RetryPolicy::default().delays(Rng::with_seed(seed)).collect::<Vec<_>>();
+            prop_assert_eq!(delays(), delays());
+        }
+    }
+
+    #[test]
+    fn waits_are_spread_over_their_range() {
+        let delays = (0..1000).map(|seed| {
+            let first = RetryPolicy::spark().delays(Rng::with_seed(seed)).next().unwrap();
+            first.as_millis()
+        });
+        let quarters = delays.fold([0; 4], |mut quarters, delay| {
+            quarters[usize::try_from(delay / 125).unwrap()] += 1;
+            quarters
+        });
+        assert!(quarters.iter().all(|count| *count > 180), "{quarters:?}");
+    }
+
+    #[test]
+    fn one_attempt_means_no_wait() {
+        let once = RetryPolicy::default().with_max_attempts(NonZeroU32::MIN);
+        assert_eq!(once.delays(Rng::with_seed(1)).next(), None);
+    }
+}

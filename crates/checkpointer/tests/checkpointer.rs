@@ -1,0 +1,220 @@
+//! The checkpointer as a task, on a paused clock.
+
+#![allow(clippy::unwrap_used)] // a test may
+
+use std::collections::VecDeque;
+use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use checkpointer::{Cadence, CheckpointErrorKind, CheckpointWriter, Checkpointer, RetryPolicy};
+use lease_store::{Position, StoreError, StoreErrorKind};
+use tokio::time::{Instant, advance};
+
+/// Remembers what was written and when; answers as told, then with success.
+#[derive(Debug, Default)]
+struct ScriptedWriter {
+    answers: Mutex<VecDeque<Option<StoreErrorKind>>>,
+    attempts: Mutex<Vec<(Instant, Position)>>,
+}
+
+impl ScriptedWriter {
+    fn answering(answers: impl IntoIterator<Item = Option<StoreErrorKind>>) -> Arc<Self> {
+        Arc::new(Self { answers: Mutex::new(answers.into_iter().collect()), attempts: Mutex::default() })
+    }
+
+    fn attempts(&self) -> Vec<(Instant, Position)> {
+        self.attempts.lock().unwrap().clone()
+    }
+
+    fn positions(&self) -> Vec<Position> {
+        self.attempts().into_iter().map(|(_, position)| position).collect()
+    }
+}
+
+#[async_trait]
+impl CheckpointWriter for ScriptedWriter {
+    async fn write(&self, position: &Position) -> Result<(), StoreError> {
+        self.attempts.lock().unwrap().push((Instant::now(), position.clone()));
+        match self.answers.lock().unwrap().pop_front().flatten() {
+            None => Ok(()),
+            Some(kind) => Err(StoreError::new(kind, "scripted")),
+        }
+    }
+}
+
+fn at(number: u128) -> Position {
+    Position::after(number.into(), 0)
+}
+
+fn start(writer: &Arc<ScriptedWriter>, cadence: Cadence) -> Checkpointer {
+    let rng = fastrand::Rng::with_seed(1);
+    Checkpointer::start(writer.clone(), Position::TrimHorizon, cadence, RetryPolicy::spark(), rng)
+}
+
+fn acknowledge(checkpointer: &Checkpointer, number: u128) {
+    checkpointer.deliver(at(number));
+    checkpointer.acknowledge(at(number), 1).unwrap();
+}
+
+fn every(seconds: u64) -> Cadence {
+    Cadence { interval: Duration::from_secs(seconds), records: None }
+}
+
+/// Lets the task do all it can do now.
+async fn settle() {
+    for _ in 0..32 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_only_the_newest_once_an_interval() {
+    let writer = ScriptedWriter::answering([]);
+    let checkpointer = start(&writer, every(10));
+    for number in 1..=50 {
+        acknowledge(&checkpointer, number);
+        settle().await;
+    }
+    assert_eq!(writer.positions(), []);
+    advance(Duration::from_secs(10)).await;
+    settle().await;
+    assert_eq!(writer.positions(), [at(50)]);
+    assert_eq!(checkpointer.watermarks().checkpointed(), &at(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_shard_is_written_once_and_never_again() {
+    let writer = ScriptedWriter::answering([]);
+    let checkpointer = start(&writer, every(10));
+    acknowledge(&checkpointer, 7);
+    for _ in 0..100 {
+        advance(Duration::from_secs(10)).await;
+        settle().await;
+    }
+    assert_eq!(writer.positions(), [at(7)]);
+    acknowledge(&checkpointer, 8);
+    acknowledge(&checkpointer, 9);
+    settle().await;
+    assert_eq!(writer.positions(), [at(7), at(9)], "after an idle stretch one write, not a burst");
+}
+
+#[tokio::test(start_paused = true)]
+async fn enough_records_are_written_before_the_interval() {
+    let writer = ScriptedWriter::answering([]);
+    let checkpointer = start(&writer, Cadence { records: NonZeroU64::new(3), ..every(3600) });
+    for number in 1..=7 {
+        acknowledge(&checkpointer, number);
+        settle().await;
+    }
+    assert_eq!(writer.positions(), [at(3), at(6)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_writes_are_retried_with_the_newest_position() {
+    let busy = Some(StoreErrorKind::Throttled);
+    let writer = ScriptedWriter::answering([busy, Some(StoreErrorKind::Unavailable), None]);
+    let checkpointer = start(&writer, every(1));
+    acknowledge(&checkpointer, 1);
+    advance(Duration::from_secs(1)).await;
+    settle().await;
+    assert_eq!(writer.positions(), [at(1)]);
+    acknowledge(&checkpointer, 2);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(writer.positions(), [at(1), at(2), at(2)]);
+    let attempts = writer.attempts();
+    assert!(attempts.windows(2).all(|pair| pair[1].0 - pair[0].0 < Duration::from_millis(501)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn exhausted_retries_surface_the_last_error_and_lose_nothing() {
+    let unavailable = Some(StoreErrorKind::Unavailable);
+    let writer =
+        ScriptedWriter::answering([unavailable, unavailable, unavailable, Some(StoreErrorKind::Throttled)]);
+    let mut checkpointer = start(&writer, every(60));
+    acknowledge(&checkpointer, 1);
+    let error = checkpointer.flush().await.unwrap_err();
+    assert_eq!(error.kind(), CheckpointErrorKind::Throttled);
+    assert!(error.is_retryable());
+    assert_eq!(writer.attempts().len(), 4, "four attempts as in Spark");
+    checkpointer.flush().await.unwrap();
+    assert_eq!(checkpointer.watermarks().checkpointed(), &at(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn fenced_and_invalid_are_never_retried() {
+    for (kind, seen) in [
+        (StoreErrorKind::Fenced, CheckpointErrorKind::Fenced),
+        (StoreErrorKind::Invalid, CheckpointErrorKind::Invalid),
+    ] {
+        let writer = ScriptedWriter::answering([Some(kind)]);
+        let mut checkpointer = start(&writer, every(1));
+        acknowledge(&checkpointer, 1);
+        assert_eq!(checkpointer.stopped().await, seen);
+        acknowledge(&checkpointer, 2);
+        assert_eq!(checkpointer.flush().await.unwrap_err().kind(), seen);
+        advance(Duration::from_secs(3600)).await;
+        settle().await;
+        assert_eq!(writer.positions(), [at(1)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn denied_waits_for_the_next_interval() {
+    let writer = ScriptedWriter::answering([Some(StoreErrorKind::Denied)]);
+    let checkpointer = start(&writer, every(10));
+    acknowledge(&checkpointer, 1);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(writer.attempts().len(), 1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(writer.attempts().len(), 2);
+    assert_eq!(checkpointer.watermarks().checkpointed(), &at(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_does_not_wait_for_the_interval_or_a_backoff() {
+    let writer = ScriptedWriter::answering([None, Some(StoreErrorKind::Throttled)]);
+    let mut checkpointer = start(&writer, every(3600));
+    acknowledge(&checkpointer, 1);
+    let before = Instant::now();
+    checkpointer.flush().await.unwrap();
+    assert_eq!(Instant::now(), before);
+    acknowledge(&checkpointer, 2);
+    advance(Duration::from_secs(3600)).await;
+    settle().await;
+    assert_eq!(writer.positions(), [at(1), at(2)], "the second write was throttled and now backs off");
+    let before = Instant::now();
+    checkpointer.flush().await.unwrap();
+    assert_eq!(Instant::now(), before);
+    checkpointer.flush().await.unwrap();
+    assert_eq!(writer.positions(), [at(1), at(2), at(2)], "an unchanged position is not written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_writer_does_not_hold_up_acknowledgements() {
+    #[derive(Debug)]
+    struct HungWriter;
+    #[async_trait]
+    impl CheckpointWriter for HungWriter {
+        async fn write(&self, _position: &Position) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+    }
+    let rng = fastrand::Rng::with_seed(1);
+    let start = Position::TrimHorizon;
+    let checkpointer = Checkpointer::start(Arc::new(HungWriter), start, every(1), RetryPolicy::spark(), rng);
+    acknowledge(&checkpointer, 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    acknowledge(&checkpointer, 2);
+    assert_eq!(checkpointer.watermarks().acknowledged(), &at(2));
+    checkpointer.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_delivered_cannot_be_acknowledged() {
+    let checkpointer = start(&ScriptedWriter::answering([]), every(1));
+    checkpointer.deliver(at(3));
+    let error = checkpointer.acknowledge(at(4), 1).unwrap_err();
+    assert_eq!(error.kind(), CheckpointErrorKind::Invalid);
+}
