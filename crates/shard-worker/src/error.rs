@@ -1,0 +1,30 @@
+//! What reading a stream can fail with.
+
+use lease_store::{Error, ErrorKind};
+
+/// What reading a stream can fail with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceErrorKind {
+    /// The stream asked to slow down.
+    Throttled,
+    /// The stream could not be reached, or failed.
+    Unavailable,
+    /// Credentials are missing or do not allow the call, or a key cannot be used.
+    Denied,
+    /// There is no such stream.
+    StreamNotFound,
+    /// The stream has no such shard, or no longer has it.
+    ShardNotFound,
+    /// A request or an answer is not what it must be.
+    Invalid,
+}
+
+impl ErrorKind for SourceErrorKind {
+    fn is_retryable(self) -> bool {
+        matches!(self, Self::Throttled | Self::Unavailable)
+    }
+}
+
+/// An error of a stream or of one of its shards.
+pub type SourceError = Error<SourceErrorKind>;

@@ -1,0 +1,35 @@
+//! The life of one shard: fetch, deliver, acknowledge, end.
+//!
+//! A [`ShardWorker`] reads one shard from a [`RecordSource`] and hands its records to a [`RecordProcessor`], batch by
+//! batch and in order. A batch that was processed is acknowledged; one whose handler failed or panicked is tried again
+//! in place, after a wait, until it succeeds or somebody stops the worker: it is never skipped. What comes next is
+//! decided by a state machine without I/O; the task around it only carries the steps out.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | what the application writes | [`RecordProcessor`], or a closure by [`batch_handler`] |
+//! | where records come from | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
+//! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`] |
+//! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
+
+mod batch_handler;
+mod error;
+//mod in_memory_stream;
+mod life;
+mod processor;
+mod progress;
+mod record;
+mod shard;
+mod source;
+mod worker;
+
+pub use batch_handler::{BatchHandler, batch_handler};
+pub use error::{SourceError, SourceErrorKind};
+pub use lease_store::BoxError;
+//pub use in_memory_stream::InMemoryStream;
+pub use processor::{RecordProcessor, RecordProcessorFactory, ShardContext};
+pub use progress::{ShardProgress, ShardState};
+pub use record::{Record, RecordBatch};
+pub use shard::Shard;
+pub use source::{FetchedBatch, ReadFrom, RecordSource, ShardEnd, StreamSource};
+pub use worker::{ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions};

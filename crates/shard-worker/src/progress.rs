@@ -1,0 +1,44 @@
+//! How the work on a shard is going, as data.
+
+use lease_store::Position;
+
+/// What a shard worker is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ShardState {
+    /// The processor is being made.
+    #[default]
+    Initializing,
+    /// Waiting for records, or reading them.
+    Reading,
+    /// The application has a batch.
+    Processing,
+    /// A step failed and will be done again.
+    BackingOff,
+    /// The end of the shard is being recorded.
+    Ending,
+    /// The worker is stopping.
+    Stopping,
+    /// The work is over.
+    Finished,
+}
+
+/// How the work on a shard is going. Counts start when this worker took the shard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardProgress {
+    /// What the worker is doing.
+    pub state: ShardState,
+    /// Records that the application has acknowledged.
+    pub acknowledged_records: u64,
+    /// Payload bytes of those records.
+    pub acknowledged_bytes: u64,
+    /// The newest acknowledged position; `None` before the first.
+    pub acknowledged: Option<Position>,
+    /// How far the newest read lies behind the tip of the shard, in milliseconds, where the source says so.
+    pub millis_behind_latest: Option<u64>,
+    /// Attempts of the application's code that failed or panicked.
+    pub failed_attempts: u64,
+    /// The newest error that made a step be done again; cleared when it succeeds.
+    pub last_error: Option<String>,
+}

@@ -1,0 +1,354 @@
+//! The task around the state machine: it carries the steps out.
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use checkpointer::{Checkpointer, Delays, RetryPolicy};
+use fastrand::Rng;
+use futures::FutureExt as _;
+use lease_store::{BoxError, ErrorKind as _, Position};
+use tokio::sync::watch;
+use tokio::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+use crate::life::{Event, ShardLife, Step};
+use crate::{
+    FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, RecordProcessorFactory, RecordSource, Shard,
+    ShardContext, ShardEnd, ShardProgress, ShardState, SourceError, SourceErrorKind, StreamSource,
+};
+
+pub use crate::life::ShardOutcome;
+
+/// How a shard worker behaves.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ShardWorkerOptions {
+    /// How long to wait before a failed step is done again. The number of attempts is not limited: a batch is never
+    /// given up.
+    pub retry: RetryPolicy,
+    /// Where a shard at [`Position::AtTimestamp`] starts.
+    pub initial_timestamp: Option<SystemTime>,
+}
+
+impl Default for ShardWorkerOptions {
+    /// Waits from 200 ms up to 30 s.
+    fn default() -> Self {
+        let retry = RetryPolicy::exponential(Duration::from_millis(200), Duration::from_secs(30));
+        Self { retry, initial_timestamp: None }
+    }
+}
+
+/// Records the end of a shard: children first, then the shard itself.
+#[async_trait]
+pub trait ShardEndRecorder: fmt::Debug + Send + Sync + 'static {
+    /// Makes sure that the children can be read, then marks the shard as ended. Repeating it is safe.
+    ///
+    /// # Errors
+    /// Any error is logged, and the call is made again after a wait.
+    async fn record_end(&self, children: &[Shard]) -> Result<(), BoxError>;
+}
+
+/// Reads one shard, delivers it, and ends.
+///
+/// The parts are given to it; [`run`](Self::run) does the work until the shard ends, the lease is lost or somebody asks
+/// it to stop. Dropping the running future is a crash: nothing is flushed.
+pub struct ShardWorker {
+    /// Which shard, for whom, and from where. Its `lease_lost` token stops everything at once.
+    pub context: ShardContext,
+    /// The stream.
+    pub source: Arc<dyn StreamSource>,
+    /// Makes the application's processor.
+    pub processors: Arc<dyn RecordProcessorFactory>,
+    /// Writes what is acknowledged.
+    pub checkpointer: Checkpointer,
+    /// Records the end of the shard.
+    pub end_recorder: Arc<dyn ShardEndRecorder>,
+    /// Cancelled to make the worker finish its batch, checkpoint and end.
+    pub stop: CancellationToken,
+    /// Where to report how it is going.
+    pub progress: watch::Sender<ShardProgress>,
+    /// How it behaves.
+    pub options: ShardWorkerOptions,
+    /// The generator for its waits.
+    pub rng: Rng,
+}
+
+impl fmt::Debug for ShardWorker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ShardWorker").field("context", &self.context).finish_non_exhaustive()
+    }
+}
+
+impl ShardWorker {
+    /// Works on the shard until it ends, the lease is lost, or a stop is asked for.
+    pub async fn run(self) -> ShardOutcome {
+        let lease_lost = self.context.lease_lost.clone();
+        let stop = self.stop.clone();
+        let mut checkpointer_stopped = Box::pin(self.checkpointer.stopped());
+        let mut life = ShardLife::new();
+        let mut task = Task::new(self);
+        loop {
+            if stop.is_cancelled() && !life.is_stopping() {
+                life.on(Event::StopRequested);
+            }
+            if let Step::Finish(outcome) = life.step() {
+                task.finish(outcome).await;
+                return outcome;
+            }
+            let losing = life.step() == Step::NotifyLoss;
+            let event = tokio::select! {
+                biased;
+                () = lease_lost.cancelled(), if !losing => Event::LeaseLost,
+                kind = &mut checkpointer_stopped, if !losing => {
+                    if !lease_lost.is_cancelled() {
+                        tracing::warn!(?kind, "nothing can be checkpointed any more; giving the shard up");
+                    }
+                    // The application learns it the same way, whoever noticed first.
+                    lease_lost.cancel();
+                    Event::LeaseLost
+                }
+                () = stop.cancelled(), if !life.is_stopping() && life.is_interruptible() => Event::StopRequested,
+                event = task.carry_out(life) => event,
+            };
+            life.on(event);
+        }
+    }
+}
+
+/// What the steps work on.
+struct Task {
+    worker: ShardWorker,
+    processor: Option<Box<dyn RecordProcessor>>,
+    reader: Option<Box<dyn RecordSource>>,
+    /// The newest position that was delivered; whatever is not beyond it is dropped on arrival.
+    delivered: Position,
+    /// The batch that is being processed.
+    batch: Option<RecordBatch>,
+    children: Vec<Shard>,
+    delays: Delays,
+}
+
+impl Task {
+    fn new(mut worker: ShardWorker) -> Self {
+        let delays = worker.options.retry.delays(worker.rng.fork());
+        Self {
+            processor: None,
+            reader: None,
+            delivered: worker.context.start.clone(),
+            batch: None,
+            children: Vec::new(),
+            delays,
+            worker,
+        }
+    }
+
+    /// Does one step, after a wait if it failed before. Safe to cancel in reads and waits.
+    async fn carry_out(&mut self, life: ShardLife) -> Event {
+        if life.is_retrying() {
+            self.worker.progress.send_modify(|progress| progress.state = ShardState::BackingOff);
+            // The policy does not limit attempts; if one does all the same, its last wait goes on.
+            let delay = self.delays.next().unwrap_or(FALLBACK_RETRY_DELAY);
+            tokio::time::sleep(delay).await;
+        }
+        let step = life.step();
+        self.worker.progress.send_if_modified(|progress| {
+            let state = state_of(step);
+            std::mem::replace(&mut progress.state, state) != state
+        });
+        let done = match step {
+            Step::Fetch => match self.fetch().await {
+                Ok(event) => return self.succeeded(event),
+                Err(error) => Err(error.into()),
+            },
+            Step::Initialize => self.initialize().await,
+            Step::Process => self.process().await,
+            Step::NotifyEnd => self.call(|processor| processor.shard_ended()).await,
+            Step::RecordEnd => self.worker.end_recorder.record_end(&self.children).await,
+            Step::NotifyStop => self.call(|processor| processor.shutdown_requested()).await,
+            Step::Flush => self.worker.checkpointer.flush().await.map_err(Into::into),
+            Step::NotifyLoss => {
+                self.call(|processor| {
+                    async move {
+                        processor.lease_lost().await;
+                        Ok(())
+                    }
+                    .boxed()
+                })
+                .await
+            }
+            Step::Finish(_) => Ok(()),
+        };
+        match done {
+            Ok(()) => self.succeeded(Event::Succeeded),
+            Err(error) => self.failed(step, &error),
+        }
+    }
+
+    fn succeeded(&mut self, event: Event) -> Event {
+        if self.worker.progress.borrow().last_error.is_some() {
+            self.delays = self.worker.options.retry.delays(self.worker.rng.fork());
+            self.worker.progress.send_modify(|progress| progress.last_error = None);
+        }
+        event
+    }
+
+    fn failed(&self, step: Step, error: &BoxError) -> Event {
+        let application = !matches!(step, Step::Fetch | Step::RecordEnd | Step::Flush);
+        tracing::warn!(?step, %error, "the step failed and is done again; nothing is skipped");
+        self.worker.progress.send_modify(|progress| {
+            progress.failed_attempts += u64::from(application);
+            progress.last_error = Some(error.to_string());
+        });
+        Event::Failed
+    }
+
+    async fn initialize(&mut self) -> Result<(), BoxError> {
+        if self.processor.is_none() {
+            let create = || self.worker.processors.create(self.worker.context.clone());
+            self.processor = Some(
+                std::panic::catch_unwind(AssertUnwindSafe(create)).map_err(|panic| panic_error(&*panic))?,
+            );
+        }
+        self.call(|processor| processor.initialize()).await
+    }
+
+    async fn fetch(&mut self) -> Result<Event, SourceError> {
+        let fetched = match self.next_batch().await {
+            Ok(fetched) => fetched,
+            Err(error) if error.kind() == SourceErrorKind::ShardNotFound => {
+                tracing::error!(
+                    %error,
+                    delivered = %self.delivered,
+                    "the stream no longer has the shard; what was not read of it is past the retention period"
+                );
+                FetchedBatch {
+                    records: Vec::new(),
+                    millis_behind_latest: None,
+                    shard_end: Some(ShardEnd { children: Vec::new() }),
+                }
+            }
+            Err(error) => {
+                if !error.kind().is_retryable() {
+                    // What is wrong may sit in the reader: open it anew from the position.
+                    self.reader = None;
+                }
+                return Err(error);
+            }
+        };
+        let mut records = fetched.records;
+        records.retain(|record| {
+            let position = record.position();
+            let is_new = position > self.delivered;
+            if is_new {
+                self.delivered = position;
+            }
+            is_new
+        });
+        if fetched.millis_behind_latest.is_some() {
+            self.worker.progress.send_if_modified(|progress| {
+                progress.millis_behind_latest = fetched.millis_behind_latest;
+                true
+            });
+        }
+        let end = fetched.shard_end.is_some();
+        if let Some(shard_end) = fetched.shard_end {
+            self.children = shard_end.children;
+        }
+        self.batch = RecordBatch::new(records, fetched.millis_behind_latest);
+        if let Some(batch) = &self.batch {
+            self.worker.checkpointer.deliver(batch.last_position());
+        }
+        Ok(Event::Fetched { records: self.batch.is_some(), end })
+    }
+
+    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => {
+                let from = read_from(&self.delivered, self.worker.options.initial_timestamp)?;
+                let shard_id = &self.worker.context.shard_id;
+                self.reader.insert(self.worker.source.open(shard_id, &from).await?)
+            }
+        };
+        reader.next_batch().await
+    }
+
+    async fn process(&mut self) -> Result<(), BoxError> {
+        let Some(batch) = self.batch.clone() else { return Ok(()) };
+        self.call(|processor| processor.process(&batch)).await?;
+        let position = batch.last_position();
+        self.worker.checkpointer.acknowledge(position.clone(), batch.len() as u64)?;
+        self.batch = None;
+        self.worker.progress.send_modify(|progress| {
+            progress.acknowledged_records += batch.len() as u64;
+            progress.acknowledged_bytes += batch.payload_bytes();
+            progress.acknowledged = Some(position);
+        });
+        Ok(())
+    }
+
+    /// Calls the application's code; a panic in it is an error like any other.
+    async fn call<'a, F>(&'a mut self, callback: F) -> Result<(), BoxError>
+    where
+        F: FnOnce(&'a mut Box<dyn RecordProcessor>) -> futures::future::BoxFuture<'a, Result<(), BoxError>>,
+    {
+        let Some(processor) = &mut self.processor else { return Ok(()) };
+        // A processor that panicked is called again with the same batch, as after an error: its own state is its own
+        // business, and replacing it could lose what it holds.
+        AssertUnwindSafe(async move { callback(processor).await })
+            .catch_unwind()
+            .await
+            .map_err(|panic| panic_error(&*panic))?
+    }
+
+    async fn finish(self, outcome: ShardOutcome) {
+        self.worker.progress.send_modify(|progress| progress.state = ShardState::Finished);
+        self.worker.checkpointer.close().await;
+        tracing::info!(?outcome, delivered = %self.delivered, "the work on the shard is over");
+    }
+}
+
+/// The wait before a retry when the policy gives none.
+const FALLBACK_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+fn state_of(step: Step) -> ShardState {
+    match step {
+        Step::Initialize => ShardState::Initializing,
+        Step::Fetch => ShardState::Reading,
+        Step::Process => ShardState::Processing,
+        Step::NotifyEnd | Step::RecordEnd => ShardState::Ending,
+        Step::NotifyStop | Step::Flush | Step::NotifyLoss => ShardState::Stopping,
+        Step::Finish(_) => ShardState::Finished,
+    }
+}
+
+/// Where reading goes on after a position.
+fn read_from(delivered: &Position, initial_timestamp: Option<SystemTime>) -> Result<ReadFrom, SourceError> {
+    match (delivered, initial_timestamp) {
+        (Position::TrimHorizon, _) => Ok(ReadFrom::TrimHorizon),
+        (Position::Latest, _) => Ok(ReadFrom::Latest),
+        (Position::AtTimestamp, Some(timestamp)) => Ok(ReadFrom::AtTimestamp(timestamp)),
+        (Position::AtTimestamp, None) => Err(SourceError::new(
+            SourceErrorKind::Invalid,
+            "the lease starts at AT_TIMESTAMP but no timestamp is configured; set the initial position to the \
+             timestamp that the application first started with",
+        )),
+        (Position::After(record), _) => Ok(ReadFrom::At(record.sequence_number.clone())),
+        (Position::ShardEnd, _) => Err(SourceError::new(
+            SourceErrorKind::Invalid,
+            "the shard is read to its end; there is nothing to open",
+        )),
+    }
+}
+
+fn panic_error(panic: &(dyn std::any::Any + Send)) -> BoxError {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a value that is no text".to_owned());
+    format!("the record processor panicked: {message}").into()
+}
