@@ -1,0 +1,189 @@
+//! Puts a receiver together and checks its parts and settings as a whole.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use lease_store::{LeaseStore, WorkerId};
+use shard_worker::{RecordProcessorFactory, StreamSource};
+
+use crate::receiver::Shared;
+use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings};
+
+/// Puts a [`Receiver`] together: settings (plain data) and components (a stream, a lease store, record processors).
+#[derive(Clone, Default)]
+pub struct ReceiverBuilder {
+    settings: ReceiverSettings,
+    source: Option<Arc<dyn StreamSource>>,
+    store: Option<Arc<dyn LeaseStore>>,
+    processors: Option<Arc<dyn RecordProcessorFactory>>,
+    seed: Option<u64>,
+}
+
+impl fmt::Debug for ReceiverBuilder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ReceiverBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl ReceiverBuilder {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// All settings at once, read from a file for example. Single ones can be changed afterwards.
+    #[must_use]
+    pub fn settings(mut self, settings: ReceiverSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// The name of the application; see [`ReceiverSettings::application`].
+    #[must_use]
+    pub fn application(mut self, application: impl Into<String>) -> Self {
+        self.settings.application = application.into();
+        self
+    }
+
+    /// The name of this fleet member; see [`ReceiverSettings::worker_id`].
+    #[must_use]
+    pub fn worker_id(mut self, worker_id: impl Into<String>) -> Self {
+        self.settings.worker_id = Some(worker_id.into());
+        self
+    }
+
+    /// Where a shard without a checkpoint starts; see [`ReceiverSettings::initial_position`].
+    #[must_use]
+    pub fn initial_position(mut self, initial_position: InitialPosition) -> Self {
+        self.settings.initial_position = initial_position;
+        self
+    }
+
+    /// When a silent worker counts as dead; see [`ReceiverSettings::failover_time`].
+    #[must_use]
+    pub fn failover_time(mut self, failover_time: Duration) -> Self {
+        self.settings.failover_time = failover_time;
+        self
+    }
+
+    /// The most shards this worker holds; see [`ReceiverSettings::max_leases`].
+    #[must_use]
+    pub fn max_leases(mut self, max_leases: usize) -> Self {
+        self.settings.max_leases = max_leases;
+        self
+    }
+
+    /// At least this long between two checkpoints of a shard; see [`ReceiverSettings::checkpoint_interval`].
+    #[must_use]
+    pub fn checkpoint_interval(mut self, checkpoint_interval: Duration) -> Self {
+        self.settings.checkpoint_interval = checkpoint_interval;
+        self
+    }
+
+    /// How long a stop waits for the application; see [`ReceiverSettings::drain_time`].
+    #[must_use]
+    pub fn drain_time(mut self, drain_time: Duration) -> Self {
+        self.settings.drain_time = drain_time;
+        self
+    }
+
+    /// The stream to read.
+    #[must_use]
+    pub fn source(self, source: impl StreamSource) -> Self {
+        self.shared_source(Arc::new(source))
+    }
+
+    /// The stream to read, shared with others.
+    #[must_use]
+    pub fn shared_source(mut self, source: Arc<dyn StreamSource>) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// Where the leases are kept.
+    #[must_use]
+    pub fn lease_store(self, store: impl LeaseStore) -> Self {
+        self.shared_lease_store(Arc::new(store))
+    }
+
+    /// Where the leases are kept, shared with others.
+    #[must_use]
+    pub fn shared_lease_store(mut self, store: Arc<dyn LeaseStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// What makes the application's processor for each shard.
+    #[must_use]
+    pub fn processors(mut self, processors: impl RecordProcessorFactory) -> Self {
+        self.processors = Some(Arc::new(processors));
+        self
+    }
+
+    /// The seed of all random choices: waits, jitter, which lease to take. Without one each receiver draws its own.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The settings so far.
+    pub fn current_settings(&self) -> &ReceiverSettings {
+        &self.settings
+    }
+
+    pub(crate) fn current_seed(&self) -> Option<u64> {
+        self.seed
+    }
+
+    /// Every fault of the parts and settings, as one line each; empty when [`build`](Self::build) succeeds.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = self.settings.faults();
+        for (is_missing, fault) in [
+            (self.source.is_none(), "there is no stream to read: call source()"),
+            (self.store.is_none(), "there is no place for the leases: call lease_store()"),
+            (self.processors.is_none(), "there is nothing to process records with: call processors()"),
+        ] {
+            if is_missing {
+                faults.push(fault.to_owned());
+            }
+        }
+        faults
+    }
+
+    /// Checks everything and makes the receiver.
+    ///
+    /// # Errors
+    /// `InvalidSettings`, whose message lists all faults at once.
+    pub fn build(self) -> Result<Receiver, ReceiverError> {
+        let faults = self.faults();
+        let (Some(source), Some(store), Some(processors), []) =
+            (self.source, self.store, self.processors, faults.as_slice())
+        else {
+            return Err(invalid_settings(&faults));
+        };
+        let mut rng = self.seed.map_or_else(fresh_rng, Rng::with_seed);
+        let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
+        let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
+        let shared = Arc::new(Shared::new(worker_id.clone()));
+        Ok(Receiver { settings: self.settings, worker_id, source, store, processors, rng, shared })
+    }
+}
+
+pub(crate) fn invalid_settings(faults: &[String]) -> ReceiverError {
+    let message = format!("the receiver cannot be built:\n- {}", faults.join("\n- "));
+    ReceiverError::new(ReceiverErrorKind::InvalidSettings, message)
+}
+
+/// A name in the manner of the KCL's examples: the host, and something unique.
+pub(crate) fn new_worker_id(rng: &mut Rng) -> String {
+    let host = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
+    format!("{}:{:016x}", host.as_deref().unwrap_or("worker"), rng.u64(..))
+}
+
+/// The one place where randomness enters from outside.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn fresh_rng() -> Rng {
+    Rng::new()
+}

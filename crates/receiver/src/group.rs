@@ -1,0 +1,95 @@
+//! Several receivers in one process.
+
+use fastrand::Rng;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+
+use crate::builder::{fresh_rng, invalid_settings, new_worker_id};
+use crate::{Receiver, ReceiverBuilder, ReceiverError, ReceiverHandle, ReceiverStatus, StopReport};
+
+/// Several receivers of one application in one process. They share nothing but the stream and the lease store, so each
+/// is a fleet member of its own: more of them use more cores, and more than there are shards are standbys.
+#[derive(Debug)]
+pub struct ReceiverGroup {
+    receivers: Vec<Receiver>,
+}
+
+impl ReceiverGroup {
+    /// `count` receivers from one builder. With a worker id in its settings they are named after it, `-0`, `-1` and so
+    /// on, the same after each start.
+    ///
+    /// # Errors
+    /// `InvalidSettings`, whose message lists all faults at once.
+    pub fn new(builder: &ReceiverBuilder, count: usize) -> Result<Self, ReceiverError> {
+        let mut faults = builder.faults();
+        if count == 0 {
+            faults.push("a group of 0 receivers does nothing; ask for at least 1".to_owned());
+        }
+        if !faults.is_empty() {
+            return Err(invalid_settings(&faults));
+        }
+        let mut rng = builder.current_seed().map_or_else(fresh_rng, Rng::with_seed);
+        let base = builder.current_settings().worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
+        let receivers: Result<Vec<Receiver>, ReceiverError> = (0..count)
+            .map(|index| builder.clone().worker_id(format!("{base}-{index}")).seed(rng.u64(..)).build())
+            .collect();
+        Ok(Self { receivers: receivers? })
+    }
+
+    /// A handle for each receiver, in order.
+    pub fn handles(&self) -> Vec<ReceiverHandle> {
+        self.receivers.iter().map(Receiver::handle).collect()
+    }
+
+    /// A handle for all of them.
+    pub fn handle(&self) -> ReceiverGroupHandle {
+        ReceiverGroupHandle { handles: self.handles() }
+    }
+
+    /// The receivers one by one, to be run apart from each other.
+    pub fn into_receivers(self) -> Vec<Receiver> {
+        self.receivers
+    }
+
+    /// Runs all receivers until each was asked to stop. If one fails to start, the others are stopped too.
+    ///
+    /// # Errors
+    /// The first failure to start, after all have ended.
+    pub async fn run(self) -> Result<Vec<StopReport>, ReceiverError> {
+        let handle = self.handle();
+        let mut running: FuturesUnordered<_> = self.receivers.into_iter().map(Receiver::run).collect();
+        let mut reports = Vec::new();
+        let mut failure = None;
+        while let Some(ended) = running.next().await {
+            match ended {
+                Ok(report) => reports.push(report),
+                Err(error) => {
+                    handle.stop();
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        reports.sort_by(|left, right| left.worker_id.cmp(&right.worker_id));
+        failure.map_or(Ok(reports), Err)
+    }
+}
+
+/// Steers all receivers of a [`ReceiverGroup`].
+#[derive(Debug, Clone)]
+pub struct ReceiverGroupHandle {
+    handles: Vec<ReceiverHandle>,
+}
+
+impl ReceiverGroupHandle {
+    /// Asks all receivers to stop.
+    pub fn stop(&self) {
+        for handle in &self.handles {
+            handle.stop();
+        }
+    }
+
+    /// How each receiver is doing now.
+    pub fn statuses(&self) -> Vec<ReceiverStatus> {
+        self.handles.iter().map(ReceiverHandle::status).collect()
+    }
+}

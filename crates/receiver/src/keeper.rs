@@ -1,0 +1,145 @@
+//! Keeps a lease alive, in a task that shares nothing with the records.
+
+use std::sync::Arc;
+
+use lease_store::{HeldLease, StoreErrorKind};
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// How many renewals fit into the fail-over time (KCL: F / 3).
+const RENEWALS_PER_FAILOVER_TIME: u32 = 3;
+
+/// The wait after a renewal that failed, as a share of the time between renewals.
+const RETRIES_PER_RENEWAL: u32 = 5;
+
+/// Renews a lease until it is lost, then cancels `lost` and ends.
+///
+/// The lease is valid for the fail-over time, counted from before the newest request that is known to be applied. When
+/// that is over it is given up, even if nobody took it: renewing it then would bring back an owner that others already
+/// count as dead. A checkpoint is a renewal too, so a busy shard needs few others.
+pub(crate) async fn keep(held: Arc<HeldLease>, failover_time: Duration, lost: CancellationToken) {
+    let interval = failover_time / RENEWALS_PER_FAILOVER_TIME;
+    let mut next_try = held.confirmed_at() + interval;
+    loop {
+        sleep_until(next_try).await;
+        let expires_at = held.confirmed_at() + failover_time;
+        let due_at = held.confirmed_at() + interval;
+        if held.is_fenced() {
+            break;
+        }
+        if Instant::now() >= expires_at {
+            tracing::warn!("the lease was not renewed within the fail-over time and is given up");
+            break;
+        }
+        if Instant::now() < due_at {
+            // A checkpoint renewed it in the meantime.
+            next_try = due_at;
+            continue;
+        }
+        match timeout_at(expires_at, held.renew()).await {
+            Ok(Ok(())) => next_try = held.confirmed_at() + interval,
+            Ok(Err(error)) if error.kind() == StoreErrorKind::Fenced => {
+                tracing::info!(%error, "the lease was taken by another worker");
+                break;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "renewal failed; trying again until the lease expires");
+                next_try = (Instant::now() + interval / RETRIES_PER_RENEWAL).min(expires_at);
+            }
+            // Expired while the answer was outstanding; the next turn says so.
+            Err(_) => next_try = expires_at,
+        }
+    }
+    held.fence();
+    lost.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use lease_store::{
+        CountingLeaseStore, FaultRates, FaultyLeaseStore, InMemoryLeaseStore, Lease, LeaseChange, LeaseStore,
+        LeaseWrite, Position, ShardId, WorkerId,
+    };
+
+    use super::*;
+
+    const FAILOVER_TIME: Duration = Duration::from_secs(9);
+
+    fn worker(name: &'static str) -> WorkerId {
+        WorkerId::new(name).unwrap()
+    }
+
+    async fn hold(store: &(impl LeaseStore + Clone)) -> Arc<HeldLease> {
+        let lease = Lease::unowned(ShardId::new("shard-0").unwrap(), Position::TrimHorizon);
+        store.write(&LeaseWrite::Create(lease.clone())).await.unwrap();
+        Arc::new(HeldLease::take(Arc::new(store.clone()), &lease, &worker("a")).await.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renews_three_times_within_the_failover_time() {
+        let store = CountingLeaseStore::new(InMemoryLeaseStore::new());
+        let held = hold(&store).await;
+        let lost = CancellationToken::new();
+        let keeper = tokio::spawn(keep(held, FAILOVER_TIME, lost.clone()));
+        tokio::time::sleep(FAILOVER_TIME * 10 + Duration::from_secs(1)).await;
+        assert_eq!(store.calls().renewals, 30);
+        assert!(!lost.is_cancelled());
+        keeper.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_spares_a_renewal() {
+        let store = CountingLeaseStore::new(InMemoryLeaseStore::new());
+        let held = hold(&store).await;
+        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, CancellationToken::new()));
+        for second in 1..=90u128 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            held.checkpoint(&Position::after(second.into(), 0), &[]).await.unwrap();
+        }
+        assert_eq!(store.calls().renewals, 0);
+        keeper.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_taken_by_another_worker_is_lost() {
+        let store = InMemoryLeaseStore::new();
+        let held = hold(&store).await;
+        let lost = CancellationToken::new();
+        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, lost.clone()));
+        let row = store.get(held.shard_id()).await.unwrap().unwrap();
+        let change = LeaseChange::Take { owner: worker("b") };
+        let write = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
+        store.write(&write).await.unwrap();
+        lost.cancelled().await;
+        keeper.await.unwrap();
+        assert!(held.is_fenced());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_fails_for_the_failover_time_loses_the_lease_and_never_brings_it_back() {
+        let store = FaultyLeaseStore::new(InMemoryLeaseStore::new(), FaultRates::NONE, 1);
+        let held = hold(&store).await;
+        let taken_at = held.confirmed_at();
+        let mut rates = FaultRates::NONE;
+        rates.unavailable = 1.0;
+        store.set_rates(rates);
+        let lost = CancellationToken::new();
+        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, lost.clone()));
+        lost.cancelled().await;
+        assert_eq!(taken_at.elapsed().as_secs(), FAILOVER_TIME.as_secs());
+        store.set_rates(FaultRates::NONE);
+        keeper.await.unwrap();
+        assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_was_paused_past_the_failover_time_does_not_renew() {
+        let store = CountingLeaseStore::new(InMemoryLeaseStore::new());
+        let held = hold(&store).await;
+        tokio::time::advance(FAILOVER_TIME * 3).await;
+        let lost = CancellationToken::new();
+        keep(held, FAILOVER_TIME, lost.clone()).await;
+        assert!(lost.is_cancelled());
+        assert_eq!(store.calls().renewals, 0);
+    }
+}

@@ -1,0 +1,43 @@
+//! A fleet member: it finds the shards of a stream, takes its share of them, and keeps each one working.
+//!
+//! Any number of [`Receiver`]s with the same application name share a stream through one lease store, in one process or
+//! in many. Each looks at the leases in turn, takes what is free, moves what is out of balance, reads its shards, and
+//! gives them up when it stops. Who takes what, which shards need a lease and when a lease has expired are pure
+//! functions ([`plan_assignment`], [`plan_new_leases`], [`plan_cleanup`], [`LeaseObservations`]); the receiver only carries the plans out.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | the fleet member | [`Receiver`], built by [`ReceiverBuilder`], steered by [`ReceiverHandle`] |
+//! | several in one process | [`ReceiverGroup`] |
+//! | all shards as one stream | [`united_stream`], [`UnitedStream`], [`Delivery`] |
+//! | its settings | [`ReceiverSettings`], [`InitialPosition`] |
+//! | how it is doing | [`ReceiverStatus`], [`StopReport`] |
+
+mod assignment;
+mod builder;
+mod children;
+mod cleanup;
+mod error;
+mod group;
+mod initial_position;
+mod keeper;
+mod observations;
+mod receiver;
+mod settings;
+mod shard_sync;
+mod shard_task;
+mod status;
+mod united_stream;
+
+pub use assignment::{AssignmentLimits, AssignmentPlan, ObservedLease, plan_assignment};
+pub use builder::ReceiverBuilder;
+pub use cleanup::plan_cleanup;
+pub use error::{ReceiverError, ReceiverErrorKind};
+pub use group::{ReceiverGroup, ReceiverGroupHandle};
+pub use initial_position::InitialPosition;
+pub use observations::LeaseObservations;
+pub use receiver::{Receiver, ReceiverHandle};
+pub use settings::ReceiverSettings;
+pub use shard_sync::plan_new_leases;
+pub use status::{ReceiverState, ReceiverStatus, ShardStatus, StopReport};
+pub use united_stream::{Delivery, UnitedStream, united_stream};

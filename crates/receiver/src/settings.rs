@@ -1,0 +1,157 @@
+//! The settings of a fleet member: plain data, checked as a whole.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use lease_store::WorkerId;
+use serde::{Deserialize, Serialize};
+
+use crate::InitialPosition;
+
+/// The shortest fail-over time: below it a renewal has no time to be answered.
+const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
+
+/// The settings of a fleet member. All times are in milliseconds when read from a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ReceiverSettings {
+    /// The name of the application: all receivers with this name share the work. By default also the name of its lease
+    /// table, so 3 to 255 letters, digits, `_`, `.` and `-` (the rule of DynamoDB).
+    pub application: String,
+    /// The name of this fleet member, unique among the running ones; `None`: made anew at each start. A name that stays
+    /// the same over restarts lets the worker have its own leases back at once.
+    pub worker_id: Option<String>,
+    /// Where a shard without a checkpoint starts.
+    pub initial_position: InitialPosition,
+    /// After so long without a sign of life from its owner a lease is free to take (KCL: `failoverTimeMillis`, 10 s).
+    /// The same in the whole fleet. A lease is renewed three times in it.
+    #[serde(rename = "failover_time_ms", with = "millis")]
+    pub failover_time: Duration,
+    /// The most shards this worker holds.
+    pub max_leases: usize,
+    /// The most leases this worker takes from others in one round of balancing.
+    pub max_lease_moves_per_round: usize,
+    /// At least this long between two checkpoints of a shard.
+    #[serde(rename = "checkpoint_interval_ms", with = "millis")]
+    pub checkpoint_interval: Duration,
+    /// Checkpoint earlier when so many records are acknowledged; `None`: only time counts.
+    pub checkpoint_records: Option<NonZeroU64>,
+    /// How often the shards of the stream are listed, beside the times when a shard ends.
+    #[serde(rename = "shard_sync_interval_ms", with = "millis")]
+    pub shard_sync_interval: Duration,
+    /// How long a stop waits for the application to finish the batches it has.
+    #[serde(rename = "drain_time_ms", with = "millis")]
+    pub drain_time: Duration,
+}
+
+impl Default for ReceiverSettings {
+    fn default() -> Self {
+        Self {
+            application: String::new(),
+            worker_id: None,
+            initial_position: InitialPosition::default(),
+            failover_time: Duration::from_secs(10),
+            max_leases: usize::MAX,
+            max_lease_moves_per_round: 8,
+            checkpoint_interval: Duration::from_secs(5),
+            checkpoint_records: None,
+            shard_sync_interval: Duration::from_secs(60),
+            drain_time: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ReceiverSettings {
+    /// Every fault of the settings, as one line each; empty when they are sound.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |sound: bool, fault: String| {
+            if !sound {
+                faults.push(fault);
+            }
+        };
+        let name = &self.application;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        check(
+            (3..=255).contains(&name.len()) && name.bytes().all(allowed),
+            format!("application {name:?} must be 3 to 255 letters, digits, '_', '.' or '-'"),
+        );
+        if let Some(worker_id) = &self.worker_id
+            && let Err(error) = WorkerId::new(worker_id.clone())
+        {
+            check(false, error.to_string());
+        }
+        check(
+            self.failover_time >= MIN_FAILOVER_TIME,
+            format!("failover_time {:?} must be at least {MIN_FAILOVER_TIME:?}", self.failover_time),
+        );
+        check(self.max_leases > 0, "max_leases 0 lets this worker do nothing; set at least 1".to_owned());
+        check(
+            self.max_lease_moves_per_round > 0,
+            "max_lease_moves_per_round 0 never balances the fleet; set at least 1".to_owned(),
+        );
+        check(
+            !self.checkpoint_interval.is_zero(),
+            "checkpoint_interval 0 writes on every batch; use checkpoint_records = 1 if that is meant"
+                .to_owned(),
+        );
+        check(!self.shard_sync_interval.is_zero(), "shard_sync_interval must be above 0".to_owned());
+        faults
+    }
+}
+
+mod millis {
+    //! Durations as whole milliseconds.
+
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_only_lack_a_name() {
+        let mut settings = ReceiverSettings::default();
+        assert_eq!(settings.faults().len(), 1);
+        settings.application = "word-count".to_owned();
+        assert_eq!(settings.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn all_faults_are_listed_at_once() {
+        let settings = ReceiverSettings {
+            application: "no spaces".to_owned(),
+            worker_id: Some(String::new()),
+            failover_time: Duration::ZERO,
+            max_leases: 0,
+            max_lease_moves_per_round: 0,
+            checkpoint_interval: Duration::ZERO,
+            shard_sync_interval: Duration::ZERO,
+            ..ReceiverSettings::default()
+        };
+        assert_eq!(settings.faults().len(), 7, "{:#?}", settings.faults());
+    }
+
+    #[test]
+    fn settings_are_read_in_milliseconds_and_typing_errors_are_refused() {
+        let json = r#"{"application": "words", "failover_time_ms": 2500, "initial_position": "LATEST"}"#;
+        let settings: ReceiverSettings = serde_json::from_str(json).unwrap();
+        assert_eq!(settings.failover_time, Duration::from_millis(2500));
+        assert_eq!(settings.initial_position, InitialPosition::Latest);
+        let written = serde_json::to_string(&settings).unwrap();
+        assert_eq!(serde_json::from_str::<ReceiverSettings>(&written).unwrap(), settings);
+        assert!(serde_json::from_str::<ReceiverSettings>(r#"{"failover_tme_ms": 1}"#).is_err());
+    }
+}
