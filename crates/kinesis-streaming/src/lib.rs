@@ -1,0 +1,62 @@
+//! Consume Amazon Kinesis streams natively.
+//!
+//! Name an application and a stream, and get every record at least once, in order within its shard, on a fleet of
+//! processes that balances itself, survives crashes and resharding, and never skips a record silently.
+//!
+//! This crate is the one that most programs name. It has no logic of its own: it re-exports the layers and puts them
+//! together. Without features nothing of AWS is in the dependency tree; `kinesis-asl` brings it.
+//!
+//! ```
+//! use kinesis_streaming::prelude::*;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let stream = InMemoryStream::new("clicks", std::num::NonZeroUsize::MIN);
+//! stream.put("some key", "hello")?;
+//!
+//! let (seen, mut first) = tokio::sync::mpsc::channel(1);
+//! let consumer = Consumer::builder()
+//!     .application("count-clicks")
+//!     .source(stream)
+//!     .lease_store(InMemoryLeaseStore::new())
+//!     .processors(batch_handler(move |_shard, batch| {
+//!         let seen = seen.clone();
+//!         async move { Ok(seen.send(batch.len()).await?) }
+//!     }))
+//!     .build()?;
+//! let handle = consumer.handle();
+//! let running = tokio::spawn(consumer.run());
+//! assert_eq!(first.recv().await, Some(1));
+//! handle.stop();
+//! assert!(running.await??.is_drained());
+//! # Ok(()) }
+//! ```
+
+#[cfg(feature = "kinesis-asl")]
+pub use kinesis_asl;
+
+pub use checkpointer;
+pub use lease_store;
+pub use receiver;
+pub use shard_worker;
+
+/// A fleet member: the consumer of a stream. The one builder of this crate is [`Consumer::builder`].
+pub use receiver::Receiver as Consumer;
+
+/// What most programs need, to be imported as a whole.
+pub mod prelude {
+    pub use async_trait::async_trait;
+    pub use lease_store::{BoxError, InMemoryLeaseStore, LeaseStore, Position, SequenceNumber, ShardId};
+    pub use receiver::{
+        Delivery, InitialPosition, ReceiverBuilder, ReceiverGroup, ReceiverHandle, ReceiverSettings,
+        ReceiverStatus, StopReport, UnitedStream, united_stream,
+    };
+    pub use shard_worker::{
+        InMemoryStream, Record, RecordBatch, RecordProcessor, ShardContext, StreamSource, batch_handler,
+    };
+
+    pub use crate::Consumer;
+
+    #[cfg(feature = "kinesis-asl")]
+    pub use kinesis_asl::{AwsSettings, KinesisAsl};
+}
