@@ -1,1 +1,11 @@
-//! examples
+//! What the examples share: text to read, words to count, and what was delivered.
+
+pub mod delivery_log;
+pub mod journal;
+pub mod text_input;
+pub mod word_totals;
+
+pub use delivery_log::{DeliveryLog, DeliveryTotals};
+pub use journal::{Journal, JournalLine};
+pub use text_input::TextInput;
+pub use word_totals::WordTotals;

@@ -1,2 +1,99 @@
-//! xtask
-fn main() {}
+//! The tasks of this repository: `cargo xtask <task>`.
+
+mod ci;
+mod deny;
+mod emulators;
+mod features;
+mod process;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::process::{Outcome, cargo};
+
+/// The tasks of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run the main job on the embedded stream: a fleet counts words through a reshard and a crash.
+    Demo {
+        /// Passed on to the example; `-- --help` lists what it takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the tests that need nothing but Rust.
+    Test,
+    /// Run the main job over the wire: three receiver processes against each pair of local servers.
+    Wire,
+    /// Start local Kinesis and DynamoDB endpoints and print how to use them; Ctrl-C ends them.
+    Local {
+        /// Passed on to the servers; `-- --help` lists what they take.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, demo.
+    Ci,
+    /// Check what ordinary tools do not: module docs, README claims, work markers, file sizes.
+    Tidy,
+    /// Check what each feature brings into the dependency tree.
+    Features,
+    /// Check licences, advisories, sources and duplicate versions of the dependencies.
+    Deny,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Demo { arguments } => demo(&arguments),
+        Task::Test => test(),
+        Task::Wire => wire(),
+        Task::Local { arguments } => local(&arguments),
+        Task::Ci => ci::run(),
+        Task::Tidy => tidy::check(),
+        Task::Features => features::check(),
+        Task::Deny => deny::check(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(arguments: &[String]) -> Outcome {
+    cargo("run --quiet --package examples --bin word_count --").args(arguments).run()
+}
+
+fn test() -> Outcome {
+    cargo("test").run()
+}
+
+fn wire() -> Outcome {
+    let emulators = emulators::install()?;
+    cargo("build --package examples --features kinesis-asl").run()?;
+    let mut test = cargo(
+        "test --package end-to-end-tests --features wire --test wire_fleet -- --nocapture --test-threads 1",
+    );
+    match emulators {
+        emulators::Installed::In(directory) => test = test.env("EMULATORS_DIR", directory),
+        emulators::Installed::LeftOut(why) => {
+            println!("LEFT OUT: the servers from npm (kinesis-local, dynalite): {why}");
+        }
+    }
+    test.run()
+}
+
+fn local(arguments: &[String]) -> Outcome {
+    cargo("run --quiet --package end-to-end-tests --features wire --bin local_endpoints --")
+        .args(arguments)
+        .run()
+}

@@ -36,6 +36,11 @@ impl ShardId {
         Ok(Self(text))
     }
 
+    /// The id that Kinesis gives the shard with this number: `shardId-` and at least twelve digits.
+    pub fn numbered(number: u64) -> Self {
+        Self(format!("shardId-{number:012}").into())
+    }
+
     /// The text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -85,6 +90,10 @@ mod tests {
         let longest = "a".repeat(MAX_LENGTH_BYTES);
         for text in ["shardId-000000000000", "a", "_.-", longest.as_str()] {
             assert_eq!(ShardId::new(text).unwrap().as_str(), text);
+        }
+        for number in [0, 17, u64::MAX] {
+            let numbered = ShardId::numbered(number);
+            assert_eq!(ShardId::new(numbered.as_str()).unwrap(), numbered);
         }
         let too_long = "a".repeat(MAX_LENGTH_BYTES + 1);
         for text in ["", " ", "shard 1", "shard/1", "shardé", too_long.as_str()] {

@@ -14,7 +14,7 @@
 
 mod batch_handler;
 mod error;
-//mod in_memory_stream;
+mod in_memory_stream;
 mod life;
 mod processor;
 mod progress;
@@ -25,8 +25,8 @@ mod worker;
 
 pub use batch_handler::{BatchHandler, batch_handler};
 pub use error::{SourceError, SourceErrorKind};
+pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;
-//pub use in_memory_stream::InMemoryStream;
 pub use processor::{RecordProcessor, RecordProcessorFactory, ShardContext};
 pub use progress::{ShardProgress, ShardState};
 pub use record::{Record, RecordBatch};

@@ -1,0 +1,178 @@
+//! Counts the words of a Kinesis stream with receivers united in one process, and with those of other processes.
+//!
+//! ```text
+//! kinesis_word_count --stream words --application word-count --region eu-west-1
+//! ```
+//!
+//! SIGTERM and Ctrl-C stop it gracefully. Exit status: 0 when everything delivered was also checkpointed, 3 when not,
+//! 1 after an error.
+
+use std::io::Write as _;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use clap::Parser;
+use examples::{DeliveryLog, Journal};
+use futures::StreamExt as _;
+use kinesis_streaming::prelude::*;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The exit status after a stop that had to leave something undone.
+const NOT_DRAINED: u8 = 3;
+
+/// How many batches wait between the receivers and the counter.
+const UNITED_BUFFER: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+
+/// Count the words of a Kinesis stream.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The stream to read.
+    #[arg(long)]
+    stream: String,
+    /// The application: all processes with this name share the stream. Also the name of the lease table.
+    #[arg(long)]
+    application: String,
+    /// The region of the stream; by default that of the environment.
+    #[arg(long)]
+    region: Option<String>,
+    /// Another endpoint for Kinesis, and for DynamoDB unless that has its own.
+    #[arg(long)]
+    endpoint_url: Option<String>,
+    /// Another endpoint for DynamoDB.
+    #[arg(long)]
+    dynamodb_endpoint_url: Option<String>,
+    /// Where a shard without a checkpoint starts: TRIM_HORIZON, LATEST, or seconds since 1970.
+    #[arg(long, default_value = "TRIM_HORIZON", value_parser = initial_position)]
+    initial_position: InitialPosition,
+    /// How many receivers to run here; by default as many as the stream has open shards.
+    #[arg(long)]
+    receivers: Option<NonZeroUsize>,
+    /// The name of this process in the fleet, the same after a restart; by default new each time.
+    #[arg(long)]
+    worker_id: Option<String>,
+    /// When a silent worker counts as dead, in milliseconds.
+    #[arg(long, default_value_t = 10_000)]
+    failover_time_ms: u64,
+    /// How often the most frequent words are printed, in seconds.
+    #[arg(long, default_value_t = 10)]
+    print_seconds: u64,
+    /// A file that each delivered record is appended to before it is acknowledged.
+    #[arg(long)]
+    journal: Option<PathBuf>,
+}
+
+fn initial_position(text: &str) -> Result<InitialPosition, String> {
+    match text {
+        "TRIM_HORIZON" => Ok(InitialPosition::TrimHorizon),
+        "LATEST" => Ok(InitialPosition::Latest),
+        seconds => {
+            let seconds =
+                seconds.parse().map_err(|_| "must be TRIM_HORIZON, LATEST or seconds since 1970")?;
+            Ok(InitialPosition::AtTimestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)))
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(Arguments::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(NOT_DRAINED),
+        Err(error) => {
+            eprintln!("kinesis_word_count: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<bool, BoxError> {
+    let mut settings = AwsSettings::new(&arguments.stream);
+    settings.region = arguments.region.clone();
+    settings.kinesis_endpoint_url = arguments.endpoint_url.clone();
+    settings.dynamodb_endpoint_url =
+        arguments.dynamodb_endpoint_url.clone().or(arguments.endpoint_url.clone());
+    let aws = KinesisAsl::connect(settings).await?;
+    let stream = aws.stream();
+
+    let shards = stream.list_shards().await?;
+    let open = shards.iter().filter(|shard| !shard.is_closed).count();
+    let receivers = arguments.receivers.map_or(open.max(1), NonZeroUsize::get);
+    println!("plan: {} open shards of {} listed, {receivers} receivers in this process", open, shards.len());
+
+    let (processors, mut batches) = united_stream(UNITED_BUFFER);
+    let mut builder = Consumer::builder()
+        .application(&arguments.application)
+        .source(stream)
+        .lease_store(aws.lease_store(&arguments.application)?)
+        .initial_position(arguments.initial_position)
+        .failover_time(Duration::from_millis(arguments.failover_time_ms))
+        .processors(processors);
+    if let Some(worker_id) = &arguments.worker_id {
+        builder = builder.worker_id(worker_id);
+    }
+    let group = ReceiverGroup::new(&builder, receivers)?;
+    drop(builder); // it holds a sender of the united stream, which ends when the last one is gone
+    let handle = group.handle();
+    let running = tokio::spawn(group.run());
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => println!("SIGTERM: stopping"),
+            _ = tokio::signal::ctrl_c() => println!("Ctrl-C: stopping"),
+        }
+        handle.stop();
+    });
+
+    let log = Arc::new(Mutex::new(DeliveryLog::default()));
+    let printer =
+        tokio::spawn(print_top_words(log.clone(), Duration::from_secs(arguments.print_seconds.max(1))));
+    let mut journal = arguments.journal.as_deref().map(Journal::append_to).transpose()?;
+    while let Some(delivery) = batches.next().await {
+        if let Some(journal) = &mut journal {
+            journal.note(delivery.shard(), delivery.batch())?;
+        }
+        for record in delivery.batch() {
+            lock(&log).note(&delivery.shard().shard_id, record);
+        }
+        delivery.acknowledge();
+    }
+    printer.abort();
+    let reports = running.await??;
+    print_totals(&lock(&log));
+    let is_drained = reports.iter().all(StopReport::is_drained);
+    println!("stopped, {}", if is_drained { "drained" } else { "NOT drained: some records will come again" });
+    Ok(is_drained)
+}
+
+fn lock(log: &Mutex<DeliveryLog>) -> MutexGuard<'_, DeliveryLog> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn print_top_words(log: Arc<Mutex<DeliveryLog>>, period: Duration) {
+    loop {
+        tokio::time::sleep(period).await;
+        print_totals(&lock(&log));
+    }
+}
+
+fn print_totals(log: &DeliveryLog) {
+    let totals = log.totals();
+    let top: Vec<String> =
+        log.words().top(10).into_iter().map(|(word, count)| format!("{word}={count}")).collect();
+    println!(
+        "{} records, {} again, {} words; most frequent: {}",
+        totals.records,
+        totals.again,
+        log.words().words(),
+        top.join(" ")
+    );
+    // A closed pipe is no reason to stop counting.
+    let _ = std::io::stdout().flush();
+}

@@ -1,0 +1,203 @@
+//! Puts the words of files into a Kinesis stream at an even rate, and says what it put.
+//!
+//! ```text
+//! word_producer --stream words --region eu-west-1 --input some/folder --records-per-second 200
+//! ```
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::error::DisplayErrorContext;
+use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, StreamStatus};
+use clap::Parser;
+use examples::{TextInput, WordTotals};
+use fastrand::Rng;
+use kinesis_streaming::checkpointer::RetryPolicy;
+use kinesis_streaming::prelude::BoxError;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// The most entries of one `PutRecords` call (AWS limit).
+const MAX_ENTRIES: usize = 500;
+
+/// The most payload bytes of one call, below the AWS limit of 5 MiB with its keys.
+const MAX_CALL_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a new stream may take to become active.
+const ACTIVE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Put the words of files into a Kinesis stream.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The stream to write to.
+    #[arg(long)]
+    stream: String,
+    /// The region of the stream; by default that of the environment.
+    #[arg(long)]
+    region: Option<String>,
+    /// Another endpoint for Kinesis.
+    #[arg(long)]
+    endpoint_url: Option<String>,
+    /// Create the stream with so many shards if it does not exist.
+    #[arg(long)]
+    create_with_shards: Option<i32>,
+    /// Files or folders to read; by default this repository's own text.
+    #[arg(long)]
+    input: Vec<PathBuf>,
+    /// About how many bytes of text make a record; 0: one line each.
+    #[arg(long, default_value_t = 0)]
+    record_bytes: usize,
+    /// How many records are put in a second; 0: as many as the stream takes.
+    #[arg(long, default_value_t = 100)]
+    records_per_second: u32,
+    /// Write what was put to this file: `{"records": n, "words": {"word": count}}`.
+    #[arg(long)]
+    totals: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("word_producer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), BoxError> {
+    let pieces = TextInput::new(&arguments.input)?.pieces(arguments.record_bytes)?;
+    let mut config = aws_config::defaults(BehaviorVersion::latest());
+    if let Some(region) = arguments.region {
+        config = config.region(Region::new(region));
+    }
+    if let Some(endpoint_url) = arguments.endpoint_url {
+        config = config.endpoint_url(endpoint_url);
+    }
+    let client = Client::new(&config.load().await);
+    if let Some(shard_count) = arguments.create_with_shards {
+        create_stream(&client, &arguments.stream, shard_count).await?;
+    }
+
+    let started_at = Instant::now();
+    let mut producer = Producer {
+        client,
+        stream: arguments.stream,
+        rng: Rng::with_seed(u64::from(std::process::id())),
+        totals: WordTotals::default(),
+        records: 0,
+        retried: 0,
+    };
+    let mut waiting = Vec::new();
+    let mut waiting_bytes = 0;
+    for (index, piece) in pieces.iter().enumerate() {
+        if arguments.records_per_second > 0 {
+            let due_at =
+                started_at + Duration::from_secs_f64(index as f64 / f64::from(arguments.records_per_second));
+            if Instant::now() < due_at {
+                // What is due is put before the wait, so that the rate is even and not in bursts.
+                producer.put(&mut waiting).await?;
+                waiting_bytes = 0;
+                sleep_until(due_at).await;
+            }
+        }
+        if waiting.len() == MAX_ENTRIES || waiting_bytes + piece.len() > MAX_CALL_BYTES {
+            producer.put(&mut waiting).await?;
+            waiting_bytes = 0;
+        }
+        waiting_bytes += piece.len();
+        waiting.push((index, piece.as_str()));
+    }
+    producer.put(&mut waiting).await?;
+
+    let seconds = started_at.elapsed().as_secs_f64();
+    let totals = &producer.totals;
+    println!(
+        "put {} records with {} words ({} different) in {seconds:.1} s; {} entries were put again after a refusal",
+        producer.records,
+        totals.words(),
+        totals.distinct(),
+        producer.retried
+    );
+    for (word, count) in totals.top(10) {
+        println!("{word} {count}");
+    }
+    if let Some(path) = arguments.totals {
+        let json = serde_json::json!({ "records": producer.records, "words": totals });
+        fs::write(&path, serde_json::to_vec(&json)?)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn create_stream(client: &Client, stream: &str, shard_count: i32) -> Result<(), BoxError> {
+    let created = client.create_stream().stream_name(stream).shard_count(shard_count).send().await;
+    if let Err(error) = created
+        && !error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception())
+    {
+        return Err(format!("creating {stream}: {}", DisplayErrorContext(&error)).into());
+    }
+    let deadline = Instant::now() + ACTIVE_LIMIT;
+    loop {
+        let summary = client.describe_stream_summary().stream_name(stream).send().await;
+        let summary =
+            summary.map_err(|error| format!("describing {stream}: {}", DisplayErrorContext(&error)))?;
+        let status = summary.stream_description_summary.map(|summary| summary.stream_status);
+        if status == Some(StreamStatus::Active) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{stream} is not active after {ACTIVE_LIMIT:?}: {status:?}").into());
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+struct Producer {
+    client: Client,
+    stream: String,
+    rng: Rng,
+    totals: WordTotals,
+    records: u64,
+    retried: u64,
+}
+
+impl Producer {
+    /// Puts all of these records. Entries that the stream refuses are put again, after a randomised wait.
+    async fn put(&mut self, waiting: &mut Vec<(usize, &str)>) -> Result<(), BoxError> {
+        let mut delays = RetryPolicy::default().delays(self.rng.fork());
+        while !waiting.is_empty() {
+            let entries = waiting.iter().map(|(index, piece)| {
+                let entry = PutRecordsRequestEntry::builder()
+                    .data(Blob::new(*piece))
+                    .partition_key(index.to_string());
+                entry.build()
+            });
+            let entries = entries.collect::<Result<Vec<_>, _>>()?;
+            let put =
+                self.client.put_records().stream_name(&self.stream).set_records(Some(entries)).send().await;
+            let put = put.map_err(|error| format!("PutRecords: {}", DisplayErrorContext(&error)))?;
+            let mut refused = Vec::new();
+            for (record, answer) in std::mem::take(waiting).into_iter().zip(put.records) {
+                if answer.sequence_number.is_some() {
+                    self.totals.add_text(record.1);
+                    self.records += 1;
+                } else {
+                    refused.push(record);
+                }
+            }
+            self.retried += refused.len() as u64;
+            *waiting = refused;
+            if !waiting.is_empty() {
+                let delay = delays.next().ok_or("the stream keeps refusing records; put fewer per second")?;
+                sleep(delay).await;
+            }
+        }
+        Ok(())
+    }
+}

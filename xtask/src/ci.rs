@@ -1,0 +1,47 @@
+//! Everything that must be green before a change lands.
+
+use std::time::Instant;
+
+use crate::process::{Outcome, cargo};
+use crate::{demo, deny, features, tidy, wire};
+
+type Step = (&'static str, fn() -> Outcome);
+
+/// The steps, the quick ones first. A failure ends the run.
+const STEPS: [Step; 11] = [
+    ("format", || cargo("fmt --all -- --check").run()),
+    ("tidy", tidy::check),
+    ("features", features::check),
+    ("test", || {
+        // The very command that the README gives.
+        cargo("xtask test").run()
+    }),
+    ("clippy", || cargo("clippy --workspace --all-targets --all-features -- --deny warnings").run()),
+    ("clippy without features", || cargo("clippy --all-targets -- --deny warnings").run()),
+    ("docs", || cargo("doc --workspace --all-features --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()),
+    ("test all features", || {
+        // The fleet of processes has a step of its own, which builds and installs what it needs.
+        cargo("test --workspace --all-features -- --skip wire_fleet").run()
+    }),
+    ("deny", deny::check),
+    ("wire", wire),
+    ("demo", || demo(&["--plain".to_owned()])),
+];
+
+/// Runs all steps and prints what each took.
+// Time is shown to people here and decides nothing.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn run() -> Outcome {
+    let mut times = Vec::new();
+    for (name, step) in STEPS {
+        println!("\n=== {name} ===");
+        let started_at = Instant::now();
+        step()?;
+        times.push((name, started_at.elapsed()));
+    }
+    println!("\n=== all green ===");
+    for (name, time) in times {
+        println!("{:>6.1} s  {name}", time.as_secs_f64());
+    }
+    Ok(())
+}

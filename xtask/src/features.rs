@@ -1,0 +1,73 @@
+//! What each feature brings into the dependency tree.
+
+use std::collections::BTreeSet;
+
+use crate::process::{Outcome, cargo};
+
+/// Prefixes of crates that talk to AWS or exist only for that.
+const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
+
+/// The crates that hold no AWS crate unless a feature asks for it.
+const WITHOUT_AWS: [&str; 7] = [
+    "lease-store",
+    "checkpointer",
+    "shard-worker",
+    "receiver",
+    "kinesis-streaming",
+    "examples",
+    "end-to-end-tests",
+];
+
+/// Proves that the default build holds no AWS crate and that the feature brings them, and compiles each feature set.
+pub(crate) fn check() -> Outcome {
+    for package in WITHOUT_AWS {
+        let crates = dependencies(package, &[])?;
+        if let Some(found) = crates.iter().find(|name| is_aws(name)) {
+            return Err(format!(
+                "{package} without features depends on {found}; it must not hold an AWS crate"
+            ));
+        }
+        println!("{package}: {} crates, none of AWS", crates.len());
+    }
+    let crates = dependencies("kinesis-streaming", &["--features", "kinesis-asl"])?;
+    for expected in ["aws-sdk-kinesis", "aws-sdk-dynamodb", "aws-config"] {
+        if !crates.contains(expected) {
+            return Err(format!("kinesis-streaming with kinesis-asl lacks {expected}"));
+        }
+    }
+    println!("kinesis-streaming with kinesis-asl: {} crates", crates.len());
+    // Unmaintained, asked for by name: it must stay behind one crate.
+    let users = cargo("tree --workspace --all-features --invert backoff --depth 1 --prefix none").output()?;
+    let users: BTreeSet<&str> = users.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
+    if users != BTreeSet::from(["checkpointer"]) {
+        return Err(format!("only checkpointer may use backoff, but these do: {users:?}"));
+    }
+    for features in ["", " --features conformance", " --features dynamodb"] {
+        cargo(&format!("check --quiet --package lease-store{features}")).run()?;
+    }
+    cargo("check --quiet --package kinesis-streaming").run()?;
+    cargo("check --quiet --package kinesis-streaming --features kinesis-asl").run()
+}
+
+fn is_aws(name: &str) -> bool {
+    AWS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The names of the crates that a package is built from, itself included.
+fn dependencies(package: &str, features: &[&str]) -> Outcome<BTreeSet<String>> {
+    let tree =
+        cargo("tree --edges normal --prefix none --format {p}").args(["--package", package]).args(features);
+    let tree = tree.output()?;
+    Ok(tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_aws;
+
+    #[test]
+    fn knows_an_aws_crate_by_its_name() {
+        assert!(is_aws("aws-sdk-kinesis") && is_aws("aws-smithy-types") && is_aws("hyper-rustls"));
+        assert!(!is_aws("tokio") && !is_aws("bytes") && !is_aws("kinesis-streaming"));
+    }
+}
