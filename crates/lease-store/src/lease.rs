@@ -53,7 +53,11 @@ impl Lease {
 
     /// What a write must still find in the row to be applied.
     pub fn version(&self) -> LeaseVersion {
-        LeaseVersion { counter: self.counter, owner: self.owner.clone() }
+        LeaseVersion {
+            counter: self.counter,
+            owner: self.owner.clone(),
+            checkpoint_owner: self.checkpoint_owner.clone(),
+        }
     }
 
     /// Whether the shard is read to its end, so that nobody needs to hold the lease.
@@ -74,12 +78,14 @@ pub struct LeaseVersion {
     pub counter: u64,
     /// The owner last seen.
     pub owner: Option<WorkerId>,
+    /// The previous owner in a hand-over of KCL 3.x, as last seen; such a hand-over leaves the counter alone.
+    pub checkpoint_owner: Option<WorkerId>,
 }
 
 impl LeaseVersion {
     /// Whether a row is still at this version.
     pub fn matches(&self, lease: &Lease) -> bool {
-        self.counter == lease.counter && self.owner == lease.owner
+        *self == lease.version()
     }
 }
 

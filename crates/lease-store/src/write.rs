@@ -66,7 +66,7 @@ impl LeaseChange {
                 }
             }
             Self::Take { owner } => {
-                if Self::counts_as_owner_switch(lease, owner) {
+                if Self::counts_as_owner_switch(&lease.version(), owner) {
                     next.owner_switches_since_checkpoint += 1;
                 }
                 next.counter += 1;
@@ -80,9 +80,9 @@ impl LeaseChange {
 
     /// The KCL's rule: a take counts as a switch when another worker owned the lease, or when the new owner finishes a
     /// hand-over in which it was the one still processing. Taking an unowned lease does not count.
-    pub(crate) fn counts_as_owner_switch(lease: &Lease, new_owner: &WorkerId) -> bool {
-        lease.owner.as_ref().is_some_and(|old_owner| old_owner != new_owner)
-            || lease.checkpoint_owner.as_ref() == Some(new_owner)
+    pub(crate) fn counts_as_owner_switch(seen: &LeaseVersion, new_owner: &WorkerId) -> bool {
+        seen.owner.as_ref().is_some_and(|old_owner| old_owner != new_owner)
+            || seen.checkpoint_owner.as_ref() == Some(new_owner)
     }
 }
 
@@ -162,14 +162,14 @@ mod tests {
         let row = LeaseChange::Take { owner: worker("b") }.apply(&lease());
         let stale = LeaseWrite::Update {
             shard_id: row.shard_id.clone(),
-            expected: LeaseVersion { counter: 0, owner: None },
+            expected: LeaseVersion { counter: 0, owner: None, checkpoint_owner: None },
             change: LeaseChange::Renew,
         };
         assert_eq!(stale.decide(Some(&row)), Verdict::Refused);
         assert_eq!(stale.decide(None), Verdict::Refused);
         let other_owner = LeaseWrite::Delete {
             shard_id: row.shard_id.clone(),
-            expected: LeaseVersion { counter: 1, owner: Some(worker("a")) },
+            expected: LeaseVersion { counter: 1, owner: Some(worker("a")), checkpoint_owner: None },
         };
         assert_eq!(other_owner.decide(Some(&row)), Verdict::Refused);
         assert_eq!(LeaseWrite::Create(lease()).decide(Some(&row)), Verdict::Refused);

@@ -1,0 +1,97 @@
+//! Servers in this process: nothing to install, ready at once, and a place to inject faults.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{Next, from_fn};
+use ferrokinesis::store::StoreOptions;
+use tokio::net::TcpListener;
+use tokio::sync::RwLock;
+use tokio::task::JoinSet;
+
+use super::Endpoints;
+
+/// The largest request body, above the 5 MiB of a full `PutRecords` in base64.
+const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
+
+/// How many open shards the Kinesis server allows.
+const SHARD_LIMIT: u32 = 1000;
+
+/// `ferrokinesis` and `dynoxide` in this process, each on a port of its own. They end when this is dropped.
+#[derive(Debug)]
+pub struct InProcessServers {
+    endpoints: Endpoints,
+    _servers: JoinSet<()>,
+}
+
+impl InProcessServers {
+    /// Starts both.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start() -> io::Result<Self> {
+        Self::start_at("127.0.0.1:0", "127.0.0.1:0").await
+    }
+
+    /// Starts both at given addresses.
+    ///
+    /// # Errors
+    /// When an address cannot be had.
+    pub async fn start_at(kinesis: &str, dynamodb: &str) -> io::Result<Self> {
+        let (kinesis, dynamodb) = (TcpListener::bind(kinesis).await?, TcpListener::bind(dynamodb).await?);
+        let endpoints = Endpoints {
+            kinesis: format!("http://{}", kinesis.local_addr()?),
+            dynamodb: format!("http://{}", dynamodb.local_addr()?),
+        };
+        let database = dynoxide::Database::memory().map_err(|error| io::Error::other(error.to_string()))?;
+        let mut servers = JoinSet::new();
+        servers.spawn(async move {
+            if let Err(error) = axum::serve(kinesis, kinesis_app()).await {
+                eprintln!("the local Kinesis ended: {error}");
+            }
+        });
+        servers.spawn(async move {
+            if let Err(error) = dynoxide::server::serve_with_shutdown(dynamodb, database, pending()).await {
+                eprintln!("the local DynamoDB ended: {error}");
+            }
+        });
+        Ok(Self { endpoints, _servers: servers })
+    }
+
+    /// Where they listen.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+}
+
+/// `ferrokinesis` behind a lock: without it a tailing reader can pass a record whose sequence number was given but
+/// which is not stored yet, and readers among many writers can stop the server for good (both seen with 0.7.0). Writes
+/// go one at a time, everything else side by side.
+fn kinesis_app() -> Router {
+    let options = StoreOptions {
+        create_stream_ms: 0,
+        delete_stream_ms: 0,
+        update_stream_ms: 0,
+        shard_limit: SHARD_LIMIT,
+        ..Default::default()
+    };
+    let (app, _store) = ferrokinesis::create_app(options);
+    let lock = Arc::new(RwLock::new(()));
+    app.layer(from_fn(move |request: Request, next: Next| {
+        let lock = lock.clone();
+        async move {
+            let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
+            if target.is_some_and(|target| target.contains(".PutRecord")) {
+                let _alone = lock.write().await;
+                next.run(request).await
+            } else {
+                let _shared = lock.read().await;
+                next.run(request).await
+            }
+        }
+    }))
+    .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+}

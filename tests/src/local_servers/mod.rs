@@ -1,0 +1,73 @@
+//! Kinesis and DynamoDB on this machine: in this process, or as child processes that end with their guard.
+
+mod in_process;
+mod node;
+
+use std::fmt;
+
+use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
+
+pub use in_process::InProcessServers;
+pub use node::NodeServers;
+
+/// The region that the local servers say they are in.
+pub const REGION: &str = "us-east-1";
+
+/// Any credentials will do, but there must be some.
+pub const ACCESS_KEY_ID: &str = "000000000000";
+
+/// The secret that goes with [`ACCESS_KEY_ID`].
+pub const SECRET_ACCESS_KEY: &str = "local";
+
+/// Where a pair of servers listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints {
+    /// The Kinesis endpoint, as a URL.
+    pub kinesis: String,
+    /// The DynamoDB endpoint, as a URL.
+    pub dynamodb: String,
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Kinesis {}, DynamoDB {}", self.kinesis, self.dynamodb)
+    }
+}
+
+impl Endpoints {
+    /// A Kinesis client for the server.
+    pub fn kinesis_client(&self) -> aws_sdk_kinesis::Client {
+        let config = aws_sdk_kinesis::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .credentials_provider(credentials())
+            .endpoint_url(&self.kinesis)
+            .build();
+        aws_sdk_kinesis::Client::from_conf(config)
+    }
+
+    /// A DynamoDB client for the server.
+    pub fn dynamodb_client(&self) -> aws_sdk_dynamodb::Client {
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .credentials_provider(credentials())
+            .endpoint_url(&self.dynamodb)
+            .build();
+        aws_sdk_dynamodb::Client::from_conf(config)
+    }
+
+    /// What a child process needs in its environment to talk to the servers.
+    pub fn environment() -> [(&'static str, &'static str); 4] {
+        [
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
+            ("AWS_REGION", REGION),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ]
+    }
+}
+
+fn credentials() -> Credentials {
+    Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY, None, None, "local servers")
+}

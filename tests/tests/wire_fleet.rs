@@ -1,0 +1,299 @@
+//! The main job over the wire: three receiver processes share a resharding stream, one is killed, one is stopped, and
+//! every word is counted. Run by `cargo xtask wire`, which builds the programs and installs the servers.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use aws_sdk_kinesis::types::{Shard, StreamStatus};
+use end_to_end_tests::local_servers::{Endpoints, InProcessServers, NodeServers};
+use examples::{JournalLine, TextInput, WordTotals};
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+const STREAM: &str = "words";
+const APPLICATION: &str = "wire-word-count";
+
+/// Short, so that the run is; three times the time between renewals.
+const FAILOVER_TIME: Duration = Duration::from_secs(3);
+
+/// How long any single thing may take before the run counts as failed.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// How much is put, and how fast.
+struct Volume {
+    text_bytes: usize,
+    record_bytes: usize,
+    records_per_second: u32,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wire_fleet_on_ferrokinesis_and_dynoxide() {
+    let servers = InProcessServers::start().await.unwrap();
+    let volume = Volume { text_bytes: 20 * 1024 * 1024, record_bytes: 2048, records_per_second: 400 };
+    main_job("ferrokinesis-dynoxide", servers.endpoints(), &volume).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wire_fleet_on_kinesis_local_and_dynalite() {
+    let Some(directory) = NodeServers::directory() else {
+        println!("LEFT OUT: kinesis-local and dynalite, because EMULATORS_DIR does not say where they are");
+        return;
+    };
+    let servers = NodeServers::start(&directory).await.unwrap();
+    // This server takes about a hundred records in a second.
+    let volume = Volume { text_bytes: 4 * 1024 * 1024, record_bytes: 4096, records_per_second: 40 };
+    main_job("kinesis-local-dynalite", servers.endpoints(), &volume).await;
+}
+
+async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
+    println!("== {name}: {endpoints}");
+    let directory = fresh_directory(name);
+    let input = directory.join("input.txt");
+    fs::write(&input, real_text(volume.text_bytes)).unwrap();
+    create_stream(endpoints, 4).await;
+
+    let mut counters: Vec<Counter> = (0..3).map(|index| Counter::start(index, endpoints, &directory)).collect();
+    let mut producer = producer(endpoints, volume, &input, &directory);
+    let expected = TextInput::new(std::slice::from_ref(&input)).unwrap().pieces(volume.record_bytes).unwrap().len();
+
+    wait_for_records(&directory, expected / 5).await;
+    split_and_merge(endpoints).await;
+    println!("   one shard split, two merged");
+
+    wait_for_records(&directory, expected * 2 / 5).await;
+    let mut killed = counters.remove(0);
+    killed.process.kill().await.unwrap();
+    println!("   {} killed", killed.name);
+
+    wait_for_records(&directory, expected * 3 / 5).await;
+    let terminated = counters.remove(0);
+    let terminated_name = terminated.name.clone();
+    assert_eq!(terminated.terminate().await, Some(0), "SIGTERM must drain");
+    let when_terminated: BTreeMap<PathBuf, usize> =
+        journals(&directory).into_iter().map(|(path, lines)| (path, lines.len())).collect();
+    println!("   {terminated_name} terminated, drained");
+
+    assert!(producer.wait().await.unwrap().success(), "the producer failed; see its log in {}", directory.display());
+    wait_for_records(&directory, expected).await;
+    assert_eq!(counters.remove(0).terminate().await, Some(0), "SIGTERM must drain");
+
+    let (summary, again) = check_words(&directory);
+    let again_after = again_after_termination(&directory, &terminated_name, &when_terminated);
+    println!("   {summary}; delivered again: {again}, of the terminated process's records: {}", again_after.len());
+    assert!(again_after.is_empty(), "delivered again after SIGTERM: {:?}", again_after.iter().take(5).collect::<Vec<_>>());
+}
+
+/// A receiver process and its journal.
+struct Counter {
+    name: String,
+    process: Child,
+}
+
+impl Counter {
+    fn start(index: usize, endpoints: &Endpoints, directory: &Path) -> Self {
+        let name = format!("counter-{index}");
+        let process = program("kinesis_word_count", &name, directory)
+            .args(["--stream", STREAM, "--application", APPLICATION, "--worker-id", &name])
+            .args(["--endpoint-url", &endpoints.kinesis, "--dynamodb-endpoint-url", &endpoints.dynamodb])
+            .args(["--receivers", "1", "--failover-time-ms", &FAILOVER_TIME.as_millis().to_string()])
+            .arg("--journal")
+            .arg(directory.join(format!("{name}.journal")))
+            .spawn()
+            .unwrap();
+        Self { name, process }
+    }
+
+    async fn terminate(mut self) -> Option<i32> {
+        let id = self.process.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        tokio::time::timeout(LIMIT, self.process.wait()).await.expect("it ends when asked to").unwrap().code()
+    }
+}
+
+fn producer(endpoints: &Endpoints, volume: &Volume, input: &Path, directory: &Path) -> Child {
+    program("word_producer", "producer", directory)
+        .args(["--stream", STREAM, "--endpoint-url", &endpoints.kinesis])
+        .args(["--record-bytes", &volume.record_bytes.to_string()])
+        .args(["--records-per-second", &volume.records_per_second.to_string()])
+        .arg("--input")
+        .arg(input)
+        .arg("--totals")
+        .arg(directory.join("totals.json"))
+        .spawn()
+        .unwrap()
+}
+
+/// One of the example programs, built beside this test, logging to a file.
+fn program(program: &str, name: &str, directory: &Path) -> Command {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop(); // deps
+    path.pop();
+    path.push(program);
+    assert!(path.is_file(), "{} is not built; run `cargo xtask wire`", path.display());
+    let log = fs::File::create(directory.join(format!("{name}.log"))).unwrap();
+    let mut command = Command::new(path);
+    command.envs(Endpoints::environment()).stdout(log.try_clone().unwrap()).stderr(Stdio::from(log)).kill_on_drop(true);
+    command
+}
+
+fn fresh_directory(name: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("wire-{name}"));
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Text that people wrote: readmes, licences and change logs of the crates that this workspace was built from.
+fn real_text(bytes: usize) -> Vec<u8> {
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).unwrap();
+    let mut files = Vec::new();
+    collect_text(&home.join("registry/src"), 4, &mut files);
+    files.sort();
+    assert!(!files.is_empty(), "no readmes under {}", home.display());
+    let texts: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    let mut all = Vec::new();
+    // Round and round if there is too little of it: the words repeat anyway, and each record is its own.
+    for text in texts.iter().cycle() {
+        if all.len() >= bytes {
+            break;
+        }
+        all.extend_from_slice(text);
+        all.push(b'\n');
+    }
+    all
+}
+
+fn collect_text(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().to_uppercase());
+        if path.is_dir() && depth > 0 {
+            collect_text(&path, depth - 1, files);
+        } else if path.is_file() && ["README", "LICENSE", "CHANGELOG", "COPYING"].iter().any(|kind| name.starts_with(kind)) {
+            files.push(path);
+        }
+    }
+}
+
+async fn create_stream(endpoints: &Endpoints, shard_count: i32) {
+    let client = endpoints.kinesis_client();
+    client.create_stream().stream_name(STREAM).shard_count(shard_count).send().await.unwrap();
+    wait_until_active(endpoints).await;
+}
+
+async fn wait_until_active(endpoints: &Endpoints) {
+    let client = endpoints.kinesis_client();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let summary = client.describe_stream_summary().stream_name(STREAM).send().await.unwrap();
+        if summary.stream_description_summary.unwrap().stream_status == StreamStatus::Active {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the stream does not become active");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn split_and_merge(endpoints: &Endpoints) {
+    let client = endpoints.kinesis_client();
+    let shards = client.list_shards().stream_name(STREAM).send().await.unwrap().shards.unwrap();
+    let range = |shard: &Shard| {
+        let range = shard.hash_key_range.as_ref().unwrap();
+        (range.starting_hash_key.parse::<u128>().unwrap(), range.ending_hash_key.parse::<u128>().unwrap())
+    };
+    let (start, end) = range(&shards[0]);
+    client
+        .split_shard()
+        .stream_name(STREAM)
+        .shard_to_split(&shards[0].shard_id)
+        .new_starting_hash_key((start + (end - start) / 2 + 1).to_string())
+        .send()
+        .await
+        .unwrap();
+    wait_until_active(endpoints).await;
+    client
+        .merge_shards()
+        .stream_name(STREAM)
+        .shard_to_merge(&shards[2].shard_id)
+        .adjacent_shard_to_merge(&shards[3].shard_id)
+        .send()
+        .await
+        .unwrap();
+    wait_until_active(endpoints).await;
+}
+
+/// The journals of all receiver processes. A line that a killed process wrote in part is left out.
+fn journals(directory: &Path) -> BTreeMap<PathBuf, Vec<JournalLine>> {
+    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let journals = files.filter(|path| path.extension().is_some_and(|extension| extension == "journal"));
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        (path, lines)
+    };
+    journals.map(read).collect()
+}
+
+type RecordId = (String, String, u64);
+
+fn record_id(line: &JournalLine) -> RecordId {
+    (line.shard_id.clone(), line.sequence_number.clone(), line.sub_sequence_number)
+}
+
+/// Waits, by asking, until so many different records are in the journals.
+async fn wait_for_records(directory: &Path, count: usize) {
+    let started_at = Instant::now();
+    let mut seen = HashSet::new();
+    loop {
+        for lines in journals(directory).values() {
+            seen.extend(lines.iter().map(record_id));
+        }
+        if seen.len() >= count {
+            println!("   {} records after {:.1} s", seen.len(), started_at.elapsed().as_secs_f64());
+            return;
+        }
+        let logs = directory.display();
+        assert!(started_at.elapsed() < LIMIT, "only {} of {count} records; logs are in {logs}", seen.len());
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+#[derive(Deserialize)]
+struct ProducerTotals {
+    records: usize,
+    words: WordTotals,
+}
+
+/// Compares the words of all different records with what the producer says it put. Returns a summary, and how many
+/// deliveries were repeats.
+fn check_words(directory: &Path) -> (String, usize) {
+    let put: ProducerTotals = serde_json::from_slice(&fs::read(directory.join("totals.json")).unwrap()).unwrap();
+    let (mut counted, mut seen, mut again) = (WordTotals::default(), HashSet::new(), 0);
+    for line in journals(directory).into_values().flatten() {
+        if seen.insert(record_id(&line)) {
+            counted.add_text(&line.text);
+        } else {
+            again += 1;
+        }
+    }
+    assert_eq!(seen.len(), put.records, "records");
+    let differences = put.words.differences(&counted);
+    assert!(differences.is_empty(), "words differ: {:?}", differences.iter().take(5).collect::<Vec<_>>());
+    (format!("{} records, {} words, all counted", put.records, put.words.words()), again)
+}
+
+/// Records of a process that was terminated which another one delivered after its end.
+fn again_after_termination(directory: &Path, name: &str, when_terminated: &BTreeMap<PathBuf, usize>) -> Vec<RecordId> {
+    let journals = journals(directory);
+    let own = journals.iter().find(|(path, _)| path.file_stem().is_some_and(|stem| stem == name)).unwrap().1;
+    let own: HashSet<RecordId> = own.iter().map(record_id).collect();
+    let later = journals.iter().flat_map(|(path, lines)| &lines[when_terminated.get(path).copied().unwrap_or(0)..]);
+    later.map(record_id).filter(|id| own.contains(id)).collect()
+}
