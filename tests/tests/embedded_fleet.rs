@@ -466,6 +466,27 @@ async fn a_malformed_row_leaves_the_others_usable() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_children_of_a_malformed_row_wait() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(2)), Journal::default());
+    let parent = stream.open_shards().swap_remove(0);
+    stream.split(&parent).unwrap();
+    let row =
+        MalformedLease { key: parent.to_string(), attribute: "checkpoint".into(), reason: "absent".into() };
+    let store = WithMalformedRow { table: InMemoryLeaseStore::new(), row };
+    for child in
+        stream.list_shards().await.unwrap().into_iter().filter(|shard| shard.parents.contains(&parent))
+    {
+        let mut lease = Lease::unowned(child.shard_id, Position::TrimHorizon);
+        lease.parents = child.parents;
+        store.write(&LeaseWrite::Create(lease)).await.unwrap();
+    }
+    let member = Member::start(member("a", &stream, &store, &journal));
+    member.wait_until_holding(1).await;
+    tokio::time::sleep(FAILOVER_TIME * 10).await;
+    assert_eq!(member.held().len(), 1, "only the shard that has nothing to do with the row");
+}
+
+#[tokio::test(start_paused = true)]
 async fn leases_of_ended_shards_are_deleted_once_their_children_have_begun() {
     let (stream, store, journal) =
         (InMemoryStream::new("s", shards(1)), InMemoryLeaseStore::new(), Journal::default());

@@ -58,9 +58,11 @@ async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
     fs::write(&input, real_text(volume.text_bytes)).unwrap();
     create_stream(endpoints, 4).await;
 
-    let mut counters: Vec<Counter> = (0..3).map(|index| Counter::start(index, endpoints, &directory)).collect();
+    let mut counters: Vec<Counter> =
+        (0..3).map(|index| Counter::start(index, endpoints, &directory)).collect();
     let mut producer = producer(endpoints, volume, &input, &directory);
-    let expected = TextInput::new(std::slice::from_ref(&input)).unwrap().pieces(volume.record_bytes).unwrap().len();
+    let expected =
+        TextInput::new(std::slice::from_ref(&input)).unwrap().pieces(volume.record_bytes).unwrap().len();
 
     wait_for_records(&directory, expected / 5).await;
     split_and_merge(endpoints).await;
@@ -79,14 +81,25 @@ async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
         journals(&directory).into_iter().map(|(path, lines)| (path, lines.len())).collect();
     println!("   {terminated_name} terminated, drained");
 
-    assert!(producer.wait().await.unwrap().success(), "the producer failed; see its log in {}", directory.display());
+    assert!(
+        producer.wait().await.unwrap().success(),
+        "the producer failed; see its log in {}",
+        directory.display()
+    );
     wait_for_records(&directory, expected).await;
     assert_eq!(counters.remove(0).terminate().await, Some(0), "SIGTERM must drain");
 
     let (summary, again) = check_words(&directory);
     let again_after = again_after_termination(&directory, &terminated_name, &when_terminated);
-    println!("   {summary}; delivered again: {again}, of the terminated process's records: {}", again_after.len());
-    assert!(again_after.is_empty(), "delivered again after SIGTERM: {:?}", again_after.iter().take(5).collect::<Vec<_>>());
+    println!(
+        "   {summary}; delivered again: {again}, of the terminated process's records: {}",
+        again_after.len()
+    );
+    assert!(
+        again_after.is_empty(),
+        "delivered again after SIGTERM: {:?}",
+        again_after.iter().take(5).collect::<Vec<_>>()
+    );
 }
 
 /// A receiver process and its journal.
@@ -138,7 +151,11 @@ fn program(program: &str, name: &str, directory: &Path) -> Command {
     assert!(path.is_file(), "{} is not built; run `cargo xtask wire`", path.display());
     let log = fs::File::create(directory.join(format!("{name}.log"))).unwrap();
     let mut command = Command::new(path);
-    command.envs(Endpoints::environment()).stdout(log.try_clone().unwrap()).stderr(Stdio::from(log)).kill_on_drop(true);
+    command
+        .envs(Endpoints::environment())
+        .stdout(log.try_clone().unwrap())
+        .stderr(Stdio::from(log))
+        .kill_on_drop(true);
     command
 }
 
@@ -176,7 +193,9 @@ fn collect_text(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().to_uppercase());
         if path.is_dir() && depth > 0 {
             collect_text(&path, depth - 1, files);
-        } else if path.is_file() && ["README", "LICENSE", "CHANGELOG", "COPYING"].iter().any(|kind| name.starts_with(kind)) {
+        } else if path.is_file()
+            && ["README", "LICENSE", "CHANGELOG", "COPYING"].iter().any(|kind| name.starts_with(kind))
+        {
             files.push(path);
         }
     }
@@ -274,7 +293,8 @@ struct ProducerTotals {
 /// Compares the words of all different records with what the producer says it put. Returns a summary, and how many
 /// deliveries were repeats.
 fn check_words(directory: &Path) -> (String, usize) {
-    let put: ProducerTotals = serde_json::from_slice(&fs::read(directory.join("totals.json")).unwrap()).unwrap();
+    let put: ProducerTotals =
+        serde_json::from_slice(&fs::read(directory.join("totals.json")).unwrap()).unwrap();
     let (mut counted, mut seen, mut again) = (WordTotals::default(), HashSet::new(), 0);
     for line in journals(directory).into_values().flatten() {
         if seen.insert(record_id(&line)) {
@@ -290,10 +310,15 @@ fn check_words(directory: &Path) -> (String, usize) {
 }
 
 /// Records of a process that was terminated which another one delivered after its end.
-fn again_after_termination(directory: &Path, name: &str, when_terminated: &BTreeMap<PathBuf, usize>) -> Vec<RecordId> {
+fn again_after_termination(
+    directory: &Path,
+    name: &str,
+    when_terminated: &BTreeMap<PathBuf, usize>,
+) -> Vec<RecordId> {
     let journals = journals(directory);
     let own = journals.iter().find(|(path, _)| path.file_stem().is_some_and(|stem| stem == name)).unwrap().1;
     let own: HashSet<RecordId> = own.iter().map(record_id).collect();
-    let later = journals.iter().flat_map(|(path, lines)| &lines[when_terminated.get(path).copied().unwrap_or(0)..]);
+    let later =
+        journals.iter().flat_map(|(path, lines)| &lines[when_terminated.get(path).copied().unwrap_or(0)..]);
     later.map(record_id).filter(|id| own.contains(id)).collect()
 }

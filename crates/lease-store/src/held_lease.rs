@@ -200,16 +200,22 @@ impl HeldLease {
     /// `Fenced` when the lease already belongs to another worker; the store's failures otherwise, after which the lease
     /// is free again when its fail-over time has passed.
     pub async fn release(&self) -> Result<(), StoreError> {
-        let released = self.write(LeaseChange::Release).await;
+        let mut state = self.state.lock().await;
+        let released = self.write_in_turn(&mut state, LeaseChange::Release).await;
+        // Before the next write has its turn: it would renew a lease that nobody owns.
         self.fence();
         released
     }
 
     async fn write(&self, change: LeaseChange) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
+        self.write_in_turn(&mut state, change).await
+    }
+
+    async fn write_in_turn(&self, state: &mut State, change: LeaseChange) -> Result<(), StoreError> {
         if !state.unsettled.is_empty() {
             let row = self.store.get(self.shard_id()).await?;
-            self.settle(&mut state, row)?;
+            self.settle(state, row)?;
         }
         for _ in 0..=MAX_LATE_ARRIVALS {
             if self.is_fenced() {
@@ -236,12 +242,12 @@ impl HeldLease {
                 Ok(WriteOutcome::Lost { lease }) => {
                     state.unsettled.truncate(noted);
                     // An earlier write of ours may have arrived late; then the lease is ours and this one goes again.
-                    self.settle(&mut state, lease)?;
+                    self.settle(state, lease)?;
                 }
                 Ok(WriteOutcome::Unknown(error)) => {
                     let row = self.store.get(self.shard_id()).await;
                     let row = row.map_err(|_| unsettled(self.shard_id(), error))?;
-                    if self.settle(&mut state, row)? == Some(asked_at) {
+                    if self.settle(state, row)? == Some(asked_at) {
                         return Ok(());
                     }
                 }

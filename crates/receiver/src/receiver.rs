@@ -1,6 +1,6 @@
 //! The fleet member: looks at the leases, takes its share, supervises its shards, and stops.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +9,8 @@ use checkpointer::{Cadence, Checkpointer, RetryPolicy};
 use fastrand::Rng;
 use futures::StreamExt as _;
 use lease_store::{
-    Consistency, HeldLease, Lease, LeaseListing, LeaseStore, LeaseWrite, MalformedLease, ShardId, StoreError,
-    StoreErrorKind, WorkerId, WriteOutcome,
+    Consistency, HeldLease, Lease, LeaseListing, LeaseStore, LeaseWrite, MalformedLease, Position, ShardId,
+    StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
 use shard_worker::{
     RecordProcessorFactory, ShardContext, ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions,
@@ -40,8 +40,8 @@ const ROUNDS_PER_FAILOVER_TIME: u32 = 4;
 /// How many leases are taken, created or released at the same time.
 const MAX_CONCURRENT_WRITES: usize = 16;
 
-/// How long the release of leases may take after the drain time is over.
-const RELEASE_TIME: Duration = Duration::from_secs(5);
+/// How long cutting off shards and releasing their leases may take after the drain time is over.
+const CUT_OFF_TIME: Duration = Duration::from_secs(5);
 
 /// A member of the fleet that reads a stream: it holds a share of the shards and keeps each one working.
 ///
@@ -325,7 +325,7 @@ impl Member {
         let interval = failover_time / ROUNDS_PER_FAILOVER_TIME;
         let asked_at = Instant::now();
         self.next_round = asked_at + jittered(interval, &mut self.receiver.rng);
-        let listing = match self.receiver.store.list(Consistency::Eventual).await {
+        let mut listing = match self.receiver.store.list(Consistency::Eventual).await {
             Ok(listing) => listing,
             Err(error) => {
                 tracing::warn!(%error, "the leases could not be listed; trying again in the next round");
@@ -334,6 +334,9 @@ impl Member {
         };
         self.observations.observe(&listing.leases, Instant::now());
         self.report_malformed(&listing);
+        // The children of a shard whose row cannot be read have to wait: it may not be finished.
+        let unreadable = unreadable_shards(&listing);
+        listing.leases.retain(|lease| lease.parents.is_disjoint(&unreadable));
         let wanted = self.plan(&listing.leases, asked_at);
         self.take(wanted).await;
         let of_others: Vec<&ShardId> = listing
@@ -492,22 +495,27 @@ impl Member {
             outcomes.push((shard_id.clone(), ended.as_ref().ok().copied()));
             self.shard_is_over(&shard_id, ended);
         }
-        let cut_off: Vec<Arc<HeldLease>> =
-            self.receiver.shared.live().shards.values().map(|shard| shard.held.clone()).collect();
         self.tasks.abort_all();
-        while let Some((shard_id, ended)) = self.tasks.join_next().await {
-            outcomes.push((shard_id.clone(), ended.as_ref().ok().copied()));
-            if let Some(shard) = self.receiver.shared.live().shards.get(&shard_id) {
+        // Code that does not come to an await point cannot be cut off; its lease is not released either, since it may
+        // still be working on the shard.
+        let deadline = Instant::now() + CUT_OFF_TIME;
+        let mut cut_off = Vec::new();
+        while let Ok(Some((shard_id, _))) = timeout_at(deadline, self.tasks.join_next()).await {
+            let live = self.receiver.shared.live();
+            if let Some(shard) = live.shards.get(&shard_id) {
                 tracing::warn!(%shard_id, progress = ?*shard.progress.borrow(), "cut off: the drain time is over");
+                cut_off.push(shard.held.clone());
             }
         }
         let releases =
             futures::stream::iter(&cut_off).for_each_concurrent(MAX_CONCURRENT_WRITES, |held| release(held));
-        if tokio::time::timeout(RELEASE_TIME, releases).await.is_err() {
+        if timeout_at(deadline, releases).await.is_err() {
             tracing::warn!("not all leases could be released in time; others wait the fail-over time");
         }
-        for held in &cut_off {
-            self.shard_is_over(held.shard_id(), Ok(ShardOutcome::Stopped { drained: false }));
+        let left: Vec<ShardId> = self.receiver.shared.live().shards.keys().cloned().collect();
+        for shard_id in left {
+            self.shard_is_over(&shard_id, Ok(ShardOutcome::Stopped { drained: false }));
+            outcomes.push((shard_id, None));
         }
         outcomes.sort_by(|left, right| left.0.cmp(&right.0));
         self.report(outcomes)
@@ -524,6 +532,11 @@ impl Member {
         );
         report
     }
+}
+
+/// The shards whose rows cannot be read.
+fn unreadable_shards(listing: &LeaseListing) -> BTreeSet<ShardId> {
+    listing.malformed.iter().filter_map(|row| ShardId::new(row.key.clone()).ok()).collect()
 }
 
 /// A time up to a tenth shorter or longer, so that workers which started together do not stay in step.

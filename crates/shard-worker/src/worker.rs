@@ -166,7 +166,7 @@ impl Task {
             Step::Initialize => self.initialize().await,
             Step::Process => self.process().await,
             Step::NotifyEnd => self.call(|processor| processor.shard_ended()).await,
-            Step::RecordEnd => self.worker.end_recorder.record_end(&self.children).await,
+            Step::RecordEnd => self.record_end().await,
             Step::NotifyStop => self.call(|processor| processor.shutdown_requested()).await,
             Step::Flush => self.worker.checkpointer.flush().await.map_err(Into::into),
             Step::NotifyLoss => {
@@ -213,6 +213,12 @@ impl Task {
             );
         }
         self.call(|processor| processor.initialize()).await
+    }
+
+    async fn record_end(&mut self) -> Result<(), BoxError> {
+        // With nothing left to write the checkpointer stays quiet, and does not come behind the end of the shard.
+        self.worker.checkpointer.flush().await?;
+        self.worker.end_recorder.record_end(&self.children).await
     }
 
     async fn fetch(&mut self) -> Result<Event, SourceError> {

@@ -26,7 +26,9 @@ async fn main() -> ExitCode {
     };
     let endpoints = servers.endpoints();
     println!("{endpoints}; nothing is kept when they end. In another terminal:\n");
-    println!("export AWS_ACCESS_KEY_ID={ACCESS_KEY_ID} AWS_SECRET_ACCESS_KEY={SECRET_ACCESS_KEY} AWS_REGION={REGION}");
+    println!(
+        "export AWS_ACCESS_KEY_ID={ACCESS_KEY_ID} AWS_SECRET_ACCESS_KEY={SECRET_ACCESS_KEY} AWS_REGION={REGION}"
+    );
     println!(
         "cargo run -p examples --features kinesis-asl --bin word_producer -- --stream words --create-with-shards 4 \
          --endpoint-url {}",

@@ -58,7 +58,8 @@ impl NodeServers {
             dynamodb: format!("http://127.0.0.1:{dynamodb_port}"),
         };
         let (kinesis_client, dynamodb_client) = (endpoints.kinesis_client(), endpoints.dynamodb_client());
-        wait_until_ready("kinesis-local", async || kinesis_client.list_streams().send().await.is_ok()).await?;
+        wait_until_ready("kinesis-local", async || kinesis_client.list_streams().send().await.is_ok())
+            .await?;
         wait_until_ready("dynalite", async || dynamodb_client.list_tables().send().await.is_ok()).await?;
         Ok(Self { endpoints, _kinesis: kinesis, _dynamodb: dynamodb })
     }
