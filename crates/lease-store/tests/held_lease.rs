@@ -1,0 +1,174 @@
+//! A held lease under faults: it is never lost to its own writes, and never writes over another owner.
+
+#![allow(clippy::unwrap_used)] // a test may
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use fastrand::Rng;
+use lease_store::{
+    Consistency, FaultRates, FaultyLeaseStore, HeldLease, InMemoryLeaseStore, Lease, LeaseChange,
+    LeaseListing, LeaseStore, LeaseWrite, Position, ShardId, StoreError, StoreErrorKind, WorkerId,
+    WriteOutcome,
+};
+use tokio::sync::Notify;
+
+fn worker(name: &str) -> WorkerId {
+    WorkerId::new(name.to_owned()).unwrap()
+}
+
+fn at(number: u64) -> Position {
+    Position::after(u128::from(number).into(), 0)
+}
+
+async fn table_with_one_lease() -> (InMemoryLeaseStore, Lease) {
+    let (table, lease) =
+        (InMemoryLeaseStore::new(), Lease::unowned(ShardId::numbered(0), Position::TrimHorizon));
+    table.write(&LeaseWrite::Create(lease.clone())).await.unwrap();
+    (table, lease)
+}
+
+async fn row(table: &InMemoryLeaseStore) -> Lease {
+    table.get(&ShardId::numbered(0)).await.unwrap().unwrap()
+}
+
+/// Another worker takes the lease, as an observer does that believes the owner dead.
+async fn steal(table: &InMemoryLeaseStore, thief: &str) {
+    let row = row(table).await;
+    let change = LeaseChange::Take { owner: worker(thief) };
+    let take = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
+    assert!(matches!(table.write(&take).await.unwrap(), WriteOutcome::Applied { .. }));
+}
+
+#[tokio::test]
+async fn of_many_writers_one_wins() {
+    let (table, seen) = table_with_one_lease().await;
+    let takers = (0..50).map(|index| {
+        let (store, seen) = (Arc::new(table.clone()), seen.clone());
+        tokio::spawn(async move { HeldLease::take(store, &seen, &worker(&format!("w{index}"))).await })
+    });
+    let mut winners = 0;
+    for taker in takers.collect::<Vec<_>>() {
+        winners += usize::from(taker.await.unwrap().is_ok());
+    }
+    assert_eq!((winners, row(&table).await.counter), (1, 1));
+}
+
+#[tokio::test]
+async fn unknown_outcomes_are_settled_on_every_seed() {
+    for seed in 0..300 {
+        let (table, seen) = table_with_one_lease().await;
+        let store = FaultyLeaseStore::new(table.clone(), FaultRates::NONE, seed);
+        let held = HeldLease::take(Arc::new(store.clone()), &seen, &worker("owner")).await.unwrap();
+        store.set_rates(FaultRates::each(0.2));
+        let mut rng = Rng::with_seed(seed);
+        let (mut confirmed, mut counter) = (0, 1);
+        for number in 1..60 {
+            let answer =
+                if rng.bool() { held.renew().await } else { held.checkpoint(&at(number), &[]).await };
+            let row = row(&table).await;
+            assert!(
+                row.is_owned_by(&worker("owner")) && row.counter >= counter,
+                "seed {seed}, write {number}"
+            );
+            counter = row.counter;
+            match answer {
+                Ok(()) => confirmed = confirmed.max(if row.checkpoint == at(number) { number } else { 0 }),
+                Err(error) => assert!(error.is_retryable(), "seed {seed}, write {number}: {error}"),
+            }
+            assert!(
+                confirmed == 0 || row.checkpoint >= at(confirmed),
+                "seed {seed}, write {number}: went back"
+            );
+        }
+        // Then another worker takes it in the middle of all that: from there on nothing of the old holder arrives,
+        // not even what is still under way.
+        steal(&table, "thief").await;
+        let stolen = row(&table).await;
+        for number in 60..80 {
+            let answer = held.checkpoint(&at(number), &[]).await;
+            assert!(answer.is_err(), "seed {seed}, write {number}");
+            assert_eq!(row(&table).await, stolen, "seed {seed}, write {number}: a fenced holder wrote");
+        }
+        store.set_rates(FaultRates::NONE);
+        assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced, "seed {seed}");
+    }
+}
+
+/// Applies writes, but lets go of the answer only when it is told to.
+#[derive(Debug)]
+struct SlowAnswers {
+    table: InMemoryLeaseStore,
+    is_slow: AtomicBool,
+    answer: Notify,
+}
+
+#[async_trait]
+impl LeaseStore for SlowAnswers {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.table.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.table.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        self.table.get(shard_id).await
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        let outcome = self.table.write(write).await;
+        if self.is_slow.load(Ordering::Relaxed) {
+            self.answer.notified().await;
+        }
+        outcome
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_in_the_middle_of_a_write_does_not_lose_the_lease() {
+    let (table, seen) = table_with_one_lease().await;
+    let store = SlowAnswers { table: table.clone(), is_slow: AtomicBool::new(false), answer: Notify::new() };
+    let store = Arc::new(store);
+    let held = HeldLease::take(store.clone(), &seen, &worker("owner")).await.unwrap();
+    let confirmed_at = held.confirmed_at();
+    store.is_slow.store(true, Ordering::Relaxed);
+    let limit = std::time::Duration::from_secs(1);
+    assert!(tokio::time::timeout(limit, held.checkpoint(&at(1), &[])).await.is_err());
+    assert_eq!(held.confirmed_at(), confirmed_at, "not confirmed, although it was applied");
+    store.is_slow.store(false, Ordering::Relaxed);
+    held.checkpoint(&at(2), &[]).await.unwrap();
+    assert_eq!((row(&table).await.checkpoint, row(&table).await.counter), (at(2), 3));
+}
+
+#[tokio::test]
+async fn a_released_lease_is_written_no_more() {
+    let (table, seen) = table_with_one_lease().await;
+    let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("owner")).await.unwrap();
+    held.release().await.unwrap();
+    let released = row(&table).await;
+    assert_eq!(
+        (&released.owner, released.counter),
+        (&None, 1),
+        "the counter stays for KCL versions before 2.6"
+    );
+    for answer in [held.renew().await, held.checkpoint(&at(1), &[]).await, held.release().await] {
+        assert_eq!(answer.unwrap_err().kind(), StoreErrorKind::Fenced);
+    }
+    assert_eq!(row(&table).await, released);
+}
+
+#[tokio::test]
+async fn a_deleted_row_fences_its_holder() {
+    let (table, seen) = table_with_one_lease().await;
+    let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("owner")).await.unwrap();
+    let row = row(&table).await;
+    table
+        .write(&LeaseWrite::Delete { shard_id: row.shard_id.clone(), expected: row.version() })
+        .await
+        .unwrap();
+    assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    assert_eq!(table.get(&row.shard_id).await.unwrap(), None);
+}
