@@ -487,6 +487,22 @@ async fn the_children_of_a_malformed_row_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_children_of_a_malformed_row_get_no_leases() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(2)), Journal::default());
+    let parent = stream.open_shards().swap_remove(0);
+    stream.split(&parent).unwrap();
+    let row =
+        MalformedLease { key: parent.to_string(), attribute: "checkpoint".into(), reason: "absent".into() };
+    let store = WithMalformedRow { table: InMemoryLeaseStore::new(), row };
+    let latest = member("a", &stream, &store, &journal).initial_position(InitialPosition::Latest);
+    let member = Member::start(latest);
+    member.wait_until_holding(1).await;
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    let leases = store.table.list(Consistency::Strong).await.unwrap().leases;
+    assert_eq!(leases.len(), 1, "at LATEST the children would miss what came before: {leases:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn leases_of_ended_shards_are_deleted_once_their_children_have_begun() {
     let (stream, store, journal) =
         (InMemoryStream::new("s", shards(1)), InMemoryLeaseStore::new(), Journal::default());

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
 use shard_worker::{RecordProcessorFactory, StreamSource};
 
-use crate::receiver::Shared;
+use crate::handle::Shared;
 use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings};
 
 /// Puts a [`Receiver`] together: settings (plain data) and components (a stream, a lease store, record processors).

@@ -1,0 +1,107 @@
+//! Steers a running receiver, and tells how it is doing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lease_store::{HeldLease, ShardId, WorkerId};
+use shard_worker::ShardProgress;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{ReceiverState, ReceiverStatus, ShardStatus};
+
+/// Steers a running [`Receiver`](crate::Receiver) and tells how it is doing.
+#[derive(Debug, Clone)]
+pub struct ReceiverHandle {
+    shared: Arc<Shared>,
+}
+
+impl ReceiverHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Asks the receiver to stop: take nothing new, finish the batches under way, checkpoint, release, end.
+    pub fn stop(&self) {
+        self.shared.stop.cancel();
+    }
+
+    /// How the receiver is doing now.
+    pub fn status(&self) -> ReceiverStatus {
+        self.shared.live().status(&self.shared.worker_id)
+    }
+}
+
+/// What the running receiver and its handles share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    worker_id: WorkerId,
+    pub(crate) stop: CancellationToken,
+    live: Mutex<Live>,
+}
+
+/// What changes while it runs.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) state: ReceiverState,
+    /// Whether the leases were looked at at least once.
+    pub(crate) has_looked: bool,
+    pub(crate) shards: BTreeMap<ShardId, LiveShard>,
+    /// Of shards that are over; those at work count for themselves.
+    pub(crate) acknowledged_records: u64,
+    pub(crate) acknowledged_bytes: u64,
+    pub(crate) lost_leases: u64,
+}
+
+/// A shard at work.
+#[derive(Debug)]
+pub(crate) struct LiveShard {
+    pub(crate) held: Arc<HeldLease>,
+    pub(crate) progress: watch::Receiver<ShardProgress>,
+}
+
+impl Shared {
+    pub(crate) fn new(worker_id: WorkerId) -> Self {
+        let live = Live {
+            state: ReceiverState::Starting,
+            has_looked: false,
+            shards: BTreeMap::new(),
+            acknowledged_records: 0,
+            acknowledged_bytes: 0,
+            lost_leases: 0,
+        };
+        Self { worker_id, stop: CancellationToken::new(), live: Mutex::new(live) }
+    }
+
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Live {
+    fn status(&self, worker_id: &WorkerId) -> ReceiverStatus {
+        let shards: Vec<ShardStatus> =
+            self.shards.iter().map(|(shard_id, shard)| shard.status(shard_id)).collect();
+        let records: u64 = shards.iter().map(|shard| shard.progress.acknowledged_records).sum();
+        let bytes: u64 = shards.iter().map(|shard| shard.progress.acknowledged_bytes).sum();
+        ReceiverStatus {
+            worker_id: worker_id.clone(),
+            state: self.state,
+            is_standby: self.has_looked && shards.is_empty() && self.state == ReceiverState::Running,
+            shards,
+            acknowledged_records: self.acknowledged_records + records,
+            acknowledged_bytes: self.acknowledged_bytes + bytes,
+            lost_leases: self.lost_leases,
+        }
+    }
+}
+
+impl LiveShard {
+    fn status(&self, shard_id: &ShardId) -> ShardStatus {
+        ShardStatus {
+            shard_id: shard_id.clone(),
+            lease_counter: self.held.fencing_token().counter,
+            progress: self.progress.borrow().clone(),
+        }
+    }
+}
