@@ -1,0 +1,322 @@
+//! What a failed request means, and whether it may have been applied all the same.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use aws_sdk_dynamodb::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
+
+use crate::{StoreError, StoreErrorKind, WriteOutcome};
+
+/// How the HTTP client shows a connection that was never established. Its error type is not public; should the text
+/// change, such a failure counts as *unknown outcome*, which is safe.
+const NEVER_CONNECTED: &str = "client error (Connect)";
+
+/// Watches one call: what has not passed here was not sent.
+///
+/// The SDK reports everything between signing and the answer as one kind of error, missing credentials and a torn
+/// connection alike. This hook runs right before the request goes to the HTTP client, on every attempt.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CallWatch {
+    sent_to: Arc<OnceLock<String>>,
+}
+
+impl Intercept for CallWatch {
+    fn name(&self) -> &'static str {
+        "LeaseStoreCallWatch"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _runtime_components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.sent_to.get_or_init(|| context.request().uri().to_owned());
+        Ok(())
+    }
+}
+
+/// What a call was, for its messages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) operation: &'static str,
+    pub(super) table_name: &'a str,
+    pub(super) region: &'a str,
+}
+
+/// A request that brought no result.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: StoreError,
+    /// Whether a write may have been applied, or may still be.
+    pub(super) may_be_applied: bool,
+}
+
+impl Failure {
+    /// The failure as the answer to a write.
+    pub(super) fn into_outcome(self) -> Result<WriteOutcome, StoreError> {
+        if self.may_be_applied { Ok(WriteOutcome::Unknown(self.error)) } else { Err(self.error) }
+    }
+}
+
+/// The part of a failure that decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Meaning {
+    kind: StoreErrorKind,
+    may_be_applied: bool,
+}
+
+impl Meaning {
+    /// No or no usable answer to a request that went out.
+    const UNANSWERED: Self = Self { kind: StoreErrorKind::Unavailable, may_be_applied: true };
+
+    /// Nothing was written.
+    const fn refused(kind: StoreErrorKind) -> Self {
+        Self { kind, may_be_applied: false }
+    }
+
+    /// What DynamoDB, or something that stands before it, answered.
+    fn of_answer(status: u16, code: Option<&str>) -> Self {
+        // A server that failed may have failed after the write, whatever it calls the failure. And a success that
+        // cannot be read is no refusal, though the SDK files it with the refusals.
+        if !(400..500).contains(&status) || status == 408 {
+            return Self::UNANSWERED;
+        }
+        match code {
+            Some(
+                "ProvisionedThroughputExceededException"
+                | "RequestLimitExceeded"
+                | "ThrottlingException"
+                | "Throttling"
+                | "LimitExceededException",
+            ) => Self::refused(StoreErrorKind::Throttled),
+            // The row is in a transaction or another Region's write; the same call may succeed soon.
+            Some("TransactionConflictException" | "ReplicatedWriteConflictException") => {
+                Self::refused(StoreErrorKind::Unavailable)
+            }
+            Some("InternalServerError") => Self::UNANSWERED,
+            Some("ResourceNotFoundException") => Self::refused(StoreErrorKind::NotFound),
+            Some(
+                "AccessDeniedException"
+                | "UnrecognizedClientException"
+                | "ExpiredTokenException"
+                | "InvalidSignatureException"
+                | "IncompleteSignatureException"
+                | "MissingAuthenticationTokenException"
+                | "MissingAuthenticationToken",
+            ) => Self::refused(StoreErrorKind::Denied),
+            _ => match status {
+                401 | 403 => Self::refused(StoreErrorKind::Denied),
+                429 => Self::refused(StoreErrorKind::Throttled),
+                _ => Self::refused(StoreErrorKind::Invalid),
+            },
+        }
+    }
+
+    /// A call that failed before its request went out.
+    fn of_unsent(reason: &str) -> Self {
+        // The credentials' own error type is not public either. Its texts only choose between kinds here; that nothing
+        // was sent is certain.
+        Self::refused(if reason.contains("timed out") || reason.contains("while loading credentials") {
+            StoreErrorKind::Unavailable
+        } else if reason.contains("credential") {
+            StoreErrorKind::Denied
+        } else {
+            StoreErrorKind::Invalid
+        })
+    }
+
+    fn of<E: Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, sent: bool) -> Self {
+        match error {
+            SdkError::ServiceError(answer) => {
+                Self::of_answer(answer.raw().status().as_u16(), answer.err().code())
+            }
+            _ if !sent => Self::of_unsent(&chain(error)),
+            SdkError::DispatchFailure(failure) => {
+                let connected =
+                    failure.as_connector_error().is_some_and(|error| error.connection_metadata().is_some());
+                if !connected && sources(error).any(shows_no_connection) {
+                    Self::refused(StoreErrorKind::Unavailable)
+                } else {
+                    Self::UNANSWERED
+                }
+            }
+            // Timeouts, answers that cannot be read, and what later versions of the SDK may add.
+            _ => Self::UNANSWERED,
+        }
+    }
+}
+
+impl Call<'_> {
+    /// The meaning of an error that the SDK answered to this call.
+    pub(super) fn failed<E>(self, error: SdkError<E>, watch: &CallWatch) -> Failure
+    where
+        E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let sent_to = watch.sent_to.get();
+        let meaning = Meaning::of(&error, sent_to.is_some());
+        let message = self.message(&reason(&error), meaning, sent_to.map(String::as_str));
+        Failure {
+            error: StoreError::new(meaning.kind, message).with_source(error),
+            may_be_applied: meaning.may_be_applied,
+        }
+    }
+
+    fn message(self, reason: &str, meaning: Meaning, sent_to: Option<&str>) -> String {
+        let Self { operation, table_name, region } = self;
+        let place = match sent_to {
+            Some(endpoint) => format!("region {region}, endpoint {endpoint}"),
+            None => format!("region {region}"),
+        };
+        if meaning.kind == StoreErrorKind::NotFound {
+            return format!(
+                "the table {table_name:?} does not exist in {place}; prepare() creates it; if it should be there, \
+                 check its name, the region and the endpoint ({reason})"
+            );
+        }
+        let remedy = match meaning.kind {
+            StoreErrorKind::Throttled => {
+                "nothing was written; try again later, or give the table more capacity or on-demand billing"
+            }
+            StoreErrorKind::Denied => {
+                "nothing was written; check the credentials, their permissions on the table, and this machine's clock"
+            }
+            StoreErrorKind::Unavailable if meaning.may_be_applied => {
+                "a write may have been applied all the same; read again before deciding"
+            }
+            StoreErrorKind::Unavailable => {
+                "nothing was written; check the endpoint and the network, or try again"
+            }
+            _ => "nothing was written, and trying again will not help; check the configuration of the client",
+        };
+        format!("{operation} on table {table_name:?} in {place} failed: {reason}; {remedy}")
+    }
+}
+
+/// What went wrong, in one line.
+fn reason<E: Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> String {
+    let SdkError::ServiceError(answer) = error else { return chain(error) };
+    let status = answer.raw().status().as_u16();
+    match (answer.err().code(), answer.err().message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        (None, _) => format!("HTTP status {status}, {}", chain(answer.err())),
+    }
+}
+
+/// All errors of a chain in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    for source in sources(error) {
+        let separator = if text.is_empty() { "" } else { ": " };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{separator}{source}");
+    }
+    text
+}
+
+fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+fn shows_no_connection(error: &(dyn Error + 'static)) -> bool {
+    let refused = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    refused || error.to_string() == NEVER_CONNECTED
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::error::ConnectorError;
+    use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+
+    use super::*;
+
+    fn refused(kind: StoreErrorKind) -> Meaning {
+        Meaning::refused(kind)
+    }
+
+    #[test]
+    fn an_answer_means_what_dynamodb_says() {
+        let cases = [
+            (400, Some("ProvisionedThroughputExceededException"), refused(StoreErrorKind::Throttled)),
+            (400, Some("RequestLimitExceeded"), refused(StoreErrorKind::Throttled)),
+            (400, Some("ThrottlingException"), refused(StoreErrorKind::Throttled)),
+            (400, Some("LimitExceededException"), refused(StoreErrorKind::Throttled)),
+            (429, None, refused(StoreErrorKind::Throttled)),
+            (400, Some("TransactionConflictException"), refused(StoreErrorKind::Unavailable)),
+            (400, Some("ResourceNotFoundException"), refused(StoreErrorKind::NotFound)),
+            (400, Some("AccessDeniedException"), refused(StoreErrorKind::Denied)),
+            (400, Some("UnrecognizedClientException"), refused(StoreErrorKind::Denied)),
+            (400, Some("ExpiredTokenException"), refused(StoreErrorKind::Denied)),
+            (403, None, refused(StoreErrorKind::Denied)),
+            (400, Some("ValidationException"), refused(StoreErrorKind::Invalid)),
+            (400, Some("SerializationException"), refused(StoreErrorKind::Invalid)),
+            (404, None, refused(StoreErrorKind::Invalid)),
+            (400, Some("InternalServerError"), Meaning::UNANSWERED),
+            (500, Some("InternalServerError"), Meaning::UNANSWERED),
+            (500, Some("ThrottlingException"), Meaning::UNANSWERED),
+            (503, None, Meaning::UNANSWERED),
+            (408, None, Meaning::UNANSWERED),
+            (200, None, Meaning::UNANSWERED),
+            (302, None, Meaning::UNANSWERED),
+        ];
+        for (status, code, meaning) in cases {
+            assert_eq!(Meaning::of_answer(status, code), meaning, "{status} {code:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_request_that_surely_did_not_go_out_is_an_error() {
+        type Error = SdkError<UpdateItemError>;
+        let io_error = |kind: io::ErrorKind| ConnectorError::io(Box::new(io::Error::from(kind)));
+        let torn = || Error::dispatch_failure(io_error(io::ErrorKind::ConnectionReset));
+        let unconnected = || Error::dispatch_failure(io_error(io::ErrorKind::ConnectionRefused));
+        let unnamed = || Error::dispatch_failure(ConnectorError::io(NEVER_CONNECTED.into()));
+        let late = || Error::timeout_error("no answer");
+        let slow = || Error::dispatch_failure(ConnectorError::timeout("no answer".into()));
+        let other = |text: &str| Error::dispatch_failure(ConnectorError::other(text.into(), None));
+        assert_eq!(Meaning::of(&torn(), true), Meaning::UNANSWERED);
+        assert_eq!(Meaning::of(&late(), true), Meaning::UNANSWERED);
+        assert_eq!(Meaning::of(&slow(), true), Meaning::UNANSWERED);
+        assert_eq!(Meaning::of(&other("no credentials"), true), Meaning::UNANSWERED);
+        assert_eq!(Meaning::of(&unconnected(), true), refused(StoreErrorKind::Unavailable));
+        assert_eq!(Meaning::of(&unnamed(), true), refused(StoreErrorKind::Unavailable));
+        for (error, kind) in [
+            (other("the credential provider was not enabled"), StoreErrorKind::Denied),
+            (other("Be sure to set an identity, such as credentials"), StoreErrorKind::Denied),
+            (other("credentials provider timed out after 5 seconds"), StoreErrorKind::Unavailable),
+            (other("an error occurred while loading credentials"), StoreErrorKind::Unavailable),
+            (other("Invalid Configuration: Missing Region"), StoreErrorKind::Invalid),
+            (Error::construction_failure("key must be set"), StoreErrorKind::Invalid),
+        ] {
+            assert_eq!(Meaning::of(&error, false), refused(kind), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn messages_name_the_table_the_cause_and_the_remedy() {
+        let call = Call { operation: "UpdateItem", table_name: "orders", region: "eu-west-1" };
+        let say = |kind, may_be_applied| {
+            call.message("the cause", Meaning { kind, may_be_applied }, Some("http://localhost:8000/"))
+        };
+        for (kind, may_be_applied, remedy) in [
+            (StoreErrorKind::Throttled, false, "more capacity"),
+            (StoreErrorKind::Denied, false, "credentials"),
+            (StoreErrorKind::NotFound, false, "prepare() creates it"),
+            (StoreErrorKind::Unavailable, false, "the network"),
+            (StoreErrorKind::Unavailable, true, "read again"),
+            (StoreErrorKind::Invalid, false, "will not help"),
+        ] {
+            let message = say(kind, may_be_applied);
+            for part in ["\"orders\"", "eu-west-1", "http://localhost:8000/", "the cause", remedy] {
+                assert!(message.contains(part), "{part} in {message}");
+            }
+        }
+    }
+}
