@@ -486,6 +486,66 @@ async fn the_children_of_a_malformed_row_wait() {
     assert_eq!(member.held().len(), 1, "only the shard that has nothing to do with the row");
 }
 
+/// Watches the order of writes: when a shard is marked as ended, its children must have leases.
+#[derive(Debug, Clone)]
+struct ChildrenFirst {
+    table: InMemoryLeaseStore,
+    stream: InMemoryStream,
+    ended: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl LeaseStore for ChildrenFirst {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.table.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.table.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        self.table.get(shard_id).await
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        if let LeaseWrite::Update { shard_id, change: LeaseChange::Checkpoint { position, children }, .. } =
+            write
+            && position.is_shard_end()
+        {
+            let shards = self.stream.list_shards().await.unwrap();
+            let expected: BTreeSet<ShardId> = shards
+                .into_iter()
+                .filter(|shard| shard.parents.contains(shard_id))
+                .map(|shard| shard.shard_id)
+                .collect();
+            assert_eq!(*children, expected, "the row of {shard_id} names its children");
+            for child in &expected {
+                assert!(self.table.get(child).await.unwrap().is_some(), "{child} has no lease yet");
+            }
+            self.ended.fetch_add(1, Ordering::Relaxed);
+        }
+        self.table.write(write).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_have_leases_before_their_parent_ends_and_start_at_once() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(1)), Journal::default());
+    let table = InMemoryLeaseStore::new();
+    let store = ChildrenFirst { table, stream: stream.clone(), ended: Arc::default() };
+    let member = Member::start(member("a", &stream, &store, &journal));
+    member.wait_until_holding(1).await;
+    let [left, right] = stream.split(&stream.open_shards()[0]).unwrap();
+    put(&stream, 0..10);
+    journal.wait_for(10, Duration::from_secs(2)).await;
+    stream.merge(&left, &right).unwrap();
+    put(&stream, 10..20);
+    journal.wait_for(20, Duration::from_secs(2)).await;
+    assert_eq!(store.ended.load(Ordering::Relaxed), 3);
+    assert!(member.stop().await.is_drained());
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_children_of_a_malformed_row_get_no_leases() {
     let (stream, journal) = (InMemoryStream::new("s", shards(2)), Journal::default());

@@ -3,8 +3,7 @@
 //! Name an application and a stream, and get every record at least once, in order within its shard, on a fleet of
 //! processes that balances itself, survives crashes and resharding, and never skips a record silently.
 //!
-//! This crate is the one that most programs name. It has no logic of its own: it re-exports the layers and puts them
-//! together. Without features nothing of AWS is in the dependency tree; `kinesis-asl` brings it.
+//! This crate is the one that most programs name. It re-exports the layers and puts them together. Without features nothing of AWS is in the dependency tree; `kinesis-asl` brings it.
 //!
 //! ```
 //! use kinesis_streaming::prelude::*;
@@ -32,6 +31,11 @@
 //! # Ok(()) }
 //! ```
 
+#[cfg(feature = "kinesis-asl")]
+mod fleet_metrics;
+
+#[cfg(feature = "kinesis-asl")]
+pub use fleet_metrics::FleetMetrics;
 #[cfg(feature = "kinesis-asl")]
 pub use kinesis_asl;
 

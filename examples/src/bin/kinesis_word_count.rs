@@ -17,6 +17,8 @@ use std::time::{Duration, SystemTime};
 use clap::Parser;
 use examples::{DeliveryLog, Journal};
 use futures::StreamExt as _;
+use kinesis_streaming::FleetMetrics;
+use kinesis_streaming::kinesis_asl::METRICS_INTERVAL;
 use kinesis_streaming::prelude::*;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -59,6 +61,12 @@ struct Arguments {
     /// How often the most frequent words are printed, in seconds.
     #[arg(long, default_value_t = 10)]
     print_seconds: u64,
+    /// Publish metrics to CloudWatch every 10 seconds, in a namespace named after the application.
+    #[arg(long)]
+    cloudwatch: bool,
+    /// Another endpoint for CloudWatch.
+    #[arg(long, requires = "cloudwatch")]
+    cloudwatch_endpoint_url: Option<String>,
     /// A file that each delivered record is appended to before it is acknowledged.
     #[arg(long)]
     journal: Option<PathBuf>,
@@ -97,6 +105,7 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     settings.kinesis_endpoint_url = arguments.endpoint_url.clone();
     settings.dynamodb_endpoint_url =
         arguments.dynamodb_endpoint_url.clone().or(arguments.endpoint_url.clone());
+    settings.cloudwatch_endpoint_url = arguments.cloudwatch_endpoint_url.clone();
     let aws = KinesisAsl::connect(settings).await?;
     let stream = aws.stream();
 
@@ -119,6 +128,13 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     let group = ReceiverGroup::new(&builder, receivers)?;
     drop(builder); // it holds a sender of the united stream, which ends when the last one is gone
     let handle = group.handle();
+    let metrics = if arguments.cloudwatch {
+        let mut metrics = FleetMetrics::new(handle.clone());
+        let publisher = aws.cloudwatch(&arguments.application)?;
+        Some(publisher.publish_every(METRICS_INTERVAL, move || metrics.sample()))
+    } else {
+        None
+    };
     let running = tokio::spawn(group.run());
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -144,6 +160,9 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
         delivery.acknowledge();
     }
     printer.abort();
+    if let Some(metrics) = metrics {
+        metrics.stop().await;
+    }
     let reports = running.await??;
     print_totals(&lock(&log));
     let is_drained = reports.iter().all(StopReport::is_drained);

@@ -1,0 +1,124 @@
+//! The status of receivers as the metrics that dashboards of the KCL know.
+
+use std::collections::HashMap;
+
+use kinesis_asl::MetricSample;
+use lease_store::{ShardId, WorkerId};
+use receiver::{ReceiverGroupHandle, ReceiverStatus};
+
+/// One holder's work on one shard: the counts of a [`ShardProgress`](shard_worker::ShardProgress) begin with it.
+type Holding = (WorkerId, ShardId, u64);
+
+/// What was counted until the sample before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    records: u64,
+    bytes: u64,
+}
+
+/// Samples the status of receivers: per shard `MillisBehindLatest`, `RecordsProcessed` and `DataBytesProcessed`, per
+/// worker `CurrentLeases` and `LostLeases`. Counts are those since the sample before.
+///
+/// ```no_run
+/// # async fn example(
+/// #     aws: kinesis_asl::KinesisAsl,
+/// #     group: receiver::ReceiverGroup,
+/// # ) -> Result<(), kinesis_asl::AslError> {
+/// use kinesis_asl::METRICS_INTERVAL;
+/// use kinesis_streaming::FleetMetrics;
+///
+/// let mut metrics = FleetMetrics::new(group.handle());
+/// let publisher = aws.cloudwatch("my-application")?.publish_every(METRICS_INTERVAL, move || metrics.sample());
+/// # let _ = publisher;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct FleetMetrics {
+    handle: ReceiverGroupHandle,
+    counted: HashMap<Holding, Counted>,
+    lost_leases: HashMap<WorkerId, u64>,
+}
+
+impl FleetMetrics {
+    /// Metrics of these receivers.
+    pub fn new(handle: ReceiverGroupHandle) -> Self {
+        Self { handle, counted: HashMap::new(), lost_leases: HashMap::new() }
+    }
+
+    /// The metrics now.
+    pub fn sample(&mut self) -> Vec<MetricSample> {
+        self.sample_of(&self.handle.statuses())
+    }
+
+    fn sample_of(&mut self, statuses: &[ReceiverStatus]) -> Vec<MetricSample> {
+        let mut samples = Vec::new();
+        let mut counted = HashMap::new();
+        for status in statuses {
+            let worker_id = &status.worker_id;
+            samples.push(MetricSample::current_leases(worker_id.clone(), status.shards.len() as u64));
+            let lost_before = self.lost_leases.insert(worker_id.clone(), status.lost_leases).unwrap_or(0);
+            samples.push(MetricSample::lost_leases(worker_id.clone(), status.lost_leases - lost_before));
+            for shard in &status.shards {
+                let (shard_id, progress) = (&shard.shard_id, &shard.progress);
+                let holding = (worker_id.clone(), shard_id.clone(), shard.lease_counter);
+                let before = self.counted.get(&holding).copied().unwrap_or_default();
+                let now =
+                    Counted { records: progress.acknowledged_records, bytes: progress.acknowledged_bytes };
+                samples.push(MetricSample::records_processed(shard_id.clone(), now.records - before.records));
+                samples.push(MetricSample::data_bytes_processed(shard_id.clone(), now.bytes - before.bytes));
+                if let Some(millis) = progress.millis_behind_latest {
+                    samples.push(MetricSample::millis_behind_latest(shard_id.clone(), millis));
+                }
+                counted.insert(holding, now);
+            }
+        }
+        // What a holder counted after the last sample before it let go is not seen here; it is in the totals.
+        self.counted = counted;
+        samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::prelude::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_are_those_since_the_sample_before() {
+        let stream = InMemoryStream::new("s", NonZeroUsize::MIN);
+        let builder = Consumer::builder()
+            .application("metrics")
+            .worker_id("w")
+            .source(stream.clone())
+            .lease_store(InMemoryLeaseStore::new())
+            .seed(1)
+            .processors(batch_handler(|_, _| async { Ok(()) }));
+        let group = ReceiverGroup::new(&builder, 1).unwrap();
+        let mut metrics = FleetMetrics::new(group.handle());
+        let running = tokio::spawn(group.run());
+        let mut values = async |texts: &[&'static str]| {
+            for text in texts {
+                stream.put("key", *text).unwrap();
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let samples = metrics.sample();
+            samples.into_iter().map(|sample| (sample.name, sample.value)).collect::<Vec<_>>()
+        };
+        let expected = |records: f64, bytes: f64| {
+            vec![
+                ("CurrentLeases", 1.0),
+                ("LostLeases", 0.0),
+                ("RecordsProcessed", records),
+                ("DataBytesProcessed", bytes),
+                ("MillisBehindLatest", 0.0),
+            ]
+        };
+        assert_eq!(values(&["one", "three"]).await, expected(2.0, 8.0));
+        assert_eq!(values(&["x"]).await, expected(1.0, 1.0));
+        assert_eq!(values(&[]).await, expected(0.0, 0.0));
+        running.abort();
+    }
+}
