@@ -12,6 +12,7 @@ use std::time::Duration;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::DisplayErrorContext;
+use aws_sdk_kinesis::operation::create_stream::CreateStreamError;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, StreamStatus};
 use clap::Parser;
@@ -138,7 +139,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
 async fn create_stream(client: &Client, stream: &str, shard_count: i32) -> Result<(), BoxError> {
     let created = client.create_stream().stream_name(stream).shard_count(shard_count).send().await;
     if let Err(error) = created
-        && !error.as_service_error().is_some_and(|error| error.is_resource_in_use_exception())
+        && !error.as_service_error().is_some_and(CreateStreamError::is_resource_in_use_exception)
     {
         return Err(format!("creating {stream}: {}", DisplayErrorContext(&error)).into());
     }
