@@ -3,5 +3,7 @@
 pub mod journal;
 #[cfg(feature = "wire")]
 pub mod local_servers;
+#[cfg(feature = "wire")]
+pub mod programs;
 
 pub use journal::{Delivered, Journal};

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::types::{Shard, StreamStatus};
 use end_to_end_tests::local_servers::{Endpoints, InProcessServers, NodeServers};
+use end_to_end_tests::programs::program;
 use examples::{JournalLine, TextInput, WordTotals};
 use serde::Deserialize;
 use tokio::process::{Child, Command};
@@ -111,7 +112,7 @@ struct Counter {
 impl Counter {
     fn start(index: usize, endpoints: &Endpoints, directory: &Path) -> Self {
         let name = format!("counter-{index}");
-        let process = program("kinesis_word_count", &name, directory)
+        let process = logging_program("kinesis_word_count", &name, directory)
             .args(["--stream", STREAM, "--application", APPLICATION, "--worker-id", &name])
             .args(["--endpoint-url", &endpoints.kinesis, "--dynamodb-endpoint-url", &endpoints.dynamodb])
             .args(["--receivers", "1", "--failover-time-ms", &FAILOVER_TIME.as_millis().to_string()])
@@ -130,7 +131,7 @@ impl Counter {
 }
 
 fn producer(endpoints: &Endpoints, volume: &Volume, input: &Path, directory: &Path) -> Child {
-    program("word_producer", "producer", directory)
+    logging_program("word_producer", "producer", directory)
         .args(["--stream", STREAM, "--endpoint-url", &endpoints.kinesis])
         .args(["--record-bytes", &volume.record_bytes.to_string()])
         .args(["--records-per-second", &volume.records_per_second.to_string()])
@@ -142,20 +143,11 @@ fn producer(endpoints: &Endpoints, volume: &Volume, input: &Path, directory: &Pa
         .unwrap()
 }
 
-/// One of the example programs, built beside this test, logging to a file.
-fn program(program: &str, name: &str, directory: &Path) -> Command {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop(); // deps
-    path.pop();
-    path.push(program);
-    assert!(path.is_file(), "{} is not built; run `cargo xtask wire`", path.display());
+/// One of the example programs, logging to a file.
+fn logging_program(program_name: &str, name: &str, directory: &Path) -> Command {
     let log = fs::File::create(directory.join(format!("{name}.log"))).unwrap();
-    let mut command = Command::new(path);
-    command
-        .envs(Endpoints::environment())
-        .stdout(log.try_clone().unwrap())
-        .stderr(Stdio::from(log))
-        .kill_on_drop(true);
+    let mut command = program(program_name);
+    command.stdout(log.try_clone().unwrap()).stderr(Stdio::from(log));
     command
 }
 

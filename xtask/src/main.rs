@@ -79,10 +79,9 @@ fn test() -> Outcome {
 
 fn wire() -> Outcome {
     let emulators = emulators::install()?;
-    cargo("build --package examples --features kinesis-asl").run()?;
-    let mut test = cargo(
-        "test --package end-to-end-tests --features wire --test wire_fleet -- --nocapture --test-threads 1",
-    );
+    // One feature set for the programs and the tests, the one that `ci` tests with: nothing is built twice.
+    cargo("test --workspace --all-features --no-run").run()?;
+    let mut test = cargo("test --workspace --all-features --test wire_fleet -- --nocapture --test-threads 1");
     match emulators {
         emulators::Installed::In(directory) => test = test.env("EMULATORS_DIR", directory),
         emulators::Installed::LeftOut(why) => {
@@ -93,7 +92,5 @@ fn wire() -> Outcome {
 }
 
 fn local(arguments: &[String]) -> Outcome {
-    cargo("run --quiet --package end-to-end-tests --features wire --bin local_endpoints --")
-        .args(arguments)
-        .run()
+    cargo("run --quiet --workspace --all-features --bin local_endpoints --").args(arguments).run()
 }

@@ -1,0 +1,46 @@
+//! Each program says what it takes.
+
+#![allow(clippy::unwrap_used)] // a test may
+
+use std::process::Command;
+
+fn help(program: &str) -> String {
+    let output = Command::new(program).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn assert_names(help: &str, options: &[&str]) {
+    for option in options {
+        assert!(help.contains(option), "{option} is not in:\n{help}");
+    }
+}
+
+#[test]
+fn word_count_says_what_it_takes() {
+    let help = help(env!("CARGO_BIN_EXE_word_count"));
+    assert_names(&help, &["--input", "--receivers", "--shards", "--seconds", "--plain"]);
+}
+
+#[cfg(feature = "kinesis-asl")]
+mod with_kinesis_asl {
+    //! The programs that talk to Kinesis.
+
+    use super::{assert_names, help};
+
+    #[test]
+    fn kinesis_word_count_says_what_it_takes() {
+        let help = help(env!("CARGO_BIN_EXE_kinesis_word_count"));
+        let options =
+            ["--stream", "--application", "--endpoint-url", "--region", "--initial-position", "--cloudwatch"];
+        assert_names(&help, &options);
+    }
+
+    #[test]
+    fn word_producer_says_what_it_takes() {
+        let help = help(env!("CARGO_BIN_EXE_word_producer"));
+        let options =
+            ["--stream", "--endpoint-url", "--region", "--input", "--records-per-second", "--totals"];
+        assert_names(&help, &options);
+    }
+}

@@ -1,0 +1,37 @@
+//! The example programs as child processes.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::local_servers::Endpoints;
+
+/// One of the example programs, which are built beside the tests, with credentials for the local servers in its
+/// environment and nothing else of AWS. It ends when its handle is dropped.
+///
+/// # Panics
+/// When the program is not built.
+#[allow(clippy::expect_used)] // only tests call it
+pub fn program(name: &str) -> Command {
+    let mut path = std::env::current_exe().expect("a test knows where it is");
+    path.pop(); // deps
+    path.pop();
+    path.push(name);
+    assert!(path.is_file(), "{} is not built; `cargo xtask wire` builds it", path.display());
+    let mut command = without_aws_environment(path);
+    command.envs(Endpoints::environment()).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// Whatever the machine knows of AWS must not decide a test.
+fn without_aws_environment(path: PathBuf) -> Command {
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("AWS_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+    command
+}
