@@ -145,6 +145,26 @@ async fn a_fleet_shares_the_shards_evenly() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn workers_that_start_together_hardly_take_from_each_other() {
+    for seed in SEED..SEED + 10 {
+        let (stream, store, journal) =
+            (InMemoryStream::new("s", shards(16)), InMemoryLeaseStore::new(), Journal::default());
+        let builder = member("w", &stream, &store, &journal).seed(seed);
+        let group = ReceiverGroup::new(&builder, 4).unwrap();
+        let handle = group.handle();
+        let running = tokio::spawn(group.run());
+        wait_until("the shares are even", || handle.statuses().iter().all(|status| status.shards.len() == 4))
+            .await;
+        let moves: u64 = handle.statuses().iter().map(|status| status.lost_leases).sum();
+        assert!(
+            moves <= 8,
+            "seed {seed}: {moves} of 16 leases moved; without restraint the first one takes all 16"
+        );
+        running.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_crash_others_go_on_from_the_checkpoint() {
     let (stream, store, journal) =
         (InMemoryStream::new("s", shards(2)), InMemoryLeaseStore::new(), Journal::default());

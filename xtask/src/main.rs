@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::process::{Outcome, cargo};
+use crate::process::{Outcome, cargo, command};
 
 /// The tasks of this repository.
 #[derive(Debug, Parser)]
@@ -92,5 +92,7 @@ fn wire() -> Outcome {
 }
 
 fn local(arguments: &[String]) -> Outcome {
-    cargo("run --quiet --workspace --all-features --bin local_endpoints --").args(arguments).run()
+    // The same feature set as everywhere, and the programs that the printed lines call.
+    cargo("build --workspace --all-features --bins").run()?;
+    command(&process::built("local_endpoints")).args(arguments).run()
 }

@@ -14,6 +14,12 @@ pub(crate) fn root() -> PathBuf {
     root
 }
 
+/// Where cargo put a program of this workspace.
+pub(crate) fn built(program: &str) -> String {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("debug").join(program).to_string_lossy().into_owned()
+}
+
 /// A command that runs in the root of the repository.
 #[derive(Debug)]
 pub(crate) struct Run {

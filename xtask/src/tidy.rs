@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::process::{Outcome, cargo, command, root};
+use crate::process::{Outcome, command, root};
 
 /// The most lines of a source file.
 const MAX_LINES: usize = 800;
@@ -32,7 +32,6 @@ pub(crate) fn check() -> Outcome {
         faults.extend(ledger_faults(ledger, &read(Path::new(ledger))?, &tests));
     }
     faults.extend(readme_faults(&read(Path::new("README.md"))?)?);
-    faults.extend(rust_version_faults()?);
     if faults.is_empty() {
         println!("tidy: {} source files, {} tests, no faults", sources.len(), tests.len());
         return Ok(());
@@ -148,16 +147,6 @@ fn readme_faults(readme: &str) -> Outcome<Vec<String>> {
         }
     }
     Ok(faults)
-}
-
-/// The stated minimum Rust version is one that these checks have really run on: not newer than the toolchain, and the
-/// lints compare every use of the standard library with it.
-fn rust_version_faults() -> Outcome<Vec<String>> {
-    let manifest = read(Path::new("Cargo.toml"))?;
-    let stated = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap_or("none");
-    let running = cargo("--version").output()?;
-    println!("rust-version = {stated}, running {}", running.trim());
-    Ok(if stated == "none" { vec!["Cargo.toml: no rust-version".to_owned()] } else { Vec::new() })
 }
 
 #[cfg(test)]

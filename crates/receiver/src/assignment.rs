@@ -37,6 +37,8 @@ pub struct AssignmentPlan<'a> {
     pub take: Vec<&'a Lease>,
     /// Leases of live workers that hold more than their share.
     pub steal: Vec<&'a Lease>,
+    /// More leases are free for this worker than it takes now: it should look again soon.
+    pub is_partial: bool,
 }
 
 /// Decides which leases a worker takes next.
@@ -44,6 +46,8 @@ pub struct AssignmentPlan<'a> {
 /// - Only shards with work count: not those read to their end, and not children whose parents are still being read.
 /// - The fair share is the number of such shards over the number of live workers, rounded up.
 /// - Free leases come first, up to the fair share; this worker's own of an earlier run always; abandoned ones always.
+///   Of the free ones it takes half at a time: workers that start together do not know of each other yet, and what one
+///   of them does not take, nobody has to take from it later.
 /// - With nothing free, leases are taken from workers that hold at least two more than this one, the fullest first, so
 ///   that each move makes the fleet more even and a balanced fleet is left alone.
 ///
@@ -61,12 +65,18 @@ pub fn plan_assignment<'a>(
 
     let mut take: Vec<&Lease> = view.own_leftovers.iter().copied().take(room(0)).collect();
     let mut free = view.free.clone();
+    let at_most = take.len() + free.len().div_ceil(2);
+    let mut is_partial = false;
     rng.shuffle(&mut free);
-    // The longest abandoned first; those nobody was given time for come in random order.
+    // The abandoned ones first; whatever is equally urgent stays in random order.
     free.sort_by_key(|observed| std::cmp::Reverse(view.is_abandoned(observed)));
     for observed in free {
         let wanted = view.is_abandoned(&observed) || view.mine + take.len() < view.fair_share;
         if wanted && room(take.len()) > 0 {
+            if take.len() == at_most {
+                is_partial = true;
+                break;
+            }
             take.push(observed.lease);
         }
     }
@@ -85,7 +95,7 @@ pub fn plan_assignment<'a>(
             fullest.load -= 1;
         }
     }
-    AssignmentPlan { take, steal }
+    AssignmentPlan { take, steal, is_partial }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -206,16 +216,28 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_worker_takes_everything_that_can_be_read() {
+    fn a_lone_worker_takes_everything_that_can_be_read_half_at_a_time() {
         let mut leases = vec![lease(0, None), lease(1, None), lease(2, None)];
         leases[1].parents = BTreeSet::from([shard(0)]);
         leases[2].parents = BTreeSet::from([shard(77)]);
-        let taken: BTreeSet<_> =
-            plan(&fresh(&leases), 0, &HashSet::new()).take.into_iter().map(|l| &l.shard_id).collect();
-        assert_eq!(taken, BTreeSet::from([&shard(0), &shard(2)]), "the child waits for its parent");
+        let all_rounds = |mut leases: Vec<Lease>| {
+            let mut rounds = Vec::new();
+            loop {
+                let seen = leases.clone();
+                let plan = plan(&fresh(&seen), 0, &held_by(&leases, 0));
+                rounds.push(apply(&mut leases, &plan, 0));
+                if !plan.is_partial {
+                    return (rounds, held_by(&leases, 0));
+                }
+            }
+        };
+        let (rounds, held) = all_rounds(leases.clone());
+        assert_eq!((rounds, held), (vec![1, 1], HashSet::from([shard(0), shard(2)])), "the child waits");
         leases[0].checkpoint = Position::ShardEnd;
-        let plan = plan(&fresh(&leases), 0, &HashSet::new());
-        assert_eq!(plan.take.len(), 2, "the parent is finished, the children are not: {plan:?}");
+        let (_, held) = all_rounds(leases);
+        assert_eq!(held, HashSet::from([shard(1), shard(2)]), "the parent is finished");
+        let (rounds, _) = all_rounds((0..100).map(|index| lease(index, None)).collect());
+        assert_eq!(rounds, [50, 25, 13, 6, 3, 2, 1]);
     }
 
     #[test]
@@ -265,7 +287,7 @@ mod tests {
         let limits = AssignmentLimits { max_leases: 3, ..LIMITS };
         let mut rng = Rng::with_seed(1);
         let plan = plan_assignment(&fresh(&leases), &worker(0), &HashSet::new(), limits, &mut rng);
-        assert_eq!((plan.take.len(), plan.steal.len()), (3, 0));
+        assert_eq!((plan.take.len(), plan.steal.len(), plan.is_partial), (3, 0, false));
     }
 
     fn apply(leases: &mut [Lease], plan: &AssignmentPlan<'_>, me: usize) -> usize {

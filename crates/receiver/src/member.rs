@@ -31,6 +31,9 @@ use crate::{LeaseObservations, Receiver, ReceiverError, ReceiverState, StopRepor
 /// How many rounds of looking at the leases fit into the fail-over time.
 const ROUNDS_PER_FAILOVER_TIME: u32 = 4;
 
+/// How many rounds follow each other in the time of one while there are free leases to take.
+const FOLLOW_UPS_PER_ROUND: u32 = 12;
+
 /// How many leases are taken, created or released at the same time.
 const MAX_CONCURRENT_WRITES: usize = 16;
 
@@ -183,8 +186,11 @@ impl Member {
         // The children of a shard whose row cannot be read have to wait: it may not be finished.
         let unreadable = unreadable_shards(&listing);
         listing.leases.retain(|lease| lease.parents.is_disjoint(&unreadable));
-        let wanted = self.plan(&listing.leases, asked_at);
+        let (wanted, is_partial) = self.plan(&listing.leases, asked_at);
         self.take(wanted).await;
+        if is_partial {
+            self.next_round = asked_at + jittered(interval / FOLLOW_UPS_PER_ROUND, &mut self.receiver.rng);
+        }
         let of_others: Vec<&ShardId> = listing
             .leases
             .iter()
@@ -201,7 +207,8 @@ impl Member {
         self.was_standby = is_standby;
     }
 
-    fn plan(&mut self, leases: &[Lease], asked_at: Instant) -> Vec<Lease> {
+    /// The leases to take, and whether more are free for this worker.
+    fn plan(&mut self, leases: &[Lease], asked_at: Instant) -> (Vec<Lease>, bool) {
         let settings = &self.receiver.settings;
         let observed: Vec<ObservedLease<'_>> = leases
             .iter()
@@ -218,7 +225,7 @@ impl Member {
         };
         let plan =
             plan_assignment(&observed, &self.receiver.worker_id, &held, limits, &mut self.receiver.rng);
-        plan.take.into_iter().chain(plan.steal).cloned().collect()
+        (plan.take.into_iter().chain(plan.steal).cloned().collect(), plan.is_partial)
     }
 
     async fn take(&mut self, wanted: Vec<Lease>) {
@@ -249,14 +256,9 @@ impl Member {
     fn start_shard(&mut self, held: Arc<HeldLease>) {
         let settings = &self.receiver.settings;
         let shard_id = held.shard_id().clone();
-        let span = tracing::info_span!(
-            "shard",
-            application = %self.application,
-            stream = %self.stream,
-            shard_id = %shard_id,
-            worker_id = %self.receiver.worker_id,
-            lease_counter = held.fencing_token().counter,
-        );
+        // Application, stream and worker stand in the span around this one.
+        let lease_counter = held.fencing_token().counter;
+        let span = tracing::info_span!("shard", %shard_id, lease_counter);
         let lease_lost = CancellationToken::new();
         let (progress_sender, progress) = watch::channel(ShardProgress::default());
         let context = ShardContext {

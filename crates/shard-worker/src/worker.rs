@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use checkpointer::{Checkpointer, Delays, RetryPolicy};
+use checkpointer::{CheckpointErrorKind, Checkpointer, Delays, RetryPolicy};
 use fastrand::Rng;
 use futures::FutureExt as _;
 use lease_store::{BoxError, ErrorKind as _, Position};
@@ -103,8 +103,9 @@ impl ShardWorker {
                 biased;
                 () = lease_lost.cancelled(), if !losing => Event::LeaseLost,
                 kind = &mut checkpointer_stopped, if !losing => {
-                    if !lease_lost.is_cancelled() {
-                        tracing::warn!(?kind, "nothing can be checkpointed any more; giving the shard up");
+                    match kind {
+                        CheckpointErrorKind::Fenced => tracing::info!("the lease was taken by another worker"),
+                        _ => tracing::warn!(?kind, "nothing can be checkpointed any more; giving the shard up"),
                     }
                     // The application learns it the same way, whoever noticed first.
                     lease_lost.cancel();

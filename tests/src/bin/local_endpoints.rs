@@ -29,14 +29,15 @@ async fn main() -> ExitCode {
     println!(
         "export AWS_ACCESS_KEY_ID={ACCESS_KEY_ID} AWS_SECRET_ACCESS_KEY={SECRET_ACCESS_KEY} AWS_REGION={REGION}"
     );
+    let programs = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.display().to_string()));
+    let programs = programs.unwrap_or_else(|| "target/debug".to_owned());
     println!(
-        "cargo run -p examples --features kinesis-asl --bin word_producer -- --stream words --create-with-shards 4 \
-         --endpoint-url {}",
+        "{programs}/word_producer --stream words --create-with-shards 4 --endpoint-url {}",
         endpoints.kinesis
     );
     println!(
-        "cargo run -p examples --features kinesis-asl --bin kinesis_word_count -- --stream words --application \
-         word-count --endpoint-url {} --dynamodb-endpoint-url {}\n",
+        "{programs}/kinesis_word_count --stream words --application word-count --endpoint-url {} \
+         --dynamodb-endpoint-url {}\n",
         endpoints.kinesis, endpoints.dynamodb
     );
     println!("Ctrl-C ends them.");
