@@ -1,0 +1,313 @@
+//! What calling AWS can fail with, and the one place where an error of the SDK gets its meaning.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::OnceLock;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::operation::RequestId;
+use lease_store::{Error, ErrorKind};
+use shard_worker::{SourceError, SourceErrorKind};
+
+/// What setting up AWS and publishing metrics can fail with. Reading a stream fails with a [`SourceError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AslErrorKind {
+    /// A setting is missing or wrong. The message lists all faults.
+    InvalidSettings,
+    /// Credentials are missing or do not allow the call.
+    Denied,
+    /// The service asked to slow down.
+    Throttled,
+    /// The service could not be reached, or failed.
+    Unavailable,
+    /// The service refused the request as it is.
+    Invalid,
+}
+
+impl ErrorKind for AslErrorKind {
+    fn is_retryable(self) -> bool {
+        matches!(self, Self::Throttled | Self::Unavailable)
+    }
+}
+
+/// An error of setting up AWS or publishing metrics.
+pub type AslError = Error<AslErrorKind>;
+
+/// Codes that mean: slow down. They come with HTTP status 400.
+const THROTTLING_CODES: [&str; 7] = [
+    "ProvisionedThroughputExceededException",
+    "LimitExceededException",
+    "ThrottlingException",
+    "Throttling",
+    "RequestLimitExceeded",
+    "TooManyRequestsException",
+    // The key of the stream is used too often, by whomever.
+    "KMSThrottlingException",
+];
+
+/// Codes that mean: not with these credentials. Those about the key of the stream all begin with `KMS`.
+const DENIAL_CODES: [&str; 11] = [
+    "AccessDeniedException",
+    "AccessDenied",
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "IncompleteSignatureException",
+    "MissingAuthenticationTokenException",
+    "MissingAuthenticationToken",
+    "ExpiredTokenException",
+    "ExpiredToken",
+    "RequestExpired",
+];
+
+/// Codes of answers that another try may better: the service failed, the stream is being created or changed, or
+/// something was too old.
+const PASSING_CODES: [&str; 7] = [
+    "InternalFailure",
+    "InternalFailureException",
+    "ServiceUnavailable",
+    "RequestTimeoutException",
+    "ResourceInUseException",
+    "ExpiredIteratorException",
+    "ExpiredNextTokenException",
+];
+
+/// The stream that calls go to, as messages name it.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(crate) stream_name: String,
+    pub(crate) region: Option<String>,
+    /// The URL of the first call; until then nobody knows it for certain, since it may come from the environment, the
+    /// profile, or the rules of the SDK.
+    pub(crate) endpoint: OnceLock<String>,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let region = self.region.as_deref().unwrap_or("not set");
+        let endpoint = self.endpoint.get().map_or("not known yet", String::as_str);
+        write!(formatter, "stream {:?}, region {region}, endpoint {endpoint}", self.stream_name)
+    }
+}
+
+/// The error of a call to the stream.
+pub(crate) fn source_error<E>(doing: &str, destination: &Destination, error: SdkError<E>) -> SourceError
+where
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let (kind, said) = meaning_of(&error);
+    let hint = match kind {
+        SourceErrorKind::StreamNotFound => {
+            "; check the name of the stream, the region, the endpoint, and the account of the credentials"
+        }
+        SourceErrorKind::Denied => denial_hint(error.code()),
+        _ => "",
+    };
+    SourceError::new(kind, format!("{doing} failed ({destination}): {said}{hint}")).with_source(error)
+}
+
+/// The error of a call to another service.
+pub(crate) fn asl_error<E>(doing: &str, error: SdkError<E>) -> AslError
+where
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let (kind, said) = meaning_of(&error);
+    let (kind, hint) = match kind {
+        SourceErrorKind::Denied => (AslErrorKind::Denied, denial_hint(error.code())),
+        SourceErrorKind::Throttled => (AslErrorKind::Throttled, ""),
+        SourceErrorKind::Unavailable => (AslErrorKind::Unavailable, ""),
+        _ => (AslErrorKind::Invalid, ""),
+    };
+    AslError::new(kind, format!("{doing} failed: {said}{hint}")).with_source(error)
+}
+
+/// What an error of the SDK means, and what was said. "Not found" means the stream; who asked for a shard knows more.
+fn meaning_of<E>(error: &SdkError<E>) -> (SourceErrorKind, String)
+where
+    E: StdError + ProvideErrorMetadata + 'static,
+{
+    let kind = match error {
+        SdkError::ServiceError(answer) => {
+            meaning_of_answer(answer.raw().status().as_u16(), error.code().unwrap_or_default())
+        }
+        _ => meaning_of_silence(error),
+    };
+    let mut said = match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        (None, _) => chain(error),
+    };
+    if let Some(request_id) = error.request_id() {
+        said += &format!(" (request id {request_id})");
+    }
+    (kind, said)
+}
+
+fn meaning_of_answer(status: u16, code: &str) -> SourceErrorKind {
+    if THROTTLING_CODES.contains(&code) || status == 429 {
+        SourceErrorKind::Throttled
+    } else if DENIAL_CODES.contains(&code) || code.starts_with("KMS") || matches!(status, 401 | 403) {
+        SourceErrorKind::Denied
+    } else if PASSING_CODES.contains(&code) || !(400..500).contains(&status) {
+        SourceErrorKind::Unavailable
+    } else if code == "ResourceNotFoundException" {
+        SourceErrorKind::StreamNotFound
+    } else {
+        SourceErrorKind::Invalid
+    }
+}
+
+/// Without an answer: the request was never made, never signed, never sent, or nothing came back.
+fn meaning_of_silence<E: StdError + 'static>(error: &SdkError<E>) -> SourceErrorKind {
+    for cause in causes(error) {
+        match cause.downcast_ref::<CredentialsError>() {
+            Some(CredentialsError::ProviderTimedOut(_)) => return SourceErrorKind::Unavailable,
+            Some(_) => return SourceErrorKind::Denied,
+            // A client without a provider of credentials. The SDK's type of that error is private.
+            None if cause.to_string().contains("no identity resolver") => return SourceErrorKind::Denied,
+            None => {}
+        }
+    }
+    match error {
+        SdkError::ConstructionFailure(_) => SourceErrorKind::Invalid,
+        _ => SourceErrorKind::Unavailable,
+    }
+}
+
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// What all causes say, in one line and each thing once.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut said = Vec::<String>::new();
+    for cause in causes(error).map(ToString::to_string) {
+        if !said.iter().any(|known| known.contains(&cause)) {
+            said.push(cause);
+        }
+    }
+    said.join(": ")
+}
+
+fn denial_hint(code: Option<&str>) -> &'static str {
+    match code {
+        None => {
+            "; give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the role of the \
+             container or instance"
+        }
+        Some(code) if code.starts_with("KMS") => {
+            "; check that the key of the stream is enabled and that the credentials allow kms:Decrypt with it"
+        }
+        Some("ExpiredTokenException" | "ExpiredToken" | "RequestExpired") => {
+            "; renew the session, and check the clock of this machine"
+        }
+        Some("InvalidSignatureException" | "SignatureDoesNotMatch") => {
+            "; check the secret key, the region, and the clock of this machine"
+        }
+        Some(_) => "; check which credentials are in use and that their policy allows the call",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kinesis::config::http::HttpResponse;
+    use aws_sdk_kinesis::error::{ConnectorError, ErrorMetadata};
+    use aws_sdk_kinesis::operation::get_records::GetRecordsError;
+
+    use super::*;
+
+    fn destination() -> Destination {
+        Destination {
+            stream_name: "words".to_owned(),
+            region: Some("eu-west-1".to_owned()),
+            endpoint: OnceLock::from("https://kinesis.test".to_owned()),
+        }
+    }
+
+    fn answer(status: u16, code: &str) -> SdkError<GetRecordsError> {
+        let error = GetRecordsError::generic(ErrorMetadata::builder().code(code).message("so it is").build());
+        SdkError::service_error(error, HttpResponse::new(status.try_into().unwrap(), "".into()))
+    }
+
+    fn no_answer(cause: &'static str) -> SdkError<GetRecordsError> {
+        SdkError::dispatch_failure(ConnectorError::other(cause.into(), None))
+    }
+
+    #[test]
+    fn answers_get_their_meaning_by_code_and_status() {
+        for (status, code, expected) in [
+            (400, "ProvisionedThroughputExceededException", SourceErrorKind::Throttled),
+            (400, "LimitExceededException", SourceErrorKind::Throttled),
+            (400, "ThrottlingException", SourceErrorKind::Throttled),
+            (400, "KMSThrottlingException", SourceErrorKind::Throttled),
+            (400, "KMSDisabledException", SourceErrorKind::Denied),
+            (400, "KMSAccessDeniedException", SourceErrorKind::Denied),
+            (400, "KMSInvalidStateException", SourceErrorKind::Denied),
+            (400, "KMSNotFoundException", SourceErrorKind::Denied),
+            (400, "KMSOptInRequired", SourceErrorKind::Denied),
+            (400, "AccessDeniedException", SourceErrorKind::Denied),
+            (400, "UnrecognizedClientException", SourceErrorKind::Denied),
+            (400, "ExpiredTokenException", SourceErrorKind::Denied),
+            (403, "SomethingNew", SourceErrorKind::Denied),
+            (400, "ResourceNotFoundException", SourceErrorKind::StreamNotFound),
+            (400, "ResourceInUseException", SourceErrorKind::Unavailable),
+            (400, "ExpiredIteratorException", SourceErrorKind::Unavailable),
+            (400, "ExpiredNextTokenException", SourceErrorKind::Unavailable),
+            (500, "InternalFailure", SourceErrorKind::Unavailable),
+            (503, "ServiceUnavailable", SourceErrorKind::Unavailable),
+            (400, "InvalidArgumentException", SourceErrorKind::Invalid),
+            (400, "ValidationException", SourceErrorKind::Invalid),
+        ] {
+            let error = source_error("reading", &destination(), answer(status, code));
+            assert_eq!(error.kind(), expected, "{status} {code}");
+            let message = error.to_string();
+            for part in ["reading failed", "\"words\"", "eu-west-1", "https://kinesis.test", code, "so it is"]
+            {
+                assert!(message.contains(part), "{part} is not in {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn missing_answers_are_unavailable_but_missing_credentials_denied() {
+        let error = source_error("reading", &destination(), no_answer("the connection broke"));
+        assert_eq!(error.kind(), SourceErrorKind::Unavailable);
+        assert!(error.to_string().contains("the connection broke"), "{error}");
+
+        let error =
+            source_error("reading", &destination(), no_answer("there was no identity resolver for it"));
+        assert_eq!(error.kind(), SourceErrorKind::Denied);
+        assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
+
+        let error = |cause: CredentialsError| {
+            let dispatch = ConnectorError::other(cause.into(), None);
+            source_error("reading", &destination(), SdkError::<GetRecordsError>::dispatch_failure(dispatch))
+        };
+        let missing = error(CredentialsError::not_loaded("the session has expired"));
+        assert_eq!(missing.kind(), SourceErrorKind::Denied);
+        assert!(missing.to_string().contains("the session has expired"), "{missing}");
+        let slow = error(CredentialsError::provider_timed_out(std::time::Duration::from_secs(5)));
+        assert_eq!(slow.kind(), SourceErrorKind::Unavailable);
+
+        let timeout = SdkError::<GetRecordsError>::timeout_error("took too long");
+        assert_eq!(source_error("reading", &destination(), timeout).kind(), SourceErrorKind::Unavailable);
+        let unfinished = SdkError::<GetRecordsError>::construction_failure("a member is missing");
+        assert_eq!(source_error("reading", &destination(), unfinished).kind(), SourceErrorKind::Invalid);
+    }
+
+    #[test]
+    fn other_services_fail_alike() {
+        for (status, code, expected) in [
+            (400, "Throttling", AslErrorKind::Throttled),
+            (403, "AccessDenied", AslErrorKind::Denied),
+            (500, "InternalServiceFault", AslErrorKind::Unavailable),
+            (400, "InvalidParameterValue", AslErrorKind::Invalid),
+        ] {
+            let error = asl_error("publishing", answer(status, code));
+            assert_eq!(error.kind(), expected, "{status} {code}");
+            assert_eq!(error.is_retryable(), matches!(status, 500) || code == "Throttling");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Publishes metrics to CloudWatch, under the names that dashboards for the KCL expect.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_sdk_cloudwatch::Client;
+use aws_sdk_cloudwatch::types::{Dimension, MetricDatum, StandardUnit};
+use lease_store::{ShardId, WorkerId};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::error::{AslError, AslErrorKind, asl_error};
+
+/// How often metrics are published (KCL: `metricsBufferTimeMillis`, 10 s).
+pub const METRICS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The most metrics of one `PutMetricData` request (CloudWatch API).
+const METRICS_PER_REQUEST: usize = 1000;
+
+/// The longest namespace, in bytes (CloudWatch API).
+const MAX_NAMESPACE_BYTES: usize = 255;
+
+/// The unit of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MetricUnit {
+    /// A number of things.
+    Count,
+    /// A size.
+    Bytes,
+    /// A time.
+    Milliseconds,
+}
+
+/// One value of one metric, as it is now; CloudWatch sets the time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricSample {
+    /// The name of the metric.
+    pub name: &'static str,
+    /// Its unit.
+    pub unit: MetricUnit,
+    /// The shard it is about, where it is about one.
+    pub shard_id: Option<ShardId>,
+    /// The worker it is about, where it is about one.
+    pub worker: Option<WorkerId>,
+    /// The value. One that is no finite number is left out.
+    pub value: f64,
+}
+
+// A value is a sum or a level as CloudWatch keeps it: floating point, exact up to 2^53.
+impl MetricSample {
+    /// How far the reading of a shard lies behind its tip.
+    pub fn millis_behind_latest(shard_id: ShardId, millis: u64) -> Self {
+        Self::of_shard("MillisBehindLatest", MetricUnit::Milliseconds, shard_id, millis)
+    }
+
+    /// How many records of a shard were processed since the last sample.
+    pub fn records_processed(shard_id: ShardId, records: u64) -> Self {
+        Self::of_shard("RecordsProcessed", MetricUnit::Count, shard_id, records)
+    }
+
+    /// How many payload bytes of a shard were processed since the last sample.
+    pub fn data_bytes_processed(shard_id: ShardId, bytes: u64) -> Self {
+        Self::of_shard("DataBytesProcessed", MetricUnit::Bytes, shard_id, bytes)
+    }
+
+    /// How many leases a worker holds.
+    pub fn current_leases(worker: WorkerId, leases: u64) -> Self {
+        Self::of_worker("CurrentLeases", worker, leases)
+    }
+
+    /// How many leases a worker lost to others since the last sample.
+    pub fn lost_leases(worker: WorkerId, leases: u64) -> Self {
+        Self::of_worker("LostLeases", worker, leases)
+    }
+
+    fn of_shard(name: &'static str, unit: MetricUnit, shard_id: ShardId, value: u64) -> Self {
+        Self { name, unit, shard_id: Some(shard_id), worker: None, value: value as f64 }
+    }
+
+    fn of_worker(name: &'static str, worker: WorkerId, value: u64) -> Self {
+        Self { name, unit: MetricUnit::Count, shard_id: None, worker: Some(worker), value: value as f64 }
+    }
+
+    fn datum(&self) -> MetricDatum {
+        let unit = match self.unit {
+            MetricUnit::Count => StandardUnit::Count,
+            MetricUnit::Bytes => StandardUnit::Bytes,
+            MetricUnit::Milliseconds => StandardUnit::Milliseconds,
+        };
+        let dimension = |name: &str, value: &str| Dimension::builder().name(name).value(value).build();
+        let mut datum = MetricDatum::builder().metric_name(self.name).unit(unit).value(self.value);
+        // The KCL names the operation that a metric comes from, always.
+        if self.shard_id.is_some() {
+            datum = datum.dimensions(dimension("Operation", "ProcessTask"));
+        } else if self.worker.is_some() {
+            datum = datum.dimensions(dimension("Operation", "RenewAllLeases"));
+        }
+        if let Some(shard_id) = &self.shard_id {
+            datum = datum.dimensions(dimension("ShardId", shard_id.as_str()));
+        }
+        if let Some(worker) = &self.worker {
+            datum = datum.dimensions(dimension("WorkerIdentifier", worker.as_str()));
+        }
+        datum.build()
+    }
+}
+
+/// Publishes metrics to one namespace of CloudWatch.
+#[derive(Debug, Clone)]
+pub struct CloudWatchPublisher {
+    client: Client,
+    namespace: String,
+}
+
+impl CloudWatchPublisher {
+    /// A publisher through a configured client.
+    ///
+    /// # Errors
+    /// `InvalidSettings` when CloudWatch takes no namespace of this name: 1 to 255 letters, digits and `.-_/#:`, not
+    /// beginning with `:` or `AWS/`.
+    pub fn new(client: Client, namespace: impl Into<String>) -> Result<Self, AslError> {
+        let namespace = namespace.into();
+        let allowed = |byte: u8| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/' | b'#' | b':')
+        };
+        let is_sound = (1..=MAX_NAMESPACE_BYTES).contains(&namespace.len())
+            && namespace.bytes().all(allowed)
+            && !namespace.starts_with(':')
+            && !namespace.starts_with("AWS/");
+        if !is_sound {
+            let message = format!(
+                "metrics namespace {namespace:?} must be 1 to {MAX_NAMESPACE_BYTES} letters, digits and .-_/#:, not \
+                 beginning with ':' or 'AWS/'"
+            );
+            return Err(AslError::new(AslErrorKind::InvalidSettings, message));
+        }
+        Ok(Self { client, namespace })
+    }
+
+    /// Publishes samples, 1000 to a request.
+    ///
+    /// # Errors
+    /// `Denied`, `Throttled`, `Unavailable` or `Invalid`; samples of the failed request and of those after it are not
+    /// published.
+    pub async fn publish(&self, samples: &[MetricSample]) -> Result<(), AslError> {
+        let data: Vec<_> =
+            samples.iter().filter(|sample| sample.value.is_finite()).map(MetricSample::datum).collect();
+        for data in data.chunks(METRICS_PER_REQUEST) {
+            let request = self.client.put_metric_data().namespace(&self.namespace);
+            let published = request.set_metric_data(Some(data.to_vec())).send().await;
+            published.map_err(|error| {
+                asl_error(&format!("publishing metrics to the namespace {:?}", self.namespace), error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Publishes in a task of its own on the current tokio runtime, at this interval (usually [`METRICS_INTERVAL`]), what the closure gives then. A
+    /// failure is logged and counted; it stops nothing, and the samples it lost are not published later.
+    pub fn publish_every(
+        self,
+        interval: Duration,
+        samples: impl FnMut() -> Vec<MetricSample> + Send + 'static,
+    ) -> MetricsTask {
+        let failures = Arc::new(AtomicU64::new(0));
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(publish_until(stopped, self, interval, samples, failures.clone()));
+        MetricsTask { failures, stop: Some(stop), task }
+    }
+}
+
+async fn publish_until(
+    mut stopped: oneshot::Receiver<()>,
+    publisher: CloudWatchPublisher,
+    interval: Duration,
+    mut samples: impl FnMut() -> Vec<MetricSample>,
+    failures: Arc<AtomicU64>,
+) {
+    // An interval of 0 is no interval.
+    let interval = interval.max(Duration::from_millis(1));
+    let mut ticks = interval_at(Instant::now() + interval, interval);
+    // After a slow publication there is nothing to make up for: the next samples hold it all.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_last = false;
+    while !is_last {
+        tokio::select! {
+            _ = &mut stopped => is_last = true,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = publisher.publish(&samples()).await {
+            let failures = failures.fetch_add(1, Ordering::Relaxed) + 1;
+            tracing::warn!(%error, failures, "metrics were not published; everything else goes on");
+        }
+    }
+}
+
+/// A task that publishes metrics; it ends when this is dropped.
+#[derive(Debug)]
+pub struct MetricsTask {
+    failures: Arc<AtomicU64>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl MetricsTask {
+    /// How many publications failed.
+    pub fn failed_publications(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Publishes once more, and ends the task. Takes as long as the client's time-outs allow.
+    pub async fn stop(mut self) {
+        self.stop = None;
+        // It fails only when the closure panicked, and the panic was reported then.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for MetricsTask {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dimensions(sample: &MetricSample) -> Vec<(String, String)> {
+        let pair = |dimension: &Dimension| {
+            (dimension.name().unwrap().to_owned(), dimension.value().unwrap().to_owned())
+        };
+        sample.datum().dimensions().iter().map(pair).collect()
+    }
+
+    #[test]
+    fn names_units_and_dimensions_are_those_of_the_kcl() {
+        let shard_id = ShardId::numbered(1);
+        for (sample, name, unit) in [
+            (
+                MetricSample::millis_behind_latest(shard_id.clone(), 7),
+                "MillisBehindLatest",
+                StandardUnit::Milliseconds,
+            ),
+            (MetricSample::records_processed(shard_id.clone(), 7), "RecordsProcessed", StandardUnit::Count),
+            (MetricSample::data_bytes_processed(shard_id, 7), "DataBytesProcessed", StandardUnit::Bytes),
+        ] {
+            let datum = sample.datum();
+            assert_eq!(
+                (datum.metric_name(), datum.unit(), datum.value()),
+                (Some(name), Some(&unit), Some(7.0))
+            );
+            let expected = [("Operation", "ProcessTask"), ("ShardId", "shardId-000000000001")];
+            assert_eq!(
+                dimensions(&sample),
+                expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            );
+        }
+        let worker = WorkerId::new("worker-a").unwrap();
+        for (sample, name) in [
+            (MetricSample::current_leases(worker.clone(), 7), "CurrentLeases"),
+            (MetricSample::lost_leases(worker, 7), "LostLeases"),
+        ] {
+            assert_eq!(sample.datum().metric_name(), Some(name));
+            let expected = [("Operation", "RenewAllLeases"), ("WorkerIdentifier", "worker-a")];
+            assert_eq!(
+                dimensions(&sample),
+                expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            );
+        }
+    }
+
+    #[test]
+    fn namespaces_are_those_of_the_api() {
+        let config = aws_sdk_cloudwatch::Config::builder()
+            .behavior_version(aws_sdk_cloudwatch::config::BehaviorVersion::latest())
+            .build();
+        let client = Client::from_conf(config);
+        for namespace in ["word-count", "a/b#c:d.e_f"] {
+            assert!(CloudWatchPublisher::new(client.clone(), namespace).is_ok(), "{namespace}");
+        }
+        for namespace in ["", ":a", "AWS/Kinesis", "a b", &"a".repeat(MAX_NAMESPACE_BYTES + 1)] {
+            let error = CloudWatchPublisher::new(client.clone(), namespace).unwrap_err();
+            assert_eq!(error.kind(), AslErrorKind::InvalidSettings, "{namespace}");
+        }
+    }
+}

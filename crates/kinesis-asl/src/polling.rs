@@ -1,0 +1,238 @@
+//! Reads one shard with `GetShardIterator` and `GetRecords`.
+//!
+//! An iterator is disposable: it lives for five minutes, and what counts is the place in the shard it was made for. That
+//! place only moves when an answer was converted as a whole and is handed over in the same breath, so an error or a
+//! cancelled call loses nothing and repeats nothing.
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::operation::get_records::{GetRecordsError, GetRecordsOutput};
+use aws_sdk_kinesis::types::{self, ShardIteratorType};
+use bytestring::ByteString;
+use lease_store::{SequenceNumber, ShardId};
+use shard_worker::{
+    FetchedBatch, ReadFrom, Record, RecordSource, ShardEnd, SourceError, SourceErrorKind, StreamSource,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::call_notes::CallNotes;
+use crate::read_pace::ReadPace;
+use crate::service_time::{from_system_time, to_system_time};
+use crate::stream::KinesisStream;
+
+/// How many iterators one read tries before it reports that the service refuses them.
+const MAX_ITERATORS_PER_READ: usize = 3;
+
+/// The service's clock is read from a header that is cut to whole seconds.
+const DATE_RESOLUTION: Duration = Duration::from_secs(1);
+
+/// Reads one shard from a position on, by polling.
+#[derive(Debug)]
+pub(crate) struct PollingSource {
+    stream: KinesisStream,
+    shard_id: ShardId,
+    place: Place,
+    /// Made for `place`; `None`: to be made.
+    iterator: Option<String>,
+    pace: ReadPace,
+    end: Option<ShardEnd>,
+}
+
+/// How far the shard is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// At the oldest record.
+    Oldest,
+    /// At the first record that arrived at this time or later.
+    Since(SystemTime),
+    /// At this record.
+    At(SequenceNumber),
+    /// At the tip, as it was when the iterator was made: at this time or later, by the service's clock. An iterator that
+    /// is made anew for the tip would skip what arrived in between; this time finds it again.
+    Tip { since: Option<SystemTime> },
+    /// After this record, which was handed over.
+    After(SequenceNumber),
+}
+
+impl From<ReadFrom> for Place {
+    fn from(from: ReadFrom) -> Self {
+        match from {
+            ReadFrom::TrimHorizon => Self::Oldest,
+            ReadFrom::Latest => Self::Tip { since: None },
+            ReadFrom::AtTimestamp(time) => Self::Since(time),
+            ReadFrom::At(sequence_number) => Self::At(sequence_number),
+        }
+    }
+}
+
+impl PollingSource {
+    pub(crate) fn new(stream: KinesisStream, shard_id: ShardId, from: ReadFrom) -> Self {
+        let pace = ReadPace::new(stream.idle_time_between_reads());
+        Self { stream, shard_id, place: from.into(), iterator: None, pace, end: None }
+    }
+
+    /// The iterator for the place, made if there is none.
+    async fn iterator(&mut self) -> Result<String, SourceError> {
+        if let Some(iterator) = &self.iterator {
+            return Ok(iterator.clone());
+        }
+        let request = self.stream.client().get_shard_iterator();
+        let request = request.stream_name(self.stream.stream_name()).shard_id(self.shard_id.as_str());
+        let request = match &self.place {
+            Place::Oldest => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            Place::Tip { .. } => request.shard_iterator_type(ShardIteratorType::Latest),
+            Place::Since(time) => {
+                let timestamp = from_system_time(*time);
+                let timestamp =
+                    timestamp.ok_or_else(|| self.stream.invalid("the time to start at is too far away"))?;
+                request.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(timestamp)
+            }
+            Place::At(sequence_number) => request
+                .shard_iterator_type(ShardIteratorType::AtSequenceNumber)
+                .starting_sequence_number(sequence_number.as_str()),
+            Place::After(sequence_number) => request
+                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
+                .starting_sequence_number(sequence_number.as_str()),
+        };
+        let (notes, asked_at) = (CallNotes::default(), Instant::now());
+        let answer = request.customize().interceptor(notes.clone()).send().await;
+        self.stream.note_endpoint(&notes);
+        let iterator = match answer {
+            Ok(answer) => answer.shard_iterator.filter(|iterator| !iterator.is_empty()),
+            Err(error) => return Err(self.failed("making an iterator", error).await),
+        };
+        let iterator = iterator.ok_or_else(|| self.stream.invalid("GetShardIterator gave no iterator"))?;
+        if let Place::Tip { since } = &mut self.place {
+            // The iterator was made somewhere during the call, and the date is from its end.
+            *since = notes.date().and_then(|date| date.checked_sub(asked_at.elapsed() + DATE_RESOLUTION));
+        }
+        Ok(self.iterator.insert(iterator).clone())
+    }
+
+    /// The iterator is not to be trusted any more: another one is made for the same place.
+    fn drop_iterator(&mut self) {
+        if self.iterator.take().is_none() {
+            return;
+        }
+        match self.place {
+            Place::Tip { since: Some(since) } => self.place = Place::Since(since),
+            Place::Tip { since: None } => tracing::warn!(
+                shard_id = %self.shard_id,
+                "the iterator of LATEST is gone before the first record, and the service did not say when it was made; \
+                 reading goes on at the tip, and records that arrived in between are not read"
+            ),
+            Place::Oldest | Place::Since(_) | Place::At(_) | Place::After(_) => {}
+        }
+    }
+
+    /// The error of a call for this shard. The service says "not found" about the shard and about the stream with the
+    /// same code, and a shard that is gone counts as read to its end: so only a listing without it is believed.
+    async fn failed<E>(&mut self, doing: &str, error: SdkError<E>) -> SourceError
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let error = self.stream.error(&format!("{doing} of {}", self.shard_id), error);
+        match error.kind() {
+            // These say nothing about the iterator. It is kept, for it may stand further on than the place, behind a
+            // stretch without records.
+            SourceErrorKind::Throttled | SourceErrorKind::Unavailable | SourceErrorKind::Denied => {
+                return error;
+            }
+            SourceErrorKind::StreamNotFound => self.drop_iterator(),
+            _ => {
+                self.drop_iterator();
+                return error;
+            }
+        }
+        let shards = match self.stream.list_shards().await {
+            Ok(shards) => shards,
+            Err(error) => return error,
+        };
+        let (kind, what) = if shards.iter().any(|shard| shard.shard_id == self.shard_id) {
+            (SourceErrorKind::Unavailable, "the stream lists it, but does not let it be read yet")
+        } else {
+            (SourceErrorKind::ShardNotFound, "the stream has no such shard")
+        };
+        SourceError::new(kind, format!("{what}: {error}")).with_source(error)
+    }
+
+    /// Converts an answer and moves on; a faulty one changes nothing.
+    fn take(&mut self, answer: GetRecordsOutput) -> Result<FetchedBatch, SourceError> {
+        let millis_behind_latest =
+            answer.millis_behind_latest.map(|millis| u64::try_from(millis).unwrap_or(0));
+        let records =
+            answer.records.into_iter().map(|record| self.convert(record)).collect::<Result<Vec<_>, _>>()?;
+        let iterator = answer.next_shard_iterator.filter(|iterator| !iterator.is_empty());
+        let end = match &iterator {
+            Some(_) => None,
+            None => Some(self.convert_end(answer.child_shards.unwrap_or_default())?),
+        };
+
+        if let Some(last) = records.last() {
+            self.place = Place::After(last.sequence_number.clone());
+        }
+        self.iterator = iterator;
+        self.end.clone_from(&end);
+        self.pace.answered(records.len(), millis_behind_latest);
+        Ok(FetchedBatch { records, millis_behind_latest, shard_end: end })
+    }
+
+    fn convert(&self, record: types::Record) -> Result<Record, SourceError> {
+        let sequence_number = SequenceNumber::new(record.sequence_number).map_err(|error| {
+            self.stream.invalid(&format!("a record of {}: {error}", self.shard_id)).with_source(error)
+        })?;
+        Ok(Record {
+            sequence_number,
+            sub_sequence_number: 0,
+            partition_key: record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from),
+            data: record.data.into_bytes(),
+            approximate_arrival: record.approximate_arrival_timestamp.and_then(to_system_time),
+        })
+    }
+
+    fn convert_end(&self, children: Vec<types::ChildShard>) -> Result<ShardEnd, SourceError> {
+        let convert = |child: types::ChildShard| {
+            self.stream.shard(&child.shard_id, child.parent_shards, child.hash_key_range.as_ref(), false)
+        };
+        Ok(ShardEnd { children: children.into_iter().map(convert).collect::<Result<_, _>>()? })
+    }
+}
+
+#[async_trait]
+impl RecordSource for PollingSource {
+    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
+        if let Some(end) = &self.end {
+            return Ok(FetchedBatch {
+                records: Vec::new(),
+                millis_behind_latest: Some(0),
+                shard_end: Some(end.clone()),
+            });
+        }
+        for _ in 0..MAX_ITERATORS_PER_READ {
+            sleep(self.pace.wait(Instant::now())).await;
+            let iterator = self.iterator().await?;
+            self.pace.started(Instant::now());
+            match self.stream.client().get_records().shard_iterator(iterator).send().await {
+                Ok(answer) => return self.take(answer),
+                Err(error) if is_iterator_refused(&error) => {
+                    let (shard_id, code) = (&self.shard_id, error.code());
+                    tracing::debug!(%shard_id, ?code, "the iterator is refused; making another");
+                    self.drop_iterator();
+                }
+                Err(error) => return Err(self.failed("reading", error).await),
+            }
+        }
+        Err(self.stream.unavailable(&format!(
+            "{MAX_ITERATORS_PER_READ} iterators of {} were refused, each right after it was made",
+            self.shard_id
+        )))
+    }
+}
+
+fn is_iterator_refused(error: &SdkError<GetRecordsError>) -> bool {
+    error
+        .as_service_error()
+        .is_some_and(|error| error.is_expired_iterator_exception() || error.is_invalid_argument_exception())
+}

@@ -1,0 +1,312 @@
+//! The settings for AWS: plain data, checked as a whole.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use crate::error::{AslError, AslErrorKind};
+
+/// How long making a connection may take.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long one attempt of a call may take; the answer of `GetRecords` has up to 10 MB.
+const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a call may take, with all its attempts and the waits between them (KCL: 30 s).
+const DEFAULT_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a reader that is caught up waits between two reads (KCL: 1.5 s; AWS advises 1 s).
+pub(crate) const DEFAULT_IDLE_TIME_BETWEEN_READS: Duration = Duration::from_secs(1);
+
+/// The longest idle time: a reader must answer within seconds, and an iterator lives for 5 min only.
+const MAX_IDLE_TIME_BETWEEN_READS: Duration = Duration::from_secs(60);
+
+/// The longest name of a stream, in bytes (Kinesis API).
+const MAX_STREAM_NAME_BYTES: usize = 128;
+
+/// The longest region we take, in bytes: it becomes a label of a host name.
+const MAX_REGION_BYTES: usize = 63;
+
+/// Where the stream is and how to call AWS. What is `None` comes from the environment or the profile, as with every AWS
+/// tool: `AWS_REGION`, `AWS_ENDPOINT_URL_KINESIS`, `AWS_PROFILE` and so on.
+///
+/// The lease table and CloudWatch are in the region of the stream unless set otherwise, never silently elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AwsSettings {
+    /// The name of the stream: 1 to 128 letters, digits, `_`, `.` and `-`.
+    pub stream_name: String,
+    /// The region of the stream.
+    pub region: Option<String>,
+    /// Where Kinesis is called, as a URL; for local servers and VPC endpoints.
+    pub kinesis_endpoint_url: Option<String>,
+    /// Where DynamoDB is called, as a URL.
+    pub dynamodb_endpoint_url: Option<String>,
+    /// Where CloudWatch is called, as a URL.
+    pub cloudwatch_endpoint_url: Option<String>,
+    /// The region of the lease table; `None`: the stream's.
+    pub dynamodb_region: Option<String>,
+    /// The region of the metrics; `None`: the stream's.
+    pub cloudwatch_region: Option<String>,
+    /// The name of the lease table; `None`: the application's name, as with the KCL.
+    pub lease_table: Option<String>,
+    /// How long making a connection may take; 3 s by default.
+    pub connect_timeout: Duration,
+    /// How long one attempt of a call may take; 10 s by default.
+    pub attempt_timeout: Duration,
+    /// How long a call may take, with all its attempts; 30 s by default.
+    pub operation_timeout: Duration,
+    /// How long a reader that is caught up waits between two reads of its shard; 1 s by default. All applications that
+    /// poll a shard share five reads in a second.
+    pub idle_time_between_reads: Duration,
+}
+
+impl AwsSettings {
+    /// Settings for this stream; everything else as by default.
+    pub fn new(stream_name: impl Into<String>) -> Self {
+        Self {
+            stream_name: stream_name.into(),
+            region: None,
+            kinesis_endpoint_url: None,
+            dynamodb_endpoint_url: None,
+            cloudwatch_endpoint_url: None,
+            dynamodb_region: None,
+            cloudwatch_region: None,
+            lease_table: None,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
+            operation_timeout: DEFAULT_OPERATION_TIMEOUT,
+            idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
+        }
+    }
+
+    /// Checks the settings as a whole.
+    ///
+    /// # Errors
+    /// `InvalidSettings`, whose message lists all faults at once.
+    pub fn validate(&self) -> Result<(), AslError> {
+        let faults = self.faults();
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let message = format!("the AWS settings cannot be used:\n- {}", faults.join("\n- "));
+        Err(AslError::new(AslErrorKind::InvalidSettings, message))
+    }
+
+    /// Every fault of the settings, as one line each; empty when they are sound.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        faults.extend(self.stream_name_fault());
+        for (name, region) in [
+            ("region", &self.region),
+            ("dynamodb_region", &self.dynamodb_region),
+            ("cloudwatch_region", &self.cloudwatch_region),
+        ] {
+            faults.extend(region.as_deref().and_then(|region| region_fault(name, region)));
+        }
+        for (name, url) in [
+            ("kinesis_endpoint_url", &self.kinesis_endpoint_url),
+            ("dynamodb_endpoint_url", &self.dynamodb_endpoint_url),
+            ("cloudwatch_endpoint_url", &self.cloudwatch_endpoint_url),
+        ] {
+            faults.extend(url.as_deref().and_then(|url| endpoint_fault(name, url)));
+        }
+        if let Some(table) = &self.lease_table
+            && !((3..=255).contains(&table.len()) && table.bytes().all(is_name_byte))
+        {
+            faults.push(format!("lease_table {table:?} must be 3 to 255 letters, digits, '_', '.' or '-'"));
+        }
+        faults.extend(self.timeout_faults());
+        faults
+    }
+
+    fn stream_name_fault(&self) -> Option<String> {
+        let name = &self.stream_name;
+        if name.is_empty() {
+            return Some("stream_name is empty; set the name of the stream to read".to_owned());
+        }
+        (name.len() > MAX_STREAM_NAME_BYTES || !name.bytes().all(is_name_byte)).then(|| {
+            format!(
+                "stream_name {name:?} must be 1 to {MAX_STREAM_NAME_BYTES} letters, digits, '_', '.' or '-' \
+                 (the name, not the ARN)"
+            )
+        })
+    }
+
+    fn timeout_faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let timeouts = [
+            ("connect_timeout", self.connect_timeout),
+            ("attempt_timeout", self.attempt_timeout),
+            ("operation_timeout", self.operation_timeout),
+        ];
+        for (name, timeout) in timeouts {
+            if timeout.is_zero() {
+                faults.push(format!("{name} 0 lets no call succeed; it must be above 0"));
+            }
+        }
+        for [(shorter_name, shorter), (longer_name, longer)] in
+            [[timeouts[0], timeouts[1]], [timeouts[1], timeouts[2]]]
+        {
+            if shorter > longer {
+                faults.push(format!(
+                    "{shorter_name} {shorter:?} must not be longer than {longer_name} {longer:?}, which contains it"
+                ));
+            }
+        }
+        if self.idle_time_between_reads > MAX_IDLE_TIME_BETWEEN_READS {
+            faults.push(format!(
+                "idle_time_between_reads {:?} must be at most {MAX_IDLE_TIME_BETWEEN_READS:?}",
+                self.idle_time_between_reads
+            ));
+        }
+        faults
+    }
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
+}
+
+fn region_fault(name: &str, region: &str) -> Option<String> {
+    if region.is_empty() {
+        return Some(format!("{name} is empty; set a region such as eu-west-1, or leave it out"));
+    }
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (region.len() > MAX_REGION_BYTES || !region.bytes().all(allowed))
+        .then(|| format!("{name} {region:?} is no region; one looks like eu-west-1"))
+}
+
+/// What is wrong with the URL of an endpoint. It is not shown where it holds a password.
+pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
+    let fault = |reason: &str| Some(format!("{name} {url:?} {reason}"));
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return fault("must begin with http:// or https://");
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Some(format!("{name} must not hold a user or password; credentials come from elsewhere"));
+    }
+    if rest.contains(['?', '#']) {
+        return fault("must have no query and no fragment");
+    }
+    let (host, port) = match authority.strip_prefix('[').and_then(|address| address.split_once(']')) {
+        Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => (address, port),
+        Some(_) => return fault("names no IPv6 address between its brackets"),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let is_host = host.starts_with(|first: char| first.is_ascii_alphanumeric() || first == ':')
+        && host.bytes().all(|byte| is_name_byte(byte) || byte == b':');
+    if !is_host {
+        return fault("names no host");
+    }
+    let has_sound_port = port.is_empty()
+        || port.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()).is_some_and(|port| port > 0);
+    if !has_sound_port {
+        return fault("has no usable port after its host");
+    }
+    let path = &rest[authority.len()..];
+    if path.bytes().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
+        return fault("must hold no spaces");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_name_is_enough() {
+        assert_eq!(AwsSettings::new("words").faults(), Vec::<String>::new());
+        let settings = AwsSettings::new("words");
+        assert_eq!(settings.connect_timeout, Duration::from_secs(3));
+        assert_eq!(settings.attempt_timeout, Duration::from_secs(10));
+        assert_eq!(settings.operation_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn all_faults_are_listed_at_once() {
+        let settings = AwsSettings {
+            region: Some(String::new()),
+            dynamodb_region: Some("EU West".to_owned()),
+            kinesis_endpoint_url: Some("localhost:4567".to_owned()),
+            cloudwatch_endpoint_url: Some("https://".to_owned()),
+            lease_table: Some("ab".to_owned()),
+            connect_timeout: Duration::ZERO,
+            attempt_timeout: Duration::from_secs(31),
+            idle_time_between_reads: Duration::from_secs(61),
+            ..AwsSettings::new("")
+        };
+        let error = settings.validate().unwrap_err();
+        assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
+        let message = error.to_string();
+        assert_eq!(message.lines().count(), 1 + 9, "{message}");
+        for name in [
+            "stream_name is empty",
+            "region is empty",
+            "dynamodb_region \"EU West\"",
+            "kinesis_endpoint_url \"localhost:4567\"",
+            "cloudwatch_endpoint_url \"https://\"",
+            "lease_table \"ab\"",
+            "connect_timeout 0",
+            "attempt_timeout 31s must not be longer than operation_timeout 30s",
+            "idle_time_between_reads 61s",
+        ] {
+            assert!(message.contains(name), "{name} is not in {message}");
+        }
+    }
+
+    #[test]
+    fn stream_names_are_those_of_the_api() {
+        let longest = "a".repeat(MAX_STREAM_NAME_BYTES);
+        for name in ["a", "My_stream.2-x", longest.as_str()] {
+            assert_eq!(AwsSettings::new(name).faults(), Vec::<String>::new(), "{name}");
+        }
+        let too_long = "a".repeat(MAX_STREAM_NAME_BYTES + 1);
+        for name in ["", "a b", "wörter", "arn:aws:kinesis:eu-west-1:1:stream/words", too_long.as_str()] {
+            assert_eq!(AwsSettings::new(name).faults().len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_urls_of_a_host() {
+        for url in [
+            "http://localhost",
+            "http://127.0.0.1:4567",
+            "https://kinesis.eu-west-1.amazonaws.com/",
+            "https://vpce-1.kinesis.eu-west-1.vpce.amazonaws.com:443/path",
+            "http://[::1]:4567",
+        ] {
+            assert_eq!(endpoint_fault("it", url), None, "{url}");
+        }
+        for url in [
+            "",
+            "localhost",
+            "ftp://localhost",
+            "http:/localhost",
+            "http://",
+            "http:///path",
+            "http://:80",
+            "http://host:",
+            "http://host:0",
+            "http://host:65536",
+            "http://host:80x",
+            "http://ho st",
+            "http://host/a b",
+            "http://host?a=b",
+            "http://host/#a",
+            "http://[::1",
+            "http://[nonsense]:80",
+            "http://[::1]80",
+            "http://-host",
+        ] {
+            assert!(endpoint_fault("it", url).is_some(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_endpoint_is_refused_and_not_shown() {
+        let fault = endpoint_fault("kinesis_endpoint_url", "http://user:secret@host").unwrap();
+        assert!(fault.contains("kinesis_endpoint_url") && !fault.contains("secret"), "{fault}");
+    }
+}

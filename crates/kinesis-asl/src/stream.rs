@@ -1,0 +1,237 @@
+//! A Kinesis stream: lists its shards and opens them for reading.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
+use aws_sdk_kinesis::types;
+use fastrand::Rng;
+use lease_store::{HashKeyRange, ShardId, StoreError};
+use shard_worker::{ReadFrom, RecordSource, Shard, SourceError, SourceErrorKind, StreamSource};
+use tokio::time::sleep;
+
+use crate::call_notes::CallNotes;
+use crate::error::{Destination, source_error};
+use crate::polling::PollingSource;
+use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
+
+/// How many shards are asked for in one page (AWS: 1000 unless told otherwise).
+const SHARDS_PER_PAGE: i32 = 1000;
+
+/// The most pages of one listing, far above the shards of any stream: a bound for a server that never ends.
+const MAX_PAGES: usize = 1000;
+
+/// How often one page is asked for while the service says to slow down; the SDK repeats each attempt by itself too.
+const MAX_PAGE_ATTEMPTS: u32 = 8;
+
+/// The wait after the first refusal, before it is randomised; it doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// The longest wait, before it is randomised.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A Kinesis stream. Its shards are read by polling, five times in a second at the most. Clones share the client.
+#[derive(Debug, Clone)]
+pub struct KinesisStream {
+    client: Client,
+    destination: Arc<Destination>,
+    rng: Arc<Mutex<Rng>>,
+    idle_time_between_reads: Duration,
+}
+
+impl KinesisStream {
+    /// A stream through a configured client. Give the client time-outs: without them a call to a server that does not
+    /// answer waits for ever. [`KinesisAsl::connect`](crate::KinesisAsl::connect) makes one that has them.
+    pub fn from_client(client: Client, stream_name: impl Into<String>) -> Self {
+        let region = client.config().region().map(|region| region.as_ref().to_owned());
+        let destination = Destination { stream_name: stream_name.into(), region, endpoint: OnceLock::new() };
+        Self {
+            client,
+            destination: Arc::new(destination),
+            rng: Arc::new(Mutex::new(fresh_rng())),
+            idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
+        }
+    }
+
+    /// How long a reader that is caught up waits between two reads of its shard; 1 s by default, and never less than
+    /// AWS allows (200 ms).
+    #[must_use]
+    pub fn with_idle_time_between_reads(mut self, idle_time: Duration) -> Self {
+        self.idle_time_between_reads = idle_time;
+        self
+    }
+
+    /// The same stream with this generator for its random waits, instead of a fresh one.
+    #[must_use]
+    pub fn with_rng(mut self, rng: Rng) -> Self {
+        self.rng = Arc::new(Mutex::new(rng));
+        self
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn idle_time_between_reads(&self) -> Duration {
+        self.idle_time_between_reads
+    }
+
+    /// Keeps where a call went, for messages.
+    pub(crate) fn note_endpoint(&self, notes: &CallNotes) {
+        if let Some(endpoint) = notes.endpoint() {
+            self.destination.endpoint.get_or_init(|| endpoint.clone());
+        }
+    }
+
+    /// The error of a call to this stream.
+    pub(crate) fn error<E>(&self, doing: &str, error: SdkError<E>) -> SourceError
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        source_error(doing, &self.destination, error)
+    }
+
+    /// An answer or a request that is not what it must be.
+    pub(crate) fn invalid(&self, what: &str) -> SourceError {
+        SourceError::new(SourceErrorKind::Invalid, format!("{what} ({})", self.destination))
+    }
+
+    /// A call that may succeed when it is made again.
+    pub(crate) fn unavailable(&self, what: &str) -> SourceError {
+        SourceError::new(SourceErrorKind::Unavailable, format!("{what} ({})", self.destination))
+    }
+
+    /// One page, asked for again while the service says to slow down.
+    async fn page(&self, token: Option<&str>, rng: &mut Rng) -> Result<ListShardsOutput, SourceError> {
+        let mut failures = 0;
+        loop {
+            let request = self.client.list_shards();
+            // The first page names the stream; a token stands for all of the request it came from, and AWS refuses it
+            // together with anything else.
+            let request = match token {
+                None => request.stream_name(&self.destination.stream_name).max_results(SHARDS_PER_PAGE),
+                Some(token) => request.next_token(token),
+            };
+            let notes = CallNotes::default();
+            let answer = request.customize().interceptor(notes.clone()).send().await;
+            self.note_endpoint(&notes);
+            let error = match answer {
+                Ok(page) => return Ok(page),
+                Err(error) => self.error("listing the shards", error),
+            };
+            failures += 1;
+            let Some(wait) = wait_after(error.kind(), failures, rng) else { return Err(error) };
+            tracing::debug!(%error, failures, ?wait, "asked to slow down while listing the shards");
+            sleep(wait).await;
+        }
+    }
+
+    fn convert(&self, shard: types::Shard) -> Result<Shard, SourceError> {
+        let parents = [shard.parent_shard_id, shard.adjacent_parent_shard_id].into_iter().flatten();
+        let end = shard.sequence_number_range.and_then(|range| range.ending_sequence_number);
+        let is_closed = end.is_some_and(|end| !end.is_empty());
+        self.shard(&shard.shard_id, parents, shard.hash_key_range.as_ref(), is_closed)
+    }
+
+    /// A shard as we see it, from its parts as AWS writes them. Empty names of parents are absent ones.
+    pub(crate) fn shard(
+        &self,
+        shard_id: &str,
+        parents: impl IntoIterator<Item = String>,
+        hash_key_range: Option<&types::HashKeyRange>,
+        is_closed: bool,
+    ) -> Result<Shard, SourceError> {
+        let convert = || -> Result<Shard, StoreError> {
+            let parents = parents.into_iter().filter(|parent| !parent.is_empty()).map(ShardId::new);
+            let hash_key_range = hash_key_range.map(|range| {
+                HashKeyRange::new(range.starting_hash_key.parse()?, range.ending_hash_key.parse()?)
+            });
+            Ok(Shard {
+                shard_id: ShardId::new(shard_id.to_owned())?,
+                parents: parents.collect::<Result<_, _>>()?,
+                hash_key_range: hash_key_range.transpose()?,
+                is_closed,
+            })
+        };
+        convert().map_err(|error| self.invalid(&format!("shard {shard_id:?}: {error}")).with_source(error))
+    }
+}
+
+#[async_trait]
+impl StreamSource for KinesisStream {
+    fn stream_name(&self) -> &str {
+        &self.destination.stream_name
+    }
+
+    async fn list_shards(&self) -> Result<Vec<Shard>, SourceError> {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
+        let mut shards = Vec::new();
+        let mut tokens = BTreeSet::new();
+        let mut token = None;
+        for _ in 0..MAX_PAGES {
+            let page = self.page(token.as_deref(), &mut rng).await?;
+            for shard in page.shards.unwrap_or_default() {
+                shards.push(self.convert(shard)?);
+            }
+            let Some(next) = page.next_token.filter(|next| !next.is_empty()) else { return Ok(shards) };
+            if !tokens.insert(next.clone()) {
+                return Err(
+                    self.invalid("the listing of the shards goes in a circle: a NextToken came twice")
+                );
+            }
+            token = Some(next);
+        }
+        Err(self.invalid(&format!("the listing of the shards does not end after {MAX_PAGES} pages")))
+    }
+
+    async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
+        Ok(Box::new(PollingSource::new(self.clone(), shard_id.clone(), from.clone())))
+    }
+}
+
+/// The wait before a page is asked for again, after so many failures; `None`: give up. It doubles, and is drawn from half
+/// to one and a half times its length, so that workers which were refused together do not come back together.
+fn wait_after(failure: SourceErrorKind, failures: u32, rng: &mut Rng) -> Option<Duration> {
+    if failure != SourceErrorKind::Throttled || failures >= MAX_PAGE_ATTEMPTS {
+        return None;
+    }
+    let nominal = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1)).min(LONGEST_WAIT);
+    Some(nominal.mul_f64(0.5 + rng.f64()))
+}
+
+/// The one place where randomness enters from outside.
+#[allow(clippy::disallowed_methods)]
+fn fresh_rng() -> Rng {
+    Rng::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn waits_double_and_are_spread(seed: u64, failures in 1..MAX_PAGE_ATTEMPTS) {
+            let wait = || wait_after(SourceErrorKind::Throttled, failures, &mut Rng::with_seed(seed)).unwrap();
+            let nominal = FIRST_WAIT.saturating_mul(2_u32.pow(failures - 1)).min(LONGEST_WAIT);
+            prop_assert!(wait() >= nominal / 2 && wait() < nominal * 3 / 2, "{failures}: {:?}", wait());
+            prop_assert_eq!(wait(), wait());
+        }
+    }
+
+    #[test]
+    fn only_a_request_to_slow_down_is_waited_for_and_not_for_ever() {
+        let rng = &mut Rng::with_seed(1);
+        assert_eq!(wait_after(SourceErrorKind::Throttled, MAX_PAGE_ATTEMPTS, rng), None);
+        for kind in [SourceErrorKind::Unavailable, SourceErrorKind::Denied, SourceErrorKind::StreamNotFound] {
+            assert_eq!(wait_after(kind, 1, rng), None, "{kind:?}");
+        }
+    }
+}
