@@ -157,7 +157,7 @@ async fn workers_that_start_together_hardly_take_from_each_other() {
             .await;
         let moves: u64 = handle.statuses().iter().map(|status| status.lost_leases).sum();
         assert!(
-            moves <= 8,
+            moves <= 6,
             "seed {seed}: {moves} of 16 leases moved; without restraint the first one takes all 16"
         );
         running.abort();
