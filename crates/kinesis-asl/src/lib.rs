@@ -27,10 +27,11 @@
 //! # Reading from `LATEST`
 //!
 //! An iterator for `LATEST` means the tip at the moment it was made. As long as no record was read, the same chain of
-//! iterators is kept; when the service refuses it (an iterator lives for five minutes), reading goes on at the time when
-//! the first one was made, by the service's own clock (the `Date` of its answer, less the duration of the call and the
-//! second that the header is cut to). So nothing that came in between is lost; a record that arrived within that margin
-//! before the start may be delivered. Where a server sends no date, reading goes on at the tip, and a warning says so.
+//! iterators is kept; when the service refuses it (an iterator lives for five minutes), reading goes on at the time
+//! when the first one was made, by the service's own clock (the `Date` of its answer, less the duration of the call
+//! and the second that the header is cut to). So nothing that came in between is lost; a record that arrived within
+//! that margin before the start may be delivered. Where a server sends no date, reading goes on at the tip, and a
+//! warning says so.
 
 mod call_notes;
 mod connect;

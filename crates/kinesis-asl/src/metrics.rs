@@ -158,8 +158,9 @@ impl CloudWatchPublisher {
         Ok(())
     }
 
-    /// Publishes in a task of its own on the current tokio runtime, at this interval (usually [`METRICS_INTERVAL`]), what the closure gives then. A
-    /// failure is logged and counted; it stops nothing, and the samples it lost are not published later.
+    /// Publishes in a task of its own on the current tokio runtime, at this interval (usually [`METRICS_INTERVAL`]),
+    /// what the closure gives then. A failure is logged and counted; it stops nothing, and the samples it lost are
+    /// not published later.
     pub fn publish_every(
         self,
         interval: Duration,

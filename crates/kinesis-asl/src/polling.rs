@@ -1,8 +1,8 @@
 //! Reads one shard with `GetShardIterator` and `GetRecords`.
 //!
-//! An iterator is disposable: it lives for five minutes, and what counts is the place in the shard it was made for. That
-//! place only moves when an answer was converted as a whole and is handed over in the same breath, so an error or a
-//! cancelled call loses nothing and repeats nothing.
+//! An iterator is disposable: it lives for five minutes, and what counts is the place in the shard it was made for.
+//! That place only moves when an answer was converted as a whole and is handed over in the same breath, so an error
+//! or a cancelled call loses nothing and repeats nothing.
 
 use std::time::{Duration, SystemTime};
 
@@ -49,8 +49,8 @@ enum Place {
     Since(SystemTime),
     /// At this record.
     At(SequenceNumber),
-    /// At the tip, as it was when the iterator was made: at this time or later, by the service's clock. An iterator that
-    /// is made anew for the tip would skip what arrived in between; this time finds it again.
+    /// At the tip, as it was when the iterator was made: at this time or later, by the service's clock. An iterator
+    /// that is made anew for the tip would skip what arrived in between; this time finds it again.
     Tip { since: Option<SystemTime> },
     /// After this record, which was handed over.
     After(SequenceNumber),

@@ -6,8 +6,8 @@ use aws_sdk_kinesis::primitives::DateTime;
 
 const NANOS_PER_MILLI: i128 = 1_000_000;
 
-/// A time that the service gave. It counts in milliseconds, but the SDK reads it through a floating-point number and cuts
-/// it, so 0.123 s can come out as 0.122999906 s: rounded, it is exact again. `None`: out of range.
+/// A time that the service gave. It counts in milliseconds, but the SDK reads it through a floating-point number and
+/// cuts it, so 0.123 s can come out as 0.122999906 s: rounded, it is exact again. `None`: out of range.
 pub(crate) fn to_system_time(time: DateTime) -> Option<SystemTime> {
     let millis = (time.as_nanos() + NANOS_PER_MILLI / 2).div_euclid(NANOS_PER_MILLI);
     let distance = Duration::from_millis(u64::try_from(millis.unsigned_abs()).ok()?);
@@ -18,8 +18,8 @@ pub(crate) fn to_system_time(time: DateTime) -> Option<SystemTime> {
     }
 }
 
-/// A time for the service, cut to the millisecond: earlier rather than later, so that no record is left out. `None`: out
-/// of range.
+/// A time for the service, cut to the millisecond: earlier rather than later, so that no record is left out. `None`:
+/// out of range.
 pub(crate) fn from_system_time(time: SystemTime) -> Option<DateTime> {
     let nanos = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => i128::try_from(after.as_nanos()).ok()?,

@@ -193,8 +193,8 @@ impl StreamSource for KinesisStream {
     }
 }
 
-/// The wait before a page is asked for again, after so many failures; `None`: give up. It doubles, and is drawn from half
-/// to one and a half times its length, so that workers which were refused together do not come back together.
+/// The wait before a page is asked for again, after so many failures; `None`: give up. It doubles, and is drawn from
+/// half to one and a half times its length, so that workers which were refused together do not come back together.
 fn wait_after(failure: SourceErrorKind, failures: u32, rng: &mut Rng) -> Option<Duration> {
     if failure != SourceErrorKind::Throttled || failures >= MAX_PAGE_ATTEMPTS {
         return None;
