@@ -16,7 +16,7 @@ use kinesis_streaming::lease_store::{
 };
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::ReceiverErrorKind;
-use kinesis_streaming::shard_worker::ShardOutcome;
+use kinesis_streaming::shard_worker::{ShardOutcome, SourceErrorKind};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -281,6 +281,23 @@ async fn a_handler_that_fails_or_panics_gets_its_batch_again() {
     let progress = member.handle.status().shards[0].progress.clone();
     assert_eq!((progress.failed_attempts, progress.last_error), (2, None));
     assert!(member.stop().await.is_drained());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_denied_at_latest_skips_nothing() {
+    let (stream, store, journal) =
+        (InMemoryStream::new("s", shards(1)), InMemoryLeaseStore::new(), Journal::default());
+    put(&stream, 0..5);
+    let latest = member("a", &stream, &store, &journal).initial_position(InitialPosition::Latest);
+    let member = Member::start(latest);
+    member.wait_until_holding(1).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Before the first record there is no position to go back to but LATEST.
+    stream.fail_reads(SourceErrorKind::Denied, 2);
+    tokio::time::sleep(Duration::from_millis(50)).await; // the read under way fails, the next one has not begun
+    put(&stream, 5..10);
+    journal.wait_for(5, LIMIT).await;
+    assert_eq!(journal.times(), (5..10).map(|number| (number.to_string(), 1)).collect());
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use checkpointer::{CheckpointErrorKind, Checkpointer, Delays, RetryPolicy};
 use fastrand::Rng;
 use futures::FutureExt as _;
-use lease_store::{BoxError, ErrorKind as _, Position};
+use lease_store::{BoxError, Position};
 use tokio::sync::watch;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -237,13 +237,9 @@ impl Task {
                     shard_end: Some(ShardEnd { children: Vec::new() }),
                 }
             }
-            Err(error) => {
-                if !error.kind().is_retryable() {
-                    // What is wrong may sit in the reader: open it anew from the position.
-                    self.reader = None;
-                }
-                return Err(error);
-            }
+            // The reader is kept: it goes on where its last answer ended, while a new one at LATEST would skip what
+            // arrived in between.
+            Err(error) => return Err(error),
         };
         let mut records = fetched.records;
         records.retain(|record| {
