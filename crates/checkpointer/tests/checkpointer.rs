@@ -151,7 +151,8 @@ async fn fenced_and_invalid_are_never_retried() {
         let writer = ScriptedWriter::answering([Some(kind)]);
         let mut checkpointer = start(&writer, every(1));
         acknowledge(&checkpointer, 1);
-        assert_eq!(checkpointer.stopped().await, seen);
+        let stopped = tokio::time::timeout(Duration::from_secs(60), checkpointer.stopped()).await;
+        assert_eq!(stopped, Ok(seen));
         acknowledge(&checkpointer, 2);
         assert_eq!(checkpointer.flush().await.unwrap_err().kind(), seen);
         advance(Duration::from_secs(3600)).await;

@@ -143,6 +143,24 @@ async fn a_caller_that_goes_away_in_the_middle_of_a_write_does_not_lose_the_leas
     assert_eq!((row(&table).await.checkpoint, row(&table).await.counter), (at(2), 3));
 }
 
+#[tokio::test(start_paused = true)]
+async fn validity_counts_from_before_the_request() {
+    let (table, seen) = table_with_one_lease().await;
+    let store = SlowAnswers { table, is_slow: AtomicBool::new(false), answer: Notify::new() };
+    let store = Arc::new(store);
+    let held = HeldLease::take(store.clone(), &seen, &worker("owner")).await.unwrap();
+    store.is_slow.store(true, Ordering::Relaxed);
+    let asked_at = tokio::time::Instant::now();
+    let answer_late = async {
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        store.answer.notify_one();
+    };
+    let (renewed, ()) = tokio::join!(held.renew(), answer_late);
+    renewed.unwrap();
+    assert_eq!(asked_at.elapsed().as_secs(), 3);
+    assert_eq!(held.confirmed_at(), asked_at, "an observer may have counted from the moment it was applied");
+}
+
 #[tokio::test]
 async fn a_released_lease_is_written_no_more() {
     let (table, seen) = table_with_one_lease().await;
