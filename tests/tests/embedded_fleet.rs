@@ -284,6 +284,45 @@ async fn a_handler_that_fails_or_panics_gets_its_batch_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_waits_before_another_attempt_can_be_set() {
+    let (stream, store, journal) =
+        (InMemoryStream::new("s", shards(1)), InMemoryLeaseStore::new(), Journal::default());
+    let attempts = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noted = attempts.clone();
+    let builder = member("a", &stream, &store, &journal).processing_retry(RetryPolicy::spark()).processors(
+        batch_handler(move |_, _| {
+            noted.lock().unwrap().push(Instant::now());
+            async { Err("never".into()) }
+        }),
+    );
+    let _member = Member::start(builder);
+    put(&stream, 0..1);
+    wait_until("there were 20 attempts", || attempts.lock().unwrap().len() >= 20).await;
+    let attempts = attempts.lock().unwrap().clone();
+    let waits: Vec<Duration> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits.iter().all(|wait| *wait < Duration::from_millis(502)), "{waits:?}");
+    assert_eq!(waits[3..].iter().collect::<BTreeSet<_>>().len(), 1, "the last wait repeats: {waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_gives_a_throttled_checkpoint_the_attempts_of_the_policy() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(1)), Journal::default());
+    let faulty = FaultyLeaseStore::new(InMemoryLeaseStore::new(), FaultRates::NONE, SEED);
+    let store = CountingLeaseStore::new(faulty.clone());
+    let builder = member("a", &stream, &store, &journal).checkpoint_retry(RetryPolicy::spark());
+    let member = Member::start(builder.checkpoint_interval(LIMIT));
+    member.wait_until_holding(1).await;
+    put(&stream, 0..1);
+    journal.wait_for(1, LIMIT).await;
+    let mut rates = FaultRates::NONE;
+    rates.throttled = 1.0;
+    faulty.set_rates(rates);
+    let report = member.stop().await;
+    assert_eq!(store.calls().checkpoints, 4, "as in Spark");
+    assert!(!report.is_drained(), "what was not written comes again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_that_is_denied_at_latest_skips_nothing() {
     let (stream, store, journal) =
         (InMemoryStream::new("s", shards(1)), InMemoryLeaseStore::new(), Journal::default());

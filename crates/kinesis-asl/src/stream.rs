@@ -1,6 +1,7 @@
 //! A Kinesis stream: lists its shards and opens them for reading.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
 use aws_sdk_kinesis::types;
 use fastrand::Rng;
 use lease_store::{HashKeyRange, ShardId, StoreError};
-use shard_worker::{ReadFrom, RecordSource, Shard, SourceError, SourceErrorKind, StreamSource};
+use shard_worker::{ReadFrom, RecordSource, RetryPolicy, Shard, SourceError, SourceErrorKind, StreamSource};
 use tokio::time::sleep;
 
 use crate::call_notes::CallNotes;
@@ -25,14 +26,12 @@ const SHARDS_PER_PAGE: i32 = 1000;
 /// The most pages of one listing, far above the shards of any stream: a bound for a server that never ends.
 const MAX_PAGES: usize = 1000;
 
-/// How often one page is asked for while the service says to slow down; the SDK repeats each attempt by itself too.
-const MAX_PAGE_ATTEMPTS: u32 = 8;
+/// How one page is asked for again while the service says to slow down; the SDK repeats each attempt by itself too.
+const PAGE_RETRY: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(250), Duration::from_secs(5))
+    .with_max_attempts(MAX_PAGE_ATTEMPTS);
 
-/// The wait after the first refusal, before it is randomised; it doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-
-/// The longest wait, before it is randomised.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How often one page is asked for.
+const MAX_PAGE_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(7);
 
 /// A Kinesis stream. Its shards are read by polling, five times in a second at the most. Clones share the client.
 #[derive(Debug, Clone)]
@@ -107,7 +106,7 @@ impl KinesisStream {
 
     /// One page, asked for again while the service says to slow down.
     async fn page(&self, token: Option<&str>, rng: &mut Rng) -> Result<ListShardsOutput, SourceError> {
-        let mut failures = 0;
+        let mut delays = PAGE_RETRY.delays(rng.fork());
         loop {
             let request = self.client.list_shards();
             // The first page names the stream; a token stands for all of the request it came from, and AWS refuses it
@@ -123,10 +122,11 @@ impl KinesisStream {
                 Ok(page) => return Ok(page),
                 Err(error) => self.error("listing the shards", error),
             };
-            failures += 1;
-            let Some(wait) = wait_after(error.kind(), failures, rng) else { return Err(error) };
-            tracing::debug!(%error, failures, ?wait, "asked to slow down while listing the shards");
-            sleep(wait).await;
+            // Other failures have had the SDK's retries; their caller decides.
+            let delay = if error.kind() == SourceErrorKind::Throttled { delays.next() } else { None };
+            let Some(delay) = delay else { return Err(error) };
+            tracing::debug!(%error, ?delay, "asked to slow down while listing the shards");
+            sleep(delay).await;
         }
     }
 
@@ -193,45 +193,8 @@ impl StreamSource for KinesisStream {
     }
 }
 
-/// The wait before a page is asked for again, after so many failures; `None`: give up. It doubles, and is drawn from
-/// half to one and a half times its length, so that workers which were refused together do not come back together.
-fn wait_after(failure: SourceErrorKind, failures: u32, rng: &mut Rng) -> Option<Duration> {
-    if failure != SourceErrorKind::Throttled || failures >= MAX_PAGE_ATTEMPTS {
-        return None;
-    }
-    let nominal = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1)).min(LONGEST_WAIT);
-    Some(nominal.mul_f64(0.5 + rng.f64()))
-}
-
 /// The one place where randomness enters from outside.
 #[allow(clippy::disallowed_methods)]
 fn fresh_rng() -> Rng {
     Rng::new()
-}
-
-#[cfg(test)]
-mod tests {
-    use fastrand::Rng;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn waits_double_and_are_spread(seed: u64, failures in 1..MAX_PAGE_ATTEMPTS) {
-            let wait = || wait_after(SourceErrorKind::Throttled, failures, &mut Rng::with_seed(seed)).unwrap();
-            let nominal = FIRST_WAIT.saturating_mul(2_u32.pow(failures - 1)).min(LONGEST_WAIT);
-            prop_assert!(wait() >= nominal / 2 && wait() < nominal * 3 / 2, "{failures}: {:?}", wait());
-            prop_assert_eq!(wait(), wait());
-        }
-    }
-
-    #[test]
-    fn only_a_request_to_slow_down_is_waited_for_and_not_for_ever() {
-        let rng = &mut Rng::with_seed(1);
-        assert_eq!(wait_after(SourceErrorKind::Throttled, MAX_PAGE_ATTEMPTS, rng), None);
-        for kind in [SourceErrorKind::Unavailable, SourceErrorKind::Denied, SourceErrorKind::StreamNotFound] {
-            assert_eq!(wait_after(kind, 1, rng), None, "{kind:?}");
-        }
-    }
 }

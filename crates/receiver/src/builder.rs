@@ -6,10 +6,18 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
-use shard_worker::{RecordProcessorFactory, StreamSource};
+use shard_worker::{RecordProcessorFactory, RetryPolicy, StreamSource};
 
 use crate::handle::Shared;
 use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings};
+
+/// How long to wait before something is tried again.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Retries {
+    /// `None`: as [`ShardWorkerOptions`](shard_worker::ShardWorkerOptions) has it.
+    pub(crate) processing: Option<RetryPolicy>,
+    pub(crate) checkpoint: RetryPolicy,
+}
 
 /// Puts a [`Receiver`] together: settings (plain data) and components (a stream, a lease store, record processors).
 #[derive(Clone, Default)]
@@ -18,6 +26,7 @@ pub struct ReceiverBuilder {
     source: Option<Arc<dyn StreamSource>>,
     store: Option<Arc<dyn LeaseStore>>,
     processors: Option<Arc<dyn RecordProcessorFactory>>,
+    retries: Retries,
     seed: Option<u64>,
 }
 
@@ -121,6 +130,22 @@ impl ReceiverBuilder {
         self
     }
 
+    /// How long to wait before a batch whose handler failed, or a read that failed, is tried again; by default from
+    /// 200 ms up to 30 s. Attempts are not limited: a limit of the policy is only where its last wait repeats.
+    #[must_use]
+    pub fn processing_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retries.processing = Some(retry);
+        self
+    }
+
+    /// How often a refused checkpoint is tried again, and how long to wait before it; by default 8 attempts over about
+    /// ten seconds. [`RetryPolicy::spark`] has the numbers of Spark's receiver.
+    #[must_use]
+    pub fn checkpoint_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retries.checkpoint = retry;
+        self
+    }
+
     /// The seed of all random choices: waits, jitter, which lease to take. Without one each receiver draws its own.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -167,7 +192,16 @@ impl ReceiverBuilder {
         let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
         let shared = Arc::new(Shared::new(worker_id.clone()));
-        Ok(Receiver { settings: self.settings, worker_id, source, store, processors, rng, shared })
+        Ok(Receiver {
+            settings: self.settings,
+            worker_id,
+            source,
+            store,
+            processors,
+            retries: self.retries,
+            rng,
+            shared,
+        })
     }
 }
 

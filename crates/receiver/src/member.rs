@@ -274,7 +274,8 @@ impl Member {
             Cadence { interval: settings.checkpoint_interval, records: settings.checkpoint_records };
         let checkpointer = span.in_scope(|| {
             let rng = self.receiver.rng.fork();
-            Checkpointer::start(held.clone(), context.start.clone(), cadence, RetryPolicy::default(), rng)
+            let retry = self.receiver.retries.checkpoint;
+            Checkpointer::start(held.clone(), context.start.clone(), cadence, retry, rng)
         });
         let end_recorder = ShardEndWriter {
             held: held.clone(),
@@ -286,6 +287,7 @@ impl Member {
             child_lookups: AtomicU32::new(0),
         };
         let mut options = ShardWorkerOptions::default();
+        options.retry = self.receiver.retries.processing.unwrap_or(options.retry);
         options.initial_timestamp = settings.initial_position.timestamp();
         let worker = ShardWorker {
             context,

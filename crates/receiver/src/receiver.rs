@@ -8,6 +8,7 @@ use lease_store::{LeaseStore, WorkerId};
 use shard_worker::{RecordProcessorFactory, StreamSource};
 use tracing::Instrument as _;
 
+use crate::builder::Retries;
 use crate::handle::Shared;
 use crate::member::Member;
 use crate::{ReceiverBuilder, ReceiverError, ReceiverHandle, ReceiverSettings, ReceiverState, StopReport};
@@ -22,6 +23,7 @@ pub struct Receiver {
     pub(crate) source: Arc<dyn StreamSource>,
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) processors: Arc<dyn RecordProcessorFactory>,
+    pub(crate) retries: Retries,
     pub(crate) rng: Rng,
     pub(crate) shared: Arc<Shared>,
 }

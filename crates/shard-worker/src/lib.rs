@@ -24,6 +24,7 @@ mod source;
 mod worker;
 
 pub use batch_handler::{BatchHandler, batch_handler};
+pub use checkpointer::RetryPolicy;
 pub use error::{SourceError, SourceErrorKind};
 pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;

@@ -27,7 +27,7 @@ pub use crate::life::ShardOutcome;
 #[non_exhaustive]
 pub struct ShardWorkerOptions {
     /// How long to wait before a failed step is done again. The number of attempts is not limited: a batch is never
-    /// given up.
+    /// given up, and where a policy ends its last wait repeats.
     pub retry: RetryPolicy,
     /// Where a shard at [`Position::AtTimestamp`] starts.
     pub initial_timestamp: Option<SystemTime>,
@@ -130,6 +130,7 @@ struct Task {
     batch: Option<RecordBatch>,
     children: Vec<Shard>,
     delays: Delays,
+    last_delay: Duration,
 }
 
 impl Task {
@@ -142,6 +143,7 @@ impl Task {
             batch: None,
             children: Vec::new(),
             delays,
+            last_delay: DEFAULT_RETRY_DELAY,
             worker,
         }
     }
@@ -150,8 +152,9 @@ impl Task {
     async fn carry_out(&mut self, life: ShardLife) -> Event {
         if life.is_retrying() {
             self.worker.progress.send_modify(|progress| progress.state = ShardState::BackingOff);
-            // The policy does not limit attempts; if one does all the same, its last wait goes on.
-            let delay = self.delays.next().unwrap_or(FALLBACK_RETRY_DELAY);
+            // A batch is never given up: where a policy ends, its last wait repeats.
+            let delay = self.delays.next().unwrap_or(self.last_delay);
+            self.last_delay = delay;
             tokio::time::sleep(delay).await;
         }
         let step = life.step();
@@ -314,8 +317,8 @@ impl Task {
     }
 }
 
-/// The wait before a retry when the policy gives none.
-const FALLBACK_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The wait before a retry when the policy gives none at all.
+const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 fn state_of(step: Step) -> ShardState {
     match step {
