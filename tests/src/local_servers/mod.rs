@@ -1,4 +1,18 @@
 //! Kinesis and DynamoDB on this machine: in this process, or as child processes that end with their guard.
+//!
+//! Two pairs, since no emulator is right about everything. Where they disagree the tests follow the documentation of AWS:
+//!
+//! | what | `ferrokinesis` 0.7 | `kinesis-local` 0.6 | AWS, and what we rely on |
+//! | --- | --- | --- | --- |
+//! | end of a closed shard | on an empty answer after the last records | with the last records | no next iterator, on either |
+//! | children in that answer | absent | named | named; where absent they are looked up by listing |
+//! | `MillisBehindLatest` of an open shard | always 0 | behind the newest record | only a hint for the pace, never the end |
+//! | reads per second and shard | not limited | not limited | five; our own pace is tested by itself |
+//!
+//! | what | `dynoxide` 3.2 | `dynalite` 4.0 | AWS, and what we rely on |
+//! | --- | --- | --- | --- |
+//! | the row that made a condition fail | returned | absent | returned; where absent it is read again |
+//! | a new table | active at the next call | active after a while | active after a while; asked for until it is |
 
 mod in_process;
 mod node;
