@@ -36,7 +36,9 @@ pub(crate) async fn keep(held: Arc<HeldLease>, failover_time: Duration, lost: Ca
             next_try = due_at;
             continue;
         }
-        match timeout_at(expires_at, held.renew()).await {
+        // One answer that never comes must not cost the lease: there is time for another try, which first asks what
+        // became of this one.
+        match timeout_at(expires_at.min(Instant::now() + interval), held.renew()).await {
             Ok(Ok(())) => next_try = held.confirmed_at() + interval,
             Ok(Err(error)) if error.kind() == StoreErrorKind::Fenced => {
                 tracing::info!(%error, "the lease was taken by another worker");
@@ -46,8 +48,13 @@ pub(crate) async fn keep(held: Arc<HeldLease>, failover_time: Duration, lost: Ca
                 tracing::warn!(%error, "renewal failed; trying again until the lease expires");
                 next_try = (Instant::now() + interval / RETRIES_PER_RENEWAL).min(expires_at);
             }
-            // Expired while the answer was outstanding; the next turn says so.
-            Err(_) => next_try = expires_at,
+            Err(_) => {
+                tracing::warn!(
+                    ?interval,
+                    "a renewal was not answered in time; trying again until the lease expires"
+                );
+                next_try = Instant::now();
+            }
         }
     }
     held.fence();
@@ -56,9 +63,13 @@ pub(crate) async fn keep(held: Arc<HeldLease>, failover_time: Duration, lost: Ca
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use async_trait::async_trait;
     use lease_store::{
-        CountingLeaseStore, FaultRates, FaultyLeaseStore, InMemoryLeaseStore, Lease, LeaseChange, LeaseStore,
-        LeaseWrite, Position, ShardId, WorkerId,
+        Consistency, CountingLeaseStore, FaultRates, FaultyLeaseStore, InMemoryLeaseStore, Lease,
+        LeaseChange, LeaseListing, LeaseStore, LeaseWrite, Position, ShardId, StoreError, WorkerId,
+        WriteOutcome,
     };
 
     use super::*;
@@ -130,6 +141,54 @@ mod tests {
         store.set_rates(FaultRates::NONE);
         keeper.await.unwrap();
         assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    }
+
+    /// Never answers one write, applied or not.
+    #[derive(Debug, Clone)]
+    struct HangsOnce {
+        table: InMemoryLeaseStore,
+        hangs: Arc<AtomicBool>,
+        is_applied: bool,
+    }
+
+    #[async_trait]
+    impl LeaseStore for HangsOnce {
+        async fn prepare(&self) -> Result<(), StoreError> {
+            self.table.prepare().await
+        }
+
+        async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+            self.table.list(consistency).await
+        }
+
+        async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+            self.table.get(shard_id).await
+        }
+
+        async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+            if self.hangs.swap(false, Ordering::Relaxed) {
+                if self.is_applied {
+                    self.table.write(write).await?;
+                }
+                std::future::pending::<()>().await;
+            }
+            self.table.write(write).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_without_an_answer_does_not_cost_the_lease() {
+        for is_applied in [true, false] {
+            let (table, hangs) = (InMemoryLeaseStore::new(), Arc::new(AtomicBool::new(false)));
+            let held = hold(&HangsOnce { table, hangs: hangs.clone(), is_applied }).await;
+            let lost = CancellationToken::new();
+            let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, lost.clone()));
+            hangs.store(true, Ordering::Relaxed);
+            tokio::time::sleep(FAILOVER_TIME * 10).await;
+            assert!(!hangs.load(Ordering::Relaxed) && !lost.is_cancelled(), "applied: {is_applied}");
+            held.renew().await.unwrap();
+            keeper.abort();
+        }
     }
 
     #[tokio::test(start_paused = true)]
