@@ -1,5 +1,7 @@
 //! Sets up the clients: one chain of credentials, and per service a region and an endpoint.
 
+use std::time::Duration;
+
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
@@ -12,6 +14,13 @@ use crate::{AwsSettings, CloudWatchPublisher, KinesisStream};
 
 /// How often the SDK tries a call, the first attempt included (the SDK's own default, made explicit).
 const MAX_ATTEMPTS: u32 = 3;
+
+/// The longest attempt of a call for a lease. Rows are small and answered within milliseconds; a write that hangs holds up
+/// the renewal of its lease, which has to come through within the fail-over time (10 s unless set otherwise).
+const MAX_LEASE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The longest call for leases, with all its attempts.
+const MAX_LEASE_OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A stream and what belongs to it, ready to be called with the credentials of this process.
 #[derive(Debug, Clone)]
@@ -55,7 +64,9 @@ impl KinesisAsl {
 
         let mut kinesis = aws_sdk_kinesis::config::Builder::from(loaded);
         kinesis.set_endpoint_url(endpoints.kinesis.url);
-        let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(loaded).region(dynamodb_region);
+        let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(loaded)
+            .region(dynamodb_region)
+            .timeout_config(lease_timeouts(settings));
         dynamodb.set_endpoint_url(endpoints.dynamodb.url);
         let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(loaded).region(cloudwatch_region);
         cloudwatch.set_endpoint_url(endpoints.cloudwatch.url);
@@ -98,14 +109,26 @@ impl KinesisAsl {
     }
 }
 
-fn loader(settings: &AwsSettings) -> ConfigLoader {
-    let timeouts = TimeoutConfig::builder()
+fn timeouts(settings: &AwsSettings) -> TimeoutConfig {
+    TimeoutConfig::builder()
         .connect_timeout(settings.connect_timeout)
         .operation_attempt_timeout(settings.attempt_timeout)
         .operation_timeout(settings.operation_timeout)
-        .build();
+        .build()
+}
+
+/// Those of the settings, but not so long that one call could cost a lease.
+fn lease_timeouts(settings: &AwsSettings) -> TimeoutConfig {
+    timeouts(settings)
+        .to_builder()
+        .operation_attempt_timeout(settings.attempt_timeout.min(MAX_LEASE_ATTEMPT_TIMEOUT))
+        .operation_timeout(settings.operation_timeout.min(MAX_LEASE_OPERATION_TIMEOUT))
+        .build()
+}
+
+fn loader(settings: &AwsSettings) -> ConfigLoader {
     let loader = aws_config::defaults(BehaviorVersion::latest())
-        .timeout_config(timeouts)
+        .timeout_config(timeouts(settings))
         .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS));
     match &settings.region {
         Some(region) => loader.region(Region::new(region.clone())),
@@ -307,5 +330,24 @@ mod tests {
             listed.expect("the set time-outs end the call").unwrap_err().kind(),
             SourceErrorKind::Unavailable
         );
+    }
+
+    #[tokio::test]
+    async fn a_call_for_a_lease_ends_well_before_the_lease_does() {
+        let settings = AwsSettings {
+            region: Some("eu-west-1".to_owned()),
+            attempt_timeout: Duration::from_secs(3600),
+            operation_timeout: Duration::from_secs(3600),
+            ..AwsSettings::new("words")
+        };
+        let credentials = Credentials::new("some", "secret", None, None, "test");
+        let loaded = Box::pin(loader(&settings).credentials_provider(credentials).load()).await;
+        let aws = KinesisAsl::with_config(&settings, &loaded).unwrap();
+        let timeouts = aws.dynamodb.config().timeout_config().unwrap().clone();
+        assert_eq!(timeouts.operation_attempt_timeout(), Some(MAX_LEASE_ATTEMPT_TIMEOUT));
+        assert_eq!(timeouts.operation_timeout(), Some(MAX_LEASE_OPERATION_TIMEOUT));
+        let shorter = AwsSettings { attempt_timeout: Duration::from_millis(5), ..settings };
+        let shorter = lease_timeouts(&shorter).operation_attempt_timeout();
+        assert_eq!(shorter, Some(Duration::from_millis(5)));
     }
 }

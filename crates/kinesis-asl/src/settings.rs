@@ -51,7 +51,7 @@ pub struct AwsSettings {
     pub lease_table: Option<String>,
     /// How long making a connection may take; 3 s by default.
     pub connect_timeout: Duration,
-    /// How long one attempt of a call may take; 10 s by default.
+    /// How long one attempt of a call may take; 10 s by default. Calls for leases never take more than 3 s.
     pub attempt_timeout: Duration,
     /// How long a call may take, with all its attempts; 30 s by default.
     pub operation_timeout: Duration,
