@@ -1,5 +1,6 @@
 //! What the end-to-end tests share.
 
+pub mod fleet;
 pub mod journal;
 #[cfg(feature = "wire")]
 pub mod local_servers;

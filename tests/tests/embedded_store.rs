@@ -1,0 +1,285 @@
+//! Fleets on lease stores that fail, lie or hold bad rows, in virtual time.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test may
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use end_to_end_tests::Journal;
+use end_to_end_tests::fleet::{
+    FAILOVER_TIME, LIMIT, Member, SEED, member, parents, put, setup, shards, wait_until,
+};
+use kinesis_streaming::lease_store::{
+    Consistency, CountingLeaseStore, FaultRates, FaultyLeaseStore, Lease, LeaseChange, LeaseListing,
+    LeaseWrite, MalformedLease, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
+};
+use kinesis_streaming::prelude::*;
+use kinesis_streaming::receiver::ReceiverErrorKind;
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_gives_a_throttled_checkpoint_the_attempts_of_the_policy() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(1)), Journal::default());
+    let faulty = FaultyLeaseStore::new(InMemoryLeaseStore::new(), FaultRates::NONE, SEED);
+    let store = CountingLeaseStore::new(faulty.clone());
+    let builder = member("a", &stream, &store, &journal).checkpoint_retry(RetryPolicy::spark());
+    let member = Member::start(builder.checkpoint_interval(LIMIT));
+    member.wait_until_holding(1).await;
+    put(&stream, 0..1);
+    journal.wait_for(1, LIMIT).await;
+    let mut rates = FaultRates::NONE;
+    rates.throttled = 1.0;
+    faulty.set_rates(rates);
+    let report = member.stop().await;
+    assert_eq!(store.calls().checkpoints, 4, "as in Spark");
+    assert!(!report.is_drained(), "what was not written comes again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_worker_is_fenced_and_told() {
+    let (stream, store, journal) = setup(1);
+    let first = Member::start(member("first", &stream, &store, &journal));
+    first.wait_until_holding(1).await;
+    // A worker that others believe dead: its lease is taken while it still works.
+    let row = store.list(Consistency::Strong).await.unwrap().leases.remove(0);
+    let change = LeaseChange::Take { owner: WorkerId::new("other").unwrap() };
+    let take = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
+    assert!(matches!(store.write(&take).await.unwrap(), WriteOutcome::Applied { .. }));
+    put(&stream, 0..5);
+    journal.wait_for(5, LIMIT).await;
+    wait_until("it noticed the loss", || first.handle.status().lost_leases == 1).await;
+    let row = store.get(&row.shard_id).await.unwrap().unwrap();
+    assert_eq!(row.checkpoint, Position::TrimHorizon, "nothing was written over the new owner");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_faulty_store_loses_nothing() {
+    for seed in SEED..SEED + 8 {
+        let (stream, journal) = (InMemoryStream::new("s", shards(3)), Journal::default());
+        let table = InMemoryLeaseStore::new();
+        let store = FaultyLeaseStore::new(table.clone(), FaultRates::each(0.05), seed);
+        let members: Vec<_> =
+            ["a", "b"].map(|name| Member::start(member(name, &stream, &store, &journal).seed(seed))).into();
+        for round in 0..10 {
+            put(&stream, round * 50..(round + 1) * 50);
+            if round % 3 == 1 {
+                stream.split(&stream.open_shards()[round % 2]).unwrap();
+            }
+            tokio::time::sleep(Duration::from_secs(7)).await;
+        }
+        journal.wait_for(500, LIMIT * 5).await;
+        journal.check_order();
+        journal.check_parents_first(&parents(&stream).await);
+        store.set_rates(FaultRates::NONE);
+        for member in members {
+            member.stop().await;
+        }
+        let counters: Vec<_> = table.list(Consistency::Strong).await.unwrap().leases;
+        assert!(
+            counters.iter().all(|lease| lease.owner.is_none() || lease.is_finished()),
+            "seed {seed}: {counters:?}"
+        );
+    }
+}
+
+/// A table in which one row cannot be read.
+#[derive(Debug, Clone)]
+struct WithMalformedRow {
+    table: InMemoryLeaseStore,
+    row: MalformedLease,
+}
+
+#[async_trait]
+impl LeaseStore for WithMalformedRow {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.table.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        let mut listing = self.table.list(consistency).await?;
+        listing.leases.retain(|lease| lease.shard_id.as_str() != self.row.key);
+        listing.malformed.push(self.row.clone());
+        Ok(listing)
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        self.table.get(shard_id).await
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        assert_ne!(write.shard_id().as_str(), self.row.key, "nothing may be written over it");
+        self.table.write(write).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_row_leaves_the_others_usable() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(3)), Journal::default());
+    let bad = stream.open_shards().swap_remove(1);
+    let row =
+        MalformedLease { key: bad.to_string(), attribute: "leaseCounter".into(), reason: "absent".into() };
+    let store = WithMalformedRow { table: InMemoryLeaseStore::new(), row };
+    let member = Member::start(member("a", &stream, &store, &journal));
+    member.wait_until_holding(2).await;
+    tokio::time::sleep(FAILOVER_TIME * 5).await;
+    assert!(!member.held().contains(&bad));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_children_of_a_malformed_row_wait() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(2)), Journal::default());
+    let parent = stream.open_shards().swap_remove(0);
+    stream.split(&parent).unwrap();
+    let row =
+        MalformedLease { key: parent.to_string(), attribute: "checkpoint".into(), reason: "absent".into() };
+    let store = WithMalformedRow { table: InMemoryLeaseStore::new(), row };
+    for child in
+        stream.list_shards().await.unwrap().into_iter().filter(|shard| shard.parents.contains(&parent))
+    {
+        let mut lease = Lease::unowned(child.shard_id, Position::TrimHorizon);
+        lease.parents = child.parents;
+        store.write(&LeaseWrite::Create(lease)).await.unwrap();
+    }
+    let member = Member::start(member("a", &stream, &store, &journal));
+    member.wait_until_holding(1).await;
+    tokio::time::sleep(FAILOVER_TIME * 10).await;
+    assert_eq!(member.held().len(), 1, "only the shard that has nothing to do with the row");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_children_of_a_malformed_row_get_no_leases() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(2)), Journal::default());
+    let parent = stream.open_shards().swap_remove(0);
+    stream.split(&parent).unwrap();
+    let row =
+        MalformedLease { key: parent.to_string(), attribute: "checkpoint".into(), reason: "absent".into() };
+    let store = WithMalformedRow { table: InMemoryLeaseStore::new(), row };
+    let latest = member("a", &stream, &store, &journal).initial_position(InitialPosition::Latest);
+    let member = Member::start(latest);
+    member.wait_until_holding(1).await;
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    let leases = store.table.list(Consistency::Strong).await.unwrap().leases;
+    assert_eq!(leases.len(), 1, "at LATEST the children would miss what came before: {leases:?}");
+}
+
+/// Watches the order of writes: when a shard is marked as ended, its children must have leases.
+#[derive(Debug, Clone)]
+struct ChildrenFirst {
+    table: InMemoryLeaseStore,
+    stream: InMemoryStream,
+    ended: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl LeaseStore for ChildrenFirst {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.table.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.table.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        self.table.get(shard_id).await
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        if let LeaseWrite::Update { shard_id, change: LeaseChange::Checkpoint { position, children }, .. } =
+            write
+            && position.is_shard_end()
+        {
+            let shards = self.stream.list_shards().await.unwrap();
+            let expected: BTreeSet<ShardId> = shards
+                .into_iter()
+                .filter(|shard| shard.parents.contains(shard_id))
+                .map(|shard| shard.shard_id)
+                .collect();
+            assert_eq!(*children, expected, "the row of {shard_id} names its children");
+            for child in &expected {
+                assert!(self.table.get(child).await.unwrap().is_some(), "{child} has no lease yet");
+            }
+            self.ended.fetch_add(1, Ordering::Relaxed);
+        }
+        self.table.write(write).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_have_leases_before_their_parent_ends_and_start_at_once() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(1)), Journal::default());
+    let table = InMemoryLeaseStore::new();
+    let store = ChildrenFirst { table, stream: stream.clone(), ended: Arc::default() };
+    let member = Member::start(member("a", &stream, &store, &journal));
+    member.wait_until_holding(1).await;
+    let [left, right] = stream.split(&stream.open_shards()[0]).unwrap();
+    put(&stream, 0..10);
+    journal.wait_for(10, Duration::from_secs(2)).await;
+    stream.merge(&left, &right).unwrap();
+    put(&stream, 10..20);
+    journal.wait_for(20, Duration::from_secs(2)).await;
+    assert_eq!(store.ended.load(Ordering::Relaxed), 3);
+    assert!(member.stop().await.is_drained());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_start_waits_for_a_store_that_is_throttled_and_fails_on_a_wrong_one() {
+    let (stream, journal) = (InMemoryStream::new("s", shards(1)), Journal::default());
+    let store = FaultyLeaseStore::new(InMemoryLeaseStore::new(), FaultRates::NONE, SEED);
+    let mut rates = FaultRates::NONE;
+    rates.throttled = 1.0;
+    store.set_rates(rates);
+    let throttled = Member::start(member("a", &stream, &store, &journal));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    store.set_rates(FaultRates::NONE);
+    throttled.wait_until_holding(1).await;
+
+    #[derive(Debug)]
+    struct WrongLayout;
+    #[async_trait]
+    impl LeaseStore for WrongLayout {
+        async fn prepare(&self) -> Result<(), StoreError> {
+            Err(StoreError::new(StoreErrorKind::Invalid, "table \"x\" has the key \"id\""))
+        }
+        async fn list(&self, _: Consistency) -> Result<LeaseListing, StoreError> {
+            panic!("it must not be read")
+        }
+        async fn get(&self, _: &ShardId) -> Result<Option<Lease>, StoreError> {
+            panic!("it must not be read")
+        }
+        async fn write(&self, _: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+            panic!("it must not be written")
+        }
+    }
+    let wrong = Consumer::builder()
+        .application("wrong")
+        .source(stream)
+        .lease_store(WrongLayout)
+        .processors(batch_handler(|_, _| async { Ok(()) }))
+        .build()
+        .unwrap();
+    let error = wrong.run().await.unwrap_err();
+    assert_eq!(error.kind(), ReceiverErrorKind::Invalid);
+    assert!(error.to_string().contains("table \"x\""), "{error}");
+}
+
+#[test]
+fn contradictory_options_are_refused_all_at_once() {
+    let builder =
+        Consumer::builder().application("x").worker_id("").failover_time(Duration::ZERO).max_leases(0);
+    let error = builder.build().unwrap_err();
+    assert_eq!(error.kind(), ReceiverErrorKind::InvalidSettings);
+    let message = error.to_string();
+    for fault in [
+        "application",
+        "worker id",
+        "failover_time",
+        "max_leases",
+        "source()",
+        "lease_store()",
+        "processors()",
+    ] {
+        assert!(message.contains(fault), "{fault} is not in: {message}");
+    }
+}
