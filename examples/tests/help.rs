@@ -39,8 +39,15 @@ mod with_kinesis_asl {
     #[test]
     fn word_producer_says_what_it_takes() {
         let help = help(env!("CARGO_BIN_EXE_word_producer"));
-        let options =
-            ["--stream", "--endpoint-url", "--region", "--input", "--records-per-second", "--totals"];
+        let options = [
+            "--stream",
+            "--endpoint-url",
+            "--region",
+            "--input",
+            "--make-records",
+            "--records-per-second",
+            "--totals",
+        ];
         assert_names(&help, &options);
     }
 }

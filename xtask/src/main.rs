@@ -81,7 +81,8 @@ fn wire() -> Outcome {
     let emulators = emulators::install()?;
     // One feature set for the programs and the tests, the one that `ci` tests with: nothing is built twice.
     cargo("test --workspace --all-features --no-run").run()?;
-    let mut test = cargo("test --workspace --all-features --test wire_fleet -- --nocapture --test-threads 1");
+    let mut test = cargo("test --workspace --all-features --test wire_fleet --test wire_lease_store");
+    test = test.args(["--", "--nocapture", "--test-threads", "1"]);
     match emulators {
         emulators::Installed::In(directory) => test = test.env("EMULATORS_DIR", directory),
         emulators::Installed::LeftOut(why) => {

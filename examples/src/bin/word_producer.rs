@@ -49,6 +49,15 @@ struct Arguments {
     /// Files or folders to read; by default this repository's own text.
     #[arg(long)]
     input: Vec<PathBuf>,
+    /// Make so many records of random words instead of reading files.
+    #[arg(long, conflicts_with = "input")]
+    make_records: Option<usize>,
+    /// How many words a made record has.
+    #[arg(long, default_value_t = 10, requires = "make_records")]
+    words_per_record: usize,
+    /// The seed of made words.
+    #[arg(long, default_value_t = 1, requires = "make_records")]
+    seed: u64,
     /// About how many bytes of text make a record; 0: one line each.
     #[arg(long, default_value_t = 0)]
     record_bytes: usize,
@@ -72,7 +81,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), BoxError> {
-    let pieces = TextInput::new(&arguments.input)?.pieces(arguments.record_bytes)?;
+    let pieces = match arguments.make_records {
+        Some(records) => made_words(records, arguments.words_per_record, arguments.seed),
+        None => TextInput::new(&arguments.input)?.pieces(arguments.record_bytes)?,
+    };
     let mut config = aws_config::defaults(BehaviorVersion::latest());
     if let Some(region) = arguments.region {
         config = config.region(Region::new(region));
@@ -134,6 +146,14 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+/// Records of random words, the digits that the producer of Spark's example makes.
+fn made_words(records: usize, words_per_record: usize, seed: u64) -> Vec<String> {
+    let mut rng = Rng::with_seed(seed);
+    let mut record =
+        || (0..words_per_record).map(|_| rng.u32(0..10).to_string()).collect::<Vec<_>>().join(" ");
+    (0..records).map(|_| record()).collect()
 }
 
 async fn create_stream(client: &Client, stream: &str, shard_count: i32) -> Result<(), BoxError> {
@@ -200,5 +220,19 @@ impl Producer {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made_words;
+
+    #[test]
+    fn made_words_are_as_many_as_asked_for_and_the_same_for_a_seed() {
+        let records = made_words(7, 3, 1);
+        assert_eq!(records.len(), 7);
+        assert!(records.iter().all(|record| record.split_whitespace().count() == 3));
+        assert_eq!(records, made_words(7, 3, 1));
+        assert_ne!(records, made_words(7, 3, 2));
     }
 }
