@@ -2,21 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use end_to_end_tests::Journal;
 use end_to_end_tests::fleet::{
     FAILOVER_TIME, LIMIT, Member, SEED, member, parents, put, setup, shards, wait_until,
 };
+use end_to_end_tests::{HookedStore, Journal};
+use futures::FutureExt as _;
 use kinesis_streaming::lease_store::{
     Consistency, CountingLeaseStore, FaultRates, FaultyLeaseStore, Lease, LeaseChange, LeaseListing,
     LeaseWrite, MalformedLease, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::ReceiverErrorKind;
+use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_gives_a_throttled_checkpoint_the_attempts_of_the_policy() {
@@ -83,43 +85,25 @@ async fn a_faulty_store_loses_nothing() {
     }
 }
 
-/// A table in which one row cannot be read.
-#[derive(Debug, Clone)]
-struct WithMalformedRow {
-    table: InMemoryLeaseStore,
-    row: MalformedLease,
-}
-
-#[async_trait]
-impl LeaseStore for WithMalformedRow {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.table.prepare().await
-    }
-
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        let mut listing = self.table.list(consistency).await?;
-        listing.leases.retain(|lease| lease.shard_id.as_str() != self.row.key);
-        listing.malformed.push(self.row.clone());
-        Ok(listing)
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        self.table.get(shard_id).await
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        assert_ne!(write.shard_id().as_str(), self.row.key, "nothing may be written over it");
-        self.table.write(write).await
-    }
+/// A table in which the row of one shard cannot be read; nothing may be written over it.
+fn with_malformed_row(shard_id: &ShardId) -> HookedStore {
+    let (listed, written) = (shard_id.clone(), shard_id.clone());
+    let row =
+        MalformedLease { key: shard_id.to_string(), attribute: "checkpoint".into(), reason: "absent".into() };
+    HookedStore::new(InMemoryLeaseStore::new())
+        .on_list(move |_, mut listing| {
+            listing.leases.retain(|lease| lease.shard_id != listed);
+            listing.malformed.push(row.clone());
+            listing
+        })
+        .on_write(move |write| assert_ne!(write.shard_id(), &written, "nothing may be written over it"))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_malformed_row_leaves_the_others_usable() {
     let (stream, journal) = (InMemoryStream::new("s", shards(3)), Journal::default());
     let bad = stream.open_shards().swap_remove(1);
-    let row =
-        MalformedLease { key: bad.to_string(), attribute: "leaseCounter".into(), reason: "absent".into() };
-    let store = WithMalformedRow { table: InMemoryLeaseStore::new(), row };
+    let store = with_malformed_row(&bad);
     let member = Member::start(member("a", &stream, &store, &journal));
     member.wait_until_holding(2).await;
     tokio::time::sleep(FAILOVER_TIME * 5).await;
@@ -131,9 +115,7 @@ async fn the_children_of_a_malformed_row_wait() {
     let (stream, journal) = (InMemoryStream::new("s", shards(2)), Journal::default());
     let parent = stream.open_shards().swap_remove(0);
     stream.split(&parent).unwrap();
-    let row =
-        MalformedLease { key: parent.to_string(), attribute: "checkpoint".into(), reason: "absent".into() };
-    let store = WithMalformedRow { table: InMemoryLeaseStore::new(), row };
+    let store = with_malformed_row(&parent);
     for child in
         stream.list_shards().await.unwrap().into_iter().filter(|shard| shard.parents.contains(&parent))
     {
@@ -152,9 +134,7 @@ async fn the_children_of_a_malformed_row_get_no_leases() {
     let (stream, journal) = (InMemoryStream::new("s", shards(2)), Journal::default());
     let parent = stream.open_shards().swap_remove(0);
     stream.split(&parent).unwrap();
-    let row =
-        MalformedLease { key: parent.to_string(), attribute: "checkpoint".into(), reason: "absent".into() };
-    let store = WithMalformedRow { table: InMemoryLeaseStore::new(), row };
+    let store = with_malformed_row(&parent);
     let latest = member("a", &stream, &store, &journal).initial_position(InitialPosition::Latest);
     let member = Member::start(latest);
     member.wait_until_holding(1).await;
@@ -164,53 +144,34 @@ async fn the_children_of_a_malformed_row_get_no_leases() {
 }
 
 /// Watches the order of writes: when a shard is marked as ended, its children must have leases.
-#[derive(Debug, Clone)]
-struct ChildrenFirst {
-    table: InMemoryLeaseStore,
-    stream: InMemoryStream,
-    ended: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl LeaseStore for ChildrenFirst {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.table.prepare().await
-    }
-
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        self.table.list(consistency).await
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        self.table.get(shard_id).await
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        if let LeaseWrite::Update { shard_id, change: LeaseChange::Checkpoint { position, children }, .. } =
+fn children_first(stream: &InMemoryStream, ended: &Arc<AtomicUsize>) -> HookedStore {
+    let (table, stream, ended) = (InMemoryLeaseStore::new(), stream.clone(), ended.clone());
+    HookedStore::new(table.clone()).on_write(move |write| {
+        let LeaseWrite::Update { shard_id, change: LeaseChange::Checkpoint { position, children }, .. } =
             write
-            && position.is_shard_end()
-        {
-            let shards = self.stream.list_shards().await.unwrap();
-            let expected: BTreeSet<ShardId> = shards
-                .into_iter()
-                .filter(|shard| shard.parents.contains(shard_id))
-                .map(|shard| shard.shard_id)
-                .collect();
+        else {
+            return;
+        };
+        if position.is_shard_end() {
+            // What is in memory answers at once.
+            let mut shards = stream.list_shards().now_or_never().unwrap().unwrap();
+            shards.retain(|shard| shard.parents.contains(shard_id));
+            let expected: BTreeSet<ShardId> = shards.into_iter().map(|shard| shard.shard_id).collect();
             assert_eq!(*children, expected, "the row of {shard_id} names its children");
             for child in &expected {
-                assert!(self.table.get(child).await.unwrap().is_some(), "{child} has no lease yet");
+                let lease = table.get(child).now_or_never().unwrap().unwrap();
+                assert!(lease.is_some(), "{child} has no lease yet");
             }
-            self.ended.fetch_add(1, Ordering::Relaxed);
+            ended.fetch_add(1, Ordering::Relaxed);
         }
-        self.table.write(write).await
-    }
+    })
 }
 
 #[tokio::test(start_paused = true)]
 async fn children_have_leases_before_their_parent_ends_and_start_at_once() {
     let (stream, journal) = (InMemoryStream::new("s", shards(1)), Journal::default());
-    let table = InMemoryLeaseStore::new();
-    let store = ChildrenFirst { table, stream: stream.clone(), ended: Arc::default() };
+    let ended = Arc::new(AtomicUsize::new(0));
+    let store = children_first(&stream, &ended);
     let member = Member::start(member("a", &stream, &store, &journal));
     member.wait_until_holding(1).await;
     let [left, right] = stream.split(&stream.open_shards()[0]).unwrap();
@@ -219,8 +180,34 @@ async fn children_have_leases_before_their_parent_ends_and_start_at_once() {
     stream.merge(&left, &right).unwrap();
     put(&stream, 10..20);
     journal.wait_for(20, Duration::from_secs(2)).await;
-    assert_eq!(store.ended.load(Ordering::Relaxed), 3);
+    assert_eq!(ended.load(Ordering::Relaxed), 3);
     assert!(member.stop().await.is_drained());
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_leases_are_seen_at_once_although_listings_lag() {
+    const LAG: Duration = Duration::from_secs(1);
+    let (stream, table, journal) = setup(1);
+    let created_at = Arc::new(Mutex::new(HashMap::new()));
+    let listed = created_at.clone();
+    let store = HookedStore::new(table)
+        .on_write(move |write| {
+            if let LeaseWrite::Create(lease) = write {
+                created_at.lock().unwrap().insert(lease.shard_id.clone(), Instant::now());
+            }
+        })
+        .on_list(move |consistency, mut listing| {
+            let created_at = listed.lock().unwrap();
+            let is_seen = |lease: &Lease| created_at[&lease.shard_id].elapsed() >= LAG;
+            listing.leases.retain(|lease| consistency == Consistency::Strong || is_seen(lease));
+            listing
+        });
+    put(&stream, 0..1);
+    let _member = Member::start(member("a", &stream, &store, &journal));
+    journal.wait_for(1, LAG / 2).await;
+    stream.split(&stream.open_shards()[0]).unwrap();
+    put(&stream, 1..10);
+    journal.wait_for(10, LAG / 2).await;
 }
 
 #[tokio::test(start_paused = true)]

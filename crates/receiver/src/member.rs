@@ -51,6 +51,8 @@ pub(crate) struct Member {
     /// Told when a shard ended and its children can be taken.
     new_leases: Arc<Notify>,
     next_round: Instant,
+    /// There are leases that an eventually consistent listing may not show yet.
+    has_new_leases: bool,
     next_shard_sync: Instant,
     /// Malformed rows that were reported, so that each is reported once.
     reported_malformed: Vec<MalformedLease>,
@@ -68,6 +70,7 @@ impl Member {
             stop_shards: CancellationToken::new(),
             new_leases: Arc::new(Notify::new()),
             next_round: now,
+            has_new_leases: true,
             next_shard_sync: now,
             reported_malformed: Vec::new(),
             was_standby: false,
@@ -87,7 +90,7 @@ impl Member {
                 biased;
                 () = stop.cancelled() => break,
                 Some((shard_id, ended)) = self.tasks.join_next() => self.shard_is_over(&shard_id, ended),
-                () = self.new_leases.notified() => self.next_round = Instant::now(),
+                () = self.new_leases.notified() => self.look_at_new_leases(),
                 () = sleep_until(self.next_shard_sync) => self.sync_shards().await,
                 () = sleep_until(self.next_round) => self.look_at_leases().await,
             }
@@ -148,7 +151,7 @@ impl Member {
                 WriteOutcome::Lost { .. } => {}
                 WriteOutcome::Unknown(error) => return Err(store_error("creating a lease", error)),
             }
-            self.next_round = Instant::now();
+            self.look_at_new_leases();
         }
         self.clean_up(&listing.leases).await;
         Ok(())
@@ -168,19 +171,26 @@ impl Member {
         }
     }
 
+    fn look_at_new_leases(&mut self) {
+        self.next_round = Instant::now();
+        self.has_new_leases = true;
+    }
+
     /// One round: what do the leases look like, and which ones to take.
     async fn look_at_leases(&mut self) {
         let failover_time = self.receiver.settings.failover_time;
         let interval = failover_time / ROUNDS_PER_FAILOVER_TIME;
         let asked_at = Instant::now();
         self.next_round = asked_at + jittered(interval, &mut self.receiver.rng);
-        let mut listing = match self.receiver.store.list(Consistency::Eventual).await {
+        let consistency = if self.has_new_leases { Consistency::Strong } else { Consistency::Eventual };
+        let mut listing = match self.receiver.store.list(consistency).await {
             Ok(listing) => listing,
             Err(error) => {
                 tracing::warn!(%error, "the leases could not be listed; trying again in the next round");
                 return;
             }
         };
+        self.has_new_leases = false;
         self.observations.observe(&listing.leases, Instant::now());
         self.report_malformed(&listing);
         // The children of a shard whose row cannot be read have to wait: it may not be finished.
@@ -189,6 +199,7 @@ impl Member {
         let (wanted, is_partial) = self.plan(&listing.leases, asked_at);
         self.take(wanted).await;
         if is_partial {
+            self.has_new_leases = true;
             self.next_round = asked_at + jittered(interval / FOLLOW_UPS_PER_ROUND, &mut self.receiver.rng);
         }
         let of_others: Vec<&ShardId> = listing
