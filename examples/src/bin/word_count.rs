@@ -7,7 +7,7 @@
 //! cargo run --bin word_count -- --receivers 3 --shards 4 --input some/folder
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal as _, Write as _};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -134,7 +134,8 @@ async fn story(
         }
         if index == end_at && fleet.receivers.len() > 1 {
             let abrupt_end = fleet.end_one_abruptly();
-            view.event(&format!("{} ended abruptly with {:?}", abrupt_end.worker_id, abrupt_end.shards));
+            let shards: Vec<&str> = abrupt_end.shards.iter().map(ShardId::as_str).collect();
+            view.event(&format!("{} ended abruptly with {}", abrupt_end.worker_id, shards.join(", ")));
             ledger.abrupt_end = Some(abrupt_end);
         }
         stream.put(format!("line-{index}"), line.clone())?;
@@ -225,7 +226,7 @@ impl Fleet {
 struct AbruptEnd {
     at: Instant,
     worker_id: String,
-    shards: HashSet<ShardId>,
+    shards: BTreeSet<ShardId>,
     gaps: BTreeMap<ShardId, Duration>,
 }
 
