@@ -13,6 +13,8 @@ use aws_sdk_kinesis::types::{Shard, StreamStatus};
 use end_to_end_tests::local_servers::{Endpoints, InProcessServers, NodeServers};
 use end_to_end_tests::programs::program;
 use examples::{JournalLine, TextInput, WordTotals};
+use lease_store::dynamodb::DynamoDbLeaseStore;
+use lease_store::{Consistency, LeaseStore as _};
 use serde::Deserialize;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
@@ -74,6 +76,8 @@ async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
     killed.process.kill().await.unwrap();
     println!("   {} killed", killed.name);
 
+    // A lease that was just moved is read again from its checkpoint, whoever stops then: wait until nothing moves.
+    wait_until_at_rest(endpoints, &counters).await;
     wait_for_records(&directory, expected * 3 / 5).await;
     let terminated = counters.remove(0);
     let terminated_name = terminated.name.clone();
@@ -127,6 +131,35 @@ impl Counter {
         let id = self.process.id().expect("it runs").to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
         tokio::time::timeout(LIMIT, self.process.wait()).await.expect("it ends when asked to").unwrap().code()
+    }
+}
+
+/// Waits, by asking, until these processes alone hold all unfinished leases, evenly, and no lease has changed hands for
+/// the fail-over time.
+async fn wait_until_at_rest(endpoints: &Endpoints, counters: &[Counter]) {
+    let store = DynamoDbLeaseStore::new(endpoints.dynamodb_client(), APPLICATION).unwrap();
+    let started_at = Instant::now();
+    let (mut owners_before, mut since) = (BTreeMap::new(), Instant::now());
+    loop {
+        let mut leases = store.list(Consistency::Strong).await.unwrap().leases;
+        leases.retain(|lease| !lease.is_finished());
+        let owners: BTreeMap<String, String> = leases
+            .iter()
+            .filter_map(|lease| Some((lease.shard_id.to_string(), lease.owner.as_ref()?.to_string())))
+            .collect();
+        // Each process runs one receiver, named after it.
+        let held =
+            |counter: &Counter| owners.values().filter(|owner| owner.starts_with(&counter.name)).count();
+        let loads: Vec<usize> = counters.iter().map(held).collect();
+        let is_even = loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1;
+        if loads.iter().sum::<usize>() != leases.len() || !is_even || owners != owners_before {
+            (owners_before, since) = (owners, Instant::now());
+        } else if since.elapsed() > FAILOVER_TIME {
+            println!("   at rest with {loads:?} leases after {:.1} s", started_at.elapsed().as_secs_f64());
+            return;
+        }
+        assert!(started_at.elapsed() < LIMIT, "the fleet does not come to rest: {owners_before:?}");
+        sleep(Duration::from_millis(250)).await;
     }
 }
 
