@@ -1,6 +1,6 @@
 //! What the application sees, on the in-memory stream and store in virtual time: failures, slowness, the united stream.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test may
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use kinesis_streaming::lease_store::HashKey;
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::{ShardOutcome, SourceErrorKind};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_fails_or_panics_gets_its_batch_again() {
@@ -151,7 +151,7 @@ async fn several_receivers_are_united_into_one_stream() {
     put(&stream, 0..100);
     let (mut seen, mut refused) = (BTreeSet::new(), 0);
     while seen.len() < 100 {
-        let delivery = batches.next().await.unwrap();
+        let delivery = timeout(LIMIT, batches.next()).await.expect("a delivery comes").unwrap();
         if refused < 3 {
             // Neither acknowledged nor failed: it must come again.
             refused += 1;
@@ -184,7 +184,7 @@ async fn a_record_without_partition_key_is_delivered() {
             .seed(SEED)
             .processors(processors),
     );
-    let delivery = batches.next().await.unwrap();
+    let delivery = timeout(LIMIT, batches.next()).await.expect("a delivery comes").unwrap();
     assert_eq!(delivery.batch()[0].partition_key, None);
     assert_eq!(&delivery.batch()[0].data[..], b"bare");
     delivery.acknowledge();
