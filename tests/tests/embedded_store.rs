@@ -45,7 +45,7 @@ async fn a_paused_worker_is_fenced_and_told() {
     first.wait_until_holding(1).await;
     // A worker that others believe dead: its lease is taken while it still works.
     let row = store.list(Consistency::Strong).await.unwrap().leases.remove(0);
-    let change = LeaseChange::Take { owner: WorkerId::new("other").unwrap() };
+    let change = LeaseChange::take(WorkerId::new("other").unwrap());
     let take = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
     assert!(matches!(store.write(&take).await.unwrap(), WriteOutcome::Applied { .. }));
     put(&stream, 0..5);

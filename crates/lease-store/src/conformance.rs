@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use crate::{
     Consistency, FaultRates, FaultyLeaseStore, HashKey, HashKeyRange, HeldLease, Lease, LeaseChange,
-    LeaseStore, LeaseWrite, Position, ShardId, StoreErrorKind, WorkerId, WriteOutcome,
+    LeaseFacts, LeaseStore, LeaseWrite, PendingCheckpoint, Position, ShardId, StoreErrorKind, StreamIdentity,
+    WorkerId, WriteOutcome,
 };
 
 /// How many writers race for one lease.
@@ -35,10 +36,12 @@ pub async fn check_all<S: LeaseStore + Clone>(mut fresh: impl FnMut() -> S) {
     keeps_every_field(&prepared().await).await;
     applies_changes_as_the_model_does(&prepared().await).await;
     refuses_a_stale_version(&prepared().await).await;
+    refuses_a_request_over_an_unseen_one(&prepared().await).await;
     deletes_only_what_it_saw(&prepared().await).await;
     lists_all_leases_in_order(&prepared().await).await;
     of_many_takers_one_wins(prepared().await).await;
     a_loser_is_fenced(prepared().await).await;
+    a_request_leads_to_a_hand_over(prepared().await).await;
     checkpoints_only_move_forward(prepared().await).await;
     unknown_outcomes_are_settled(prepared().await).await;
 }
@@ -49,6 +52,17 @@ fn worker(name: impl Into<String>) -> WorkerId {
 
 fn shard(index: usize) -> ShardId {
     ShardId::new(format!("shardId-{index:012}")).unwrap()
+}
+
+fn stream() -> StreamIdentity {
+    StreamIdentity {
+        arn: "arn:aws:kinesis:eu-west-1:123456789012:stream/orders".to_owned(),
+        creation_epoch_seconds: 1_700_000_000,
+    }
+}
+
+fn pending(number: u128) -> PendingCheckpoint {
+    PendingCheckpoint { position: Position::after(number.into(), 1), state: Some(vec![0, 255, 7]) }
 }
 
 fn update(seen: &Lease, change: LeaseChange) -> LeaseWrite {
@@ -97,6 +111,11 @@ async fn keeps_every_field(store: &impl LeaseStore) {
         let mut lease = Lease::unowned(shard(index), checkpoint);
         lease.parents = BTreeSet::from([shard(100), shard(101)]);
         lease.hash_key_range = Some(HashKeyRange::new(HashKey(index as u128), HashKey::MAX).unwrap());
+        lease.pending_checkpoint = Some(pending(index as u128));
+        lease.requested_by = Some(worker("b"));
+        lease.offered_by = Some(worker("a"));
+        lease.stream = Some(stream());
+        lease.initial_time_millis = Some(1_700_000_000_123);
         create(store, &lease).await;
     }
 }
@@ -111,19 +130,34 @@ async fn applies_changes_as_the_model_does(store: &impl LeaseStore) {
         position: Position::after(number.into(), 3),
         children: BTreeSet::new(),
     };
+    let facts = |initial_time_millis| LeaseFacts {
+        stream: Some(stream()),
+        initial_time_millis: Some(initial_time_millis),
+        hash_key_range: Some(HashKeyRange::new(HashKey(1), HashKey(2)).unwrap()),
+    };
     let end = LeaseChange::Checkpoint {
         position: Position::ShardEnd,
         children: BTreeSet::from([shard(1), shard(2)]),
     };
     let changes = [
-        LeaseChange::Take { owner: worker("a") },
+        LeaseChange::take(worker("a")),
         LeaseChange::Renew,
         at(10),
-        LeaseChange::Take { owner: worker("b") },
-        LeaseChange::Take { owner: worker("c") },
+        LeaseChange::take(worker("b")),
+        LeaseChange::take(worker("c")),
+        LeaseChange::Prepare(pending(19)),
+        LeaseChange::Prepare(PendingCheckpoint { state: None, ..pending(20) }),
         at(20),
+        LeaseChange::Request { by: worker("d"), instead_of: None },
+        LeaseChange::Renew,
+        LeaseChange::Request { by: worker("e"), instead_of: Some(worker("d")) },
+        LeaseChange::Offer,
+        LeaseChange::take(worker("e")),
+        LeaseChange::Request { by: worker("d"), instead_of: None },
+        LeaseChange::Offer,
         LeaseChange::Release,
-        LeaseChange::Take { owner: worker("a") },
+        LeaseChange::Take { owner: worker("a"), facts: facts(1_700_000_000_123) },
+        LeaseChange::Take { owner: worker("a"), facts: facts(7) },
         end,
         LeaseChange::Renew,
         LeaseChange::Release,
@@ -139,7 +173,7 @@ async fn applies_changes_as_the_model_does(store: &impl LeaseStore) {
 async fn refuses_a_stale_version(store: &impl LeaseStore) {
     let unowned = Lease::unowned(shard(0), Position::TrimHorizon);
     create(store, &unowned).await;
-    let take = LeaseChange::Take { owner: worker("a") };
+    let take = LeaseChange::take(worker("a"));
     let taken = take.apply(&unowned);
     assert_applied(store, &update(&unowned, take.clone()), Some(&taken)).await;
     assert_lost(store, &update(&unowned, take), Some(&taken)).await;
@@ -153,11 +187,28 @@ async fn refuses_a_stale_version(store: &impl LeaseStore) {
     assert_lost(store, &update(&absent, LeaseChange::Renew), None).await;
 }
 
+/// A request does not overwrite one that its writer has not seen.
+async fn refuses_a_request_over_an_unseen_one(store: &impl LeaseStore) {
+    let mut row = Lease::unowned(shard(0), Position::TrimHorizon);
+    row.owner = Some(worker("owner"));
+    create(store, &row).await;
+    let ask = |by: &'static str, instead_of: Option<&'static str>| LeaseChange::Request {
+        by: worker(by),
+        instead_of: instead_of.map(worker),
+    };
+    let asked = ask("a", None).apply(&row);
+    assert_applied(store, &update(&row, ask("a", None)), Some(&asked)).await;
+    assert_lost(store, &update(&row, ask("b", None)), Some(&asked)).await;
+    assert_lost(store, &update(&row, ask("b", Some("c"))), Some(&asked)).await;
+    let replaced = ask("b", Some("a")).apply(&asked);
+    assert_applied(store, &update(&asked, ask("b", Some("a"))), Some(&replaced)).await;
+}
+
 /// A delete is conditional like every other write.
 async fn deletes_only_what_it_saw(store: &impl LeaseStore) {
     let seen = Lease::unowned(shard(0), Position::ShardEnd);
     create(store, &seen).await;
-    let take = LeaseChange::Take { owner: worker("a") };
+    let take = LeaseChange::take(worker("a"));
     let taken = take.apply(&seen);
     assert_applied(store, &update(&seen, take), Some(&taken)).await;
     let delete =
@@ -218,6 +269,24 @@ async fn a_loser_is_fenced(store: impl LeaseStore + Clone) {
     assert_eq!(old.release().await.unwrap_err().kind(), StoreErrorKind::Fenced);
     assert_eq!(store.get(&seen.shard_id).await.unwrap(), before, "a fenced holder wrote");
     new.renew().await.unwrap();
+}
+
+/// The holder learns of a request from its own renewal, and the requester is the owner after the hand-over.
+async fn a_request_leads_to_a_hand_over(store: impl LeaseStore + Clone) {
+    let seen = Lease::unowned(shard(0), Position::TrimHorizon);
+    create(&store, &seen).await;
+    let held = HeldLease::take(Arc::new(store.clone()), &seen, &worker("old")).await.unwrap();
+    let row = store.get(&seen.shard_id).await.unwrap().unwrap();
+    let request = LeaseChange::Request { by: worker("new"), instead_of: None };
+    assert_applied(&store, &update(&row, request.clone()), Some(&request.apply(&row))).await;
+    held.renew().await.unwrap();
+    assert_eq!(held.hand_over_target().await, worker("new"));
+    let position = Position::after(7.into(), 0);
+    held.checkpoint(&position, &[]).await.unwrap();
+    held.hand_over(&worker("new")).await.unwrap();
+    let row = store.get(&seen.shard_id).await.unwrap().unwrap();
+    assert_eq!((row.owner, row.checkpoint, row.requested_by), (Some(worker("new")), position, None));
+    assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
 }
 
 /// A checkpoint behind the stored one is refused; an equal one is not written.

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::{
-    Lease, LeaseChange, LeaseStore, LeaseWrite, Position, ShardId, StoreError, StoreErrorKind, Verdict,
-    WorkerId, WriteOutcome,
+    Lease, LeaseChange, LeaseFacts, LeaseStore, LeaseVersion, LeaseWrite, PendingCheckpoint, Position,
+    ShardId, StoreError, StoreErrorKind, Verdict, WorkerId, WriteOutcome,
 };
 
 /// How many writes of unknown outcome one lease may have before further ones are refused.
@@ -33,6 +33,9 @@ pub struct FencingToken {
 /// whose outcome is unknown (or whose caller went away in the middle of it) the row is read again, strongly
 /// consistent, before the next one. As soon as another worker stands in the row every call answers `Fenced`, for good.
 ///
+/// The answer to each write is the whole row, so a request of another worker for the lease is learnt without reading:
+/// [`hand_over_target`](Self::hand_over_target).
+///
 /// Every method is safe to cancel.
 #[derive(Debug)]
 pub struct HeldLease {
@@ -40,6 +43,10 @@ pub struct HeldLease {
     taken: Lease,
     token: FencingToken,
     fenced: AtomicBool,
+    /// The row was found deleted.
+    vanished: AtomicBool,
+    /// Whoever asks for the lease, as of the newest answer.
+    target: watch::Sender<Option<WorkerId>>,
     /// When the newest write known to be applied was asked for. Validity counts from before the request.
     confirmed_at: StdMutex<Instant>,
     state: Mutex<State>,
@@ -66,6 +73,9 @@ enum Finding {
     Unchanged,
     /// This one was.
     Applied { asked_at: Instant },
+    /// None was applied, and none can be any more: a KCL 3.x leader named another owner, for whom this holder is to
+    /// finish.
+    HandOverBegun,
     /// Somebody else wrote.
     Lost,
 }
@@ -74,23 +84,34 @@ impl State {
     /// Compares the row with what each unsettled write would have made of it.
     fn find(&self, row: Option<&Lease>) -> Finding {
         let Some(row) = row else { return Finding::Lost };
-        if self.lease.version().matches(row) {
+        let version = self.lease.version();
+        if version.matches(row) {
             return Finding::Unchanged;
+        }
+        if is_being_handed_over(&version, row) {
+            return Finding::HandOverBegun;
         }
         let applied =
             self.unsettled.iter().find(|unsettled| match unsettled.write.decide(Some(&self.lease)) {
                 Verdict::Applies(Some(result)) => {
-                    result.version().matches(row) && result.checkpoint == row.checkpoint
+                    let version = result.version();
+                    let is_result = version.matches(row) || is_being_handed_over(&version, row);
+                    is_result && result.checkpoint == row.checkpoint
                 }
                 Verdict::Applies(None) | Verdict::Refused => false,
             });
         applied.map_or(Finding::Lost, |unsettled| Finding::Applied { asked_at: unsettled.asked_at })
     }
+}
 
-    fn adopt(&mut self, row: Lease) {
-        self.lease = row;
-        self.unsettled.clear();
-    }
+/// Whether a KCL 3.x leader gave the lease of this holder to another worker and left everything else to the holder: the
+/// counter stands, and the holder stands in the row as the one still processing (`initiateGracefulLeaseHandoff`).
+fn is_being_handed_over(held: &LeaseVersion, row: &Lease) -> bool {
+    held.checkpoint_owner.is_none()
+        && held.counter == row.counter
+        && held.owner.is_some()
+        && held.owner == row.checkpoint_owner
+        && row.owner.is_some()
 }
 
 impl HeldLease {
@@ -104,8 +125,21 @@ impl HeldLease {
         seen: &Lease,
         worker_id: &WorkerId,
     ) -> Result<Self, StoreError> {
+        Self::take_noting(store, seen, worker_id, LeaseFacts::default()).await
+    }
+
+    /// Takes a lease like [`take`](Self::take), and notes in the row, with the same write, what it lacks.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub async fn take_noting(
+        store: Arc<dyn LeaseStore>,
+        seen: &Lease,
+        worker_id: &WorkerId,
+        facts: LeaseFacts,
+    ) -> Result<Self, StoreError> {
         let asked_at = Instant::now();
-        let write = update(seen, LeaseChange::Take { owner: worker_id.clone() });
+        let write = update(seen, LeaseChange::Take { owner: worker_id.clone(), facts });
         let row = match store.write(&write).await? {
             WriteOutcome::Applied { lease } => lease,
             WriteOutcome::Lost { .. } => None,
@@ -115,7 +149,7 @@ impl HeldLease {
                     State { lease: seen.clone(), unsettled: vec![UnsettledWrite { write, asked_at }] };
                 match state.find(row.as_ref()) {
                     Finding::Applied { .. } => row,
-                    Finding::Lost => None,
+                    Finding::Lost | Finding::HandOverBegun => None,
                     Finding::Unchanged => {
                         return Err(StoreError::new(
                             StoreErrorKind::Unavailable,
@@ -138,6 +172,8 @@ impl HeldLease {
             store,
             token: FencingToken { owner: worker_id.clone(), counter: taken.counter },
             fenced: AtomicBool::new(false),
+            vanished: AtomicBool::new(false),
+            target: watch::channel(taken.hand_over_target().cloned()).0,
             confirmed_at: StdMutex::new(asked_at),
             state: Mutex::new(State { lease: taken.clone(), unsettled: Vec::new() }),
             taken,
@@ -175,6 +211,23 @@ impl HeldLease {
         self.fenced.load(Ordering::Acquire)
     }
 
+    /// Whether the row was found deleted. The holder is fenced then, though no other worker owns the lease.
+    pub fn has_vanished(&self) -> bool {
+        self.vanished.load(Ordering::Acquire)
+    }
+
+    /// Waits until another worker asks for the lease (or KCL 3.x has given it to another), and says which. It is learnt
+    /// from the answers to this holder's own writes.
+    pub async fn hand_over_target(&self) -> WorkerId {
+        let mut target = self.target.subscribe();
+        let found = target.wait_for(Option::is_some).await.ok().and_then(|target| target.clone());
+        match found {
+            Some(target) => target,
+            // The sender lives as long as `self`, and what was waited for is there.
+            None => std::future::pending().await,
+        }
+    }
+
     /// Renews the lease: its counter grows.
     ///
     /// # Errors
@@ -194,17 +247,51 @@ impl HeldLease {
         self.write(LeaseChange::Checkpoint { position: position.clone(), children }).await
     }
 
+    /// Notes that a position is about to be stored, with bytes of the application, as the KCL's `prepareCheckpoint`
+    /// does. Whoever takes the lease before the next checkpoint finds it in the row. It is also a renewal.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub async fn prepare_checkpoint(
+        &self,
+        position: &Position,
+        state: Option<Vec<u8>>,
+    ) -> Result<(), StoreError> {
+        self.write(LeaseChange::Prepare(PendingCheckpoint { position: position.clone(), state })).await
+    }
+
+    /// Tells other workers that this one is ready to part with the lease. It is also a renewal.
+    ///
+    /// # Errors
+    /// As [`renew`](Self::renew).
+    pub async fn offer(&self) -> Result<(), StoreError> {
+        self.write(LeaseChange::Offer).await
+    }
+
+    /// Makes another worker the owner. Whatever the answer, this holder writes no more.
+    ///
+    /// # Errors
+    /// `Fenced` when the lease already belongs to another worker; the store's failures otherwise, after which the lease
+    /// is free again when its fail-over time has passed.
+    pub async fn hand_over(&self, new_owner: &WorkerId) -> Result<(), StoreError> {
+        self.write_last(LeaseChange::take(new_owner.clone())).await
+    }
+
     /// Gives the lease up, so that another worker may have it at once. Whatever the answer, this holder writes no more.
     ///
     /// # Errors
     /// `Fenced` when the lease already belongs to another worker; the store's failures otherwise, after which the lease
     /// is free again when its fail-over time has passed.
     pub async fn release(&self) -> Result<(), StoreError> {
+        self.write_last(LeaseChange::Release).await
+    }
+
+    async fn write_last(&self, change: LeaseChange) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
-        let released = self.write_in_turn(&mut state, LeaseChange::Release).await;
-        // Before the next write has its turn: it would renew a lease that nobody owns.
+        let written = self.write_in_turn(&mut state, change).await;
+        // Before the next write has its turn: it would renew a lease that is another's, or nobody's.
         self.fence();
-        released
+        written
     }
 
     async fn write(&self, change: LeaseChange) -> Result<(), StoreError> {
@@ -234,7 +321,7 @@ impl HeldLease {
             state.unsettled.push(UnsettledWrite { write: write.clone(), asked_at });
             match self.store.write(&write).await {
                 Ok(WriteOutcome::Applied { lease: Some(lease) }) => {
-                    state.adopt(lease);
+                    self.adopt(state, lease);
                     self.confirm(asked_at);
                     return Ok(());
                 }
@@ -270,13 +357,31 @@ impl HeldLease {
             Finding::Unchanged => Ok(None),
             Finding::Applied { asked_at } => {
                 if let Some(row) = row {
-                    state.adopt(row);
+                    self.adopt(state, row);
                 }
                 self.confirm(asked_at);
                 Ok(Some(asked_at))
             }
+            Finding::HandOverBegun => {
+                if let Some(row) = row {
+                    self.adopt(state, row);
+                }
+                Ok(None)
+            }
             Finding::Lost => Err(self.lose(row)),
         }
+    }
+
+    /// Takes a row over that is this holder's.
+    fn adopt(&self, state: &mut State, row: Lease) {
+        let target = row.hand_over_target().filter(|target| **target != self.token.owner).cloned();
+        self.target.send_if_modified(|known| {
+            let is_new = *known != target;
+            *known = target;
+            is_new
+        });
+        state.lease = row;
+        state.unsettled.clear();
     }
 
     fn confirm(&self, asked_at: Instant) {
@@ -285,6 +390,7 @@ impl HeldLease {
 
     fn lose(&self, row: Option<Lease>) -> StoreError {
         self.fence();
+        self.vanished.fetch_or(row.is_none(), Ordering::AcqRel);
         self.fenced_error(row)
     }
 
@@ -309,17 +415,28 @@ impl HeldLease {
 fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError> {
     match change {
         LeaseChange::Checkpoint { position, children } => {
-            if position < &lease.checkpoint {
-                return Err(StoreError::invalid(format!(
-                    "checkpoint {position} of {} lies behind the stored {}; checkpoints only move forward",
-                    lease.shard_id, lease.checkpoint
-                )));
-            }
+            check_forward(lease, position)?;
             Ok(position == &lease.checkpoint && children.is_subset(&lease.children))
         }
+        LeaseChange::Prepare(pending) => {
+            check_forward(lease, &pending.position)?;
+            Ok(lease.pending_checkpoint.as_ref() == Some(pending))
+        }
         LeaseChange::Release => Ok(lease.owner.is_none()),
-        LeaseChange::Renew | LeaseChange::Take { .. } => Ok(false),
+        LeaseChange::Renew | LeaseChange::Offer | LeaseChange::Take { .. } | LeaseChange::Request { .. } => {
+            Ok(false)
+        }
     }
+}
+
+fn check_forward(lease: &Lease, position: &Position) -> Result<(), StoreError> {
+    if position < &lease.checkpoint {
+        return Err(StoreError::invalid(format!(
+            "checkpoint {position} of {} lies behind the stored {}; checkpoints only move forward",
+            lease.shard_id, lease.checkpoint
+        )));
+    }
+    Ok(())
 }
 
 fn update(seen: &Lease, change: LeaseChange) -> LeaseWrite {

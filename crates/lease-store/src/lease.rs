@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HashKeyRange, Position, ShardId, WorkerId};
+use crate::{HashKeyRange, Position, ShardId, StreamIdentity, WorkerId};
 
 /// Who reads a shard, and how far it is read.
 ///
@@ -32,6 +32,19 @@ pub struct Lease {
     pub hash_key_range: Option<HashKeyRange>,
     /// Set only during a hand-over led by KCL 3.x: the previous owner, still processing.
     pub checkpoint_owner: Option<WorkerId>,
+    /// A worker that asks the owner for the lease. What it means depends on who owns the lease now; see
+    /// [`hand_over_target`](Self::hand_over_target).
+    pub requested_by: Option<WorkerId>,
+    /// The worker that offered the lease to others, or agreed to a request. It counts only while that worker is the
+    /// owner; see [`is_offered`](Self::is_offered).
+    pub offered_by: Option<WorkerId>,
+    /// The stream that the shard belongs to, where a worker of ours noted it.
+    pub stream: Option<StreamIdentity>,
+    /// What `LATEST` or `AT_TIMESTAMP` in the checkpoint stands for, in milliseconds since 1970: kept from the first
+    /// start on, so that whoever reads the shard first, and whenever, starts at the same instant.
+    pub initial_time_millis: Option<u64>,
+    /// How much is read from the shard, where a KCL 3.x worker measured it.
+    pub throughput_bytes_per_second: Option<u64>,
 }
 
 impl Lease {
@@ -48,6 +61,11 @@ impl Lease {
             children: BTreeSet::new(),
             hash_key_range: None,
             checkpoint_owner: None,
+            requested_by: None,
+            offered_by: None,
+            stream: None,
+            initial_time_millis: None,
+            throughput_bytes_per_second: None,
         }
     }
 
@@ -63,6 +81,22 @@ impl Lease {
     /// Whether the shard is read to its end, so that nobody needs to hold the lease.
     pub fn is_finished(&self) -> bool {
         self.checkpoint.is_shard_end()
+    }
+
+    /// The worker that the present holder is asked to hand the lease over to, if there is one: the new owner in a
+    /// hand-over of KCL 3.x, or else whoever left a request on the row.
+    pub fn hand_over_target(&self) -> Option<&WorkerId> {
+        match (&self.checkpoint_owner, &self.owner) {
+            (Some(_), new_owner) => new_owner.as_ref(),
+            (None, Some(owner)) => self.requested_by.as_ref().filter(|requester| *requester != owner),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether the owner is ready to part with the lease. An offer of an earlier owner does not count: the KCL keeps
+    /// attributes that it does not know when it takes a lease.
+    pub fn is_offered(&self) -> bool {
+        self.owner.is_some() && self.offered_by == self.owner
     }
 
     /// Whether this worker stands in the row as the owner.
@@ -89,6 +123,26 @@ impl LeaseVersion {
     }
 }
 
+/// What a worker knows of a shard and notes in its row where the row lacks it. Rows of KCL workers lack most of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeaseFacts {
+    /// The stream that the shard belongs to.
+    pub stream: Option<StreamIdentity>,
+    /// See [`Lease::initial_time_millis`].
+    pub initial_time_millis: Option<u64>,
+    /// The hash keys that the shard covers.
+    pub hash_key_range: Option<HashKeyRange>,
+}
+
+impl LeaseFacts {
+    /// Fills in what the lease lacks.
+    pub fn fill_in(&self, lease: &mut Lease) {
+        lease.stream = lease.stream.take().or_else(|| self.stream.clone());
+        lease.initial_time_millis = lease.initial_time_millis.or(self.initial_time_millis);
+        lease.hash_key_range = lease.hash_key_range.or(self.hash_key_range);
+    }
+}
+
 /// The first half of the KCL's two-step checkpoint (`prepareCheckpoint`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PendingCheckpoint {
@@ -96,4 +150,38 @@ pub struct PendingCheckpoint {
     pub position: Position,
     /// Opaque bytes of the application.
     pub state: Option<Vec<u8>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(name: &'static str) -> Option<WorkerId> {
+        Some(WorkerId::new(name).unwrap())
+    }
+
+    #[test]
+    fn a_request_is_for_the_owner_it_finds() {
+        let mut lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
+        lease.requested_by = worker("b");
+        assert_eq!(lease.hand_over_target(), None, "nobody is there to hand anything over");
+        lease.owner = worker("a");
+        assert_eq!(lease.hand_over_target(), worker("b").as_ref());
+        lease.owner = worker("b");
+        assert_eq!(lease.hand_over_target(), None, "it got what it asked for");
+        lease.checkpoint_owner = worker("a");
+        lease.requested_by = worker("c");
+        assert_eq!(lease.hand_over_target(), worker("b").as_ref(), "KCL 3.x has decided");
+    }
+
+    #[test]
+    fn an_offer_of_an_earlier_owner_is_none() {
+        let mut lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
+        lease.offered_by = worker("a");
+        assert!(!lease.is_offered());
+        lease.owner = worker("java");
+        assert!(!lease.is_offered());
+        lease.owner = worker("a");
+        assert!(lease.is_offered());
+    }
 }

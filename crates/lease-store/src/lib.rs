@@ -6,7 +6,7 @@
 //!
 //! | what | where |
 //! | --- | --- |
-//! | values | [`ShardId`], [`WorkerId`], [`SequenceNumber`], [`Position`], [`HashKeyRange`], [`Lease`] |
+//! | values | [`ShardId`], [`WorkerId`], [`SequenceNumber`], [`Position`], [`HashKeyRange`], [`StreamIdentity`], [`Lease`] |
 //! | the store | [`LeaseStore`]: prepare, list, get, and one conditional [`write`](LeaseStore::write) |
 //! | what a write does | [`LeaseWrite`] and [`LeaseChange`]: pure data with a pure `apply`, the same for every store |
 //! | a lease in the hand | [`HeldLease`]: its writes one after another, unknown outcomes settled before the next |
@@ -41,6 +41,7 @@ mod position;
 mod sequence_number;
 mod shard_id;
 mod store;
+mod stream_identity;
 mod worker_id;
 mod write;
 
@@ -54,10 +55,11 @@ pub use error::{BoxError, Error, ErrorKind, StoreError, StoreErrorKind};
 pub use hash_key_range::{HashKey, HashKeyRange};
 pub use held_lease::{FencingToken, HeldLease};
 pub use in_memory::InMemoryLeaseStore;
-pub use lease::{Lease, LeaseVersion, PendingCheckpoint};
+pub use lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
 pub use position::{Position, RecordPosition};
 pub use sequence_number::SequenceNumber;
 pub use shard_id::ShardId;
 pub use store::{Consistency, LeaseListing, LeaseStore, MalformedLease, WriteOutcome};
+pub use stream_identity::StreamIdentity;
 pub use worker_id::WorkerId;
 pub use write::{LeaseChange, LeaseWrite, Verdict};

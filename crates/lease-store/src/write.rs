@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Lease, LeaseVersion, Position, ShardId, WorkerId};
+use crate::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint, Position, ShardId, WorkerId};
 
 /// One conditional write. There is no unconditional one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,17 +39,38 @@ pub enum LeaseChange {
         /// The shards that follow, when they are known; empty leaves those in the row.
         children: BTreeSet<ShardId>,
     },
-    /// Make a worker the owner.
+    /// Note that a position is about to be stored, with bytes of the application: the first half of the KCL's two-step
+    /// checkpoint. It is also a heartbeat.
+    Prepare(PendingCheckpoint),
+    /// Make a worker the owner, and note what the row lacks. A worker takes a lease for itself, or hands over one that
+    /// it holds.
     Take {
         /// The new owner.
         owner: WorkerId,
+        /// What the writer knows of the shard.
+        facts: LeaseFacts,
     },
+    /// Ask the owner for the lease. The counter stays, since it is the owner's heartbeat, and so that whatever the owner
+    /// writes next (a KCL worker too) finds its condition unharmed.
+    Request {
+        /// The worker that asks.
+        by: WorkerId,
+        /// The request that stands there, as last seen, and is replaced.
+        instead_of: Option<WorkerId>,
+    },
+    /// Tell others that the owner is ready to part with the lease. It is also a heartbeat.
+    Offer,
     /// Give the lease up. The counter stays: KCL versions before 2.6 see a lease as available only when its counter
     /// has stood still for the fail-over time, and a new count would start that time again.
     Release,
 }
 
 impl LeaseChange {
+    /// A take that notes nothing besides.
+    pub fn take(owner: WorkerId) -> Self {
+        Self::Take { owner, facts: LeaseFacts::default() }
+    }
+
     /// The row after the change. Every store yields exactly this.
     #[must_use]
     pub fn apply(&self, lease: &Lease) -> Lease {
@@ -65,17 +86,41 @@ impl LeaseChange {
                     next.children.clone_from(children);
                 }
             }
-            Self::Take { owner } => {
+            Self::Prepare(pending) => {
+                next.counter += 1;
+                next.pending_checkpoint = Some(pending.clone());
+            }
+            Self::Take { owner, facts } => {
                 if Self::counts_as_owner_switch(&lease.version(), owner) {
                     next.owner_switches_since_checkpoint += 1;
                 }
                 next.counter += 1;
                 next.owner = Some(owner.clone());
                 next.checkpoint_owner = None;
+                next.requested_by = None;
+                next.offered_by = None;
+                facts.fill_in(&mut next);
             }
-            Self::Release => next.owner = None,
+            Self::Request { by, .. } => next.requested_by = Some(by.clone()),
+            Self::Offer => {
+                next.counter += 1;
+                next.offered_by.clone_from(&lease.owner);
+            }
+            Self::Release => {
+                next.owner = None;
+                next.requested_by = None;
+                next.offered_by = None;
+            }
         }
         next
+    }
+
+    /// What a row of the expected version must fulfil besides.
+    fn is_possible_on(&self, lease: &Lease) -> bool {
+        match self {
+            Self::Request { instead_of, .. } => lease.requested_by == *instead_of,
+            _ => true,
+        }
     }
 
     /// The KCL's rule: a take counts as a switch when another worker owned the lease, or when the new owner finishes a
@@ -99,7 +144,9 @@ impl LeaseWrite {
     pub fn decide(&self, row: Option<&Lease>) -> Verdict {
         match (self, row) {
             (Self::Create(lease), None) => Verdict::Applies(Some(Box::new(lease.clone()))),
-            (Self::Update { expected, change, .. }, Some(lease)) if expected.matches(lease) => {
+            (Self::Update { expected, change, .. }, Some(lease))
+                if expected.matches(lease) && change.is_possible_on(lease) =>
+            {
                 Verdict::Applies(Some(Box::new(change.apply(lease))))
             }
             (Self::Delete { expected, .. }, Some(lease)) if expected.matches(lease) => Verdict::Applies(None),
@@ -131,7 +178,7 @@ mod tests {
 
     #[test]
     fn owner_switches_follow_the_kcl_rule() {
-        let take = |lease: &Lease, name| LeaseChange::Take { owner: worker(name) }.apply(lease);
+        let take = |lease: &Lease, name| LeaseChange::take(worker(name)).apply(lease);
         let first = take(&lease(), "a");
         assert_eq!(first.owner_switches_since_checkpoint, 0, "an unowned lease was taken");
         assert_eq!(take(&first, "a").owner_switches_since_checkpoint, 0, "its own owner took it");
@@ -148,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_change_but_release_moves_the_counter() {
-        let owned = LeaseChange::Take { owner: worker("a") }.apply(&lease());
+        let owned = LeaseChange::take(worker("a")).apply(&lease());
         assert_eq!(owned.counter, 1);
         assert_eq!(LeaseChange::Renew.apply(&owned).counter, 2);
         let position = Position::ShardEnd;
@@ -159,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_version_that_moved_refuses_the_write() {
-        let row = LeaseChange::Take { owner: worker("b") }.apply(&lease());
+        let row = LeaseChange::take(worker("b")).apply(&lease());
         let stale = LeaseWrite::Update {
             shard_id: row.shard_id.clone(),
             expected: LeaseVersion { counter: 0, owner: None, checkpoint_owner: None },

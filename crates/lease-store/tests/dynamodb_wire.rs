@@ -201,7 +201,7 @@ async fn unknown_attributes_survive_every_change() {
     put(&client, kcl_row("shardId-000000000000", &others)).await;
     let mut lease = store.get(&shard(0)).await.unwrap().unwrap();
     let end = LeaseChange::Checkpoint { position: Position::ShardEnd, children: BTreeSet::from([shard(8)]) };
-    let take = LeaseChange::Take { owner: worker("a") };
+    let take = LeaseChange::take(worker("a"));
     for change in [take, LeaseChange::Renew, checkpoint(7), end, LeaseChange::Release] {
         lease = applied(&store, &update(&lease, change.clone())).await;
         let row = raw(&client, &shard(0)).await;
@@ -217,8 +217,7 @@ async fn rows_of_the_kcl_change_as_the_model_says() {
     let client = client_at(dynamodb().await);
     let store = prepared(&client).await;
     let workers = [None, Some("a"), Some("b"), Some("c")];
-    let changes =
-        [LeaseChange::Renew, checkpoint(7), LeaseChange::Take { owner: worker("b") }, LeaseChange::Release];
+    let changes = [LeaseChange::Renew, checkpoint(7), LeaseChange::take(worker("b")), LeaseChange::Release];
     for owner in workers {
         for checkpoint_owner in workers {
             for change in &changes {
@@ -337,7 +336,7 @@ async fn a_malformed_row_leaves_the_others_usable() {
     assert_error(&refused, StoreErrorKind::Invalid, &named);
     let leader = store.get(&ShardId::new("Leader").unwrap()).await.unwrap_err();
     assert_error(&leader, StoreErrorKind::Invalid, &["Leader", "entityType"]);
-    applied(&store, &update(&unowned(2), LeaseChange::Take { owner: worker("a") })).await;
+    applied(&store, &update(&unowned(2), LeaseChange::take(worker("a")))).await;
 }
 
 /// The write is in the table, so an error would be a lie, and so would the lease.
@@ -521,7 +520,7 @@ async fn a_row_that_is_not_returned_is_read() {
     let store = DynamoDbLeaseStore::new(client, TABLE).unwrap();
     for write in [
         creation(),
-        update(&unowned(0), LeaseChange::Take { owner: worker("a") }),
+        update(&unowned(0), LeaseChange::take(worker("a"))),
         LeaseWrite::Delete { shard_id: shard(0), expected: unowned(0).version() },
     ] {
         seen.lock().unwrap().clear();

@@ -36,7 +36,7 @@ async fn row(table: &InMemoryLeaseStore) -> Lease {
 /// Another worker takes the lease, as an observer does that believes the owner dead.
 async fn steal(table: &InMemoryLeaseStore, thief: &str) {
     let row = row(table).await;
-    let change = LeaseChange::Take { owner: worker(thief) };
+    let change = LeaseChange::take(worker(thief));
     let take = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
     assert!(matches!(table.write(&take).await.unwrap(), WriteOutcome::Applied { .. }));
 }
@@ -187,6 +187,86 @@ async fn a_deleted_row_fences_its_holder() {
         .write(&LeaseWrite::Delete { shard_id: row.shard_id.clone(), expected: row.version() })
         .await
         .unwrap();
+    assert!(!held.has_vanished());
     assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    assert!(held.has_vanished());
     assert_eq!(table.get(&row.shard_id).await.unwrap(), None);
+}
+
+/// What a KCL 3.x leader does to begin a hand-over: the counter stays (`initiateGracefulLeaseHandoff`).
+async fn begin_kcl_hand_over(table: &InMemoryLeaseStore, new_owner: &str) {
+    let mut row = row(table).await;
+    table
+        .write(&LeaseWrite::Delete { shard_id: row.shard_id.clone(), expected: row.version() })
+        .await
+        .unwrap();
+    row.checkpoint_owner = row.owner.replace(worker(new_owner));
+    table.write(&LeaseWrite::Create(row)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_previous_owner_finishes_a_hand_over_of_kcl_3() {
+    for with_unknown_outcome in [false, true] {
+        let (table, seen) = table_with_one_lease().await;
+        let store = FaultyLeaseStore::new(table.clone(), FaultRates::NONE, 1);
+        let held = HeldLease::take(Arc::new(store.clone()), &seen, &worker("old")).await.unwrap();
+        if with_unknown_outcome {
+            let mut rates = FaultRates::NONE;
+            rates.applied_unanswered = 1.0;
+            store.set_rates(rates);
+            held.renew().await.unwrap();
+            store.set_rates(FaultRates::NONE);
+        }
+        begin_kcl_hand_over(&table, "new").await;
+        held.renew().await.unwrap();
+        assert_eq!(held.hand_over_target().await, worker("new"));
+        held.checkpoint(&at(5), &[]).await.unwrap();
+        let checkpoint_owner = row(&table).await.checkpoint_owner;
+        assert_eq!(checkpoint_owner, Some(worker("old")), "still processing");
+        held.hand_over(&worker("new")).await.unwrap();
+        let row = row(&table).await;
+        assert_eq!((row.owner, row.checkpoint_owner, row.checkpoint), (Some(worker("new")), None, at(5)));
+        assert_eq!(row.owner_switches_since_checkpoint, 0, "as the KCL counts");
+    }
+}
+
+#[tokio::test]
+async fn a_hand_over_of_kcl_3_to_which_the_counter_moved_is_a_loss() {
+    let (table, seen) = table_with_one_lease().await;
+    let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
+    begin_kcl_hand_over(&table, "new").await;
+    steal(&table, "third").await;
+    assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+}
+
+#[tokio::test]
+async fn a_request_does_not_harm_the_writes_of_the_holder() {
+    let (table, seen) = table_with_one_lease().await;
+    let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
+    let seen = row(&table).await;
+    let request = LeaseChange::Request { by: worker("new"), instead_of: None };
+    let request =
+        LeaseWrite::Update { shard_id: seen.shard_id.clone(), expected: seen.version(), change: request };
+    assert!(matches!(table.write(&request).await.unwrap(), WriteOutcome::Applied { .. }));
+    held.checkpoint(&at(1), &[]).await.unwrap();
+    assert_eq!(held.hand_over_target().await, worker("new"));
+    held.offer().await.unwrap();
+    assert!(row(&table).await.is_offered());
+}
+
+#[tokio::test]
+async fn a_prepared_checkpoint_waits_in_the_row_for_the_next_holder() {
+    let (table, seen) = table_with_one_lease().await;
+    let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
+    held.checkpoint(&at(5), &[]).await.unwrap();
+    assert_eq!(
+        held.prepare_checkpoint(&at(4), None).await.unwrap_err().kind(),
+        StoreErrorKind::Invalid,
+        "behind what is stored"
+    );
+    held.prepare_checkpoint(&at(6), Some(b"half done".to_vec())).await.unwrap();
+    steal(&table, "thief").await;
+    let pending = row(&table).await.pending_checkpoint.unwrap();
+    assert_eq!((pending.position, pending.state.as_deref()), (at(6), Some(b"half done".as_slice())));
+    assert_eq!(row(&table).await.checkpoint, at(5));
 }

@@ -194,7 +194,7 @@ mod tests {
     fn lease(index: usize, owner: Option<usize>) -> Lease {
         let lease = Lease::unowned(shard(index), Position::TrimHorizon);
         match owner {
-            Some(owner) => LeaseChange::Take { owner: worker(owner) }.apply(&lease),
+            Some(owner) => LeaseChange::take(worker(owner)).apply(&lease),
             None => lease,
         }
     }
@@ -294,7 +294,7 @@ mod tests {
         let chosen: Vec<ShardId> =
             plan.take.iter().chain(&plan.steal).map(|lease| lease.shard_id.clone()).collect();
         for lease in leases.iter_mut().filter(|lease| chosen.contains(&lease.shard_id)) {
-            *lease = LeaseChange::Take { owner: worker(me) }.apply(lease);
+            *lease = LeaseChange::take(worker(me)).apply(lease);
         }
         chosen.len()
     }

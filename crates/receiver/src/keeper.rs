@@ -118,7 +118,7 @@ mod tests {
         let lost = CancellationToken::new();
         let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, lost.clone()));
         let row = store.get(held.shard_id()).await.unwrap().unwrap();
-        let change = LeaseChange::Take { owner: worker("b") };
+        let change = LeaseChange::take(worker("b"));
         let write = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
         store.write(&write).await.unwrap();
         lost.cancelled().await;

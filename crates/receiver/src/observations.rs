@@ -66,7 +66,7 @@ mod tests {
 
     fn lease() -> Lease {
         let lease = Lease::unowned(ShardId::new("shard-0").unwrap(), Position::TrimHorizon);
-        LeaseChange::Take { owner: WorkerId::new("a").unwrap() }.apply(&lease)
+        LeaseChange::take(WorkerId::new("a").unwrap()).apply(&lease)
     }
 
     #[test]

@@ -13,8 +13,14 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreCalls {
-    /// Listings of the whole table.
+    /// Listings of the whole table, eventually consistent and strongly consistent ones.
     pub lists: u64,
+    /// The strongly consistent ones among them, which cost twice as much in DynamoDB.
+    pub strong_lists: u64,
+    /// Rows that listings returned.
+    pub listed_rows: u64,
+    /// Those of strongly consistent listings among them.
+    pub strong_listed_rows: u64,
     /// Reads of one row.
     pub gets: u64,
     /// Rows asked to be created.
@@ -23,8 +29,14 @@ pub struct StoreCalls {
     pub renewals: u64,
     /// Checkpoints.
     pub checkpoints: u64,
+    /// Checkpoints prepared.
+    pub prepares: u64,
     /// Leases asked to be taken.
     pub takes: u64,
+    /// Requests to hand a lease over.
+    pub requests: u64,
+    /// Leases offered to others.
+    pub offers: u64,
     /// Leases given up.
     pub releases: u64,
     /// Rows asked to be deleted.
@@ -34,18 +46,32 @@ pub struct StoreCalls {
 impl StoreCalls {
     /// All conditional writes together: what DynamoDB bills as write requests.
     pub fn writes(&self) -> u64 {
-        self.creates + self.renewals + self.checkpoints + self.takes + self.releases + self.deletes
+        self.creates
+            + self.renewals
+            + self.checkpoints
+            + self.prepares
+            + self.takes
+            + self.requests
+            + self.offers
+            + self.releases
+            + self.deletes
     }
 }
 
 #[derive(Debug, Default)]
 struct Counters {
     lists: AtomicU64,
+    strong_lists: AtomicU64,
+    listed_rows: AtomicU64,
+    strong_listed_rows: AtomicU64,
     gets: AtomicU64,
     creates: AtomicU64,
     renewals: AtomicU64,
     checkpoints: AtomicU64,
+    prepares: AtomicU64,
     takes: AtomicU64,
+    requests: AtomicU64,
+    offers: AtomicU64,
     releases: AtomicU64,
     deletes: AtomicU64,
 }
@@ -68,11 +94,17 @@ impl<S: LeaseStore> CountingLeaseStore<S> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StoreCalls {
             lists: read(&self.counters.lists),
+            strong_lists: read(&self.counters.strong_lists),
+            listed_rows: read(&self.counters.listed_rows),
+            strong_listed_rows: read(&self.counters.strong_listed_rows),
             gets: read(&self.counters.gets),
             creates: read(&self.counters.creates),
             renewals: read(&self.counters.renewals),
             checkpoints: read(&self.counters.checkpoints),
+            prepares: read(&self.counters.prepares),
             takes: read(&self.counters.takes),
+            requests: read(&self.counters.requests),
+            offers: read(&self.counters.offers),
             releases: read(&self.counters.releases),
             deletes: read(&self.counters.deletes),
         }
@@ -86,8 +118,16 @@ impl<S: LeaseStore> LeaseStore for CountingLeaseStore<S> {
     }
 
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        let listing = self.store.list(consistency).await;
+        let rows =
+            listing.as_ref().map_or(0, |listing| listing.leases.len() + listing.malformed.len()) as u64;
         self.counters.lists.fetch_add(1, Ordering::Relaxed);
-        self.store.list(consistency).await
+        self.counters.listed_rows.fetch_add(rows, Ordering::Relaxed);
+        if consistency == Consistency::Strong {
+            self.counters.strong_lists.fetch_add(1, Ordering::Relaxed);
+            self.counters.strong_listed_rows.fetch_add(rows, Ordering::Relaxed);
+        }
+        listing
     }
 
     async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
@@ -102,7 +142,10 @@ impl<S: LeaseStore> LeaseStore for CountingLeaseStore<S> {
             LeaseWrite::Update { change, .. } => match change {
                 LeaseChange::Renew => &self.counters.renewals,
                 LeaseChange::Checkpoint { .. } => &self.counters.checkpoints,
+                LeaseChange::Prepare(_) => &self.counters.prepares,
                 LeaseChange::Take { .. } => &self.counters.takes,
+                LeaseChange::Request { .. } => &self.counters.requests,
+                LeaseChange::Offer => &self.counters.offers,
                 LeaseChange::Release => &self.counters.releases,
             },
         };
@@ -128,13 +171,15 @@ mod tests {
         store.write(&LeaseWrite::Create(lease.clone())).await.unwrap();
         store.list(Consistency::Eventual).await.unwrap();
         store.get(&lease.shard_id).await.unwrap();
-        for change in [LeaseChange::Renew, LeaseChange::Release] {
+        store.list(Consistency::Strong).await.unwrap();
+        for change in [LeaseChange::Renew, LeaseChange::Offer, LeaseChange::Release] {
             let expected = lease.version();
             let shard_id = lease.shard_id.clone();
             store.write(&LeaseWrite::Update { shard_id, expected, change }).await.unwrap();
         }
         let calls = store.calls();
-        assert_eq!((calls.creates, calls.renewals, calls.releases), (1, 1, 1));
-        assert_eq!((calls.lists, calls.gets, calls.writes()), (1, 1, 3));
+        assert_eq!((calls.creates, calls.renewals, calls.offers, calls.releases), (1, 1, 1, 1));
+        assert_eq!((calls.lists, calls.gets, calls.writes()), (2, 1, 4));
+        assert_eq!((calls.strong_lists, calls.listed_rows, calls.strong_listed_rows), (1, 2, 1));
     }
 }

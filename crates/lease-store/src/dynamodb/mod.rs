@@ -15,9 +15,20 @@
 //! | parents, children | `parentShardId` (SS), `childShardIds` (SS) |
 //! | hash-key range | `startingHashKey` (S), `endingHashKey` (S) |
 //! | checkpoint owner | `checkpointOwner` (S) |
+//! | throughput | `throughputKBps` (N), read only |
 //!
-//! Rows that are meant as leases and cannot be read as such, those of multi-stream applications among them, are
-//! reported beside the good ones. Rows whose `entityType` is not `LEASE` (KCL 3.5 keeps its leader lock and metrics in
+//! What we add stands in attributes of its own, which the KCL ignores and keeps:
+//!
+//! | lease | attribute |
+//! | --- | --- |
+//! | who asks for it, who offers it | `handOverRequestedBy` (S), `handOverOfferedBy` (S) |
+//! | the stream | `streamArn` (S), `streamCreationEpoch` (N) |
+//! | what a sentinel stands for | `initialTimeMillis` (N) |
+//!
+//! A table of a KCL application that reads many streams has other keys; see
+//! [`with_multi_stream_key`](DynamoDbLeaseStore::with_multi_stream_key).
+//!
+//! Rows that are meant as leases and cannot be read as such are reported beside the good ones. Rows whose `entityType` is not `LEASE` (KCL 3.5 keeps its leader lock and metrics in
 //! the same table) are left out.
 //!
 //! ```no_run
@@ -34,6 +45,7 @@
 //! ```
 
 mod error;
+mod layout;
 mod request;
 mod row;
 mod table;
@@ -51,7 +63,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditi
 use aws_sdk_dynamodb::{Client, config};
 use tokio::time::Duration;
 
+pub use self::layout::MultiStreamKey;
+
 use self::error::{Call, CallWatch};
+use self::layout::RowLayout;
 use self::request::Expression;
 use self::row::{Item, Row};
 use crate::{
@@ -83,6 +98,7 @@ pub enum BillingMode {
 pub struct DynamoDbLeaseStore {
     client: Client,
     table_name: Arc<str>,
+    layout: RowLayout,
     billing_mode: BillingMode,
     deletion_protection: bool,
     active_wait_limit: Duration,
@@ -102,10 +118,19 @@ impl DynamoDbLeaseStore {
         Ok(Self {
             client,
             table_name: table_name.into(),
+            layout: RowLayout::SingleStream,
             billing_mode: BillingMode::default(),
             deletion_protection: false,
             active_wait_limit: DEFAULT_ACTIVE_WAIT_LIMIT,
         })
+    }
+
+    /// Reads and writes only the rows of this stream, in the layout of a KCL application that reads many streams into one
+    /// table. The rows of its other streams are left alone. Unless told otherwise, a table belongs to one stream.
+    #[must_use]
+    pub fn with_multi_stream_key(mut self, stream: MultiStreamKey) -> Self {
+        self.layout = RowLayout::MultiStream(stream);
+        self
     }
 
     /// How the table is paid for if the store creates it; on demand unless told otherwise.
@@ -142,7 +167,7 @@ impl DynamoDbLeaseStore {
 
     /// The lease in a row, or what is wrong with the row.
     fn lease(&self, item: &Item) -> Result<Lease, StoreError> {
-        match row::read(item) {
+        match row::read(item, &self.layout) {
             Row::Lease(lease) => Ok(*lease),
             Row::Foreign(fault) | Row::Malformed(fault) => Err(StoreError::invalid(format!(
                 "table {:?}, {fault}; repair the row, or delete it if it is not needed",
@@ -158,7 +183,7 @@ impl DynamoDbLeaseStore {
             .client
             .put_item()
             .table_name(self.table_name())
-            .set_item(Some(row::write(lease)))
+            .set_item(Some(row::write(lease, &self.layout)))
             .condition_expression(expression.condition_text())
             .set_expression_attribute_names(Some(expression.names()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
@@ -184,13 +209,13 @@ impl DynamoDbLeaseStore {
         expected: &LeaseVersion,
         change: &LeaseChange,
     ) -> Result<WriteOutcome, StoreError> {
-        let expression = Expression::update(expected, change);
+        let expression = Expression::update(expected, change).with_layout(&self.layout, shard_id, change);
         let watch = CallWatch::default();
         let answer = self
             .client
             .update_item()
             .table_name(self.table_name())
-            .set_key(Some(row::key(shard_id)))
+            .set_key(Some(row::key(shard_id, &self.layout)))
             .condition_expression(expression.condition_text())
             .update_expression(expression.update_text())
             .set_expression_attribute_names(Some(expression.names()))
@@ -221,7 +246,7 @@ impl DynamoDbLeaseStore {
             .client
             .delete_item()
             .table_name(self.table_name())
-            .set_key(Some(row::key(shard_id)))
+            .set_key(Some(row::key(shard_id, &self.layout)))
             .condition_expression(expression.condition_text())
             .set_expression_attribute_names(Some(expression.names()))
             .set_expression_attribute_values(expression.values())
@@ -301,7 +326,7 @@ impl LeaseStore for DynamoDbLeaseStore {
                 .await
                 .map_err(|error| self.call("Scan").failed(error, &watch).error)?;
             for item in answer.items() {
-                match row::read(item) {
+                match row::read(item, &self.layout) {
                     Row::Lease(lease) => listing.leases.push(*lease),
                     Row::Malformed(malformed) => listing.malformed.push(malformed),
                     Row::Foreign(_) => {}
@@ -334,7 +359,7 @@ impl LeaseStore for DynamoDbLeaseStore {
             .client
             .get_item()
             .table_name(self.table_name())
-            .set_key(Some(row::key(shard_id)))
+            .set_key(Some(row::key(shard_id, &self.layout)))
             .consistent_read(true)
             .customize()
             .interceptor(watch.clone())

@@ -6,8 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::layout::RowLayout;
 use super::row;
-use crate::{LeaseChange, LeaseVersion, Position, ShardId, WorkerId};
+use crate::{LeaseChange, LeaseFacts, LeaseVersion, PendingCheckpoint, Position, ShardId, WorkerId};
 
 /// A condition and, for an update, what changes when it holds.
 ///
@@ -47,10 +48,40 @@ impl Expression {
         match change {
             LeaseChange::Renew => expression.count_up(row::LEASE_COUNTER),
             LeaseChange::Checkpoint { position, children } => expression.checkpoint(position, children),
-            LeaseChange::Take { owner } => expression.take(expected, owner),
-            LeaseChange::Release => expression.remove(row::LEASE_OWNER),
+            LeaseChange::Prepare(pending) => expression.prepare(pending),
+            LeaseChange::Take { owner, facts } => expression.take(expected, owner, facts),
+            LeaseChange::Request { by, instead_of } => {
+                expression.require(row::REQUESTED_BY, worker_value(instead_of.as_ref()));
+                expression.set(row::REQUESTED_BY, row::text_value(by.as_str()));
+            }
+            LeaseChange::Offer => {
+                expression.count_up(row::LEASE_COUNTER);
+                match worker_value(expected.owner.as_ref()) {
+                    Some(owner) => expression.set(row::OFFERED_BY, owner),
+                    None => expression.remove(row::OFFERED_BY),
+                }
+            }
+            LeaseChange::Release => {
+                expression.remove(row::LEASE_OWNER);
+                expression.remove(row::REQUESTED_BY);
+                expression.remove(row::OFFERED_BY);
+            }
         }
         expression
+    }
+
+    /// What the KCL writes again with every checkpoint into a row of a multi-stream table, beside the position.
+    pub(super) fn with_layout(
+        mut self,
+        layout: &RowLayout,
+        shard_id: &ShardId,
+        change: &LeaseChange,
+    ) -> Self {
+        if let (RowLayout::MultiStream(stream), LeaseChange::Checkpoint { .. }) = (layout, change) {
+            self.set(row::STREAM_NAME, row::text_value(stream.as_str()));
+            self.set(row::SHARD_ID, row::text_value(shard_id.as_str()));
+        }
+        self
     }
 
     /// The text of the condition; all parts must hold.
@@ -94,13 +125,37 @@ impl Expression {
 
     /// An update has no *if*, so whether this take counts as a switch is decided here. The condition holds the row to
     /// all that the rule looks at, both owners; only the count itself is the table's to know.
-    fn take(&mut self, expected: &LeaseVersion, owner: &WorkerId) {
+    fn take(&mut self, expected: &LeaseVersion, owner: &WorkerId, facts: &LeaseFacts) {
         self.count_up(row::LEASE_COUNTER);
         self.set(row::LEASE_OWNER, row::text_value(owner.as_str()));
         if LeaseChange::counts_as_owner_switch(expected, owner) {
             self.count_up(row::OWNER_SWITCHES_SINCE_CHECKPOINT);
         }
         self.remove(row::CHECKPOINT_OWNER);
+        self.remove(row::REQUESTED_BY);
+        self.remove(row::OFFERED_BY);
+        if let Some(stream) = &facts.stream {
+            self.fill_in(row::STREAM_ARN, row::text_value(&stream.arn));
+            self.fill_in(row::STREAM_CREATION_EPOCH, row::number_value(stream.creation_epoch_seconds));
+        }
+        if let Some(initial_time_millis) = facts.initial_time_millis {
+            self.fill_in(row::INITIAL_TIME_MILLIS, row::number_value(initial_time_millis));
+        }
+        if let Some(range) = &facts.hash_key_range {
+            self.fill_in(row::STARTING_HASH_KEY, row::text_value(&range.start().to_string()));
+            self.fill_in(row::ENDING_HASH_KEY, row::text_value(&range.end().to_string()));
+        }
+    }
+
+    fn prepare(&mut self, pending: &PendingCheckpoint) {
+        self.count_up(row::LEASE_COUNTER);
+        self.set(row::PENDING_CHECKPOINT, row::text_value(pending.position.checkpoint()));
+        let sub_sequence_number = row::number_value(pending.position.sub_sequence_number());
+        self.set(row::PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, sub_sequence_number);
+        match &pending.state {
+            Some(state) => self.set(row::PENDING_CHECKPOINT_STATE, row::bytes_value(state)),
+            None => self.remove(row::PENDING_CHECKPOINT_STATE),
+        }
     }
 
     /// The attribute must have this value, or be absent.
@@ -116,6 +171,12 @@ impl Expression {
     fn set(&mut self, attribute: &str, value: AttributeValue) {
         let (name, value) = (self.name(attribute), self.value(value));
         self.set.push(format!("{name} = {value}"));
+    }
+
+    /// Sets the attribute unless it is there.
+    fn fill_in(&mut self, attribute: &str, value: AttributeValue) {
+        let (name, value) = (self.name(attribute), self.value(value));
+        self.set.push(format!("{name} = if_not_exists({name}, {value})"));
     }
 
     /// The table adds, so no counter can overflow here.
@@ -149,6 +210,8 @@ fn worker_value(worker_id: Option<&WorkerId>) -> Option<AttributeValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dynamodb::MultiStreamKey;
+    use crate::{HashKeyRange, StreamIdentity};
 
     fn worker(name: &'static str) -> WorkerId {
         WorkerId::new(name).unwrap()
@@ -159,7 +222,7 @@ mod tests {
     }
 
     fn take(owner: &'static str) -> LeaseChange {
-        LeaseChange::Take { owner: worker(owner) }
+        LeaseChange::take(worker(owner))
     }
 
     /// A text with attributes and values in place of their placeholders.
@@ -201,6 +264,8 @@ mod tests {
             for change in [
                 LeaseChange::Renew,
                 LeaseChange::Checkpoint { position: position.clone(), children: BTreeSet::new() },
+                LeaseChange::Prepare(PendingCheckpoint { position: position.clone(), state: None }),
+                LeaseChange::Offer,
                 take("c"),
                 LeaseChange::Release,
             ] {
@@ -215,7 +280,8 @@ mod tests {
     fn only_what_changes_is_written() {
         let update = |change| update(&version(Some("a"), None), &change);
         assert_eq!(update(LeaseChange::Renew), "ADD leaseCounter 1");
-        assert_eq!(update(LeaseChange::Release), "REMOVE leaseOwner");
+        assert_eq!(update(LeaseChange::Release), "REMOVE leaseOwner, handOverRequestedBy, handOverOfferedBy");
+        assert_eq!(update(LeaseChange::Offer), "SET handOverOfferedBy = a ADD leaseCounter 1");
         let position = Position::after(4959.into(), 3);
         assert_eq!(
             update(LeaseChange::Checkpoint { position, children: BTreeSet::new() }),
@@ -230,19 +296,71 @@ mod tests {
 
     #[test]
     fn a_take_counts_as_a_switch_by_the_rule_of_the_kcl() {
-        let plain = "SET leaseOwner = b ADD leaseCounter 1 REMOVE checkpointOwner";
+        let removed = "REMOVE checkpointOwner, handOverRequestedBy, handOverOfferedBy";
+        let plain = format!("SET leaseOwner = b ADD leaseCounter 1 {removed}");
         let counted =
-            "SET leaseOwner = b ADD leaseCounter 1, ownerSwitchesSinceCheckpoint 1 REMOVE checkpointOwner";
+            format!("SET leaseOwner = b ADD leaseCounter 1, ownerSwitchesSinceCheckpoint 1 {removed}");
         for (owner, checkpoint_owner, wanted) in [
-            (None, None, plain),
-            (Some("b"), None, plain),
-            (Some("b"), Some("a"), plain),
-            (Some("a"), None, counted),
-            (Some("a"), Some("b"), counted),
-            (None, Some("b"), counted),
+            (None, None, &plain),
+            (Some("b"), None, &plain),
+            (Some("b"), Some("a"), &plain),
+            (Some("a"), None, &counted),
+            (Some("a"), Some("b"), &counted),
+            (None, Some("b"), &counted),
         ] {
             let text = update(&version(owner, checkpoint_owner), &take("b"));
-            assert_eq!(text, wanted, "{owner:?} {checkpoint_owner:?}");
+            assert_eq!(&text, wanted, "{owner:?} {checkpoint_owner:?}");
+        }
+    }
+
+    #[test]
+    fn a_take_notes_only_what_the_row_lacks() {
+        let facts = LeaseFacts {
+            stream: Some(StreamIdentity { arn: "arn".to_owned(), creation_epoch_seconds: 17 }),
+            initial_time_millis: Some(42),
+            hash_key_range: Some(HashKeyRange::FULL),
+        };
+        let text = update(&version(None, None), &LeaseChange::Take { owner: worker("a"), facts });
+        for filled in [
+            "streamArn = if_not_exists(streamArn, arn)",
+            "streamCreationEpoch = if_not_exists(streamCreationEpoch, 17)",
+            "initialTimeMillis = if_not_exists(initialTimeMillis, 42)",
+            "startingHashKey = if_not_exists(startingHashKey, 0)",
+            "endingHashKey = if_not_exists(endingHashKey, 340282366920938463463374607431768211455)",
+        ] {
+            assert!(text.contains(filled), "{filled} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_request_leaves_the_counter_and_other_requests_alone() {
+        for (instead_of, held) in [
+            (None, "attribute_not_exists(handOverRequestedBy)"),
+            (Some(worker("c")), "handOverRequestedBy = c"),
+        ] {
+            let request = LeaseChange::Request { by: worker("b"), instead_of };
+            let expression = Expression::update(&version(Some("a"), None), &request);
+            let wanted = format!(
+                "leaseCounter = 7 AND leaseOwner = a AND attribute_not_exists(checkpointOwner) AND {held}"
+            );
+            assert_eq!(condition(&expression), wanted);
+            assert_eq!(filled(&expression, expression.update_text()), "SET handOverRequestedBy = b");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_one_stream_of_many_names_it_again() {
+        let layout = RowLayout::MultiStream(MultiStreamKey::new("12", "orders", 17).unwrap());
+        let checkpoint = LeaseChange::Checkpoint { position: Position::ShardEnd, children: BTreeSet::new() };
+        for (change, names_it) in [(checkpoint, true), (LeaseChange::Renew, false)] {
+            let expression = Expression::update(&version(Some("a"), None), &change);
+            let expression = expression.with_layout(&layout, &ShardId::numbered(4), &change);
+            let text = filled(&expression, expression.update_text());
+            assert_eq!(
+                text.contains("streamName = 12:orders:17, shardId = shardId-000000000004"),
+                names_it,
+                "{text}"
+            );
         }
     }
 }

@@ -7,8 +7,10 @@ use std::collections::{BTreeSet, HashMap};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::layout::RowLayout;
 use crate::{
-    HashKey, HashKeyRange, Lease, MalformedLease, PendingCheckpoint, Position, ShardId, StoreError, WorkerId,
+    HashKey, HashKeyRange, Lease, MalformedLease, PendingCheckpoint, Position, ShardId, StoreError,
+    StreamIdentity, WorkerId,
 };
 
 /// S, the hash key of the table. In a single-stream application it is the shard id.
@@ -41,8 +43,22 @@ pub(super) const ENDING_HASH_KEY: &str = "endingHashKey";
 pub(super) const CHECKPOINT_OWNER: &str = "checkpointOwner";
 /// S, KCL 3.5: what the row is. Rows of older versions lack it and are leases.
 const ENTITY_TYPE: &str = "entityType";
-/// S, only in rows of multi-stream applications.
-const STREAM_NAME: &str = "streamName";
+/// S, only in rows of multi-stream applications: the identifier of the stream.
+pub(super) const STREAM_NAME: &str = "streamName";
+/// S, only in rows of multi-stream applications, where the key is more than the shard id.
+pub(super) const SHARD_ID: &str = "shardId";
+/// N, KCL 3.x: how much is read from the shard, in KiB per second.
+const THROUGHPUT: &str = "throughputKBps";
+/// S, ours: the worker that asks for the lease.
+pub(super) const REQUESTED_BY: &str = "handOverRequestedBy";
+/// S, ours: the owner that is ready to part with the lease.
+pub(super) const OFFERED_BY: &str = "handOverOfferedBy";
+/// S, ours: the stream.
+pub(super) const STREAM_ARN: &str = "streamArn";
+/// N, ours: when the stream was created, in seconds since 1970.
+pub(super) const STREAM_CREATION_EPOCH: &str = "streamCreationEpoch";
+/// N, ours: what `LATEST` or `AT_TIMESTAMP` stands for.
+pub(super) const INITIAL_TIME_MILLIS: &str = "initialTimeMillis";
 
 /// The value of [`ENTITY_TYPE`] in a lease row.
 const LEASE_ENTITY: &str = "LEASE";
@@ -90,7 +106,7 @@ impl Fault {
 }
 
 /// Reads a row.
-pub(super) fn read(item: &Item) -> Row {
+pub(super) fn read(item: &Item, layout: &RowLayout) -> Row {
     match text(item, ENTITY_TYPE) {
         Ok(Some(entity)) if entity != LEASE_ENTITY => {
             let fault = Fault::new(ENTITY_TYPE, format!("is {entity:?}: the row is no lease"));
@@ -99,25 +115,62 @@ pub(super) fn read(item: &Item) -> Row {
         Ok(_) => {}
         Err(fault) => return Row::Malformed(fault.in_row(item)),
     }
-    match lease(item) {
+    let shard_id = match layout {
+        RowLayout::SingleStream => single_stream_shard_id(item),
+        RowLayout::MultiStream(stream) => match text(item, STREAM_NAME) {
+            Ok(Some(name)) if name != stream.as_str() => {
+                let fault = Fault::new(STREAM_NAME, format!("is {name:?}: the row is another stream's"));
+                return Row::Foreign(fault.in_row(item));
+            }
+            Ok(name) => multi_stream_shard_id(item, name, layout),
+            Err(fault) => Err(fault),
+        },
+    };
+    match shard_id.and_then(|shard_id| lease(item, shard_id)) {
         Ok(lease) => Row::Lease(Box::new(lease)),
         Err(fault) => Row::Malformed(fault.in_row(item)),
     }
 }
 
-fn lease(item: &Item) -> Result<Lease, Fault> {
+fn single_stream_shard_id(item: &Item) -> Result<ShardId, Fault> {
     // First, because it explains why the key is no shard id.
     if item.contains_key(STREAM_NAME) {
         return Err(Fault::new(
             STREAM_NAME,
-            "the row belongs to a multi-stream application; an application of one stream needs a table of its own",
+            "the row belongs to a multi-stream application; name its stream to the store (with_multi_stream_key), or \
+             give this application a table of its own",
         ));
     }
-    let shard_id = text(item, LEASE_KEY)?.ok_or_else(|| Fault::missing(LEASE_KEY))?;
+    let key = text(item, LEASE_KEY)?.ok_or_else(|| Fault::missing(LEASE_KEY))?;
+    parsed(LEASE_KEY, ShardId::new(key.to_owned()))
+}
+
+fn multi_stream_shard_id(
+    item: &Item,
+    stream_name: Option<&str>,
+    layout: &RowLayout,
+) -> Result<ShardId, Fault> {
+    if stream_name.is_none() {
+        return Err(Fault::new(
+            STREAM_NAME,
+            "is missing: the row belongs to an application of one stream; do not call with_multi_stream_key, or give \
+             this application a table of its own",
+        ));
+    }
+    let shard_id = text(item, SHARD_ID)?.ok_or_else(|| Fault::missing(SHARD_ID))?;
+    let shard_id = parsed(SHARD_ID, ShardId::new(shard_id.to_owned()))?;
+    let (found, wanted) = (text(item, LEASE_KEY)?.unwrap_or_default(), layout.lease_key(&shard_id));
+    if found != wanted {
+        return Err(Fault::new(LEASE_KEY, format!("is {found:?}, must be {wanted:?}")));
+    }
+    Ok(shard_id)
+}
+
+fn lease(item: &Item, shard_id: ShardId) -> Result<Lease, Fault> {
     let checkpoint = text(item, CHECKPOINT)?.ok_or_else(|| Fault::missing(CHECKPOINT))?;
     let required = |attribute| number(item, attribute)?.ok_or_else(|| Fault::missing(attribute));
     Ok(Lease {
-        shard_id: parsed(LEASE_KEY, ShardId::new(shard_id.to_owned()))?,
+        shard_id,
         owner: worker_id(item, LEASE_OWNER)?,
         counter: required(LEASE_COUNTER)?,
         checkpoint: position(item, CHECKPOINT, checkpoint, CHECKPOINT_SUB_SEQUENCE_NUMBER)?,
@@ -127,7 +180,28 @@ fn lease(item: &Item) -> Result<Lease, Fault> {
         children: shard_ids(item, CHILD_SHARD_IDS)?,
         hash_key_range: hash_key_range(item)?,
         checkpoint_owner: worker_id(item, CHECKPOINT_OWNER)?,
+        requested_by: worker_id(item, REQUESTED_BY)?,
+        offered_by: worker_id(item, OFFERED_BY)?,
+        stream: stream_identity(item)?,
+        initial_time_millis: number(item, INITIAL_TIME_MILLIS)?,
+        throughput_bytes_per_second: throughput(item),
     })
+}
+
+fn stream_identity(item: &Item) -> Result<Option<StreamIdentity>, Fault> {
+    let Some(arn) = text(item, STREAM_ARN)? else { return Ok(None) };
+    let epoch = number(item, STREAM_CREATION_EPOCH)?.ok_or_else(|| Fault::missing(STREAM_CREATION_EPOCH))?;
+    Ok(Some(StreamIdentity { arn: arn.to_owned(), creation_epoch_seconds: epoch }))
+}
+
+/// Only a hint for balancing, so a number that makes no sense is none.
+fn throughput(item: &Item) -> Option<u64> {
+    const BYTES_PER_KIBIBYTE: f64 = 1024.0;
+    let kibibytes: f64 = item.get(THROUGHPUT)?.as_n().ok()?.parse().ok()?;
+    let bytes = kibibytes * BYTES_PER_KIBIBYTE;
+    // The cast saturates, and the number is neither negative nor NaN.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    (bytes >= 0.0).then_some(bytes.round() as u64)
 }
 
 fn pending_checkpoint(item: &Item) -> Result<Option<PendingCheckpoint>, Fault> {
@@ -215,9 +289,14 @@ fn type_name(value: &AttributeValue) -> &'static str {
     }
 }
 
-/// The whole row of a new lease. What is absent in the lease is absent in the row.
-pub(super) fn write(lease: &Lease) -> Item {
-    let mut item = key(&lease.shard_id);
+/// The whole row of a new lease. What is absent in the lease is absent in the row, and its throughput is KCL 3.x's to
+/// write.
+pub(super) fn write(lease: &Lease, layout: &RowLayout) -> Item {
+    let mut item = key(&lease.shard_id, layout);
+    if let RowLayout::MultiStream(stream) = layout {
+        item.insert(STREAM_NAME.to_owned(), text_value(stream.as_str()));
+        item.insert(SHARD_ID.to_owned(), text_value(lease.shard_id.as_str()));
+    }
     let mut put = |attribute: &str, value| item.insert(attribute.to_owned(), value);
     put(LEASE_COUNTER, number_value(lease.counter));
     put(OWNER_SWITCHES_SINCE_CHECKPOINT, number_value(lease.owner_switches_since_checkpoint));
@@ -231,7 +310,7 @@ pub(super) fn write(lease: &Lease) -> Item {
         let sub_sequence_number = number_value(pending.position.sub_sequence_number());
         put(PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, sub_sequence_number);
         if let Some(state) = &pending.state {
-            put(PENDING_CHECKPOINT_STATE, AttributeValue::B(Blob::new(state.clone())));
+            put(PENDING_CHECKPOINT_STATE, bytes_value(state));
         }
     }
     for (attribute, shard_ids) in [(PARENT_SHARD_ID, &lease.parents), (CHILD_SHARD_IDS, &lease.children)] {
@@ -244,15 +323,28 @@ pub(super) fn write(lease: &Lease) -> Item {
         put(STARTING_HASH_KEY, text_value(&range.start().to_string()));
         put(ENDING_HASH_KEY, text_value(&range.end().to_string()));
     }
-    if let Some(checkpoint_owner) = &lease.checkpoint_owner {
-        put(CHECKPOINT_OWNER, text_value(checkpoint_owner.as_str()));
+    for (attribute, worker_id) in [
+        (CHECKPOINT_OWNER, &lease.checkpoint_owner),
+        (REQUESTED_BY, &lease.requested_by),
+        (OFFERED_BY, &lease.offered_by),
+    ] {
+        if let Some(worker_id) = worker_id {
+            put(attribute, text_value(worker_id.as_str()));
+        }
+    }
+    if let Some(stream) = &lease.stream {
+        put(STREAM_ARN, text_value(&stream.arn));
+        put(STREAM_CREATION_EPOCH, number_value(stream.creation_epoch_seconds));
+    }
+    if let Some(initial_time_millis) = lease.initial_time_millis {
+        put(INITIAL_TIME_MILLIS, number_value(initial_time_millis));
     }
     item
 }
 
 /// The key of a lease's row.
-pub(super) fn key(shard_id: &ShardId) -> Item {
-    Item::from([(LEASE_KEY.to_owned(), text_value(shard_id.as_str()))])
+pub(super) fn key(shard_id: &ShardId, layout: &RowLayout) -> Item {
+    Item::from([(LEASE_KEY.to_owned(), text_value(&layout.lease_key(shard_id)))])
 }
 
 /// A string.
@@ -265,6 +357,11 @@ pub(super) fn number_value(number: u64) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
+/// Bytes.
+pub(super) fn bytes_value(bytes: &[u8]) -> AttributeValue {
+    AttributeValue::B(Blob::new(bytes))
+}
+
 /// A set of strings.
 pub(super) fn shard_ids_value(shard_ids: &BTreeSet<ShardId>) -> AttributeValue {
     AttributeValue::Ss(shard_ids.iter().map(|shard_id| shard_id.as_str().to_owned()).collect())
@@ -275,6 +372,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dynamodb::MultiStreamKey;
 
     fn s(text: &str) -> AttributeValue {
         text_value(text)
@@ -313,7 +411,7 @@ mod tests {
     }
 
     fn usable(item: &Item) -> Lease {
-        match read(item) {
+        match read(item, &RowLayout::SingleStream) {
             Row::Lease(lease) => *lease,
             other => panic!("{other:?}"),
         }
@@ -321,7 +419,7 @@ mod tests {
 
     /// The attribute and the reason of a malformed row.
     fn fault(item: &Item) -> (String, String) {
-        match read(item) {
+        match read(item, &RowLayout::SingleStream) {
             Row::Malformed(malformed) => (malformed.attribute, malformed.reason),
             other => panic!("{other:?}"),
         }
@@ -331,7 +429,7 @@ mod tests {
     fn a_fresh_row_is_an_unowned_lease() {
         let row = kcl_row([]);
         assert_eq!(usable(&row), fresh());
-        assert_eq!(write(&fresh()), row, "and is written in the same attributes");
+        assert_eq!(write(&fresh(), &RowLayout::SingleStream), row, "and is written in the same attributes");
     }
 
     #[test]
@@ -369,7 +467,10 @@ mod tests {
         expected.checkpoint = Position::ShardEnd;
         expected.children = shards(&["shardId-000000000008", "shardId-000000000009"]);
         assert_eq!(usable(&row), expected);
-        assert_eq!(write(&expected)["childShardIds"], ss(&["shardId-000000000008", "shardId-000000000009"]));
+        assert_eq!(
+            write(&expected, &RowLayout::SingleStream)["childShardIds"],
+            ss(&["shardId-000000000008", "shardId-000000000009"])
+        );
     }
 
     #[test]
@@ -399,6 +500,7 @@ mod tests {
         let mut expected = fresh();
         expected.owner = worker("b");
         expected.checkpoint_owner = worker("a");
+        expected.throughput_bytes_per_second = Some(12_642);
         assert_eq!(usable(&row), expected);
     }
 
@@ -424,10 +526,55 @@ mod tests {
             ("streamName", s("123456789012:orders:1700000000")),
             ("shardId", s("shardId-000000000004")),
         ]);
-        let Row::Malformed(malformed) = read(&row) else { panic!("{row:?}") };
+        let Row::Malformed(malformed) = read(&row, &RowLayout::SingleStream) else { panic!("{row:?}") };
         assert_eq!((malformed.key.as_str(), malformed.attribute.as_str()), (key, "streamName"));
         assert_eq!(fault(&kcl_row([("leaseKey", s(key))])).0, "leaseKey");
         assert_eq!(fault(&kcl_row([("streamName", s("orders"))])).0, "streamName");
+    }
+
+    fn orders() -> RowLayout {
+        RowLayout::MultiStream(MultiStreamKey::new("123456789012", "orders", 1_700_000_000).unwrap())
+    }
+
+    #[test]
+    fn a_store_of_one_stream_of_many_reads_its_rows_and_leaves_the_others_alone() {
+        let row = |stream: &str, key: &str| {
+            kcl_row([("leaseKey", s(key)), ("streamName", s(stream)), ("shardId", s("shardId-000000000004"))])
+        };
+        let (mine, other) = ("123456789012:orders:1700000000", "123456789012:invoices:1700000000");
+        let own = row(mine, "123456789012:orders:1700000000:shardId-000000000004");
+        assert_eq!(read(&own, &orders()), Row::Lease(Box::new(fresh())));
+        assert_eq!(write(&fresh(), &orders()), own, "and is written in the same attributes");
+        let foreign = row(other, "123456789012:invoices:1700000000:shardId-000000000004");
+        assert!(matches!(read(&foreign, &orders()), Row::Foreign(_)));
+        let crossed = row(mine, "123456789012:invoices:1700000000:shardId-000000000004");
+        assert!(matches!(read(&crossed, &orders()), Row::Malformed(fault) if fault.attribute == "leaseKey"));
+        assert!(
+            matches!(read(&kcl_row([]), &orders()), Row::Malformed(fault) if fault.attribute == "streamName")
+        );
+    }
+
+    #[test]
+    fn what_we_add_stands_in_attributes_of_its_own() {
+        let row = kcl_row([
+            ("handOverRequestedBy", s("b")),
+            ("handOverOfferedBy", s("a")),
+            ("streamArn", s("arn:aws:kinesis:eu-west-1:123456789012:stream/orders")),
+            ("streamCreationEpoch", n("1700000000")),
+            ("initialTimeMillis", n("1700000000123")),
+        ]);
+        let mut expected = fresh();
+        expected.requested_by = worker("b");
+        expected.offered_by = worker("a");
+        expected.stream = Some(StreamIdentity {
+            arn: "arn:aws:kinesis:eu-west-1:123456789012:stream/orders".to_owned(),
+            creation_epoch_seconds: 1_700_000_000,
+        });
+        expected.initial_time_millis = Some(1_700_000_000_123);
+        assert_eq!(usable(&row), expected);
+        assert_eq!(write(&expected, &RowLayout::SingleStream), row);
+        let half = kcl_row([("streamArn", s("arn"))]);
+        assert_eq!(fault(&half).0, "streamCreationEpoch");
     }
 
     #[test]
@@ -481,7 +628,7 @@ mod tests {
             ("entityType".to_owned(), s("LEADER")),
             ("ownerName".to_owned(), s("a")),
         ]);
-        let Row::Foreign(foreign) = read(&leader) else { panic!("{leader:?}") };
+        let Row::Foreign(foreign) = read(&leader, &RowLayout::SingleStream) else { panic!("{leader:?}") };
         assert_eq!((foreign.key.as_str(), foreign.attribute.as_str()), ("Leader", "entityType"));
     }
 
@@ -527,13 +674,18 @@ mod tests {
             pending_checkpoint in proptest::option::of(a_pending_checkpoint()),
             (parents, children) in (some_shards(), some_shards()),
             ends in proptest::option::of(any::<(u128, u128)>()),
+            (requested_by, offered_by) in (a_worker(), a_worker()),
+            stream in proptest::option::of((".{1,40}", any::<u64>())),
+            initial_time_millis in any::<Option<u64>>(),
         ) -> Lease {
             let hash_key_range = ends.map(|(one, other)| {
                 HashKeyRange::new(HashKey(one.min(other)), HashKey(one.max(other))).unwrap()
             });
             Lease {
                 shard_id, owner, counter, checkpoint, owner_switches_since_checkpoint, pending_checkpoint,
-                parents, children, hash_key_range, checkpoint_owner,
+                parents, children, hash_key_range, checkpoint_owner, requested_by, offered_by,
+                stream: stream.map(|(arn, creation_epoch_seconds)| StreamIdentity { arn, creation_epoch_seconds }),
+                initial_time_millis, throughput_bytes_per_second: None,
             }
         }
     }
@@ -541,7 +693,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_lease_is_read_as_it_was_written(lease in a_lease()) {
-            prop_assert_eq!(read(&write(&lease)), Row::Lease(Box::new(lease)));
+            for layout in [RowLayout::SingleStream, orders()] {
+                prop_assert_eq!(read(&write(&lease, &layout), &layout), Row::Lease(Box::new(lease.clone())));
+            }
         }
     }
 }
