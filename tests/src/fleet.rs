@@ -125,7 +125,13 @@ pub fn put(stream: &InMemoryStream, numbers: std::ops::Range<usize>) {
 /// # Panics
 /// Never: an in-memory stream can always be listed.
 pub async fn parents(stream: &InMemoryStream) -> BTreeMap<ShardId, BTreeSet<ShardId>> {
-    stream.list_shards().await.unwrap().into_iter().map(|shard| (shard.shard_id, shard.parents)).collect()
+    stream
+        .list_shards(&ShardFilter::All)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|shard| (shard.shard_id, shard.parents))
+        .collect()
 }
 
 /// A stream of so many shards, an empty lease store and an empty journal.

@@ -116,8 +116,12 @@ async fn the_children_of_a_malformed_row_wait() {
     let parent = stream.open_shards().swap_remove(0);
     stream.split(&parent).unwrap();
     let store = with_malformed_row(&parent);
-    for child in
-        stream.list_shards().await.unwrap().into_iter().filter(|shard| shard.parents.contains(&parent))
+    for child in stream
+        .list_shards(&ShardFilter::All)
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|shard| shard.parents.contains(&parent))
     {
         let mut lease = Lease::unowned(child.shard_id, Position::TrimHorizon);
         lease.parents = child.parents;
@@ -154,7 +158,7 @@ fn children_first(stream: &InMemoryStream, ended: &Arc<AtomicUsize>) -> HookedSt
         };
         if position.is_shard_end() {
             // What is in memory answers at once.
-            let mut shards = stream.list_shards().now_or_never().unwrap().unwrap();
+            let mut shards = stream.list_shards(&ShardFilter::All).now_or_never().unwrap().unwrap();
             shards.retain(|shard| shard.parents.contains(shard_id));
             let expected: BTreeSet<ShardId> = shards.into_iter().map(|shard| shard.shard_id).collect();
             assert_eq!(*children, expected, "the row of {shard_id} names its children");

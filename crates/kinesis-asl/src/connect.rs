@@ -225,7 +225,7 @@ mod tests {
     use std::time::Duration;
 
     use aws_sdk_kinesis::config::Credentials;
-    use shard_worker::{SourceErrorKind, StreamSource};
+    use shard_worker::{ShardFilter, SourceErrorKind, StreamSource};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -325,7 +325,8 @@ mod tests {
         let credentials = Credentials::new("some", "secret", None, None, "test");
         let loaded = Box::pin(loader(&settings).credentials_provider(credentials).load()).await;
         let stream = KinesisAsl::with_config(&settings, &loaded).unwrap().stream();
-        let listed = tokio::time::timeout(Duration::from_secs(5), stream.list_shards()).await;
+        let listed =
+            tokio::time::timeout(Duration::from_secs(5), stream.list_shards(&ShardFilter::All)).await;
         assert_eq!(
             listed.expect("the set time-outs end the call").unwrap_err().kind(),
             SourceErrorKind::Unavailable

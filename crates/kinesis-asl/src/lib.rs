@@ -9,7 +9,7 @@
 //! settings.region = Some("eu-west-1".to_owned());
 //! let aws = KinesisAsl::connect(settings).await?;
 //! let leases = aws.lease_store("word-count")?;
-//! println!("{} shards, leases in {}", aws.stream().list_shards().await?.len(), leases.table_name());
+//! println!("{} shards, leases in {}", aws.stream().list_shards(&ShardFilter::All).await?.len(), leases.table_name());
 //! # Ok(()) }
 //! ```
 //!

@@ -13,7 +13,8 @@ use aws_sdk_kinesis::types::{self, ShardIteratorType};
 use bytestring::ByteString;
 use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{
-    FetchedBatch, ReadFrom, Record, RecordSource, ShardEnd, SourceError, SourceErrorKind, StreamSource,
+    FetchedBatch, ReadFrom, Record, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
+    StreamSource,
 };
 use tokio::time::{Instant, sleep};
 
@@ -146,7 +147,7 @@ impl PollingSource {
                 return error;
             }
         }
-        let shards = match self.stream.list_shards().await {
+        let shards = match self.stream.list_shards(&ShardFilter::All).await {
             Ok(shards) => shards,
             Err(error) => return error,
         };

@@ -3,21 +3,25 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
-use aws_sdk_kinesis::types;
+use aws_sdk_kinesis::types::{self, ShardFilterType};
 use fastrand::Rng;
-use lease_store::{HashKeyRange, ShardId, StoreError};
-use shard_worker::{ReadFrom, RecordSource, RetryPolicy, Shard, SourceError, SourceErrorKind, StreamSource};
-use tokio::time::sleep;
+use lease_store::{HashKeyRange, ShardId, StoreError, StreamIdentity};
+use shard_worker::{
+    ReadFrom, RecordSource, RetryPolicy, Shard, ShardFilter, SourceError, SourceErrorKind, StreamDescription,
+    StreamSource,
+};
+use tokio::time::{Instant, sleep};
 
 use crate::call_notes::CallNotes;
 use crate::error::{Destination, source_error};
 use crate::polling::PollingSource;
+use crate::service_time::to_system_time;
 use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
 
 /// How many shards are asked for in one page (AWS: 1000 unless told otherwise).
@@ -105,14 +109,22 @@ impl KinesisStream {
     }
 
     /// One page, asked for again while the service says to slow down.
-    async fn page(&self, token: Option<&str>, rng: &mut Rng) -> Result<ListShardsOutput, SourceError> {
+    async fn page(
+        &self,
+        filter: &ShardFilter,
+        token: Option<&str>,
+        rng: &mut Rng,
+    ) -> Result<ListShardsOutput, SourceError> {
         let mut delays = PAGE_RETRY.delays(rng.fork());
         loop {
             let request = self.client.list_shards();
             // The first page names the stream; a token stands for all of the request it came from, and AWS refuses it
             // together with anything else.
             let request = match token {
-                None => request.stream_name(&self.destination.stream_name).max_results(SHARDS_PER_PAGE),
+                None => request
+                    .stream_name(&self.destination.stream_name)
+                    .max_results(SHARDS_PER_PAGE)
+                    .set_shard_filter(shard_filter(filter)),
                 Some(token) => request.next_token(token),
             };
             let notes = CallNotes::default();
@@ -167,13 +179,34 @@ impl StreamSource for KinesisStream {
         &self.destination.stream_name
     }
 
-    async fn list_shards(&self) -> Result<Vec<Shard>, SourceError> {
+    async fn describe(&self) -> Result<StreamDescription, SourceError> {
+        let request = self.client.describe_stream_summary().stream_name(&self.destination.stream_name);
+        let notes = CallNotes::default();
+        let asked_at = Instant::now();
+        let answer = request.customize().interceptor(notes.clone()).send().await;
+        self.note_endpoint(&notes);
+        let answer = answer.map_err(|error| self.error("describing the stream", error))?;
+        let summary = answer
+            .stream_description_summary
+            .ok_or_else(|| self.unavailable("the description of the stream came back empty"))?;
+        let created_at = to_system_time(summary.stream_creation_timestamp);
+        let created_at = created_at.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let created_at =
+            created_at.ok_or_else(|| self.invalid("the stream says that it was created before 1970"))?;
+        // The date is cut to the second below, and from the end of the call at the latest.
+        let now = notes.date().and_then(|date| date.checked_sub(asked_at.elapsed()));
+        let identity =
+            StreamIdentity { arn: summary.stream_arn, creation_epoch_seconds: created_at.as_secs() };
+        Ok(StreamDescription { identity, now })
+    }
+
+    async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
         let mut shards = Vec::new();
         let mut tokens = BTreeSet::new();
         let mut token = None;
         for _ in 0..MAX_PAGES {
-            let page = self.page(token.as_deref(), &mut rng).await?;
+            let page = self.page(filter, token.as_deref(), &mut rng).await?;
             for shard in page.shards.unwrap_or_default() {
                 shards.push(self.convert(shard)?);
             }
@@ -191,6 +224,17 @@ impl StreamSource for KinesisStream {
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
         Ok(Box::new(PollingSource::new(self.clone(), shard_id.clone(), from.clone())))
     }
+}
+
+/// How the service is told which shards to list. AWS takes no filter together with a token.
+fn shard_filter(filter: &ShardFilter) -> Option<types::ShardFilter> {
+    let (kind, after) = match filter {
+        ShardFilter::All => return None,
+        ShardFilter::Open => (ShardFilterType::AtLatest, None),
+        ShardFilter::After(shard_id) => (ShardFilterType::AfterShardId, Some(shard_id.as_str().to_owned())),
+    };
+    // Only the type is mandatory, and it is there.
+    types::ShardFilter::builder().r#type(kind).set_shard_id(after).build().ok()
 }
 
 /// The one place where randomness enters from outside.

@@ -13,7 +13,7 @@ use axum::response::Response;
 use kinesis_asl::KinesisStream;
 use lease_store::ShardId;
 use serde_json::{Value, json};
-use shard_worker::{ReadFrom, RecordSource, SourceErrorKind, StreamSource};
+use shard_worker::{ReadFrom, RecordSource, ShardFilter, SourceErrorKind, StreamSource};
 use support::{CannedKinesis, ok, refusal};
 use tokio::sync::Notify;
 
@@ -65,7 +65,7 @@ async fn further_pages_are_asked_for_with_the_token_alone() {
             _ => refusal(400, "InvalidArgumentException"),
         })
         .await;
-    let shards = stream(&server).list_shards().await.unwrap();
+    let shards = stream(&server).list_shards(&ShardFilter::All).await.unwrap();
     assert_eq!(
         shards.iter().map(|shard| shard.shard_id.clone()).collect::<Vec<_>>(),
         [0, 1, 2].map(ShardId::numbered)
@@ -81,7 +81,7 @@ async fn a_listing_that_goes_in_a_circle_is_an_error() {
         ok(&json!({ "Shards": [listed_shard(0)], "NextToken": next }))
     })
     .await;
-    let error = stream(&server).list_shards().await.unwrap_err();
+    let error = stream(&server).list_shards(&ShardFilter::All).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
     assert_eq!(server.requests().len(), 3);
 }
@@ -94,7 +94,7 @@ async fn a_shard_that_cannot_be_read_is_named() {
         ok(&json!({ "Shards": [shard] }))
     })
     .await;
-    let error = stream(&server).list_shards().await.unwrap_err();
+    let error = stream(&server).list_shards(&ShardFilter::All).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Invalid);
     assert!(
         error.to_string().contains("shardId-000000000000") && error.to_string().contains("\"-1\""),

@@ -14,7 +14,7 @@ use aws_sdk_kinesis::{Client, Config};
 use axum::Router;
 use kinesis_asl::KinesisStream;
 use lease_store::{HashKey, HashKeyRange, ShardId};
-use shard_worker::{FetchedBatch, ReadFrom, RecordSource, Shard, SourceErrorKind, StreamSource};
+use shard_worker::{FetchedBatch, ReadFrom, RecordSource, Shard, ShardFilter, SourceErrorKind, StreamSource};
 use support::{LocalKinesis, REGION, Server, client_config};
 
 const STREAM: &str = "words";
@@ -105,19 +105,19 @@ async fn lists_open_and_closed_shards_with_their_parents_after_a_split_and_a_mer
     let server = LocalKinesis::start().await;
     let stream = stream_with_shards(&server, 1).await;
     assert_eq!(stream.stream_name(), STREAM);
-    assert_eq!(stream.list_shards().await.unwrap(), [shard(0, &[], (0, u128::MAX), false)]);
+    assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap(), [shard(0, &[], (0, u128::MAX), false)]);
 
     let middle = u128::MAX / 2;
     split(&server.client(), 0, HashKey(middle)).await;
     let children = [shard(1, &[0], (0, middle - 1), false), shard(2, &[0], (middle, u128::MAX), false)];
     let mut expected = vec![shard(0, &[], (0, u128::MAX), true)];
     expected.extend(children);
-    assert_eq!(stream.list_shards().await.unwrap(), expected);
+    assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap(), expected);
 
     merge(&server.client(), 1, 2).await;
     expected.iter_mut().for_each(|shard| shard.is_closed = true);
     expected.push(shard(3, &[1, 2], (0, u128::MAX), false));
-    assert_eq!(stream.list_shards().await.unwrap(), expected);
+    assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap(), expected);
 }
 
 #[tokio::test]
@@ -251,19 +251,19 @@ async fn a_refused_listing_is_repeated() {
     let server = LocalKinesis::start().await;
     let stream = stream_with_shards(&server, 1).await;
     server.fail("ListShards", 2, 400, "LimitExceededException");
-    assert_eq!(stream.list_shards().await.unwrap().len(), 1);
+    assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap().len(), 1);
     assert!(server.is_sound());
 
     // Anything else is not repeated here.
     server.fail("ListShards", 1, 400, "AccessDeniedException");
-    assert_eq!(stream.list_shards().await.unwrap_err().kind(), SourceErrorKind::Denied);
+    assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap_err().kind(), SourceErrorKind::Denied);
 }
 
 #[tokio::test]
 async fn an_unknown_stream_is_named_with_all_that_may_be_wrong() {
     let server = LocalKinesis::start().await;
     let stream = stream(server.client());
-    let error = stream.list_shards().await.unwrap_err();
+    let error = stream.list_shards(&ShardFilter::All).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::StreamNotFound);
     for part in ["\"words\"", REGION, server.url(), "check the name of the stream", "account"] {
         assert!(error.to_string().contains(part), "{part} is not in {error}");
@@ -280,7 +280,7 @@ async fn a_stream_of_another_region_is_unknown_and_the_region_is_named() {
     stream_with_shards(&here, 1).await;
     let elsewhere = LocalKinesis::start_in("eu-central-1").await;
     let client = Client::from_conf(client_config(elsewhere.url(), "eu-central-1").build());
-    let error = stream(client).list_shards().await.unwrap_err();
+    let error = stream(client).list_shards(&ShardFilter::All).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::StreamNotFound);
     assert!(error.to_string().contains("region eu-central-1"), "{error}");
 }
@@ -315,7 +315,7 @@ async fn a_client_without_credentials_is_denied() {
         .endpoint_url(server.url())
         .build();
     let stream = stream(Client::from_conf(config));
-    let error = stream.list_shards().await.unwrap_err();
+    let error = stream.list_shards(&ShardFilter::All).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Denied, "{error}");
     assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
     let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
@@ -339,7 +339,7 @@ async fn a_server_that_hangs_is_unavailable_within_the_time_out() {
 async fn a_server_that_is_not_there_is_unavailable() {
     let url = Server::start(Router::new()).await.url().to_owned(); // and gone again
     let client = Client::from_conf(client_config(&url, REGION).build());
-    let error = stream(client).list_shards().await.unwrap_err();
+    let error = stream(client).list_shards(&ShardFilter::All).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains(&url), "{error}");
 }

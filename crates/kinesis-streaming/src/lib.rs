@@ -56,8 +56,8 @@ pub mod prelude {
         ReceiverStatus, StopReport, UnitedStream, united_stream,
     };
     pub use shard_worker::{
-        InMemoryStream, Record, RecordBatch, RecordProcessor, RetryPolicy, ShardContext, StreamSource,
-        batch_handler,
+        InMemoryStream, Record, RecordBatch, RecordProcessor, RetryPolicy, ShardContext, ShardFilter,
+        StreamSource, batch_handler,
     };
 
     pub use crate::Consumer;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use lease_store::{
     BoxError, HeldLease, LeaseStore, LeaseWrite, Position, ShardId, StoreErrorKind, WriteOutcome,
 };
-use shard_worker::{Shard, ShardEndRecorder, StreamSource};
+use shard_worker::{Shard, ShardEndRecorder, ShardFilter, StreamSource};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ impl ShardEndWriter {
         if !named.is_empty() {
             return Ok(named.to_vec());
         }
-        let mut children = self.source.list_shards().await?;
+        let mut children = self.source.list_shards(&ShardFilter::After(self.held.shard_id().clone())).await?;
         children.retain(|shard| shard.parents.contains(self.held.shard_id()));
         if children.is_empty() {
             let lookups = self.child_lookups.fetch_add(1, Ordering::Relaxed) + 1;

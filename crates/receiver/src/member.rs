@@ -11,7 +11,7 @@ use lease_store::{
     Consistency, HeldLease, Lease, LeaseListing, LeaseWrite, MalformedLease, Position, ShardId, StoreError,
     StoreErrorKind, WriteOutcome,
 };
-use shard_worker::{ShardContext, ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions};
+use shard_worker::{ShardContext, ShardFilter, ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
@@ -133,7 +133,7 @@ impl Member {
         let settings = &self.receiver.settings;
         self.next_shard_sync =
             Instant::now() + jittered(settings.shard_sync_interval, &mut self.receiver.rng);
-        let shards = self.receiver.source.list_shards().await;
+        let shards = self.receiver.source.list_shards(&ShardFilter::All).await;
         let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
         let listing = self.receiver.store.list(Consistency::Strong).await;
         let listing = listing.map_err(|error| store_error("listing the leases", error))?;

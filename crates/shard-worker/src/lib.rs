@@ -32,5 +32,7 @@ pub use processor::{RecordProcessor, RecordProcessorFactory, ShardContext};
 pub use progress::{ShardProgress, ShardState};
 pub use record::{Record, RecordBatch};
 pub use shard::Shard;
-pub use source::{FetchedBatch, ReadFrom, RecordSource, ShardEnd, StreamSource};
+pub use source::{
+    FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, StreamDescription, StreamSource,
+};
 pub use worker::{ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions};

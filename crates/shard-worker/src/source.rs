@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use lease_store::{SequenceNumber, ShardId};
+use lease_store::{SequenceNumber, ShardId, StreamIdentity};
 
 use crate::{Record, Shard, SourceError};
 
@@ -14,17 +14,45 @@ pub trait StreamSource: fmt::Debug + Send + Sync + 'static {
     /// The name of the stream.
     fn stream_name(&self) -> &str;
 
-    /// All shards that the stream still knows, open and closed, over all pages.
+    /// Which stream this is, and what time it is there.
     ///
     /// # Errors
     /// `StreamNotFound`, `Denied`, `Throttled` or `Unavailable`.
-    async fn list_shards(&self) -> Result<Vec<Shard>, SourceError>;
+    async fn describe(&self) -> Result<StreamDescription, SourceError>;
+
+    /// The shards that the stream still knows, over all pages. The filter spares work where the stream can apply it; one
+    /// that cannot may return more, so callers look at what they get.
+    ///
+    /// # Errors
+    /// As [`describe`](Self::describe).
+    async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError>;
 
     /// Opens a shard for reading. May be lazy: a failure can also come with the first batch.
     ///
     /// # Errors
     /// As [`list_shards`](Self::list_shards), and `ShardNotFound`.
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError>;
+}
+
+/// What a stream says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamDescription {
+    /// Which stream it is.
+    pub identity: StreamIdentity,
+    /// The time by the clock that stamps its records: that of the call, or a little earlier, but never later. `None`: it
+    /// did not say.
+    pub now: Option<SystemTime>,
+}
+
+/// Which shards to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardFilter {
+    /// All, open and closed.
+    All,
+    /// Those that take records.
+    Open,
+    /// Those created after this one: its descendants are among them.
+    After(ShardId),
 }
 
 /// Where to start reading a shard.

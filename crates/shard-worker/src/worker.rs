@@ -29,7 +29,8 @@ pub struct ShardWorkerOptions {
     /// How long to wait before a failed step is done again. The number of attempts is not limited: a batch is never
     /// given up, and where a policy ends its last wait repeats.
     pub retry: RetryPolicy,
-    /// Where a shard at [`Position::AtTimestamp`] starts.
+    /// Where a shard at [`Position::AtTimestamp`] or [`Position::Latest`] starts. Without one the first cannot be read, and
+    /// the second starts at its tip as it is at the first read.
     pub initial_timestamp: Option<SystemTime>,
 }
 
@@ -335,8 +336,8 @@ fn state_of(step: Step) -> ShardState {
 fn read_from(delivered: &Position, initial_timestamp: Option<SystemTime>) -> Result<ReadFrom, SourceError> {
     match (delivered, initial_timestamp) {
         (Position::TrimHorizon, _) => Ok(ReadFrom::TrimHorizon),
-        (Position::Latest, _) => Ok(ReadFrom::Latest),
-        (Position::AtTimestamp, Some(timestamp)) => Ok(ReadFrom::AtTimestamp(timestamp)),
+        (Position::AtTimestamp | Position::Latest, Some(timestamp)) => Ok(ReadFrom::AtTimestamp(timestamp)),
+        (Position::Latest, None) => Ok(ReadFrom::Latest),
         (Position::AtTimestamp, None) => Err(SourceError::new(
             SourceErrorKind::Invalid,
             "the lease starts at AT_TIMESTAMP but no timestamp is configured; set the initial position to the \

@@ -109,7 +109,7 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     let aws = KinesisAsl::connect(settings).await?;
     let stream = aws.stream();
 
-    let shards = stream.list_shards().await?;
+    let shards = stream.list_shards(&ShardFilter::All).await?;
     let open = shards.iter().filter(|shard| !shard.is_closed).count();
     let receivers = arguments.receivers.map_or(open.max(1), NonZeroUsize::get);
     println!("plan: {} open shards of {} listed, {receivers} receivers in this process", open, shards.len());

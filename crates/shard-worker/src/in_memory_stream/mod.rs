@@ -13,14 +13,16 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use bytestring::ByteString;
-use lease_store::{HashKey, SequenceNumber, ShardId};
+use lease_store::{HashKey, SequenceNumber, ShardId, StreamIdentity};
 use md5::{Digest as _, Md5};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use self::reader::InMemoryReader;
 use self::topology::{Slice, Topology};
-use crate::{ReadFrom, RecordSource, Shard, SourceError, SourceErrorKind, StreamSource};
+use crate::{
+    ReadFrom, RecordSource, Shard, ShardFilter, SourceError, SourceErrorKind, StreamDescription, StreamSource,
+};
 
 /// How many bytes of payload and keys a stream holds unless it is told otherwise.
 const DEFAULT_CAPACITY_BYTES: usize = 256 * 1024 * 1024;
@@ -56,6 +58,8 @@ pub struct InMemoryStream {
 struct Shared {
     name: String,
     created_at: Instant,
+    /// When it was created by its own wall clock, in seconds since 1970.
+    creation_epoch_seconds: u64,
     state: Mutex<State>,
     /// Counts the changes, so that waiting readers notice them.
     version: watch::Sender<u64>,
@@ -77,6 +81,29 @@ impl InMemoryStream {
 
     /// A stream that holds at most so many bytes of payload and keys; writes beyond are throttled.
     pub fn with_capacity(name: impl Into<String>, shard_count: NonZeroUsize, capacity_bytes: usize) -> Self {
+        Self::created_at(name.into(), shard_count, capacity_bytes, EPOCH_SECONDS)
+    }
+
+    /// A stream of the same name as this one, empty, as it is after this one was deleted and created again: another
+    /// stream.
+    #[must_use]
+    pub fn recreated(&self, shard_count: NonZeroUsize) -> Self {
+        let creation_epoch_seconds =
+            self.shared.creation_epoch_seconds + 1 + self.shared.created_at.elapsed().as_secs();
+        Self::created_at(
+            self.shared.name.clone(),
+            shard_count,
+            DEFAULT_CAPACITY_BYTES,
+            creation_epoch_seconds,
+        )
+    }
+
+    fn created_at(
+        name: String,
+        shard_count: NonZeroUsize,
+        capacity_bytes: usize,
+        creation_epoch_seconds: u64,
+    ) -> Self {
         let state = State {
             topology: Topology::new(shard_count, capacity_bytes),
             max_batch_records: MAX_BATCH_RECORDS,
@@ -84,8 +111,9 @@ impl InMemoryStream {
         };
         Self {
             shared: Arc::new(Shared {
-                name: name.into(),
+                name,
                 created_at: Instant::now(),
+                creation_epoch_seconds,
                 state: Mutex::new(state),
                 version: watch::channel(0).0,
             }),
@@ -177,7 +205,8 @@ impl InMemoryStream {
     }
 
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS) + self.shared.created_at.elapsed()
+        let created_at = Duration::from_secs(self.shared.creation_epoch_seconds);
+        SystemTime::UNIX_EPOCH + created_at + self.shared.created_at.elapsed()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -210,8 +239,22 @@ impl StreamSource for InMemoryStream {
         &self.shared.name
     }
 
-    async fn list_shards(&self) -> Result<Vec<Shard>, SourceError> {
-        Ok(self.state().topology.list())
+    async fn describe(&self) -> Result<StreamDescription, SourceError> {
+        let identity = StreamIdentity {
+            arn: format!("arn:aws:kinesis:in-memory:000000000000:stream/{}", self.shared.name),
+            creation_epoch_seconds: self.shared.creation_epoch_seconds,
+        };
+        Ok(StreamDescription { identity, now: Some(self.now()) })
+    }
+
+    async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
+        let mut shards = self.state().topology.list();
+        shards.retain(|shard| match filter {
+            ShardFilter::All => true,
+            ShardFilter::Open => !shard.is_closed,
+            ShardFilter::After(parent) => shard.shard_id > *parent,
+        });
+        Ok(shards)
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
@@ -340,7 +383,7 @@ mod tests {
         stream.split(&parent).unwrap();
         tokio::time::advance(Duration::from_secs(10)).await;
         stream.trim_older_than(Duration::from_secs(5));
-        assert_eq!(stream.list_shards().await.unwrap().len(), 2);
+        assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap().len(), 2);
         let gone = stream.open(&parent, &ReadFrom::TrimHorizon).await.unwrap_err();
         assert_eq!(gone.kind(), SourceErrorKind::ShardNotFound);
         assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::ShardNotFound);
