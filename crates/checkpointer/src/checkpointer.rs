@@ -40,6 +40,29 @@ struct Shared {
 struct Progress {
     marks: Watermarks,
     unwritten: Unwritten,
+    /// Somebody asked for a write before the cadence does.
+    is_asked_for: bool,
+}
+
+/// Asks for a checkpoint before its time; see [`Checkpointer::trigger`].
+#[derive(Debug, Clone)]
+pub struct CheckpointTrigger {
+    shared: Arc<Shared>,
+}
+
+impl CheckpointTrigger {
+    /// Asks for a write of what is acknowledged, now, and says whether there is anything to write. It does not wait.
+    pub fn write_now(&self) -> bool {
+        {
+            let mut progress = self.shared.progress();
+            if progress.marks.unwritten().is_none() {
+                return false;
+            }
+            progress.is_asked_for = true;
+        }
+        self.shared.acknowledged.notify_one();
+        true
+    }
 }
 
 impl Shared {
@@ -61,6 +84,7 @@ impl Checkpointer {
             progress: Mutex::new(Progress {
                 marks: Watermarks::starting_at(start),
                 unwritten: Unwritten { records: 0, last_write_at: Instant::now() },
+                is_asked_for: false,
             }),
             acknowledged: Notify::new(),
         });
@@ -101,6 +125,12 @@ impl Checkpointer {
         }
         self.shared.acknowledged.notify_one();
         Ok(())
+    }
+
+    /// A handle by which others ask for a checkpoint before its time: whoever renews a lease, since a checkpoint renews
+    /// it too and costs the same.
+    pub fn trigger(&self) -> CheckpointTrigger {
+        CheckpointTrigger { shared: self.shared.clone() }
     }
 
     /// The watermarks now.
@@ -197,7 +227,13 @@ impl Driver {
     /// Returns when the cadence says so, or a flush was asked for.
     async fn wait_until_due(&mut self) {
         while self.waiting_flush.is_none() {
-            let unwritten = self.shared.progress().unwritten;
+            let (unwritten, is_asked_for) = {
+                let progress = self.shared.progress();
+                (progress.unwritten, progress.is_asked_for)
+            };
+            if is_asked_for {
+                return;
+            }
             let due_at = match self.cadence.due(Instant::now(), unwritten) {
                 Due::Now => return,
                 Due::At(due_at) => Some(due_at),
@@ -224,6 +260,7 @@ impl Driver {
             let (position, records) = {
                 let mut progress = self.shared.progress();
                 progress.unwritten.last_write_at = Instant::now();
+                progress.is_asked_for = false;
                 let Some(position) = progress.marks.unwritten().cloned() else { return Ok(()) };
                 (position, progress.unwritten.records)
             };

@@ -219,3 +219,19 @@ async fn what_was_not_delivered_cannot_be_acknowledged() {
     let error = checkpointer.acknowledge(at(4), 1).unwrap_err();
     assert_eq!(error.kind(), CheckpointErrorKind::Invalid);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_trigger_writes_the_newest_before_its_time_and_nothing_when_there_is_nothing() {
+    let writer = ScriptedWriter::answering([]);
+    let checkpointer = start(&writer, Cadence { interval: Duration::from_secs(60), records: None });
+    let trigger = checkpointer.trigger();
+    assert!(!trigger.write_now());
+    acknowledge(&checkpointer, 1);
+    acknowledge(&checkpointer, 2);
+    assert!(trigger.write_now());
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(writer.positions(), [at(2)]);
+    assert!(!trigger.write_now());
+    advance(Duration::from_secs(300)).await;
+    assert_eq!(writer.positions(), [at(2)]);
+}

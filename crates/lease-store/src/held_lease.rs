@@ -216,6 +216,16 @@ impl HeldLease {
         self.vanished.load(Ordering::Acquire)
     }
 
+    /// Whether another worker asks for the lease, as far as this holder knows.
+    pub fn is_asked_for(&self) -> bool {
+        self.target.borrow().is_some()
+    }
+
+    /// The row as far as this holder knows it.
+    pub async fn last_known(&self) -> Lease {
+        self.state.lock().await.lease.clone()
+    }
+
     /// Waits until another worker asks for the lease (or KCL 3.x has given it to another), and says which. It is learnt
     /// from the answers to this holder's own writes.
     pub async fn hand_over_target(&self) -> WorkerId {
@@ -268,20 +278,19 @@ impl HeldLease {
         self.write(LeaseChange::Offer).await
     }
 
-    /// Makes another worker the owner. Whatever the answer, this holder writes no more.
+    /// Makes another worker the owner. When that is done this holder writes no more.
     ///
     /// # Errors
-    /// `Fenced` when the lease already belongs to another worker; the store's failures otherwise, after which the lease
-    /// is free again when its fail-over time has passed.
+    /// `Fenced` when the lease already belongs to another worker; `Throttled` and `Unavailable` may be tried again, and
+    /// if they are not, the lease is free when its fail-over time has passed.
     pub async fn hand_over(&self, new_owner: &WorkerId) -> Result<(), StoreError> {
         self.write_last(LeaseChange::take(new_owner.clone())).await
     }
 
-    /// Gives the lease up, so that another worker may have it at once. Whatever the answer, this holder writes no more.
+    /// Gives the lease up, so that another worker may have it at once. When that is done this holder writes no more.
     ///
     /// # Errors
-    /// `Fenced` when the lease already belongs to another worker; the store's failures otherwise, after which the lease
-    /// is free again when its fail-over time has passed.
+    /// As [`hand_over`](Self::hand_over).
     pub async fn release(&self) -> Result<(), StoreError> {
         self.write_last(LeaseChange::Release).await
     }
@@ -289,8 +298,10 @@ impl HeldLease {
     async fn write_last(&self, change: LeaseChange) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
         let written = self.write_in_turn(&mut state, change).await;
-        // Before the next write has its turn: it would renew a lease that is another's, or nobody's.
-        self.fence();
+        if !written.as_ref().is_err_and(StoreError::is_retryable) {
+            // Before the next write has its turn: it would renew a lease that is another's, or nobody's.
+            self.fence();
+        }
         written
     }
 

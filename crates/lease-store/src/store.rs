@@ -12,6 +12,11 @@ use crate::{Lease, LeaseWrite, ShardId, StoreError};
 /// implementation passes the suite in `conformance`.
 #[async_trait]
 pub trait LeaseStore: fmt::Debug + Send + Sync + 'static {
+    /// What messages call the store: the name of its table, where it has one.
+    fn name(&self) -> &str {
+        "of this process"
+    }
+
     /// Makes the store ready: creates what is absent and checks the layout of what is there. Safe to call from many
     /// workers at once, any number of times.
     ///

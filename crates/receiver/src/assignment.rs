@@ -17,6 +17,23 @@ pub struct ObservedLease<'a> {
     pub lease: &'a Lease,
     /// How long its version has not changed.
     pub unchanged_for: Duration,
+    /// How long this process has seen the present owner; `None`: since before it first looked.
+    pub owned_for: Option<Duration>,
+    /// How long the present request stands; zero without one.
+    pub requested_for: Duration,
+    /// Work per lease.
+    pub weight: u64,
+}
+
+/// What this worker holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Holdings<'a> {
+    /// Its name.
+    pub worker_id: &'a WorkerId,
+    /// What it holds.
+    pub held: &'a HashSet<ShardId>,
+    /// What it asked for.
+    pub requested: &'a HashSet<ShardId>,
 }
 
 /// The bounds of a plan.
@@ -26,8 +43,14 @@ pub struct AssignmentLimits {
     pub failover_time: Duration,
     /// The most leases this worker holds.
     pub max_leases: usize,
-    /// The most leases it takes from live workers in one round.
+    /// How long an owner that has not agreed may take to answer a request.
+    pub hand_over_time: Duration,
+    /// How long an owner that has agreed may take.
+    pub drain_time: Duration,
+    /// The most leases on the way.
     pub max_moves: usize,
+    /// The most free leases in one plan.
+    pub max_takes: usize,
 }
 
 /// What to take, in this order.
@@ -36,7 +59,7 @@ pub struct AssignmentPlan<'a> {
     /// Leases that nobody holds: unowned, expired, or left over from an earlier run of this very worker.
     pub take: Vec<&'a Lease>,
     /// Leases of live workers that hold more than their share.
-    pub steal: Vec<&'a Lease>,
+    pub request: Vec<&'a Lease>,
     /// More leases are free for this worker than it takes now: it should look again soon.
     pub is_partial: bool,
 }
@@ -55,12 +78,11 @@ pub struct AssignmentPlan<'a> {
 /// which look at the same time do not all want the same one.
 pub fn plan_assignment<'a>(
     leases: &[ObservedLease<'a>],
-    worker_id: &WorkerId,
-    held: &HashSet<ShardId>,
+    holdings: &Holdings<'_>,
     limits: AssignmentLimits,
     rng: &mut Rng,
 ) -> AssignmentPlan<'a> {
-    let view = FleetView::new(leases, worker_id, held, limits);
+    let view = FleetView::new(leases, holdings.worker_id, holdings.held, limits);
     let room = |planned: usize| limits.max_leases.saturating_sub(view.mine + planned);
 
     let mut take: Vec<&Lease> = view.own_leftovers.iter().copied().take(room(0)).collect();
@@ -95,7 +117,7 @@ pub fn plan_assignment<'a>(
             fullest.load -= 1;
         }
     }
-    AssignmentPlan { take, steal, is_partial }
+    AssignmentPlan { take, request: steal, is_partial }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -168,179 +190,5 @@ impl<'a> FleetView<'a> {
 
     fn is_abandoned(&self, observed: &ObservedLease<'_>) -> bool {
         observed.unchanged_for >= self.abandoned_after
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use lease_store::{LeaseChange, Position};
-    use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
-
-    use super::*;
-
-    const LIMITS: AssignmentLimits =
-        AssignmentLimits { failover_time: Duration::from_secs(10), max_leases: usize::MAX, max_moves: 4 };
-
-    fn worker(index: usize) -> WorkerId {
-        WorkerId::new(format!("worker-{index}")).unwrap()
-    }
-
-    fn shard(index: usize) -> ShardId {
-        ShardId::new(format!("shardId-{index:012}")).unwrap()
-    }
-
-    fn lease(index: usize, owner: Option<usize>) -> Lease {
-        let lease = Lease::unowned(shard(index), Position::TrimHorizon);
-        match owner {
-            Some(owner) => LeaseChange::take(worker(owner)).apply(&lease),
-            None => lease,
-        }
-    }
-
-    fn fresh(leases: &[Lease]) -> Vec<ObservedLease<'_>> {
-        leases.iter().map(|lease| ObservedLease { lease, unchanged_for: Duration::ZERO }).collect()
-    }
-
-    fn held_by(leases: &[Lease], me: usize) -> HashSet<ShardId> {
-        leases
-            .iter()
-            .filter(|lease| lease.is_owned_by(&worker(me)))
-            .map(|lease| lease.shard_id.clone())
-            .collect()
-    }
-
-    fn plan<'a>(leases: &[ObservedLease<'a>], me: usize, held: &HashSet<ShardId>) -> AssignmentPlan<'a> {
-        plan_assignment(leases, &worker(me), held, LIMITS, &mut Rng::with_seed(1))
-    }
-
-    #[test]
-    fn a_lone_worker_takes_everything_that_can_be_read_half_at_a_time() {
-        let mut leases = vec![lease(0, None), lease(1, None), lease(2, None)];
-        leases[1].parents = BTreeSet::from([shard(0)]);
-        leases[2].parents = BTreeSet::from([shard(77)]);
-        let all_rounds = |mut leases: Vec<Lease>| {
-            let mut rounds = Vec::new();
-            loop {
-                let seen = leases.clone();
-                let plan = plan(&fresh(&seen), 0, &held_by(&leases, 0));
-                rounds.push(apply(&mut leases, &plan, 0));
-                if !plan.is_partial {
-                    return (rounds, held_by(&leases, 0));
-                }
-            }
-        };
-        let (rounds, held) = all_rounds(leases.clone());
-        assert_eq!((rounds, held), (vec![1, 1], HashSet::from([shard(0), shard(2)])), "the child waits");
-        leases[0].checkpoint = Position::ShardEnd;
-        let (_, held) = all_rounds(leases);
-        assert_eq!(held, HashSet::from([shard(1), shard(2)]), "the parent is finished");
-        let (rounds, _) = all_rounds((0..100).map(|index| lease(index, None)).collect());
-        assert_eq!(rounds, [50, 25, 13, 6, 3, 2, 1]);
-    }
-
-    #[test]
-    fn an_expired_lease_is_taken_even_when_counts_are_balanced() {
-        let leases = [lease(0, Some(0)), lease(1, Some(1)), lease(2, Some(2))];
-        let mut observed = fresh(&leases);
-        observed[2].unchanged_for = LIMITS.failover_time;
-        let plan = plan(&observed, 0, &held_by(&leases, 0));
-        assert_eq!(plan.take, [&leases[2]]);
-        assert_eq!(plan.steal, [] as [&Lease; 0]);
-    }
-
-    #[test]
-    fn an_abandoned_lease_is_taken_beyond_the_fair_share() {
-        let leases = [lease(0, Some(0)), lease(1, Some(1)), lease(2, None)];
-        let mut observed = fresh(&leases);
-        let mut held = held_by(&leases, 0);
-        held.insert(shard(9));
-        let more = lease(9, Some(0));
-        observed.push(ObservedLease { lease: &more, unchanged_for: Duration::ZERO });
-        assert_eq!(plan(&observed, 0, &held).take, [] as [&Lease; 0], "worker 1 should take it");
-        observed[2].unchanged_for = LIMITS.failover_time * ABANDONED_AFTER_FAILOVER_TIMES;
-        assert_eq!(plan(&observed, 0, &held).take, [&leases[2]]);
-    }
-
-    #[test]
-    fn its_own_leases_of_an_earlier_run_are_taken_at_once() {
-        let leases = [lease(0, Some(0)), lease(1, Some(1))];
-        assert_eq!(plan(&fresh(&leases), 0, &HashSet::new()).take, [&leases[0]]);
-    }
-
-    #[test]
-    fn a_lease_in_a_hand_over_of_the_kcl_is_left_alone_until_it_expires() {
-        let mut leases = [lease(0, Some(1)), lease(1, Some(1)), lease(2, Some(1))];
-        for lease in &mut leases {
-            lease.checkpoint_owner = Some(worker(2));
-        }
-        assert_eq!(plan(&fresh(&leases), 0, &HashSet::new()).steal, [] as [&Lease; 0]);
-        let mut observed = fresh(&leases);
-        observed[0].unchanged_for = LIMITS.failover_time;
-        assert_eq!(plan(&observed, 0, &HashSet::new()).take, [&leases[0]]);
-    }
-
-    #[test]
-    fn the_maximum_is_never_passed() {
-        let leases: Vec<_> = (0..10).map(|index| lease(index, (index >= 5).then_some(1))).collect();
-        let limits = AssignmentLimits { max_leases: 3, ..LIMITS };
-        let mut rng = Rng::with_seed(1);
-        let plan = plan_assignment(&fresh(&leases), &worker(0), &HashSet::new(), limits, &mut rng);
-        assert_eq!((plan.take.len(), plan.steal.len(), plan.is_partial), (3, 0, false));
-    }
-
-    fn apply(leases: &mut [Lease], plan: &AssignmentPlan<'_>, me: usize) -> usize {
-        let chosen: Vec<ShardId> =
-            plan.take.iter().chain(&plan.steal).map(|lease| lease.shard_id.clone()).collect();
-        for lease in leases.iter_mut().filter(|lease| chosen.contains(&lease.shard_id)) {
-            *lease = LeaseChange::take(worker(me)).apply(lease);
-        }
-        chosen.len()
-    }
-
-    fn any_fleet() -> impl Strategy<Value = (usize, Vec<Lease>, u64)> {
-        (1..8usize).prop_flat_map(|workers| {
-            let owners = prop::collection::vec(prop::option::of(0..workers), 1..40);
-            (Just(workers), owners, any::<u64>()).prop_map(|(workers, owners, seed)| {
-                let leases =
-                    owners.into_iter().enumerate().map(|(index, owner)| lease(index, owner)).collect();
-                (workers, leases, seed)
-            })
-        })
-    }
-
-    proptest! {
-        /// Workers that plan in turn hold every lease soon, within one of each other, and then come to rest.
-        #[test]
-        fn a_fleet_comes_to_balance_and_to_rest((workers, mut leases, seed) in any_fleet()) {
-            let mut rng = Rng::with_seed(seed);
-            let rounds = 2 * leases.len() + 4;
-            let mut last_round_moves = usize::MAX;
-            for _ in 0..rounds {
-                last_round_moves = 0;
-                for me in 0..workers {
-                    let seen = leases.clone();
-                    let held = held_by(&leases, me);
-                    let plan = plan_assignment(&fresh(&seen), &worker(me), &held, LIMITS, &mut rng);
-                    prop_assert!(plan.steal.len() <= LIMITS.max_moves);
-                    prop_assert!(plan.steal.iter().all(|lease| !lease.is_owned_by(&worker(me))), "stole from itself");
-                    prop_assert!(plan.take.iter().all(|lease| lease.owner.is_none()));
-                    last_round_moves += apply(&mut leases, &plan, me);
-                }
-            }
-            let loads: Vec<usize> = (0..workers).map(|me| held_by(&leases, me).len()).collect();
-            prop_assert_eq!(loads.iter().sum::<usize>(), leases.len(), "every lease is held");
-            let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
-            prop_assert!(most - least <= 1, "{:?}", loads);
-            prop_assert_eq!(last_round_moves, 0, "still moving");
-        }
-
-        #[test]
-        fn a_plan_names_each_lease_once((_, leases, seed) in any_fleet()) {
-            let plan = plan_assignment(&fresh(&leases), &worker(0), &HashSet::new(), LIMITS, &mut Rng::with_seed(seed));
-            let all: Vec<_> = plan.take.iter().chain(&plan.steal).map(|lease| &lease.shard_id).collect();
-            prop_assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
-        }
     }
 }

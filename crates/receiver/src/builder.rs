@@ -83,6 +83,13 @@ impl ReceiverBuilder {
         self
     }
 
+    /// How long another worker may leave a request for a lease unanswered; see [`ReceiverSettings::hand_over_time`].
+    #[must_use]
+    pub fn hand_over_time(mut self, hand_over_time: Duration) -> Self {
+        self.settings.hand_over_time = hand_over_time;
+        self
+    }
+
     /// At least this long between two checkpoints of a shard; see [`ReceiverSettings::checkpoint_interval`].
     #[must_use]
     pub fn checkpoint_interval(mut self, checkpoint_interval: Duration) -> Self {

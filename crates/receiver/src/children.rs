@@ -52,7 +52,11 @@ impl ShardEndWriter {
     }
 
     async fn create_lease(&self, child: &Shard) -> Result<(), BoxError> {
-        let lease = new_lease(child, self.initial_position.position_of_child());
+        let mut lease = new_lease(child, self.initial_position.position_of_child());
+        let parent = self.held.taken();
+        lease.stream.clone_from(&parent.stream);
+        lease.initial_time_millis =
+            parent.initial_time_millis.filter(|_| lease.checkpoint == Position::AtTimestamp);
         match self.store.write(&LeaseWrite::Create(lease)).await? {
             WriteOutcome::Applied { .. } | WriteOutcome::Lost { lease: Some(_) } => Ok(()),
             WriteOutcome::Lost { lease: None } | WriteOutcome::Unknown(_) => {

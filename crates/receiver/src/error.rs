@@ -11,6 +11,8 @@ pub enum ReceiverErrorKind {
     InvalidSettings,
     /// There is no such stream.
     StreamNotFound,
+    /// The lease table belongs to another stream, or to one of the same name that was deleted and created again.
+    WrongStream,
     /// Credentials are missing or do not allow the call.
     Denied,
     /// The lease store holds something of another layout, or a row that cannot be read.

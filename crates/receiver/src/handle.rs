@@ -51,6 +51,8 @@ pub(crate) struct Live {
     pub(crate) acknowledged_records: u64,
     pub(crate) acknowledged_bytes: u64,
     pub(crate) lost_leases: u64,
+    pub(crate) handed_over_leases: u64,
+    pub(crate) is_leader: bool,
 }
 
 /// A shard at work.
@@ -69,6 +71,8 @@ impl Shared {
             acknowledged_records: 0,
             acknowledged_bytes: 0,
             lost_leases: 0,
+            handed_over_leases: 0,
+            is_leader: false,
         };
         Self { worker_id, stop: CancellationToken::new(), live: Mutex::new(live) }
     }
@@ -92,6 +96,8 @@ impl Live {
             acknowledged_records: self.acknowledged_records + records,
             acknowledged_bytes: self.acknowledged_bytes + bytes,
             lost_leases: self.lost_leases,
+            handed_over_leases: self.handed_over_leases,
+            is_leader: self.is_leader,
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use lease_store::{HeldLease, StoreErrorKind};
+use checkpointer::CheckpointTrigger;
+use lease_store::{HeldLease, StoreError, StoreErrorKind};
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -16,10 +17,21 @@ const RETRIES_PER_RENEWAL: u32 = 5;
 ///
 /// The lease is valid for the fail-over time, counted from before the newest request that is known to be applied. When
 /// that is over it is given up, even if nobody took it: renewing it then would bring back an owner that others already
-/// count as dead. A checkpoint is a renewal too, so a busy shard needs few others.
-pub(crate) async fn keep(held: Arc<HeldLease>, failover_time: Duration, lost: CancellationToken) {
+/// count as dead.
+///
+/// A checkpoint is a renewal too and costs the same, so when a renewal is due and something is acknowledged, `trigger`
+/// has it written instead; the renewal follows only if that is not done soon. And when another worker asks for the
+/// lease, the renewal says that it will have it.
+pub(crate) async fn keep(
+    held: Arc<HeldLease>,
+    failover_time: Duration,
+    trigger: CheckpointTrigger,
+    lost: CancellationToken,
+) {
     let interval = failover_time / RENEWALS_PER_FAILOVER_TIME;
     let mut next_try = held.confirmed_at() + interval;
+    // The renewal for which a checkpoint was asked for last.
+    let mut triggered_for = None;
     loop {
         sleep_until(next_try).await;
         let expires_at = held.confirmed_at() + failover_time;
@@ -36,9 +48,14 @@ pub(crate) async fn keep(held: Arc<HeldLease>, failover_time: Duration, lost: Ca
             next_try = due_at;
             continue;
         }
+        if triggered_for != Some(due_at) && !held.is_asked_for() && trigger.write_now() {
+            triggered_for = Some(due_at);
+            next_try = (Instant::now() + interval / RETRIES_PER_RENEWAL).min(expires_at);
+            continue;
+        }
         // One answer that never comes must not cost the lease: there is time for another try, which first asks what
         // became of this one.
-        match timeout_at(expires_at.min(Instant::now() + interval), held.renew()).await {
+        match timeout_at(expires_at.min(Instant::now() + interval), renew(&held)).await {
             Ok(Ok(())) => next_try = held.confirmed_at() + interval,
             Ok(Err(error)) if error.kind() == StoreErrorKind::Fenced => {
                 tracing::info!(%error, "the lease was taken by another worker");
@@ -61,11 +78,16 @@ pub(crate) async fn keep(held: Arc<HeldLease>, failover_time: Duration, lost: Ca
     lost.cancel();
 }
 
+async fn renew(held: &HeldLease) -> Result<(), StoreError> {
+    if held.is_asked_for() { held.offer().await } else { held.renew().await }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
+    use checkpointer::{Cadence, Checkpointer, RetryPolicy};
     use lease_store::{
         Consistency, CountingLeaseStore, FaultRates, FaultyLeaseStore, InMemoryLeaseStore, Lease,
         LeaseChange, LeaseListing, LeaseStore, LeaseWrite, Position, ShardId, StoreError, WorkerId,
@@ -86,12 +108,72 @@ mod tests {
         Arc::new(HeldLease::take(Arc::new(store.clone()), &lease, &worker("a")).await.unwrap())
     }
 
+    fn checkpointer(held: &Arc<HeldLease>) -> Checkpointer {
+        let cadence = Cadence { interval: Duration::from_secs(3600), records: None };
+        let rng = fastrand::Rng::with_seed(1);
+        Checkpointer::start(held.clone(), Position::TrimHorizon, cadence, RetryPolicy::default(), rng)
+    }
+
+    /// A trigger with nothing to write.
+    fn idle(held: &Arc<HeldLease>) -> CheckpointTrigger {
+        checkpointer(held).trigger()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_is_due_carries_what_is_acknowledged() {
+        let store = CountingLeaseStore::new(InMemoryLeaseStore::new());
+        let held = hold(&store).await;
+        let checkpointer = checkpointer(&held);
+        let keeper =
+            tokio::spawn(keep(held.clone(), FAILOVER_TIME, checkpointer.trigger(), CancellationToken::new()));
+        for second in 1..=90u128 {
+            let position = Position::after(second.into(), 0);
+            checkpointer.deliver(position.clone());
+            checkpointer.acknowledge(position, 1).unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let calls = store.calls();
+        assert_eq!(calls.renewals, 0, "no second write in that period");
+        assert!((29..=30).contains(&calls.checkpoints), "{calls:?}");
+        keeper.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_that_is_not_written_does_not_cost_the_lease() {
+        let store = InMemoryLeaseStore::new();
+        let held = hold(&store).await;
+        let checkpointer = checkpointer(&held);
+        checkpointer.deliver(Position::ShardEnd);
+        checkpointer.acknowledge(Position::ShardEnd, 1).unwrap();
+        let trigger = checkpointer.trigger();
+        checkpointer.close().await; // the position stays unwritten for good
+        let lost = CancellationToken::new();
+        let keeper = tokio::spawn(keep(held, FAILOVER_TIME, trigger, lost.clone()));
+        tokio::time::sleep(FAILOVER_TIME * 10).await;
+        assert!(!lost.is_cancelled());
+        keeper.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_of_a_lease_that_is_asked_for_says_that_it_will_be_handed_over() {
+        let store = InMemoryLeaseStore::new();
+        let held = hold(&store).await;
+        let row = store.get(held.shard_id()).await.unwrap().unwrap();
+        let change = LeaseChange::Request { by: worker("b"), instead_of: None };
+        let write = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
+        store.write(&write).await.unwrap();
+        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, idle(&held), CancellationToken::new()));
+        tokio::time::sleep(FAILOVER_TIME).await;
+        assert!(store.get(held.shard_id()).await.unwrap().unwrap().is_offered());
+        keeper.abort();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn renews_three_times_within_the_failover_time() {
         let store = CountingLeaseStore::new(InMemoryLeaseStore::new());
         let held = hold(&store).await;
         let lost = CancellationToken::new();
-        let keeper = tokio::spawn(keep(held, FAILOVER_TIME, lost.clone()));
+        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, idle(&held), lost.clone()));
         tokio::time::sleep(FAILOVER_TIME * 10 + Duration::from_secs(1)).await;
         assert_eq!(store.calls().renewals, 30);
         assert!(!lost.is_cancelled());
@@ -102,7 +184,7 @@ mod tests {
     async fn a_checkpoint_spares_a_renewal() {
         let store = CountingLeaseStore::new(InMemoryLeaseStore::new());
         let held = hold(&store).await;
-        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, CancellationToken::new()));
+        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, idle(&held), CancellationToken::new()));
         for second in 1..=90u128 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             held.checkpoint(&Position::after(second.into(), 0), &[]).await.unwrap();
@@ -116,7 +198,7 @@ mod tests {
         let store = InMemoryLeaseStore::new();
         let held = hold(&store).await;
         let lost = CancellationToken::new();
-        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, lost.clone()));
+        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, idle(&held), lost.clone()));
         let row = store.get(held.shard_id()).await.unwrap().unwrap();
         let change = LeaseChange::take(worker("b"));
         let write = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
@@ -135,7 +217,7 @@ mod tests {
         rates.unavailable = 1.0;
         store.set_rates(rates);
         let lost = CancellationToken::new();
-        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, lost.clone()));
+        let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, idle(&held), lost.clone()));
         lost.cancelled().await;
         assert_eq!(taken_at.elapsed().as_secs(), FAILOVER_TIME.as_secs());
         store.set_rates(FaultRates::NONE);
@@ -182,7 +264,7 @@ mod tests {
             let (table, hangs) = (InMemoryLeaseStore::new(), Arc::new(AtomicBool::new(false)));
             let held = hold(&HangsOnce { table, hangs: hangs.clone(), is_applied }).await;
             let lost = CancellationToken::new();
-            let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, lost.clone()));
+            let keeper = tokio::spawn(keep(held.clone(), FAILOVER_TIME, idle(&held), lost.clone()));
             hangs.store(true, Ordering::Relaxed);
             tokio::time::sleep(FAILOVER_TIME * 10).await;
             assert!(!hangs.load(Ordering::Relaxed) && !lost.is_cancelled(), "applied: {is_applied}");
@@ -197,7 +279,7 @@ mod tests {
         let held = hold(&store).await;
         tokio::time::advance(FAILOVER_TIME * 3).await;
         let lost = CancellationToken::new();
-        keep(held, FAILOVER_TIME, lost.clone()).await;
+        keep(held.clone(), FAILOVER_TIME, idle(&held), lost.clone()).await;
         assert!(lost.is_cancelled());
         assert_eq!(store.calls().renewals, 0);
     }

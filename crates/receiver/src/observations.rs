@@ -2,8 +2,13 @@
 
 use std::collections::HashMap;
 
-use lease_store::{Lease, LeaseVersion, ShardId};
+use lease_store::{Lease, LeaseVersion, ShardId, WorkerId};
 use tokio::time::{Duration, Instant};
+
+use crate::ObservedLease;
+
+/// The work of a lease whose throughput nobody measured, when no other lease's is known either.
+const DEFAULT_WEIGHT: u64 = 1;
 
 /// What this process has seen of the leases, and since when each has stood still.
 ///
@@ -12,12 +17,42 @@ use tokio::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub struct LeaseObservations {
     seen: HashMap<ShardId, Seen>,
+    has_looked: bool,
 }
 
 #[derive(Debug)]
 struct Seen {
     version: LeaseVersion,
     since: Instant,
+    /// Since when the owner is the owner; `None`: since before this process first looked.
+    owned_since: Option<Instant>,
+    requested_by: Option<WorkerId>,
+    /// Since when that request stands, for that owner.
+    requested_since: Instant,
+}
+
+impl Seen {
+    fn at_first(lease: &Lease, listed_at: Instant, owned_since: Option<Instant>) -> Self {
+        Self {
+            version: lease.version(),
+            since: listed_at,
+            owned_since,
+            requested_by: lease.requested_by.clone(),
+            requested_since: listed_at,
+        }
+    }
+
+    fn again(self, lease: &Lease, listed_at: Instant) -> Self {
+        let has_same_owner = self.version.owner == lease.owner;
+        let has_same_request = has_same_owner && self.requested_by == lease.requested_by;
+        Self {
+            since: if self.version.matches(lease) { self.since } else { listed_at },
+            owned_since: if has_same_owner { self.owned_since } else { Some(listed_at) },
+            requested_since: if has_same_request { self.requested_since } else { listed_at },
+            version: lease.version(),
+            requested_by: lease.requested_by.clone(),
+        }
+    }
 }
 
 impl LeaseObservations {
@@ -29,12 +64,37 @@ impl LeaseObservations {
     /// Takes note of a listing that was complete at `listed_at`. What is no longer listed is forgotten.
     pub fn observe(&mut self, leases: &[Lease], listed_at: Instant) {
         let mut seen = HashMap::with_capacity(leases.len());
+        let owned_since = self.has_looked.then_some(listed_at);
         for lease in leases {
-            let known = self.seen.remove(&lease.shard_id).filter(|known| known.version.matches(lease));
-            let known = known.unwrap_or_else(|| Seen { version: lease.version(), since: listed_at });
+            let known = match self.seen.remove(&lease.shard_id) {
+                Some(known) => known.again(lease, listed_at),
+                None => Seen::at_first(lease, listed_at, owned_since),
+            };
             seen.insert(lease.shard_id.clone(), known);
         }
         self.seen = seen;
+        self.has_looked = true;
+    }
+
+    /// These leases with what was seen of them, by a listing that was asked for at `asked_at`. A lease without a known
+    /// throughput weighs as much as the others do on average.
+    pub fn of<'a>(&self, leases: &'a [Lease], asked_at: Instant) -> Vec<ObservedLease<'a>> {
+        let known: Vec<u64> = leases.iter().filter_map(|lease| lease.throughput_bytes_per_second).collect();
+        let average = known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or(DEFAULT_WEIGHT);
+        let elapsed_since = |since: Instant| asked_at.saturating_duration_since(since);
+        let observed = |lease: &'a Lease| {
+            let seen = self.seen.get(&lease.shard_id);
+            ObservedLease {
+                lease,
+                unchanged_for: self.unchanged_for(&lease.shard_id, asked_at),
+                owned_for: seen.and_then(|seen| seen.owned_since).map(elapsed_since),
+                requested_for: seen
+                    .filter(|seen| seen.requested_by.is_some())
+                    .map_or(Duration::ZERO, |seen| elapsed_since(seen.requested_since)),
+                weight: lease.throughput_bytes_per_second.unwrap_or(average),
+            }
+        };
+        leases.iter().map(observed).collect()
     }
 
     /// How long a lease has stood still, as seen by a listing that was asked for at `asked_at`; zero for one that was
@@ -84,6 +144,42 @@ mod tests {
         assert_eq!(observations.unchanged_for(&lease.shard_id, seconds(12)), Duration::ZERO);
         let next = observations.next_expiry([&lease.shard_id], FAILOVER_TIME, seconds(12));
         assert_eq!(next, Some(seconds(22)));
+    }
+
+    #[test]
+    fn a_request_ages_for_the_owner_it_was_made_to() {
+        let worker = |name: &'static str| WorkerId::new(name).unwrap();
+        let start = Instant::now();
+        let seconds = |seconds| start + Duration::from_secs(seconds);
+        let mut observations = LeaseObservations::new();
+        let look = |observations: &mut LeaseObservations, lease: &Lease, at| {
+            observations.observe(std::slice::from_ref(lease), seconds(at));
+            let observed = observations.of(std::slice::from_ref(lease), seconds(at))[0];
+            (observed.owned_for.map(|time| time.as_secs()), observed.requested_for.as_secs())
+        };
+        let mut lease = lease();
+        assert_eq!(look(&mut observations, &lease, 0), (None, 0), "owned since before the first look");
+        lease.requested_by = Some(worker("b"));
+        assert_eq!(look(&mut observations, &lease, 5), (None, 0));
+        lease = LeaseChange::Renew.apply(&lease);
+        assert_eq!(look(&mut observations, &lease, 8), (None, 3), "a renewal is no answer");
+        // A KCL worker takes it and keeps the attribute.
+        lease.owner = Some(worker("java"));
+        assert_eq!(look(&mut observations, &lease, 9), (Some(0), 0));
+        assert_eq!(look(&mut observations, &lease, 12), (Some(3), 3));
+    }
+
+    #[test]
+    fn an_unmeasured_lease_weighs_as_much_as_the_others_on_average() {
+        let observations = LeaseObservations::new();
+        let mut leases = vec![lease(), lease(), lease()];
+        let weights = |leases: &[Lease]| -> Vec<u64> {
+            observations.of(leases, Instant::now()).iter().map(|observed| observed.weight).collect()
+        };
+        assert_eq!(weights(&leases), [1, 1, 1]);
+        leases[0].throughput_bytes_per_second = Some(10);
+        leases[1].throughput_bytes_per_second = Some(30);
+        assert_eq!(weights(&leases), [10, 30, 20]);
     }
 
     #[test]

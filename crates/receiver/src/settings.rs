@@ -30,17 +30,23 @@ pub struct ReceiverSettings {
     pub failover_time: Duration,
     /// The most shards this worker holds.
     pub max_leases: usize,
-    /// The most leases this worker takes from others in one round of balancing.
-    pub max_lease_moves_per_round: usize,
+    /// The most leases of other live workers that are on their way to this one at a time.
+    pub max_lease_moves: usize,
+    /// How long another worker may leave a request for one of its leases unanswered; then the lease is taken from it, as
+    /// the KCL would. Workers of this library answer with their next renewal; those of the KCL never do.
+    #[serde(rename = "hand_over_time_ms", with = "millis")]
+    pub hand_over_time: Duration,
     /// At least this long between two checkpoints of a shard.
     #[serde(rename = "checkpoint_interval_ms", with = "millis")]
     pub checkpoint_interval: Duration,
     /// Checkpoint earlier when so many records are acknowledged; `None`: only time counts.
     pub checkpoint_records: Option<NonZeroU64>,
-    /// How often the shards of the stream are listed, beside the times when a shard ends.
+    /// How often the leader of the fleet lists the shards of the stream, beside the times when a shard ends or a hole in
+    /// the leases is found (KCL: `leasesRecoveryAuditorExecutionFrequencyMillis`, 2 minutes).
     #[serde(rename = "shard_sync_interval_ms", with = "millis")]
     pub shard_sync_interval: Duration,
-    /// How long a stop waits for the application to finish the batches it has.
+    /// How long the application has to finish the batches it has: all of them when this worker stops, those of one shard
+    /// when another worker asks for it.
     #[serde(rename = "drain_time_ms", with = "millis")]
     pub drain_time: Duration,
 }
@@ -53,7 +59,8 @@ impl Default for ReceiverSettings {
             initial_position: InitialPosition::default(),
             failover_time: Duration::from_secs(10),
             max_leases: usize::MAX,
-            max_lease_moves_per_round: 8,
+            max_lease_moves: 16,
+            hand_over_time: Duration::from_secs(10),
             checkpoint_interval: Duration::from_secs(5),
             checkpoint_records: None,
             shard_sync_interval: Duration::from_secs(60),
@@ -88,8 +95,8 @@ impl ReceiverSettings {
         );
         check(self.max_leases > 0, "max_leases 0 lets this worker do nothing; set at least 1".to_owned());
         check(
-            self.max_lease_moves_per_round > 0,
-            "max_lease_moves_per_round 0 never balances the fleet; set at least 1".to_owned(),
+            self.max_lease_moves > 0,
+            "max_lease_moves 0 never balances the fleet; set at least 1".to_owned(),
         );
         check(
             !self.checkpoint_interval.is_zero(),
@@ -136,7 +143,7 @@ mod tests {
             worker_id: Some(String::new()),
             failover_time: Duration::ZERO,
             max_leases: 0,
-            max_lease_moves_per_round: 0,
+            max_lease_moves: 0,
             checkpoint_interval: Duration::ZERO,
             shard_sync_interval: Duration::ZERO,
             ..ReceiverSettings::default()

@@ -1,48 +1,108 @@
 //! One shard in the hand of a receiver: its worker, and beside it the keeper of its lease.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use lease_store::{HeldLease, StoreErrorKind};
+use checkpointer::{CheckpointTrigger, RetryPolicy};
+use lease_store::{HeldLease, StoreError, StoreErrorKind, WorkerId};
 use shard_worker::{ShardOutcome, ShardWorker};
-use tokio::time::Duration;
+use tokio::time::{Duration, sleep};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::keeper::keep;
+
+/// How a lease that was refused its last write is written again.
+const LAST_WRITE_RETRY: RetryPolicy =
+    RetryPolicy::exponential(Duration::from_millis(100), Duration::from_secs(1))
+        .with_max_attempts(NonZeroU32::MIN.saturating_add(4));
 
 /// A shard worker and its lease. Dropping the running future stops both without a trace in the store.
 #[derive(Debug)]
 pub(crate) struct ShardTask {
     pub(crate) worker: ShardWorker,
     pub(crate) held: Arc<HeldLease>,
+    /// Writes a checkpoint in place of a renewal.
+    pub(crate) trigger: CheckpointTrigger,
+    /// Makes the worker finish; cancelled by a stop of the whole receiver too.
+    pub(crate) stop: CancellationToken,
     pub(crate) failover_time: Duration,
+    /// How long the worker may take to finish when another one asks for the shard.
+    pub(crate) drain_time: Duration,
+}
+
+/// How the work on a shard ended, and who has the lease now.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardEnding {
+    pub(crate) outcome: ShardOutcome,
+    pub(crate) handed_over_to: Option<WorkerId>,
 }
 
 impl ShardTask {
-    /// Works until the shard is over for this receiver. After a stop the lease is free for others at once.
-    pub(crate) async fn run(self) -> ShardOutcome {
-        let lost = self.worker.context.lease_lost.clone();
-        let keeper = keep(self.held.clone(), self.failover_time, lost).in_current_span();
+    /// Works until the shard is over for this receiver. After a stop the lease is free for others at once; when another
+    /// worker asks for the shard, this one finishes and hands the lease over.
+    pub(crate) async fn run(self) -> ShardEnding {
+        let Self { worker, held, trigger, stop, failover_time, drain_time } = self;
+        let lost = worker.context.lease_lost.clone();
+        let keeper = keep(held.clone(), failover_time, trigger, lost).in_current_span();
         let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
-        let outcome = self.worker.run().await;
-        match outcome {
-            ShardOutcome::Stopped { .. } => release(&self.held).await,
+        let mut working = Box::pin(worker.run());
+        let (outcome, target) = tokio::select! {
+            biased;
+            outcome = &mut working => (outcome, None),
+            target = held.hand_over_target() => {
+                tracing::info!(%target, "another worker asks for the shard; finishing for it");
+                stop.cancel();
+                let cut_off = || {
+                    tracing::warn!(?drain_time, "cut off: the shard was not finished in time to hand it over");
+                    ShardOutcome::Stopped { drained: false }
+                };
+                let finished = tokio::time::timeout(drain_time, &mut working).await;
+                (finished.unwrap_or_else(|_| cut_off()), Some(target))
+            }
+        };
+        drop(working);
+        let handed_over_to = match outcome {
+            ShardOutcome::Stopped { .. } => give_up(&held, target).await,
             // An ended shard's lease needs no owner; nobody takes it, and the clean-up deletes it.
-            _ => self.held.fence(),
-        }
-        outcome
+            _ => {
+                held.fence();
+                None
+            }
+        };
+        ShardEnding { outcome, handed_over_to }
     }
 }
 
-/// Gives a lease up. If that fails, it is free when the fail-over time is over.
-pub(crate) async fn release(held: &HeldLease) {
-    match held.release().await {
-        Ok(()) => tracing::debug!("the lease is released"),
-        Err(error) if error.kind() == StoreErrorKind::Fenced => {
-            tracing::debug!(%error, "nothing to release");
+/// Hands a lease over to whoever asked for it, or else releases it; tells who has it now. If that fails, it is free when
+/// the fail-over time is over.
+pub(crate) async fn give_up(held: &HeldLease, target: Option<WorkerId>) -> Option<WorkerId> {
+    // The waits need no randomness of their own: each lease is another row.
+    let mut delays = LAST_WRITE_RETRY.delays(fastrand::Rng::with_seed(held.fencing_token().counter));
+    loop {
+        let written = match &target {
+            Some(target) => held.hand_over(target).await,
+            None => held.release().await,
+        };
+        let error: StoreError = match written {
+            Ok(()) => {
+                tracing::debug!(new_owner = ?target, "the lease is given up");
+                return target;
+            }
+            Err(error) => error,
+        };
+        if error.kind() == StoreErrorKind::Fenced {
+            tracing::debug!(%error, "nothing to give up");
+            return None;
         }
-        Err(error) => {
-            tracing::warn!(%error, "the lease could not be released; others wait the fail-over time");
-        }
+        let delay = if error.is_retryable() { delays.next() } else { None };
+        let Some(delay) = delay else {
+            tracing::warn!(%error, "the lease could not be given up; others wait the fail-over time");
+            held.fence();
+            return None;
+        };
+        tracing::debug!(%error, ?delay, "giving the lease up again");
+        sleep(delay).await;
     }
 }

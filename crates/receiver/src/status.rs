@@ -35,6 +35,10 @@ pub struct ReceiverStatus {
     pub acknowledged_bytes: u64,
     /// Leases it lost to other workers.
     pub lost_leases: u64,
+    /// Leases it handed over to workers that asked for them: nothing of those is read again.
+    pub handed_over_leases: u64,
+    /// Whether it lists the shards for the whole fleet.
+    pub is_leader: bool,
 }
 
 /// How one shard is doing.

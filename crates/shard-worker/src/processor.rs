@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lease_store::{BoxError, FencingToken, Position, ShardId, WorkerId};
+use lease_store::{BoxError, FencingToken, PendingCheckpoint, Position, ShardId, WorkerId};
 use tokio_util::sync::CancellationToken;
 
 use crate::RecordBatch;
@@ -83,6 +83,9 @@ pub struct ShardContext {
     pub fencing_token: FencingToken,
     /// The position where reading starts.
     pub start: Position,
+    /// A checkpoint that an earlier holder, a KCL application, prepared and did not complete. The next checkpoint clears
+    /// it.
+    pub pending_checkpoint: Option<PendingCheckpoint>,
     /// Cancelled when the lease is lost, for work that goes on beside [`RecordProcessor::process`].
     pub lease_lost: CancellationToken,
 }

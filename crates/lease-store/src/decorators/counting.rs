@@ -113,6 +113,10 @@ impl<S: LeaseStore> CountingLeaseStore<S> {
 
 #[async_trait]
 impl<S: LeaseStore> LeaseStore for CountingLeaseStore<S> {
+    fn name(&self) -> &str {
+        self.store.name()
+    }
+
     async fn prepare(&self) -> Result<(), StoreError> {
         self.store.prepare().await
     }

@@ -125,6 +125,10 @@ fn unanswered() -> WriteOutcome {
 
 #[async_trait]
 impl<S: LeaseStore> LeaseStore for FaultyLeaseStore<S> {
+    fn name(&self) -> &str {
+        self.store.name()
+    }
+
     async fn prepare(&self) -> Result<(), StoreError> {
         self.refuse_read()?;
         self.store.prepare().await

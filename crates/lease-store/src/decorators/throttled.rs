@@ -51,6 +51,10 @@ impl<S: LeaseStore> ThrottledLeaseStore<S> {
 
 #[async_trait]
 impl<S: LeaseStore> LeaseStore for ThrottledLeaseStore<S> {
+    fn name(&self) -> &str {
+        self.store.name()
+    }
+
     async fn prepare(&self) -> Result<(), StoreError> {
         self.admit()?;
         self.store.prepare().await

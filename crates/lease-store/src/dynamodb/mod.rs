@@ -304,6 +304,10 @@ fn sent_once() -> config::Builder {
 
 #[async_trait]
 impl LeaseStore for DynamoDbLeaseStore {
+    fn name(&self) -> &str {
+        self.table_name()
+    }
+
     async fn prepare(&self) -> Result<(), StoreError> {
         table::prepare(self).await
     }

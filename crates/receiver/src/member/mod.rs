@@ -1,0 +1,145 @@
+//! The running receiver: what it knows, its loop, and its start. What it does in the loop stands in the modules below,
+//! and what it decides is pure and stands elsewhere.
+
+mod requests;
+mod rounds;
+mod running;
+mod shards;
+mod stop;
+
+use std::sync::Arc;
+
+use checkpointer::RetryPolicy;
+use fastrand::Rng;
+use lease_store::{LeaseListing, MalformedLease, ShardId, StreamIdentity};
+use tokio::sync::Notify;
+use tokio::time::{Duration, Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::JoinMap;
+
+use self::requests::Requests;
+use self::rounds::Rounds;
+use self::shards::ShardSync;
+use crate::error::{source_error, store_error};
+use crate::identity::check_identity;
+use crate::shard_task::ShardEnding;
+use crate::{LeaseObservations, Receiver, ReceiverError, ReceiverState, StopReport};
+
+/// How many leases are taken, created, asked for or released at the same time.
+const MAX_CONCURRENT_WRITES: usize = 16;
+
+/// The running receiver.
+pub(crate) struct Member {
+    receiver: Receiver,
+    application: Arc<str>,
+    stream: Arc<str>,
+    observations: LeaseObservations,
+    tasks: JoinMap<ShardId, ShardEnding>,
+    stop_shards: CancellationToken,
+    /// Told when a shard ended and its children can be taken.
+    new_leases: Arc<Notify>,
+    rounds: Rounds,
+    /// Leases that live workers were asked for.
+    requests: Requests,
+    sync: ShardSync,
+    /// Malformed rows that were reported, so that each is reported once.
+    reported_malformed: Vec<MalformedLease>,
+}
+
+/// What the stream said of itself at the start.
+#[derive(Debug, Clone)]
+struct StreamFacts {
+    identity: StreamIdentity,
+    /// What `LATEST` and `AT_TIMESTAMP` stand for, in milliseconds since 1970.
+    initial_time_millis: Option<u64>,
+}
+
+impl Member {
+    pub(crate) fn new(receiver: Receiver) -> Self {
+        let now = Instant::now();
+        Self {
+            application: receiver.settings.application.as_str().into(),
+            stream: receiver.source.stream_name().into(),
+            observations: LeaseObservations::new(),
+            tasks: JoinMap::new(),
+            stop_shards: CancellationToken::new(),
+            new_leases: Arc::new(Notify::new()),
+            rounds: Rounds::starting_at(now),
+            requests: Requests::default(),
+            sync: ShardSync::starting_at(now),
+            reported_malformed: Vec::new(),
+            receiver,
+        }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<StopReport, ReceiverError> {
+        let stop = self.receiver.shared.stop.clone();
+        let facts = tokio::select! {
+            started = self.start() => started?,
+            () = stop.cancelled() => return Ok(self.report(Vec::new())),
+        };
+        self.receiver.shared.live().state = ReceiverState::Running;
+        loop {
+            let next_poll = self.requests.next_poll();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some((shard_id, ended)) = self.tasks.join_next() => self.shard_is_over(&facts, &shard_id, ended).await,
+                () = self.new_leases.notified() => self.look_at_new_leases(),
+                () = sleep_until(next_poll), if !self.requests.is_empty() => self.poll_requests(&facts).await,
+                () = sleep_until(self.sync.next_audit) => self.audit(&facts).await,
+                () = sleep_until(self.rounds.next) => self.look_at_leases(&facts).await,
+            }
+        }
+        Ok(self.drain().await)
+    }
+
+    /// Makes the store ready and creates the first leases. Failures that pass are tried again a few times; all workers
+    /// of a fleet can do this at once.
+    async fn start(&mut self) -> Result<StreamFacts, ReceiverError> {
+        let mut delays = RetryPolicy::default().delays(self.receiver.rng.fork());
+        loop {
+            let error = match self.try_start().await {
+                Ok(facts) => return Ok(facts),
+                Err(error) => error,
+            };
+            let delay = if error.is_retryable() { delays.next() } else { None };
+            let Some(delay) = delay else { return Err(error) };
+            tracing::warn!(%error, ?delay, "the start failed; trying again");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn try_start(&mut self) -> Result<StreamFacts, ReceiverError> {
+        let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
+        store.prepare().await.map_err(|error| store_error("preparing the lease store", error))?;
+        let stream = source.describe().await;
+        let stream = stream.map_err(|error| source_error("looking at the stream", error))?;
+        let listing = self.list_all().await?;
+        check_identity(store.name(), &listing.leases, &stream.identity)?;
+        let initial_position = &self.receiver.settings.initial_position;
+        let initial_time_millis = initial_position.frozen_millis(&listing.leases, stream.now);
+        let facts = StreamFacts { identity: stream.identity, initial_time_millis };
+        self.create_missing_leases(&facts, listing).await?;
+        tracing::info!(settings = ?self.receiver.settings, stream = %facts.identity, "receiver started");
+        Ok(facts)
+    }
+
+    fn report_malformed(&mut self, listing: &LeaseListing) {
+        for row in &listing.malformed {
+            if !self.reported_malformed.contains(row) {
+                tracing::error!(
+                    table = self.receiver.store.name(),
+                    %row,
+                    "a row of the lease table cannot be read and is left alone; mend or delete it"
+                );
+            }
+        }
+        self.reported_malformed.clone_from(&listing.malformed);
+    }
+}
+
+/// A time up to a tenth shorter or longer, so that workers which started together do not stay in step.
+fn jittered(duration: Duration, rng: &mut Rng) -> Duration {
+    duration.mul_f64(0.9 + 0.2 * rng.f64())
+}

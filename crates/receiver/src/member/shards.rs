@@ -1,0 +1,269 @@
+//! Which shards need leases: created at the start, after a hole was found, and by the leader now and then.
+
+use std::collections::{BTreeSet, HashMap};
+
+use futures::StreamExt as _;
+use lease_store::{
+    Consistency, HashKeyRange, Lease, LeaseListing, LeaseWrite, Position, ShardId, WriteOutcome,
+};
+use shard_worker::{Shard, ShardFilter};
+use tokio::time::Instant;
+
+use super::{MAX_CONCURRENT_WRITES, Member, StreamFacts, jittered};
+use crate::cleanup::plan_cleanup;
+use crate::coverage::{Coverage, coverage};
+use crate::error::{source_error, store_error};
+use crate::identity::check_shards;
+use crate::shard_sync::plan_new_leases;
+use crate::{InitialPosition, ReceiverError};
+
+/// A worker that does not lead repairs a hole by itself when it has stood for this share of the fail-over time.
+const PATIENCE_PER_FAILOVER_TIME: u32 = 2;
+
+/// What this worker knows of the shards.
+#[derive(Debug)]
+pub(super) struct ShardSync {
+    /// When the leader lists the shards again.
+    pub(super) next_audit: Instant,
+    /// What the shards cover, as last listed.
+    ranges: HashMap<ShardId, HashKeyRange>,
+    hole: Option<Hole>,
+}
+
+/// A part of the hash-key space that no lease covers.
+#[derive(Debug, Clone, Copy)]
+struct Hole {
+    range: HashKeyRange,
+    since: Instant,
+    /// The shards were listed, and none of them needs a lease: there is nothing to repair.
+    is_accepted: bool,
+}
+
+impl ShardSync {
+    pub(super) fn starting_at(now: Instant) -> Self {
+        Self { next_audit: now, ranges: HashMap::new(), hole: None }
+    }
+
+    pub(super) fn range_of(&self, shard_id: &ShardId) -> Option<HashKeyRange> {
+        self.ranges.get(shard_id).copied()
+    }
+}
+
+impl Member {
+    pub(super) async fn list_all(&self) -> Result<LeaseListing, ReceiverError> {
+        let listing = self.receiver.store.list(Consistency::Strong).await;
+        listing.map_err(|error| store_error("listing the leases", error))
+    }
+
+    /// The leader's look at shards and leases: creates what is missing, and deletes what nobody needs.
+    pub(super) async fn audit(&mut self, facts: &StreamFacts) {
+        self.schedule_audit();
+        if !self.rounds.is_leader {
+            return;
+        }
+        let audited = async {
+            let listing = self.list_all().await?;
+            let leases = listing.leases.clone();
+            self.sync_shards(facts, listing).await?;
+            self.clean_up(&leases).await;
+            Ok::<(), ReceiverError>(())
+        };
+        if let Err(error) = audited.await {
+            tracing::warn!(%error, "shard sync failed; the next one is due after its interval");
+        }
+    }
+
+    fn schedule_audit(&mut self) {
+        let interval = self.receiver.settings.shard_sync_interval;
+        self.sync.next_audit = Instant::now() + jittered(interval, &mut self.receiver.rng);
+    }
+
+    /// What a start does: the shards are listed only if the table does not show that all of them have leases.
+    pub(super) async fn create_missing_leases(
+        &mut self,
+        facts: &StreamFacts,
+        listing: LeaseListing,
+    ) -> Result<(), ReceiverError> {
+        self.schedule_audit();
+        self.report_malformed(&listing);
+        if listing.malformed.is_empty() && coverage(&listing.leases) == Coverage::Complete {
+            return Ok(());
+        }
+        self.sync_shards(facts, listing).await
+    }
+
+    /// Lists the shards and creates the leases that are missing. Any number of workers may do so at once.
+    async fn sync_shards(
+        &mut self,
+        facts: &StreamFacts,
+        mut listing: LeaseListing,
+    ) -> Result<(), ReceiverError> {
+        let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
+        let initial_position = self.receiver.settings.initial_position;
+        let is_first = listing.leases.is_empty() && listing.malformed.is_empty();
+        let starts_at_tip = is_first && initial_position == InitialPosition::Latest;
+        let filter = if starts_at_tip { ShardFilter::Open } else { ShardFilter::All };
+        let shards = source.list_shards(&filter).await;
+        let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
+        check_shards(store.name(), &listing.leases, &shards, &facts.identity)?;
+        self.sync.ranges =
+            shards.iter().filter_map(|shard| Some((shard.shard_id.clone(), shard.hash_key_range?))).collect();
+        // Each pass creates at least one lease, or others have created what it wanted.
+        for _ in 0..=shards.len() {
+            let missing = missing_leases(&shards, &listing, initial_position, facts);
+            if missing.is_empty() {
+                return Ok(());
+            }
+            self.look_at_new_leases();
+            if self.create(missing).await? {
+                return Ok(());
+            }
+            // Others are at it too; what they have created need not be tried.
+            listing = self.list_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Creates leases, parents before children; `false` when another worker was first with some of them, and the rest
+    /// is left for a fresh look.
+    async fn create(&mut self, mut leases: Vec<Lease>) -> Result<bool, ReceiverError> {
+        // Workers that start together create different ones.
+        self.receiver.rng.shuffle(&mut leases);
+        while !leases.is_empty() {
+            let waiting: BTreeSet<ShardId> = leases.iter().map(|lease| lease.shard_id.clone()).collect();
+            let (mut ready, mut later): (Vec<Lease>, Vec<Lease>) =
+                leases.into_iter().partition(|lease| lease.parents.is_disjoint(&waiting));
+            let rest = ready.split_off(ready.len().min(MAX_CONCURRENT_WRITES));
+            if ready.is_empty() {
+                // A ring of parents is no shard history; do not wait for ever.
+                ready.append(&mut later);
+            }
+            let store = &self.receiver.store;
+            let outcomes: Vec<_> = futures::stream::iter(ready)
+                .map(|lease| async {
+                    let outcome = store.write(&LeaseWrite::Create(lease.clone())).await;
+                    (lease, outcome)
+                })
+                .buffer_unordered(MAX_CONCURRENT_WRITES)
+                .collect()
+                .await;
+            let mut others_are_at_it = false;
+            for (lease, outcome) in outcomes {
+                match outcome.map_err(|error| store_error("creating a lease", error))? {
+                    WriteOutcome::Applied { .. } => {
+                        tracing::info!(shard_id = %lease.shard_id, checkpoint = %lease.checkpoint, "lease created");
+                    }
+                    WriteOutcome::Lost { .. } => others_are_at_it = true,
+                    WriteOutcome::Unknown(error) => return Err(store_error("creating a lease", error)),
+                }
+            }
+            if others_are_at_it {
+                return Ok(false);
+            }
+            leases = rest.into_iter().chain(later).collect();
+        }
+        Ok(true)
+    }
+
+    async fn clean_up(&self, leases: &[Lease]) {
+        for lease in plan_cleanup(leases) {
+            let delete = LeaseWrite::Delete { shard_id: lease.shard_id.clone(), expected: lease.version() };
+            match self.receiver.store.write(&delete).await {
+                Ok(WriteOutcome::Applied { .. }) => {
+                    tracing::info!(shard_id = %lease.shard_id, "lease of an ended shard deleted");
+                }
+                // Somebody else did it, or it is done at the next sync.
+                Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
+                Err(error) => tracing::debug!(shard_id = %lease.shard_id, %error, "lease not deleted yet"),
+            }
+        }
+    }
+
+    /// Repairs a hole in the hash-key space: the leader as soon as a consistent listing shows it, the others when the
+    /// leader evidently does not.
+    pub(super) async fn look_for_holes(
+        &mut self,
+        facts: &StreamFacts,
+        listing: &LeaseListing,
+        consistency: Consistency,
+    ) {
+        // A row that cannot be read may be what covers the rest.
+        let found = if listing.malformed.is_empty() { coverage(&listing.leases) } else { Coverage::Unknown };
+        let Coverage::Hole(range) = found else {
+            self.sync.hole = None;
+            return;
+        };
+        let known = self.sync.hole.filter(|hole| hole.range == range);
+        let hole = known.unwrap_or_else(|| Hole { range, since: Instant::now(), is_accepted: false });
+        self.sync.hole = Some(hole);
+        let patience = self.receiver.settings.failover_time / PATIENCE_PER_FAILOVER_TIME;
+        if hole.is_accepted || !(self.rounds.is_leader || hole.since.elapsed() >= patience) {
+            return;
+        }
+        if consistency == Consistency::Eventual {
+            // It may only not show what has just been written.
+            self.look_at_new_leases();
+            return;
+        }
+        tracing::warn!(
+            from = %range.start(),
+            to = %range.end(),
+            "no lease covers these hash keys; listing the shards to create what is missing"
+        );
+        match self.sync_shards(facts, listing.clone()).await {
+            // What was created is seen in the next round; if nothing was, there is nothing to repair.
+            Ok(()) => self.sync.hole = Some(Hole { is_accepted: true, ..hole }),
+            Err(error) => tracing::warn!(%error, "the missing leases could not be created; trying again"),
+        }
+    }
+
+    /// Puts a row back that somebody deleted while this worker held the lease, at the last position that stood in it.
+    pub(super) async fn restore(&mut self, facts: &StreamFacts, last_known: Lease) {
+        if last_known.is_finished() {
+            return;
+        }
+        let shard_id = last_known.shard_id.clone();
+        let lease = Lease {
+            owner: None,
+            counter: last_known.counter + 1,
+            checkpoint_owner: None,
+            requested_by: None,
+            offered_by: None,
+            stream: Some(facts.identity.clone()),
+            ..last_known
+        };
+        tracing::warn!(%shard_id, checkpoint = %lease.checkpoint, "the row of the lease was deleted; putting it back");
+        match self.receiver.store.write(&LeaseWrite::Create(lease)).await {
+            Ok(WriteOutcome::Applied { .. } | WriteOutcome::Lost { .. }) => {}
+            Ok(WriteOutcome::Unknown(error)) | Err(error) => {
+                tracing::warn!(%shard_id, %error, "the row could not be put back; the shard starts anew when its hole is found");
+            }
+        }
+        self.look_at_new_leases();
+    }
+}
+
+/// The leases that the shards need and the table lacks.
+fn missing_leases(
+    shards: &[Shard],
+    listing: &LeaseListing,
+    initial_position: InitialPosition,
+    facts: &StreamFacts,
+) -> Vec<Lease> {
+    // A row that cannot be read may be a lease all the same: it counts as one that is not finished.
+    let unreadable =
+        unreadable_shards(listing).into_iter().map(|id| Lease::unowned(id, Position::TrimHorizon));
+    let known: Vec<Lease> = listing.leases.iter().cloned().chain(unreadable).collect();
+    let mut missing = plan_new_leases(shards, &known, &initial_position);
+    for lease in &mut missing {
+        lease.stream = Some(facts.identity.clone());
+        let is_sentinel = matches!(lease.checkpoint, Position::Latest | Position::AtTimestamp);
+        lease.initial_time_millis = facts.initial_time_millis.filter(|_| is_sentinel);
+    }
+    missing
+}
+
+/// The shards whose rows cannot be read.
+pub(super) fn unreadable_shards(listing: &LeaseListing) -> BTreeSet<ShardId> {
+    listing.malformed.iter().filter_map(|row| ShardId::new(row.key.clone()).ok()).collect()
+}
