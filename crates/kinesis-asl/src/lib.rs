@@ -3,13 +3,14 @@
 //! ```no_run
 //! # async fn example() -> Result<(), shard_worker::BoxError> {
 //! use kinesis_asl::{AwsSettings, KinesisAsl};
-//! use shard_worker::StreamSource;
+//! use shard_worker::{ShardFilter, StreamSource};
 //!
 //! let mut settings = AwsSettings::new("words");
 //! settings.region = Some("eu-west-1".to_owned());
 //! let aws = KinesisAsl::connect(settings).await?;
 //! let leases = aws.lease_store("word-count")?;
-//! println!("{} shards, leases in {}", aws.stream().list_shards(&ShardFilter::All).await?.len(), leases.table_name());
+//! let shards = aws.stream().list_shards(&ShardFilter::All).await?;
+//! println!("{} shards, leases in {}", shards.len(), leases.table_name());
 //! # Ok(()) }
 //! ```
 //!

@@ -75,6 +75,55 @@ async fn further_pages_are_asked_for_with_the_token_alone() {
 }
 
 #[tokio::test]
+async fn a_filter_goes_with_the_first_page_only() {
+    let server = CannedKinesis::start(|_, request| match request["NextToken"].as_str() {
+        None => ok(&json!({ "Shards": [listed_shard(8)], "NextToken": "page 2" })),
+        Some(_) => ok(&json!({ "Shards": [listed_shard(9)] })),
+    })
+    .await;
+    let stream = stream(&server);
+    for filter in [ShardFilter::Open, ShardFilter::After(ShardId::numbered(7))] {
+        assert_eq!(stream.list_shards(&filter).await.unwrap().len(), 2);
+    }
+    let sent: Vec<Value> =
+        server.requests().into_iter().map(|(_, request)| request["ShardFilter"].clone()).collect();
+    let after = json!({ "Type": "AFTER_SHARD_ID", "ShardId": "shardId-000000000007" });
+    assert_eq!(sent, [json!({ "Type": "AT_LATEST" }), Value::Null, after, Value::Null]);
+}
+
+fn summary(arn: &str) -> Value {
+    json!({ "StreamDescriptionSummary": {
+        "StreamName": STREAM,
+        "StreamARN": arn,
+        "StreamStatus": "ACTIVE",
+        "RetentionPeriodHours": 24,
+        "StreamCreationTimestamp": 1_690_000_000.789,
+        "EnhancedMonitoring": [],
+        "OpenShardCount": 1,
+    }})
+}
+
+#[tokio::test]
+async fn a_stream_says_which_one_it_is_and_what_time_it_is_there() {
+    const ARN: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/words";
+    let server = CannedKinesis::start(|_, _| {
+        let mut response = ok(&summary(ARN));
+        response.headers_mut().insert("date", HeaderValue::from_static(DATE));
+        response
+    })
+    .await;
+    let description = stream(&server).describe().await.unwrap();
+    assert_eq!(
+        (description.identity.arn.as_str(), description.identity.creation_epoch_seconds),
+        (ARN, 1_690_000_000)
+    );
+    let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let early = date.duration_since(description.now.unwrap()).unwrap();
+    assert!(early < Duration::from_secs(5), "then or a little earlier, but never later: {early:?}");
+    assert_eq!(server.requests(), [("DescribeStreamSummary".to_owned(), json!({ "StreamName": STREAM }))]);
+}
+
+#[tokio::test]
 async fn a_listing_that_goes_in_a_circle_is_an_error() {
     let server = CannedKinesis::start(|_, request| {
         let next = if request["NextToken"] == "a" { "b" } else { "a" };

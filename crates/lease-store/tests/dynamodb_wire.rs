@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::types::{
 };
 use aws_sdk_dynamodb::{Client, Config};
 use axum::http::{HeaderMap, StatusCode};
-use lease_store::dynamodb::{BillingMode, DynamoDbLeaseStore};
+use lease_store::dynamodb::{BillingMode, DynamoDbLeaseStore, MultiStreamKey};
 use lease_store::{
     Consistency, Lease, LeaseChange, LeaseStore, LeaseWrite, Position, ShardId, StoreError, StoreErrorKind,
     WorkerId, WriteOutcome,
@@ -187,6 +187,87 @@ async fn the_dynamodb_store_conforms() {
         DynamoDbLeaseStore::new(client.clone(), format!("table-{tables}")).unwrap()
     })
     .await;
+}
+
+/// Rows of another stream in the same table, as a KCL application of many streams has them, are left alone.
+#[tokio::test]
+async fn one_stream_of_a_multi_stream_table_conforms() {
+    let client = client_at(dynamodb().await);
+    let mut tables = 0;
+    lease_store::conformance::check_all(|| {
+        tables += 1;
+        let stream = MultiStreamKey::new("123456789012", "orders", 1_700_000_000).unwrap();
+        let store = DynamoDbLeaseStore::new(client.clone(), format!("table-{tables}")).unwrap();
+        store.with_multi_stream_key(stream)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_other_streams_of_a_multi_stream_table_are_left_alone() {
+    let client = client_at(dynamodb().await);
+    let stream = |name: &str| MultiStreamKey::new("123456789012", name, 1_700_000_000).unwrap();
+    let orders = prepared(&client).await.with_multi_stream_key(stream("orders"));
+    let invoices = prepared(&client).await.with_multi_stream_key(stream("invoices"));
+    applied(&orders, &LeaseWrite::Create(unowned(0))).await;
+    applied(&invoices, &LeaseWrite::Create(unowned(0))).await;
+    let take = applied(&orders, &update(&unowned(0), LeaseChange::take(worker("a")))).await;
+    applied(&orders, &update(&take, checkpoint(7))).await;
+    let listing = invoices.list(Consistency::Strong).await.unwrap();
+    assert_eq!((listing.leases, listing.malformed), (vec![unowned(0)], vec![]));
+    let row = client
+        .get_item()
+        .table_name(TABLE)
+        .key("leaseKey", s("123456789012:orders:1700000000:shardId-000000000000"))
+        .send()
+        .await
+        .unwrap()
+        .item
+        .unwrap();
+    assert_eq!(row["streamName"], s("123456789012:orders:1700000000"));
+    assert_eq!((&row["shardId"], &row["checkpoint"]), (&s("shardId-000000000000"), &s("7")));
+    let single = prepared(&client).await.list(Consistency::Strong).await.unwrap();
+    assert_eq!((single.leases.len(), single.malformed.len()), (0, 2), "they are not rows of one stream");
+}
+
+/// A table with one row in the mode of KCL 3.x.
+async fn with_mode(client: &Client, table_name: &str, key: &str, mode: &str) {
+    let request = client
+        .create_table()
+        .table_name(table_name)
+        .billing_mode(TableBillingMode::PayPerRequest)
+        .key_schema(KeySchemaElement::builder().attribute_name(key).key_type(KeyType::Hash).build().unwrap())
+        .attribute_definitions(
+            AttributeDefinition::builder()
+                .attribute_name(key)
+                .attribute_type(ScalarAttributeType::S)
+                .build()
+                .unwrap(),
+        );
+    request.send().await.unwrap();
+    let item = [(key, "Migration3.0"), ("cv", mode)].map(|(name, value)| (name.to_owned(), s(value)));
+    client.put_item().table_name(table_name).set_item(Some(item.into())).send().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fleet_of_the_kcl_in_3x_mode_is_refused_wherever_it_notes_that() {
+    for (table, key) in [(TABLE.to_owned(), "leaseKey"), (format!("{TABLE}-CoordinatorState"), "key")] {
+        for (mode, is_refused) in [
+            ("CLIENT_VERSION_3X", true),
+            ("CLIENT_VERSION_3X_WITH_ROLLBACK", true),
+            ("CLIENT_VERSION_2X", false),
+            ("CLIENT_VERSION_UPGRADE_FROM_2X", false),
+        ] {
+            let client = client_at(dynamodb().await);
+            with_mode(&client, &table, key, mode).await;
+            let prepared = DynamoDbLeaseStore::new(client, TABLE).unwrap().prepare().await;
+            assert_eq!(prepared.is_err(), is_refused, "{table}: {mode}");
+            if let Err(error) = prepared {
+                let ways_out = ["COMPATIBLE_WITH_2X", "another table", mode, TABLE];
+                assert_error(&error, StoreErrorKind::Invalid, &ways_out);
+            }
+        }
+    }
 }
 
 #[tokio::test]

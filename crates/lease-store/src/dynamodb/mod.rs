@@ -45,6 +45,7 @@
 //! ```
 
 mod error;
+mod kcl_mode;
 mod layout;
 mod request;
 mod row;
@@ -309,7 +310,8 @@ impl LeaseStore for DynamoDbLeaseStore {
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
-        table::prepare(self).await
+        table::prepare(self).await?;
+        kcl_mode::check(self).await
     }
 
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {

@@ -1,0 +1,259 @@
+//! What the lease table must hold and remember: every hash key, the stream, the first start. In virtual time.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test may
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use end_to_end_tests::CountedStream;
+use end_to_end_tests::fleet::{FAILOVER_TIME, LIMIT, Member, member, put, setup, shards, wait_until};
+use kinesis_streaming::lease_store::{Consistency, Lease, LeaseWrite};
+use kinesis_streaming::prelude::*;
+use kinesis_streaming::receiver::ReceiverErrorKind;
+use kinesis_streaming::shard_worker::SourceErrorKind;
+use tokio::time::Instant;
+
+async fn rows(store: &InMemoryLeaseStore) -> Vec<Lease> {
+    store.list(Consistency::Strong).await.unwrap().leases
+}
+
+/// Somebody deletes a row by hand.
+async fn delete(store: &InMemoryLeaseStore, shard_id: &ShardId) {
+    let row = store.get(shard_id).await.unwrap().unwrap();
+    let delete = LeaseWrite::Delete { shard_id: shard_id.clone(), expected: row.version() };
+    store.write(&delete).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deleted_row_of_a_held_lease_is_put_back_at_its_last_position() {
+    let (stream, store, journal) = setup(3);
+    let _member = Member::start(member("a", &stream, &store, &journal));
+    put(&stream, 0..300);
+    journal.wait_for(300, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    let victim = stream.open_shards().swap_remove(1);
+    let before = store.get(&victim).await.unwrap().unwrap();
+    assert!(matches!(before.checkpoint, Position::After(_)));
+    delete(&store, &victim).await;
+    put(&stream, 300..400);
+    journal.wait_for(400, LIMIT).await;
+    let deleted_at = Instant::now();
+    loop {
+        if let Some(row) = store.get(&victim).await.unwrap() {
+            assert!(row.checkpoint >= before.checkpoint && row.counter > before.counter, "{row:?}");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(deleted_at.elapsed() < FAILOVER_TIME, "{:?}", deleted_at.elapsed());
+    tokio::time::sleep(FAILOVER_TIME * 2).await;
+    put(&stream, 400..500);
+    journal.wait_for(500, LIMIT).await;
+    let old_again = journal
+        .times()
+        .iter()
+        .filter(|(text, times)| text.parse::<usize>().unwrap() < 300 && **times > 1)
+        .count();
+    assert_eq!(old_again, 0, "what was checkpointed is not read again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hole_is_noticed_and_repaired_within_seconds() {
+    let (stream, store, journal) = setup(4);
+    // Nobody holds the lease when it is deleted, so nobody can put it back from memory.
+    let victim = stream.open_shards().swap_remove(2);
+    let member = Member::start(member("a", &stream, &store, &journal).max_leases(4));
+    member.wait_until_holding(4).await;
+    assert!(member.stop().await.is_drained());
+    delete(&store, &victim).await;
+    put(&stream, 0..100);
+    let members: Vec<Member> =
+        ["b", "c"].map(|name| Member::start(member(name, &stream, &store, &journal))).into();
+    journal.wait_for(100, Duration::from_secs(3)).await;
+    // And while the fleet runs: the row of a lease that the dead left behind.
+    for member in members {
+        member.stop().await;
+    }
+    let survivor = Member::start(member("d", &stream, &store, &journal).max_leases(3));
+    survivor.wait_until_holding(3).await;
+    let free = rows(&store).await.into_iter().find(|row| row.owner.is_none()).unwrap();
+    delete(&store, &free.shard_id).await;
+    let deleted_at = Instant::now();
+    loop {
+        if store.get(&free.shard_id).await.unwrap().is_some() {
+            break;
+        }
+        assert!(deleted_at.elapsed() < Duration::from_secs(4), "not repaired");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_does_not_lead_repairs_a_hole_that_the_leader_leaves() {
+    let (stream, store, journal) = setup(4);
+    // A leader that does nothing: the owner in the rows never comes back, but its leases look alive.
+    let idle = Member::start(member("idle", &stream, &store, &journal).max_leases(2));
+    idle.wait_until_holding(2).await;
+    let second = Member::start(member("second", &stream, &store, &journal).max_leases(1));
+    second.wait_until_holding(1).await;
+    wait_until("one of them leads", || idle.handle.status().is_leader != second.handle.status().is_leader)
+        .await;
+    let free = rows(&store).await.into_iter().find(|row| row.owner.is_none()).unwrap();
+    let (leader, other) = if idle.handle.status().is_leader { (idle, second) } else { (second, idle) };
+    leader.crash().await;
+    delete(&store, &free.shard_id).await;
+    let deleted_at = Instant::now();
+    loop {
+        if store.get(&free.shard_id).await.unwrap().is_some() {
+            break;
+        }
+        assert!(deleted_at.elapsed() < FAILOVER_TIME, "not repaired while the dead leader still counts");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!other.handle.status().is_leader, "the leader's leases have not expired yet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_leader_lists_the_shards_and_a_filled_table_spares_even_the_first_listing() {
+    let (stream, store, journal) = setup(6);
+    let start = |name: &str| {
+        let (counted, listings) = CountedStream::new(&stream);
+        (Member::start(member(name, &stream, &store, &journal).source(counted)), listings)
+    };
+    let (first, first_listings) = start("first");
+    first.wait_until_holding(6).await;
+    assert_eq!(first_listings.load(Ordering::Relaxed), 1, "the table was empty");
+    let others: Vec<_> = ["b", "c"].map(start).into();
+    wait_until("all hold two", || others.iter().all(|(other, _)| other.held().len() == 2)).await;
+    let before: Vec<u64> = others.iter().map(|(_, listings)| listings.load(Ordering::Relaxed)).collect();
+    assert_eq!(before, [0, 0], "nothing was missing");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let all = [&first_listings, &others[0].1, &others[1].1];
+    let all: Vec<u64> = all.iter().map(|listings| listings.load(Ordering::Relaxed)).collect();
+    let leaders = [&first, &others[0].0, &others[1].0].map(|member| member.handle.status().is_leader);
+    assert_eq!(leaders.iter().filter(|is_leader| **is_leader).count(), 1);
+    for (listings, is_leader) in all.iter().zip(leaders) {
+        assert_eq!(*listings > 5, is_leader, "{all:?} {leaders:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_of_another_stream_is_refused() {
+    let (stream, store, journal) = setup(2);
+    let before = Member::start(member("a", &stream, &store, &journal));
+    before.wait_until_holding(2).await;
+    before.stop().await;
+    let noted: BTreeSet<_> = rows(&store).await.into_iter().map(|row| row.stream).collect();
+    assert_eq!(noted, BTreeSet::from([Some(stream.describe().await.unwrap().identity)]));
+
+    let other = InMemoryStream::new("other", shards(2));
+    let recreated = stream.recreated(shards(2));
+    for (stream, told) in [(other, "stream/s "), (recreated, "has been deleted")] {
+        let error = member("a", &stream, &store, &journal).build().unwrap().run().await.unwrap_err();
+        assert_eq!(error.kind(), ReceiverErrorKind::WrongStream);
+        for part in [told, "shardId-000000000000", "another name", "delete the table"] {
+            assert!(error.to_string().contains(part), "{part} in {error}");
+        }
+    }
+    let again = Member::start(member("a", &stream, &store, &journal));
+    again.wait_until_holding(2).await;
+}
+
+/// Rows as a KCL worker writes them, without anything of ours.
+async fn kcl_rows(stream: &InMemoryStream, store: &InMemoryLeaseStore, checkpoint: &Position) {
+    for shard in stream.list_shards(&ShardFilter::All).await.unwrap() {
+        let mut lease = Lease::unowned(shard.shard_id, checkpoint.clone());
+        lease.parents = shard.parents;
+        lease.hash_key_range = shard.hash_key_range;
+        store.write(&LeaseWrite::Create(lease)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_the_kcl_are_told_apart_by_their_hash_keys_and_get_the_stream_noted() {
+    let (stream, store, journal) = setup(2);
+    kcl_rows(&stream, &store, &Position::TrimHorizon).await;
+    // A row too few, so that the shards are listed.
+    delete(&store, &ShardId::numbered(0)).await;
+    let other = InMemoryStream::new("s", shards(3));
+    let error = member("a", &other, &store, &journal).build().unwrap().run().await.unwrap_err();
+    assert_eq!(error.kind(), ReceiverErrorKind::WrongStream, "{error}");
+    let member = Member::start(member("a", &stream, &store, &journal));
+    member.wait_until_holding(2).await;
+    assert!(rows(&store).await.iter().all(|row| row.stream.is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_lacks_its_hash_keys_gets_them() {
+    let (stream, store, journal) = setup(2);
+    for shard in stream.list_shards(&ShardFilter::All).await.unwrap() {
+        store
+            .write(&LeaseWrite::Create(Lease::unowned(shard.shard_id, Position::TrimHorizon)))
+            .await
+            .unwrap();
+    }
+    let member = Member::start(member("a", &stream, &store, &journal));
+    member.wait_until_holding(2).await;
+    let noted: Vec<_> = rows(&store).await.into_iter().map(|row| row.hash_key_range).collect();
+    let shards = stream.list_shards(&ShardFilter::All).await.unwrap();
+    assert_eq!(noted, shards.into_iter().map(|shard| shard.hash_key_range).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn latest_is_the_instant_of_the_first_start_for_good() {
+    let (stream, store, journal) = setup(2);
+    put(&stream, 0..50);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let latest = |name| member(name, &stream, &store, &journal).initial_position(InitialPosition::Latest);
+    // The first worker takes the leases and cannot read; it dies before its first record.
+    let first = Member::start(latest("first"));
+    stream.fail_reads(SourceErrorKind::Denied, 1000);
+    first.wait_until_holding(2).await;
+    put(&stream, 50..100);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    first.crash().await;
+    put(&stream, 100..150);
+    stream.fail_reads(SourceErrorKind::Denied, 0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let second = Member::start(latest("second"));
+    put(&stream, 150..200);
+    journal.wait_for(150, LIMIT).await;
+    let expected: BTreeSet<String> = (50..200).map(|number| number.to_string()).collect();
+    assert_eq!(
+        journal.times().into_keys().collect::<BTreeSet<_>>(),
+        expected,
+        "nothing since the first start is missed"
+    );
+    assert!(second.stop().await.is_drained());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_another_start_time_keeps_to_that_of_the_table() {
+    let (stream, store, journal) = setup(1);
+    let described = stream.describe().await.unwrap().now.unwrap();
+    put(&stream, 0..10);
+    tokio::time::advance(Duration::from_secs(100)).await;
+    put(&stream, 10..20);
+    let at = |seconds| InitialPosition::AtTimestamp(described + Duration::from_secs(seconds));
+    stream.fail_reads(SourceErrorKind::Unavailable, 1000);
+    let first = Member::start(member("first", &stream, &store, &journal).initial_position(at(50)));
+    first.wait_until_holding(1).await;
+    first.crash().await;
+    stream.fail_reads(SourceErrorKind::Unavailable, 0);
+    let _second = Member::start(member("second", &stream, &store, &journal).initial_position(at(0)));
+    journal.wait_for(10, LIMIT).await;
+    assert_eq!(journal.times(), (10..20).map(|number| (number.to_string(), 1)).collect());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_start_delivers_within_three_seconds_whoever_starts_with_it() {
+    let (stream, store, journal) = setup(16);
+    put(&stream, 0..1000);
+    let members: Vec<Member> =
+        (0..8).map(|index| Member::start(member(&format!("w{index}"), &stream, &store, &journal))).collect();
+    journal.wait_for(1000, Duration::from_secs(3)).await;
+    wait_until("all hold two", || members.iter().all(|member| member.held().len() == 2)).await;
+    let moves: u64 = members.iter().map(|member| member.handle.status().handed_over_leases).sum();
+    assert_eq!(moves, 0, "workers that start together share at once");
+}
