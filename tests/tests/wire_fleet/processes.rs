@@ -1,7 +1,4 @@
-//! The main job over the wire: three receiver processes share a resharding stream, one is killed, one is stopped, and
-//! every word is counted. Run by `cargo xtask wire`, which builds the programs and installs the servers.
-
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
+//! The processes of the wire runs, what they are given, and what they leave behind.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -10,111 +7,25 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use aws_sdk_kinesis::types::{Shard, StreamStatus};
-use end_to_end_tests::local_servers::{Endpoints, InProcessServers, NodeServers};
+use end_to_end_tests::local_servers::Endpoints;
 use end_to_end_tests::programs::program;
-use examples::{JournalLine, TextInput, WordTotals};
+use examples::{JournalLine, WordTotals};
 use lease_store::dynamodb::DynamoDbLeaseStore;
 use lease_store::{Consistency, LeaseStore as _};
 use serde::Deserialize;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-const STREAM: &str = "words";
-const APPLICATION: &str = "wire-word-count";
-
-/// Short, so that the run is; three times the time between renewals.
-const FAILOVER_TIME: Duration = Duration::from_secs(3);
-
-/// How long any single thing may take before the run counts as failed.
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// How much is put, and how fast.
-struct Volume {
-    text_bytes: usize,
-    record_bytes: usize,
-    records_per_second: u32,
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wire_fleet_on_ferrokinesis_and_dynoxide() {
-    let servers = InProcessServers::start().await.unwrap();
-    let volume = Volume { text_bytes: 20 * 1024 * 1024, record_bytes: 2048, records_per_second: 400 };
-    main_job("ferrokinesis-dynoxide", servers.endpoints(), &volume).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wire_fleet_on_kinesis_local_and_dynalite() {
-    let Some(directory) = NodeServers::directory() else {
-        println!("LEFT OUT: kinesis-local and dynalite, because EMULATORS_DIR does not say where they are");
-        return;
-    };
-    let servers = NodeServers::start(&directory).await.unwrap();
-    // This server takes about a hundred records in a second.
-    let volume = Volume { text_bytes: 4 * 1024 * 1024, record_bytes: 4096, records_per_second: 40 };
-    main_job("kinesis-local-dynalite", servers.endpoints(), &volume).await;
-}
-
-async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
-    println!("== {name}: {endpoints}");
-    let directory = fresh_directory(name);
-    let input = directory.join("input.txt");
-    fs::write(&input, real_text(volume.text_bytes)).unwrap();
-    create_stream(endpoints, 4).await;
-
-    let mut counters: Vec<Counter> =
-        (0..3).map(|index| Counter::start(index, endpoints, &directory)).collect();
-    let mut producer = producer(endpoints, volume, &input, &directory);
-    let expected =
-        TextInput::new(std::slice::from_ref(&input)).unwrap().pieces(volume.record_bytes).unwrap().len();
-
-    wait_for_records(&directory, expected / 5).await;
-    split_and_merge(endpoints).await;
-    println!("   one shard split, two merged");
-
-    wait_for_records(&directory, expected * 2 / 5).await;
-    let mut killed = counters.remove(0);
-    killed.process.kill().await.unwrap();
-    println!("   {} killed", killed.name);
-
-    // A lease that was just moved is read again from its checkpoint, whoever stops then: wait until nothing moves.
-    wait_until_at_rest(endpoints, &counters).await;
-    wait_for_records(&directory, expected * 3 / 5).await;
-    let terminated = counters.remove(0);
-    let terminated_name = terminated.name.clone();
-    assert_eq!(terminated.terminate().await, Some(0), "SIGTERM must drain");
-    let when_terminated: BTreeMap<PathBuf, usize> =
-        journals(&directory).into_iter().map(|(path, lines)| (path, lines.len())).collect();
-    println!("   {terminated_name} terminated, drained");
-
-    assert!(
-        producer.wait().await.unwrap().success(),
-        "the producer failed; see its log in {}",
-        directory.display()
-    );
-    wait_for_records(&directory, expected).await;
-    assert_eq!(counters.remove(0).terminate().await, Some(0), "SIGTERM must drain");
-
-    let (summary, again) = check_words(&directory);
-    let again_after = again_after_termination(&directory, &terminated_name, &when_terminated);
-    println!(
-        "   {summary}; delivered again: {again}, of the terminated process's records: {}",
-        again_after.len()
-    );
-    assert!(
-        again_after.is_empty(),
-        "delivered again after SIGTERM: {:?}",
-        again_after.iter().take(5).collect::<Vec<_>>()
-    );
-}
+use crate::{APPLICATION, FAILOVER_TIME, LIMIT, STREAM, Volume};
 
 /// A receiver process and its journal.
-struct Counter {
-    name: String,
-    process: Child,
+pub(crate) struct Counter {
+    pub(crate) name: String,
+    pub(crate) process: Child,
 }
 
 impl Counter {
-    fn start(index: usize, endpoints: &Endpoints, directory: &Path) -> Self {
+    pub(crate) fn start(index: usize, endpoints: &Endpoints, directory: &Path) -> Self {
         let name = format!("counter-{index}");
         let process = logging_program("kinesis_word_count", &name, directory)
             .args(["--stream", STREAM, "--application", APPLICATION, "--worker-id", &name])
@@ -127,21 +38,26 @@ impl Counter {
         Self { name, process }
     }
 
-    async fn terminate(mut self) -> Option<i32> {
+    pub(crate) async fn signal(&self, signal: &str) {
         let id = self.process.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        assert!(Command::new("kill").args([signal, &id]).status().await.unwrap().success());
+    }
+
+    pub(crate) async fn terminate(mut self) -> Option<i32> {
+        self.signal("-TERM").await;
         tokio::time::timeout(LIMIT, self.process.wait()).await.expect("it ends when asked to").unwrap().code()
     }
 }
 
 /// Waits, by asking, until these processes alone hold all unfinished leases, evenly, and no lease has changed hands for
 /// the fail-over time.
-async fn wait_until_at_rest(endpoints: &Endpoints, counters: &[Counter]) {
+pub(crate) async fn wait_until_at_rest(endpoints: &Endpoints, counters: &[Counter]) {
     let store = DynamoDbLeaseStore::new(endpoints.dynamodb_client(), APPLICATION).unwrap();
     let started_at = Instant::now();
     let (mut owners_before, mut since) = (BTreeMap::new(), Instant::now());
     loop {
-        let mut leases = store.list(Consistency::Strong).await.unwrap().leases;
+        // Nothing is at rest before there is a table.
+        let mut leases = store.list(Consistency::Strong).await.unwrap_or_default().leases;
         leases.retain(|lease| !lease.is_finished());
         let owners: BTreeMap<String, String> = leases
             .iter()
@@ -152,7 +68,8 @@ async fn wait_until_at_rest(endpoints: &Endpoints, counters: &[Counter]) {
             |counter: &Counter| owners.values().filter(|owner| owner.starts_with(&counter.name)).count();
         let loads: Vec<usize> = counters.iter().map(held).collect();
         let is_even = loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1;
-        if loads.iter().sum::<usize>() != leases.len() || !is_even || owners != owners_before {
+        let all_are_held = !leases.is_empty() && loads.iter().sum::<usize>() == leases.len();
+        if !all_are_held || !is_even || owners != owners_before {
             (owners_before, since) = (owners, Instant::now());
         } else if since.elapsed() > FAILOVER_TIME {
             println!("   at rest with {loads:?} leases after {:.1} s", started_at.elapsed().as_secs_f64());
@@ -163,7 +80,7 @@ async fn wait_until_at_rest(endpoints: &Endpoints, counters: &[Counter]) {
     }
 }
 
-fn producer(endpoints: &Endpoints, volume: &Volume, input: &Path, directory: &Path) -> Child {
+pub(crate) fn producer(endpoints: &Endpoints, volume: &Volume, input: &Path, directory: &Path) -> Child {
     logging_program("word_producer", "producer", directory)
         .args(["--stream", STREAM, "--endpoint-url", &endpoints.kinesis])
         .args(["--record-bytes", &volume.record_bytes.to_string()])
@@ -177,14 +94,14 @@ fn producer(endpoints: &Endpoints, volume: &Volume, input: &Path, directory: &Pa
 }
 
 /// One of the example programs, logging to a file.
-fn logging_program(program_name: &str, name: &str, directory: &Path) -> Command {
+pub(crate) fn logging_program(program_name: &str, name: &str, directory: &Path) -> Command {
     let log = fs::File::create(directory.join(format!("{name}.log"))).unwrap();
     let mut command = program(program_name);
     command.stdout(log.try_clone().unwrap()).stderr(Stdio::from(log));
     command
 }
 
-fn fresh_directory(name: &str) -> PathBuf {
+pub(crate) fn fresh_directory(name: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("wire-{name}"));
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).unwrap();
@@ -192,7 +109,7 @@ fn fresh_directory(name: &str) -> PathBuf {
 }
 
 /// Text that people wrote: readmes, licences and change logs of the crates that this workspace was built from.
-fn real_text(bytes: usize) -> Vec<u8> {
+pub(crate) fn real_text(bytes: usize) -> Vec<u8> {
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).unwrap();
     let mut files = Vec::new();
@@ -212,7 +129,7 @@ fn real_text(bytes: usize) -> Vec<u8> {
     all
 }
 
-fn collect_text(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) {
+pub(crate) fn collect_text(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.filter_map(Result::ok) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().to_uppercase());
@@ -226,13 +143,13 @@ fn collect_text(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     }
 }
 
-async fn create_stream(endpoints: &Endpoints, shard_count: i32) {
+pub(crate) async fn create_stream(endpoints: &Endpoints, shard_count: i32) {
     let client = endpoints.kinesis_client();
     client.create_stream().stream_name(STREAM).shard_count(shard_count).send().await.unwrap();
     wait_until_active(endpoints).await;
 }
 
-async fn wait_until_active(endpoints: &Endpoints) {
+pub(crate) async fn wait_until_active(endpoints: &Endpoints) {
     let client = endpoints.kinesis_client();
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -245,7 +162,7 @@ async fn wait_until_active(endpoints: &Endpoints) {
     }
 }
 
-async fn split_and_merge(endpoints: &Endpoints) {
+pub(crate) async fn split_and_merge(endpoints: &Endpoints) {
     let client = endpoints.kinesis_client();
     let shards = client.list_shards().stream_name(STREAM).send().await.unwrap().shards.unwrap();
     let range = |shard: &Shard| {
@@ -274,7 +191,7 @@ async fn split_and_merge(endpoints: &Endpoints) {
 }
 
 /// The journals of all receiver processes. A line that a killed process wrote in part is left out.
-fn journals(directory: &Path) -> BTreeMap<PathBuf, Vec<JournalLine>> {
+pub(crate) fn journals(directory: &Path) -> BTreeMap<PathBuf, Vec<JournalLine>> {
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let journals = files.filter(|path| path.extension().is_some_and(|extension| extension == "journal"));
     let read = |path: PathBuf| {
@@ -285,14 +202,14 @@ fn journals(directory: &Path) -> BTreeMap<PathBuf, Vec<JournalLine>> {
     journals.map(read).collect()
 }
 
-type RecordId = (String, String, u64);
+pub(crate) type RecordId = (String, String, u64);
 
-fn record_id(line: &JournalLine) -> RecordId {
+pub(crate) fn record_id(line: &JournalLine) -> RecordId {
     (line.shard_id.clone(), line.sequence_number.clone(), line.sub_sequence_number)
 }
 
 /// Waits, by asking, until so many different records are in the journals.
-async fn wait_for_records(directory: &Path, count: usize) {
+pub(crate) async fn wait_for_records(directory: &Path, count: usize) {
     let started_at = Instant::now();
     let mut seen = HashSet::new();
     loop {
@@ -310,14 +227,14 @@ async fn wait_for_records(directory: &Path, count: usize) {
 }
 
 #[derive(Deserialize)]
-struct ProducerTotals {
-    records: usize,
-    words: WordTotals,
+pub(crate) struct ProducerTotals {
+    pub(crate) records: usize,
+    pub(crate) words: WordTotals,
 }
 
 /// Compares the words of all different records with what the producer says it put. Returns a summary, and how many
 /// deliveries were repeats.
-fn check_words(directory: &Path) -> (String, usize) {
+pub(crate) fn check_words(directory: &Path) -> (String, usize) {
     let put: ProducerTotals =
         serde_json::from_slice(&fs::read(directory.join("totals.json")).unwrap()).unwrap();
     let (mut counted, mut seen, mut again) = (WordTotals::default(), HashSet::new(), 0);
@@ -335,7 +252,7 @@ fn check_words(directory: &Path) -> (String, usize) {
 }
 
 /// Records of a process that was terminated which another one delivered after its end.
-fn again_after_termination(
+pub(crate) fn again_after_termination(
     directory: &Path,
     name: &str,
     when_terminated: &BTreeMap<PathBuf, usize>,
