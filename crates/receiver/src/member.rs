@@ -300,6 +300,7 @@ impl Member {
         let mut options = ShardWorkerOptions::default();
         options.retry = self.receiver.retries.processing.unwrap_or(options.retry);
         options.initial_timestamp = settings.initial_position.timestamp();
+        options.hash_key_range = held.taken().hash_key_range;
         let worker = ShardWorker {
             context,
             source: self.receiver.source.clone(),
