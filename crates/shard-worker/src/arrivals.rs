@@ -126,3 +126,127 @@ impl Arrivals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use lease_store::HashKey;
+
+    use super::*;
+    use crate::Aggregator;
+
+    fn arrivals(deaggregates: bool) -> Arrivals {
+        let range = HashKeyRange::new(HashKey(10), HashKey(19)).unwrap();
+        Arrivals::new(ShardId::numbered(0), deaggregates, Some(range))
+    }
+
+    fn record(number: u128, data: impl Into<Bytes>) -> Record {
+        Record {
+            sequence_number: number.into(),
+            sub_sequence_number: 0,
+            partition_key: Some("k".into()),
+            data: data.into(),
+            approximate_arrival: None,
+        }
+    }
+
+    /// An aggregate whose records are sent to these hash keys.
+    fn aggregate(number: u128, hash_keys: &[u128]) -> Record {
+        let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+        for hash_key in hash_keys {
+            aggregator.add("k", Some(HashKey(*hash_key)), b"x").unwrap();
+        }
+        record(number, aggregator.finish().unwrap().data)
+    }
+
+    /// An aggregate of two records with the right digest, one of which has no payload.
+    fn malformed(number: u128) -> Record {
+        use md5::Digest as _;
+        let message = b"\x0a\x01k\x1a\x04\x08\x00\x1a\x00\x1a\x02\x08\x00";
+        let digest: [u8; 16] = md5::Md5::digest(message).into();
+        record(number, [&b"\xf3\x89\x9a\xc2"[..], message, &digest].concat())
+    }
+
+    fn after(number: u128, sub_sequence_number: u64) -> Position {
+        Position::after(number.into(), sub_sequence_number)
+    }
+
+    /// What is new of a fetch after a position, how far it is delivered then, and the counts: aggregates, filtered,
+    /// malformed.
+    #[track_caller]
+    fn check(
+        mut arrivals: Arrivals,
+        mut delivered: Position,
+        fetched: Vec<Record>,
+        new: &[Position],
+        counts: (u64, u64, u64),
+    ) {
+        let before = delivered.clone();
+        let (records, counted) = arrivals.unpack(fetched, &mut delivered);
+        let positions: Vec<Position> = records.iter().map(Record::position).collect();
+        assert_eq!(positions, new);
+        assert_eq!(delivered, *new.last().unwrap_or(&before));
+        let counted = (counted.aggregates, counted.filtered_records, counted.malformed_aggregates);
+        assert_eq!(counted, counts);
+    }
+
+    #[test]
+    fn goes_on_inside_an_aggregate() {
+        let fetched = || vec![record(3, "x"), aggregate(4, &[10, 11, 12]), record(5, "x")];
+        let all = [after(3, 0), after(4, 0), after(4, 1), after(4, 2), after(5, 0)];
+        for (position, new) in [
+            (Position::TrimHorizon, &all[..]),
+            (after(3, 0), &all[1..]),
+            (after(4, 0), &all[2..]),
+            (after(4, 1), &all[3..]),
+        ] {
+            check(arrivals(true), position, fetched(), new, (1, 0, 0));
+        }
+        // Nothing of it is new, so it is not counted as one that was taken apart.
+        for (position, new) in [(after(4, 2), &all[4..]), (after(5, 0), &[]), (Position::ShardEnd, &[])] {
+            check(arrivals(true), position, fetched(), new, (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_moves_nothing_and_keeps_its_number() {
+        let fetched = vec![aggregate(4, &[10, 20, 11, 20, 20]), aggregate(5, &[10, 9])];
+        let new = [after(4, 0), after(4, 2), after(5, 0)];
+        check(arrivals(true), after(3, 0), fetched, &new, (2, 4, 0));
+        check(arrivals(true), after(4, 2), vec![aggregate(4, &[10, 20, 11, 20, 20])], &[], (0, 0, 0));
+        check(
+            arrivals(true),
+            after(4, 1),
+            vec![aggregate(4, &[10, 20, 11, 20, 20])],
+            &[after(4, 2)],
+            (1, 3, 0),
+        );
+    }
+
+    #[test]
+    fn a_malformed_aggregate_moves_the_position_and_is_counted_once() {
+        check(arrivals(true), after(3, 0), vec![malformed(4), malformed(4)], &[after(4, 0)], (0, 0, 1));
+        check(arrivals(true), after(4, 0), vec![malformed(4)], &[], (0, 0, 0));
+    }
+
+    #[test]
+    fn an_aggregate_that_is_not_taken_apart_is_one_record() {
+        let whole = || vec![aggregate(4, &[10, 20])];
+        check(arrivals(false), after(3, 0), whole(), &[after(4, 0)], (0, 0, 0));
+        check(arrivals(false), after(4, 0), whole(), &[], (0, 0, 0));
+    }
+
+    #[test]
+    fn a_whole_that_somebody_left_in_the_middle_comes_again() {
+        // As after a checkpoint of the KCL, or after de-aggregation was switched off.
+        check(arrivals(false), after(4, 1), vec![aggregate(4, &[10, 11, 12])], &[after(4, 0)], (0, 0, 0));
+        check(arrivals(true), after(4, 1), vec![malformed(4)], &[after(4, 0)], (0, 0, 1));
+    }
+
+    #[test]
+    fn records_that_were_taken_apart_by_the_source_are_compared_one_by_one() {
+        let numbered = |sub_sequence_number| Record { sub_sequence_number, ..record(4, "x") };
+        let fetched = (0..4).map(numbered).collect();
+        check(arrivals(true), after(4, 1), fetched, &[after(4, 2), after(4, 3)], (0, 0, 0));
+    }
+}
