@@ -1,7 +1,8 @@
 //! What de-aggregation costs for each sub-record: `cargo bench -p shard-worker`.
 //!
-//! The digest over all bytes is measured by itself, since every reader of the format has to pay it; the rest is the
-//! difference. Each figure is the median of many rounds over the same aggregates.
+//! The digest over all bytes is measured by itself, and so are the digests of the partition keys where the filter needs
+//! them, one for each key: every reader of the format has to pay them. The rest is the difference. Each figure is the
+//! median of many rounds over the same aggregates.
 
 // Time is shown to people here and decides nothing; a panic ends the measurement.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
@@ -65,10 +66,15 @@ fn nanoseconds(mut round: impl FnMut()) -> f64 {
     times[ROUNDS / 2]
 }
 
-fn measure(what: &str, records: &[Record], range: Option<HashKeyRange>) {
+fn measure(what: &str, records: &[Record], range: Option<HashKeyRange>, hashed_keys: &[String]) {
     let digest = nanoseconds(|| {
         for record in records {
             black_box(Md5::digest(&record.data[MAGIC_BYTES..record.data.len() - DIGEST_BYTES]));
+        }
+    });
+    let keys = nanoseconds(|| {
+        for key in hashed_keys {
+            black_box(hash_key_of(key));
         }
     });
     let mut taken_apart = Vec::with_capacity((AGGREGATES * RECORDS) as usize);
@@ -79,26 +85,33 @@ fn measure(what: &str, records: &[Record], range: Option<HashKeyRange>) {
         }
         black_box(&taken_apart);
     });
-    println!("{what:<52} {whole:>7.0} {digest:>7.0} {:>7.0}", whole - digest);
+    println!("{what:<52} {whole:>7.0} {digest:>7.0} {keys:>7.0} {:>7.0}", whole - digest - keys);
 }
 
 fn main() {
     println!(
         "nanoseconds for each sub-record, {AGGREGATES} aggregates of {RECORDS}, median of {ROUNDS} rounds"
     );
-    println!("{:<52} {:>7} {:>7} {:>7}", "", "whole", "digest", "rest");
+    println!("{:<52} {:>7} {:>7} {:>7} {:>7}", "", "whole", "digest", "keys", "rest");
     // All keys lie inside, but for the filter to find that out it has to look at each of them.
     let nearly_full = HashKeyRange::new(HashKey(1), HashKey::MAX).ok();
     let one_key = |_| "user-17".to_owned();
     let own_key = |index| format!("user-{index}");
+    let own_keys: Vec<String> = (0..AGGREGATES * RECORDS).map(own_key).collect();
+    let shared_key = vec![one_key(0); AGGREGATES as usize]; // one table entry in each aggregate
     for bytes in [32, 512] {
         let shared = aggregates(bytes, one_key, None);
         let own = aggregates(bytes, own_key, None);
         let explicit = aggregates(bytes, own_key, Some(hash_key_of("together")));
-        measure(&format!("{bytes} B, one key, no range"), &shared, None);
-        measure(&format!("{bytes} B, one key, filtered"), &shared, nearly_full);
-        measure(&format!("{bytes} B, a key each, no range"), &own, None);
-        measure(&format!("{bytes} B, a key each, filtered"), &own, nearly_full);
-        measure(&format!("{bytes} B, a key each, one explicit hash key, filtered"), &explicit, nearly_full);
+        measure(&format!("{bytes} B, one key, no range"), &shared, None, &[]);
+        measure(&format!("{bytes} B, one key, filtered"), &shared, nearly_full, &shared_key);
+        measure(&format!("{bytes} B, a key each, no range"), &own, None, &[]);
+        measure(&format!("{bytes} B, a key each, filtered"), &own, nearly_full, &own_keys);
+        measure(
+            &format!("{bytes} B, a key each, one explicit hash key, filtered"),
+            &explicit,
+            nearly_full,
+            &[],
+        );
     }
 }
