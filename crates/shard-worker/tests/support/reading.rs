@@ -10,7 +10,7 @@ use checkpointer::{Cadence, CheckpointWriter, Checkpointer, RetryPolicy};
 use fastrand::Rng;
 use lease_store::{BoxError, FencingToken, Position, ShardId, StoreError, WorkerId};
 use shard_worker::{
-    InMemoryStream, RecordBatch, Shard, ShardContext, ShardEndRecorder, ShardOutcome, ShardProgress,
+    InMemoryStream, Record, RecordBatch, Shard, ShardContext, ShardEndRecorder, ShardOutcome, ShardProgress,
     ShardWorker, ShardWorkerOptions, batch_handler,
 };
 use tokio::sync::watch;
@@ -87,8 +87,7 @@ pub(crate) async fn run(
         source: Arc::new(stream.clone()),
         processors: Arc::new(batch_handler(move |_, batch: RecordBatch| {
             let texts = batch.iter().map(|record| String::from_utf8_lossy(&record.data).into_owned());
-            let found: Vec<(Position, String)> =
-                batch.iter().map(|record| record.position()).zip(texts).collect();
+            let found: Vec<(Position, String)> = batch.iter().map(Record::position).zip(texts).collect();
             if found.iter().any(|(_, text)| Some(text.as_str()) == stop_at) {
                 stopper.cancel();
             }
