@@ -197,6 +197,23 @@ fn an_aggregate_never_exceeds_its_bound_and_a_record_that_cannot_fit_is_refused(
     assert_eq!((aggregator.finish(), aggregator.bytes()), (None, 0));
 }
 
+#[test]
+fn the_size_is_exact_with_hundreds_of_keys() {
+    // From the 129th key on an index takes two bytes.
+    for max_bytes in 2000..2020 {
+        let mut aggregator = Aggregator::new(max_bytes);
+        for number in 0..1000 {
+            let before = aggregator.bytes();
+            let full = aggregator.add(format!("{number:03}"), None, b"x").unwrap();
+            if let Some(full) = full {
+                assert_eq!(full.data.len() + full.partition_key.len(), before);
+                assert!(before <= max_bytes && before + 13 > max_bytes, "{before} of {max_bytes}");
+                assert!(full.record_count > 128);
+            }
+        }
+    }
+}
+
 type Put = (String, Option<u128>, Vec<u8>);
 
 fn puts() -> impl Strategy<Value = Vec<Put>> {

@@ -94,6 +94,30 @@ fn read_decimal(text: &[u8]) -> Option<HashKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Aggregator;
+    use crate::aggregation::aggregate::verified_message;
+
+    #[test]
+    fn a_key_is_looked_at_once_and_only_if_a_record_has_it() {
+        let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+        for (key, hash_key) in [("a", None), ("b", Some(HashKey(7))), ("a", None), ("a", Some(HashKey(7)))] {
+            aggregator.add(key, hash_key, b"x").unwrap();
+        }
+        let payload = aggregator.finish().unwrap().data;
+        let aggregate = Aggregate::read(verified_message(&payload).unwrap(), &payload).unwrap();
+        let mut filter = HashFilter::new(HashKeyRange::new(HashKey(0), HashKey(7)).unwrap(), &aggregate);
+        let mut records = aggregate.records().map(Result::unwrap);
+        assert_eq!(filter.place(&records.next().unwrap()), Place::Outside);
+        assert_eq!(filter.place(&records.next().unwrap()), Place::Inside);
+        // The key "b" belongs to a record with an explicit hash key, so nobody looked at it.
+        assert_eq!(filter.by_partition_key, [Some(Place::Outside), None]);
+        assert_eq!(filter.by_explicit_hash_key, [Some(Place::Inside)]);
+        // What is known is not looked at again: the answer is the noted one, even where it was made wrong.
+        filter.by_partition_key[0] = Some(Place::Inside);
+        filter.by_explicit_hash_key[0] = Some(Place::Outside);
+        assert_eq!(filter.place(&records.next().unwrap()), Place::Inside);
+        assert_eq!(filter.place(&records.next().unwrap()), Place::Outside);
+    }
 
     #[test]
     fn the_hash_key_of_a_partition_key_is_its_digest() {
