@@ -29,7 +29,7 @@ pub enum ShardState {
 pub struct ShardProgress {
     /// What the worker is doing.
     pub state: ShardState,
-    /// Records that the application has acknowledged.
+    /// Records that the application has acknowledged, those of an aggregate one by one.
     pub acknowledged_records: u64,
     /// Payload bytes of those records.
     pub acknowledged_bytes: u64,

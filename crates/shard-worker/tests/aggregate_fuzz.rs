@@ -11,6 +11,7 @@ use std::path::Path;
 use aggregate_checks::{MAGIC, check_payload, sealed};
 use bytes::Bytes;
 use fastrand::Rng;
+use shard_worker::Deaggregated;
 
 /// Where the seeds of the fuzz target lie.
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/aggregated_record");
@@ -32,10 +33,10 @@ const MEANINGFUL: [u8; 14] =
     [0x00, 0x01, 0x08, 0x0a, 0x10, 0x12, 0x1a, 0x22, 0x7f, 0x80, 0xf3, 0xfe, 0xff, b'9'];
 
 /// As the fuzz target does: the input as a payload, and as the message of an aggregate, without which the digest would
-/// keep nearly everything from the parser.
-fn check(input: &[u8]) {
+/// keep nearly everything from the parser. Returns what the second was.
+fn check(input: &[u8]) -> Deaggregated {
     check_payload(&Bytes::copy_from_slice(input));
-    check_payload(&sealed(input));
+    check_payload(&sealed(input))
 }
 
 fn corpus() -> Vec<Vec<u8>> {
@@ -68,19 +69,29 @@ fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], rng: &mut Rng) {
 fn the_corpus_and_its_mutations_are_safe() {
     let corpus = corpus();
     assert!(corpus.len() >= 5, "the corpus is there");
-    // The messages alone are seeds too: sealed again, a change in one of them is seen by the parser.
-    let mut seeds = corpus.clone();
-    let messages = corpus.iter().filter(|seed| seed.starts_with(&MAGIC) && seed.len() > 20);
-    seeds.extend(messages.map(|seed| seed[MAGIC.len()..seed.len() - 16].to_vec()));
+    // The messages alone: sealed again, a change in one of them is seen by the parser.
+    let aggregates = corpus.iter().filter(|seed| seed.starts_with(&MAGIC) && seed.len() > 20);
+    let messages: Vec<Vec<u8>> = aggregates.map(|seed| seed[MAGIC.len()..seed.len() - 16].to_vec()).collect();
+    let seeds = [corpus, messages.clone()].concat();
     for seed in &seeds {
         check(seed);
     }
     let mut rng = Rng::with_seed(SEED);
+    let (mut aggregates, mut malformed) = (0, 0);
     for _ in 0..MUTATIONS {
-        let mut input = seeds[rng.usize(..seeds.len())].clone();
-        for _ in 0..rng.usize(1..=MAX_STEPS) {
+        let among = if rng.u8(..8) == 0 { &seeds } else { &messages };
+        let mut input = among[rng.usize(..among.len())].clone();
+        // Mostly a few: many steps leave nothing that can be read.
+        let most = rng.usize(1..=MAX_STEPS);
+        for _ in 0..rng.usize(1..=most) {
             mutate(&mut input, &seeds, &mut rng);
         }
-        check(&input);
+        match check(&input) {
+            Deaggregated::Aggregate { .. } => aggregates += 1,
+            Deaggregated::Malformed { .. } => malformed += 1,
+            Deaggregated::Plain => {}
+        }
     }
+    let few = MUTATIONS / 20;
+    assert!(aggregates > few && malformed > few, "{aggregates} aggregates and {malformed} malformed ones");
 }

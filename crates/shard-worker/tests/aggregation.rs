@@ -11,7 +11,9 @@ use aggregate_checks::{assert_slice_of, check_payload, record, sealed};
 use bytes::Bytes;
 use lease_store::{HashKey, HashKeyRange};
 use proptest::prelude::*;
-use shard_worker::{AggregatedRecord, Aggregator, Deaggregated, Record, deaggregate, hash_key_of};
+use shard_worker::{
+    AggregatedRecord, Aggregator, Deaggregated, MIN_SUB_RECORD_BYTES, Record, deaggregate, hash_key_of,
+};
 
 /// An aggregate of three records, put together byte by byte after the published description of the format.
 const BY_HAND: &[&[u8]] = &[
@@ -172,6 +174,17 @@ fn nothing_is_left_out_where_the_stream_does_not_distribute_by_key() {
     let message =
         b"\x0a\x01k\x12\x0212\x12\x01x\x1a\x06\x08\x00\x10\x00\x1a\x00\x1a\x06\x08\x00\x10\x01\x1a\x00";
     assert_eq!(take_apart(record(sealed(message)), range(10, 20)).0.len(), 2);
+}
+
+#[test]
+fn the_densest_aggregate_stays_within_the_stated_bound() {
+    let densest =
+        b"\x0a\x00".iter().chain(b"\x1a\x04\x08\x00\x1a\x00".iter().cycle().take(1024 * 1024 / 6 * 6));
+    let payload = sealed(&densest.copied().collect::<Vec<u8>>());
+    // Checks the capacity of what is returned, too.
+    assert_eq!(check_payload(&payload), Deaggregated::Aggregate { filtered: 0 });
+    assert_eq!(take_apart(record(payload), None).0.len(), 1024 * 1024 / MIN_SUB_RECORD_BYTES);
+    assert!(size_of::<Record>() <= 20 * MIN_SUB_RECORD_BYTES, "{} bytes", size_of::<Record>());
 }
 
 #[test]

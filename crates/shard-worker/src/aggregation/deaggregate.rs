@@ -42,8 +42,8 @@ pub enum Deaggregated {
 /// be read to its end, or that holds no records, is handed on as it is too: as a single record it keeps the position
 /// moving, and the application sees what came.
 ///
-/// Never panics, whatever the payload is, and allocates for at most one record per [`MIN_SUB_RECORD_BYTES`] and for one
-/// table entry per 2 bytes of it.
+/// Never panics, whatever the payload is. Allocates for at most one [`Record`] per [`MIN_SUB_RECORD_BYTES`] of it, which is
+/// 20 times its size if all of them are empty, and for the time of the call for one table entry per 2 bytes.
 pub fn deaggregate(
     record: Record,
     shard_range: Option<HashKeyRange>,

@@ -25,11 +25,12 @@ pub(crate) fn record(data: Bytes) -> Record {
     }
 }
 
-/// Takes a payload apart with and without a range of hash keys, and checks what must hold whatever it is.
+/// Takes a payload apart with and without a range of hash keys, and checks what must hold whatever it is. Returns what it
+/// turned out to be.
 ///
 /// # Panics
 /// When something does not hold.
-pub(crate) fn check_payload(payload: &Bytes) {
+pub(crate) fn check_payload(payload: &Bytes) -> Deaggregated {
     let range = HashKeyRange::new(HashKey(u128::MAX / 3), HashKey(u128::MAX / 3 * 2)).ok();
     let (all, found) = take_apart(payload, None);
     let (kept, found_in_range) = take_apart(payload, range);
@@ -53,6 +54,7 @@ pub(crate) fn check_payload(payload: &Bytes) {
             assert!(kept.iter().all(|record| at(record).and_then(|index| all.get(index)) == Some(record)));
         }
     }
+    found
 }
 
 fn take_apart(payload: &Bytes, range: Option<HashKeyRange>) -> (Vec<Record>, Deaggregated) {
