@@ -100,6 +100,7 @@ impl Arrivals {
         }
         self.note(found, &sequence_number, counts);
     }
+
     /// Counts and logs what a record turned out to be. Payloads and keys are the application's and appear in no log.
     fn note(&mut self, found: Deaggregated, sequence_number: &SequenceNumber, counts: &mut AggregateCounts) {
         let shard_id = &self.shard_id;
