@@ -1,11 +1,13 @@
-//! What the examples share: text to read, words to count, and what was delivered.
+//! What the examples share: text to read and to pack, words to count, and what was delivered.
 
 pub mod delivery_log;
 pub mod journal;
+pub mod packer;
 pub mod text_input;
 pub mod word_totals;
 
 pub use delivery_log::{DeliveryLog, DeliveryTotals};
 pub use journal::{Journal, JournalLine};
+pub use packer::{PackedRecord, Packer};
 pub use text_input::TextInput;
 pub use word_totals::WordTotals;

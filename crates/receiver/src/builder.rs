@@ -97,6 +97,13 @@ impl ReceiverBuilder {
         self
     }
 
+    /// Whether aggregates are taken apart; see [`ReceiverSettings::deaggregates`].
+    #[must_use]
+    pub fn deaggregates(mut self, deaggregates: bool) -> Self {
+        self.settings.deaggregates = deaggregates;
+        self
+    }
+
     /// How long a stop waits for the application; see [`ReceiverSettings::drain_time`].
     #[must_use]
     pub fn drain_time(mut self, drain_time: Duration) -> Self {

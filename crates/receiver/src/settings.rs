@@ -41,6 +41,9 @@ pub struct ReceiverSettings {
     pub checkpoint_interval: Duration,
     /// Checkpoint earlier when so many records are acknowledged; `None`: only time counts.
     pub checkpoint_records: Option<NonZeroU64>,
+    /// Whether records that the Kinesis Producer Library has aggregated are taken apart. Off, each aggregate is handed over
+    /// as the one record that it is in the stream.
+    pub deaggregates: bool,
     /// How often the leader of the fleet lists the shards of the stream, beside the times when a shard ends or a hole in
     /// the leases is found (KCL: `leasesRecoveryAuditorExecutionFrequencyMillis`, 2 minutes).
     #[serde(rename = "shard_sync_interval_ms", with = "millis")]
@@ -63,6 +66,7 @@ impl Default for ReceiverSettings {
             hand_over_time: Duration::from_secs(10),
             checkpoint_interval: Duration::from_secs(5),
             checkpoint_records: None,
+            deaggregates: true,
             shard_sync_interval: Duration::from_secs(60),
             drain_time: Duration::from_secs(30),
         }

@@ -11,7 +11,10 @@
 //! | where records come from | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
 //! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`] |
 //! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
+//! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
 
+mod aggregation;
+mod arrivals;
 mod batch_handler;
 mod error;
 mod in_memory_stream;
@@ -23,6 +26,9 @@ mod shard;
 mod source;
 mod worker;
 
+pub use aggregation::{
+    AggregatedRecord, Aggregator, Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate, hash_key_of,
+};
 pub use batch_handler::{BatchHandler, batch_handler};
 pub use checkpointer::RetryPolicy;
 pub use error::{SourceError, SourceErrorKind};

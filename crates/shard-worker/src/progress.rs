@@ -29,7 +29,7 @@ pub enum ShardState {
 pub struct ShardProgress {
     /// What the worker is doing.
     pub state: ShardState,
-    /// Records that the application has acknowledged.
+    /// Records that the application has acknowledged, those of an aggregate one by one.
     pub acknowledged_records: u64,
     /// Payload bytes of those records.
     pub acknowledged_bytes: u64,
@@ -37,6 +37,12 @@ pub struct ShardProgress {
     pub acknowledged: Option<Position>,
     /// How far the newest read lies behind the tip of the shard, in milliseconds, where the source says so.
     pub millis_behind_latest: Option<u64>,
+    /// Aggregated records that were taken apart (the format of the Kinesis Producer Library).
+    pub aggregates: u64,
+    /// Records in them that were left out because their hash keys belong to another shard.
+    pub filtered_records: u64,
+    /// Aggregated records that could not be read and were handed over as they are.
+    pub malformed_aggregates: u64,
     /// Attempts of the application's code that failed or panicked.
     pub failed_attempts: u64,
     /// The newest error that made a step be done again; cleared when it succeeds.

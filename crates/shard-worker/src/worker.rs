@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use checkpointer::{CheckpointErrorKind, Checkpointer, Delays, RetryPolicy};
 use fastrand::Rng;
 use futures::FutureExt as _;
-use lease_store::{BoxError, Position};
+use lease_store::{BoxError, HashKeyRange, Position};
 use tokio::sync::watch;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+use crate::arrivals::Arrivals;
 use crate::life::{Event, ShardLife, Step};
 use crate::{
     FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, RecordProcessorFactory, RecordSource, Shard,
@@ -32,13 +33,18 @@ pub struct ShardWorkerOptions {
     /// Where a shard at [`Position::AtTimestamp`] or [`Position::Latest`] starts. Without one the first cannot be read, and
     /// the second starts at its tip as it is at the first read.
     pub initial_timestamp: Option<SystemTime>,
+    /// Whether aggregated records of the Kinesis Producer Library are taken apart. Otherwise the application gets them
+    /// as they are.
+    pub deaggregates: bool,
+    /// What the shard covers. Records of an aggregate that belong to another shard are left out; `None`: nothing is.
+    pub hash_key_range: Option<HashKeyRange>,
 }
 
 impl Default for ShardWorkerOptions {
-    /// Waits from 200 ms up to 30 s.
+    /// Waits from 200 ms up to 30 s; aggregates are taken apart, and nothing is left out of them.
     fn default() -> Self {
         let retry = RetryPolicy::exponential(Duration::from_millis(200), Duration::from_secs(30));
-        Self { retry, initial_timestamp: None }
+        Self { retry, initial_timestamp: None, deaggregates: true, hash_key_range: None }
     }
 }
 
@@ -127,6 +133,7 @@ struct Task {
     reader: Option<Box<dyn RecordSource>>,
     /// The newest position that was delivered; whatever is not beyond it is dropped on arrival.
     delivered: Position,
+    arrivals: Arrivals,
     /// The batch that is being processed.
     batch: Option<RecordBatch>,
     children: Vec<Shard>,
@@ -137,10 +144,12 @@ struct Task {
 impl Task {
     fn new(mut worker: ShardWorker) -> Self {
         let delays = worker.options.retry.delays(worker.rng.fork());
+        let shard_id = worker.context.shard_id.clone();
         Self {
             processor: None,
             reader: None,
             delivered: worker.context.start.clone(),
+            arrivals: Arrivals::new(shard_id, worker.options.deaggregates, worker.options.hash_key_range),
             batch: None,
             children: Vec::new(),
             delays,
@@ -245,21 +254,12 @@ impl Task {
             // arrived in between.
             Err(error) => return Err(error),
         };
-        let mut records = fetched.records;
-        records.retain(|record| {
-            let position = record.position();
-            let is_new = position > self.delivered;
-            if is_new {
-                self.delivered = position;
-            }
-            is_new
+        // From here on nothing waits, so that a stop or a lost lease cannot come between reading and delivering.
+        let (records, counts) = self.arrivals.unpack(fetched.records, &mut self.delivered);
+        self.worker.progress.send_if_modified(|progress| {
+            progress.millis_behind_latest = fetched.millis_behind_latest.or(progress.millis_behind_latest);
+            counts.add_to(progress) || fetched.millis_behind_latest.is_some()
         });
-        if fetched.millis_behind_latest.is_some() {
-            self.worker.progress.send_if_modified(|progress| {
-                progress.millis_behind_latest = fetched.millis_behind_latest;
-                true
-            });
-        }
         let end = fetched.shard_end.is_some();
         if let Some(shard_end) = fetched.shard_end {
             self.children = shard_end.children;

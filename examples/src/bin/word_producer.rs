@@ -16,7 +16,7 @@ use aws_sdk_kinesis::operation::create_stream::CreateStreamError;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, StreamStatus};
 use clap::Parser;
-use examples::{TextInput, WordTotals};
+use examples::{PackedRecord, Packer, TextInput, WordTotals};
 use fastrand::Rng;
 use kinesis_streaming::checkpointer::RetryPolicy;
 use kinesis_streaming::prelude::BoxError;
@@ -27,6 +27,9 @@ const MAX_ENTRIES: usize = 500;
 
 /// The most payload bytes of one call, below the AWS limit of 5 MiB with its keys.
 const MAX_CALL_BYTES: usize = 4 * 1024 * 1024;
+
+/// The most records of one aggregate. Its size in bytes is bounded by itself.
+const MAX_AGGREGATE_RECORDS: i64 = 10_000;
 
 /// How long a new stream may take to become active.
 const ACTIVE_LIMIT: Duration = Duration::from_secs(60);
@@ -64,6 +67,10 @@ struct Arguments {
     /// How many records are put in a second; 0: as many as the stream takes.
     #[arg(long, default_value_t = 100)]
     records_per_second: u32,
+    /// Aggregate so many records into one, in the format of the Kinesis Producer Library; 0: put each by itself. All
+    /// records of an aggregate get one explicit hash key, so that no reshard tears them apart.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=MAX_AGGREGATE_RECORDS))]
+    aggregate: u32,
     /// Write what was put to this file: `{"records": n, "words": {"word": count}}`.
     #[arg(long)]
     totals: Option<PathBuf>,
@@ -104,35 +111,44 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
         rng: Rng::with_seed(u64::from(std::process::id())),
         totals: WordTotals::default(),
         records: 0,
+        entries: 0,
         retried: 0,
     };
-    let mut waiting = Vec::new();
+    let aggregate = usize::try_from(arguments.aggregate)?;
+    let mut packer = Packer::new((aggregate > 0).then_some(aggregate));
+    let mut waiting: Vec<PackedRecord<'_>> = Vec::new();
     let mut waiting_bytes = 0;
     for (index, piece) in pieces.iter().enumerate() {
         if arguments.records_per_second > 0 {
             let due_at =
                 started_at + Duration::from_secs_f64(index as f64 / f64::from(arguments.records_per_second));
             if Instant::now() < due_at {
-                // What is due is put before the wait, so that the rate is even and not in bursts.
+                // What is complete is put before the wait, so that the rate is even and not in bursts.
                 producer.put(&mut waiting).await?;
                 waiting_bytes = 0;
                 sleep_until(due_at).await;
             }
         }
-        if waiting.len() == MAX_ENTRIES || waiting_bytes + piece.len() > MAX_CALL_BYTES {
-            producer.put(&mut waiting).await?;
-            waiting_bytes = 0;
+        let complete = packer.add(piece)?;
+        let is_last = index + 1 == pieces.len();
+        for record in complete.into_iter().chain(if is_last { packer.finish() } else { None }) {
+            if waiting.len() == MAX_ENTRIES || waiting_bytes + record.data.len() > MAX_CALL_BYTES {
+                producer.put(&mut waiting).await?;
+                waiting_bytes = 0;
+            }
+            waiting_bytes += record.data.len();
+            waiting.push(record);
         }
-        waiting_bytes += piece.len();
-        waiting.push((index, piece.as_str()));
     }
     producer.put(&mut waiting).await?;
 
     let seconds = started_at.elapsed().as_secs_f64();
     let totals = &producer.totals;
     println!(
-        "put {} records with {} words ({} different) in {seconds:.1} s; {} entries were put again after a refusal",
+        "put {} records in {} entries with {} words ({} different) in {seconds:.1} s; {} entries were put again after \
+         a refusal",
         producer.records,
+        producer.entries,
         totals.words(),
         totals.distinct(),
         producer.retried
@@ -185,18 +201,21 @@ struct Producer {
     rng: Rng,
     totals: WordTotals,
     records: u64,
+    /// What Kinesis counts as a record: an aggregate is one.
+    entries: u64,
     retried: u64,
 }
 
 impl Producer {
     /// Puts all of these records. Entries that the stream refuses are put again, after a randomised wait.
-    async fn put(&mut self, waiting: &mut Vec<(usize, &str)>) -> Result<(), BoxError> {
+    async fn put(&mut self, waiting: &mut Vec<PackedRecord<'_>>) -> Result<(), BoxError> {
         let mut delays = RetryPolicy::default().delays(self.rng.fork());
         while !waiting.is_empty() {
-            let entries = waiting.iter().map(|(index, piece)| {
+            let entries = waiting.iter().map(|record| {
                 let entry = PutRecordsRequestEntry::builder()
-                    .data(Blob::new(*piece))
-                    .partition_key(index.to_string());
+                    .data(Blob::new(record.data.clone()))
+                    .partition_key(&record.partition_key)
+                    .set_explicit_hash_key(record.explicit_hash_key.map(|hash_key| hash_key.to_string()));
                 entry.build()
             });
             let entries = entries.collect::<Result<Vec<_>, _>>()?;
@@ -206,8 +225,9 @@ impl Producer {
             let mut refused = Vec::new();
             for (record, answer) in std::mem::take(waiting).into_iter().zip(put.records) {
                 if answer.sequence_number.is_some() {
-                    self.totals.add_text(record.1);
-                    self.records += 1;
+                    record.pieces.iter().for_each(|piece| self.totals.add_text(piece));
+                    self.records += record.pieces.len() as u64;
+                    self.entries += 1;
                 } else {
                     refused.push(record);
                 }

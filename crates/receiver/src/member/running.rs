@@ -60,6 +60,8 @@ impl Member {
             (None, Position::AtTimestamp) => settings.initial_position.timestamp(),
             (None, _) => None,
         };
+        options.deaggregates = settings.deaggregates;
+        options.hash_key_range = held.taken().hash_key_range;
         let stop = self.stop_shards.child_token();
         let trigger = checkpointer.trigger();
         let worker = ShardWorker {

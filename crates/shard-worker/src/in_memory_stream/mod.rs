@@ -14,14 +14,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use bytestring::ByteString;
 use lease_store::{HashKey, SequenceNumber, ShardId, StreamIdentity};
-use md5::{Digest as _, Md5};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use self::reader::InMemoryReader;
 use self::topology::{Slice, Topology};
 use crate::{
-    ReadFrom, RecordSource, Shard, ShardFilter, SourceError, SourceErrorKind, StreamDescription, StreamSource,
+    ReadFrom, RecordSource, Shard, ShardFilter, SourceError, SourceErrorKind, StreamDescription,
+    StreamSource, hash_key_of,
 };
 
 /// How many bytes of payload and keys a stream holds unless it is told otherwise.
@@ -130,8 +130,7 @@ impl InMemoryStream {
         data: impl Into<Bytes>,
     ) -> Result<(ShardId, SequenceNumber), SourceError> {
         let partition_key = partition_key.into();
-        let digest: [u8; 16] = Md5::digest(partition_key.as_bytes()).into();
-        self.put_with_hash_key(HashKey(u128::from_be_bytes(digest)), Some(partition_key), data)
+        self.put_with_hash_key(hash_key_of(&partition_key), Some(partition_key), data)
     }
 
     /// Writes a record to the shard that covers a hash key, with or without a partition key.
