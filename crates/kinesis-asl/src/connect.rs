@@ -76,7 +76,9 @@ impl KinesisAsl {
             &settings.stream_name,
         );
         Ok(Self {
-            stream: stream.with_idle_time_between_reads(settings.idle_time_between_reads),
+            stream: stream
+                .with_idle_time_between_reads(settings.idle_time_between_reads)
+                .with_get_records_format(settings.get_records_format),
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
             cloudwatch: aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()),
             lease_table: settings.lease_table.clone(),

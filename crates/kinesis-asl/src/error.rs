@@ -124,7 +124,7 @@ where
 }
 
 /// What an error of the SDK means, and what was said. "Not found" means the stream; who asked for a shard knows more.
-fn meaning_of<E>(error: &SdkError<E>) -> (SourceErrorKind, String)
+pub(crate) fn meaning_of<E>(error: &SdkError<E>) -> (SourceErrorKind, String)
 where
     E: StdError + ProvideErrorMetadata + 'static,
 {

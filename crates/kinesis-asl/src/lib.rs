@@ -18,6 +18,7 @@
 //! | --- | --- |
 //! | credentials, regions, endpoints, time-outs | [`AwsSettings`], [`KinesisAsl`] |
 //! | a stream: listing and polling | [`KinesisStream`], which is a [`StreamSource`](shard_worker::StreamSource) |
+//! | how records come over the wire, and a fall-back | [`GetRecordsFormat`] |
 //! | the lease table | [`KinesisAsl::lease_store`] opens it; it is `lease_store::dynamodb` |
 //! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] |
 //! | what can fail | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
@@ -37,6 +38,7 @@
 mod call_notes;
 mod connect;
 mod error;
+mod get_records;
 mod metrics;
 mod polling;
 mod read_pace;
@@ -46,6 +48,7 @@ mod stream;
 
 pub use connect::KinesisAsl;
 pub use error::{AslError, AslErrorKind};
+pub use get_records::GetRecordsFormat;
 pub use metrics::{CloudWatchPublisher, METRICS_INTERVAL, MetricSample, MetricUnit, MetricsTask};
 pub use settings::AwsSettings;
 pub use stream::KinesisStream;

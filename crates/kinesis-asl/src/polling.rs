@@ -8,19 +8,17 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_kinesis::operation::get_records::{GetRecordsError, GetRecordsOutput};
 use aws_sdk_kinesis::types::{self, ShardIteratorType};
-use bytestring::ByteString;
 use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{
-    FetchedBatch, ReadFrom, Record, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
-    StreamSource,
+    FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind, StreamSource,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::call_notes::CallNotes;
+use crate::get_records::{Answer, CallError};
 use crate::read_pace::ReadPace;
-use crate::service_time::{from_system_time, to_system_time};
+use crate::service_time::from_system_time;
 use crate::stream::KinesisStream;
 
 /// How many iterators one read tries before it reports that the service refuses them.
@@ -159,16 +157,15 @@ impl PollingSource {
         SourceError::new(kind, format!("{what}: {error}")).with_source(error)
     }
 
-    /// Converts an answer and moves on; a faulty one changes nothing.
-    fn take(&mut self, answer: GetRecordsOutput) -> Result<FetchedBatch, SourceError> {
+    /// Takes an answer over and moves on; a faulty one changes nothing.
+    fn take(&mut self, answer: Answer) -> Result<FetchedBatch, SourceError> {
         let millis_behind_latest =
             answer.millis_behind_latest.map(|millis| u64::try_from(millis).unwrap_or(0));
-        let records =
-            answer.records.into_iter().map(|record| self.convert(record)).collect::<Result<Vec<_>, _>>()?;
-        let iterator = answer.next_shard_iterator.filter(|iterator| !iterator.is_empty());
+        let records = answer.records;
+        let iterator = answer.next_iterator.filter(|iterator| !iterator.is_empty());
         let end = match &iterator {
             Some(_) => None,
-            None => Some(self.convert_end(answer.child_shards.unwrap_or_default())?),
+            None => Some(self.convert_end(answer.children)?),
         };
 
         if let Some(last) = records.last() {
@@ -178,19 +175,6 @@ impl PollingSource {
         self.end.clone_from(&end);
         self.pace.answered(records.len(), millis_behind_latest);
         Ok(FetchedBatch { records, millis_behind_latest, shard_end: end })
-    }
-
-    fn convert(&self, record: types::Record) -> Result<Record, SourceError> {
-        let sequence_number = SequenceNumber::new(record.sequence_number).map_err(|error| {
-            self.stream.invalid(&format!("a record of {}: {error}", self.shard_id)).with_source(error)
-        })?;
-        Ok(Record {
-            sequence_number,
-            sub_sequence_number: 0,
-            partition_key: record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from),
-            data: record.data.into_bytes(),
-            approximate_arrival: record.approximate_arrival_timestamp.and_then(to_system_time),
-        })
     }
 
     fn convert_end(&self, children: Vec<types::ChildShard>) -> Result<ShardEnd, SourceError> {
@@ -215,14 +199,18 @@ impl RecordSource for PollingSource {
             sleep(self.pace.wait(Instant::now())).await;
             let iterator = self.iterator().await?;
             self.pace.started(Instant::now());
-            match self.stream.client().get_records().shard_iterator(iterator).send().await {
+            match self.stream.get_records().call(&iterator).await {
                 Ok(answer) => return self.take(answer),
-                Err(error) if is_iterator_refused(&error) => {
-                    let (shard_id, code) = (&self.shard_id, error.code());
-                    tracing::debug!(%shard_id, ?code, "the iterator is refused; making another");
+                Err(CallError::SequenceNumber(error)) => {
+                    let what = format!("a record of {}: {error}", self.shard_id);
+                    return Err(self.stream.invalid(&what).with_source(error));
+                }
+                Err(error) if error.refused_iterator().is_some() => {
+                    let (shard_id, code) = (&self.shard_id, error.refused_iterator());
+                    tracing::debug!(%shard_id, code, "the iterator is refused; making another");
                     self.drop_iterator();
                 }
-                Err(error) => return Err(self.failed("reading", error).await),
+                Err(CallError::Sdk(error)) => return Err(self.failed("reading", error).await),
             }
         }
         Err(self.stream.unavailable(&format!(
@@ -230,10 +218,4 @@ impl RecordSource for PollingSource {
             self.shard_id
         )))
     }
-}
-
-fn is_iterator_refused(error: &SdkError<GetRecordsError>) -> bool {
-    error
-        .as_service_error()
-        .is_some_and(|error| error.is_expired_iterator_exception() || error.is_invalid_argument_exception())
 }

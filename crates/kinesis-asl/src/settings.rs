@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use crate::GetRecordsFormat;
 use crate::error::{AslError, AslErrorKind};
 
 /// How long making a connection may take.
@@ -58,6 +59,8 @@ pub struct AwsSettings {
     /// How long a reader that is caught up waits between two reads of its shard; 1 s by default. All applications that
     /// poll a shard share five reads in a second.
     pub idle_time_between_reads: Duration,
+    /// How records are asked for and read; by default in CBOR, with a fall-back to JSON.
+    pub get_records_format: GetRecordsFormat,
 }
 
 impl AwsSettings {
@@ -76,6 +79,7 @@ impl AwsSettings {
             attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
             operation_timeout: DEFAULT_OPERATION_TIMEOUT,
             idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
+            get_records_format: GetRecordsFormat::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::call_notes::CallNotes;
 use crate::error::{Destination, source_error};
+use crate::get_records::{GetRecords, GetRecordsFormat};
 use crate::polling::PollingSource;
 use crate::service_time::to_system_time;
 use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
@@ -44,6 +45,7 @@ pub struct KinesisStream {
     destination: Arc<Destination>,
     rng: Arc<Mutex<Rng>>,
     idle_time_between_reads: Duration,
+    get_records: GetRecords,
 }
 
 impl KinesisStream {
@@ -52,12 +54,23 @@ impl KinesisStream {
     pub fn from_client(client: Client, stream_name: impl Into<String>) -> Self {
         let region = client.config().region().map(|region| region.as_ref().to_owned());
         let destination = Destination { stream_name: stream_name.into(), region, endpoint: OnceLock::new() };
+        let (format, mut rng) = (GetRecordsFormat::default(), fresh_rng());
         Self {
+            get_records: GetRecords::new(client.clone(), &destination.stream_name, format, rng.fork()),
             client,
             destination: Arc::new(destination),
-            rng: Arc::new(Mutex::new(fresh_rng())),
+            rng: Arc::new(Mutex::new(rng)),
             idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
         }
+    }
+
+    /// How records are asked for and read; see [`GetRecordsFormat`]. All readers of the stream and its clones share what
+    /// is learnt about the server, so this comes before the first shard is opened.
+    #[must_use]
+    pub fn with_get_records_format(mut self, format: GetRecordsFormat) -> Self {
+        let rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
+        self.get_records = GetRecords::new(self.client.clone(), &self.destination.stream_name, format, rng);
+        self
     }
 
     /// How long a reader that is caught up waits between two reads of its shard; 1 s by default, and never less than
@@ -77,6 +90,10 @@ impl KinesisStream {
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    pub(crate) fn get_records(&self) -> &GetRecords {
+        &self.get_records
     }
 
     pub(crate) fn idle_time_between_reads(&self) -> Duration {

@@ -1,0 +1,77 @@
+//! What a call of `GetRecords` answers: one header for what the records share, and the records as slices of one buffer.
+
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_kinesis::types::ChildShard;
+use bytes::Bytes;
+use bytestring::ByteString;
+use lease_store::SequenceNumber;
+use shard_worker::Record;
+
+use super::malformed::{Malformed, Undecoded};
+
+/// How deep unknown members may nest: a bound for the stack.
+pub(super) const MAX_DEPTH: usize = 32;
+
+/// The most records of an answer, well above the 10,000 of the API: a bound for the memory that a body can claim.
+pub(super) const MAX_RECORDS: usize = 1 << 16;
+
+/// The longest answer that is read, in bytes: the 10 MB of the API in base64, with 10,000 of the longest partition keys
+/// (256 characters of up to 12 bytes when escaped), fit.
+pub(super) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+
+/// An answer, converted.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) records: Vec<Record>,
+    /// Where to go on; `None` or empty: the shard has ended.
+    pub(crate) next_iterator: Option<String>,
+    pub(crate) millis_behind_latest: Option<i64>,
+    /// Named at the end of a shard.
+    pub(crate) children: Vec<ChildShard>,
+}
+
+/// The members of a record, before they are checked.
+#[derive(Debug, Default)]
+pub(super) struct RecordParts {
+    pub(super) sequence_number: Bytes,
+    pub(super) arrival_millis: Option<i64>,
+    pub(super) data: Bytes,
+    pub(super) partition_key: Option<Bytes>,
+}
+
+impl RecordParts {
+    /// Fewer bytes than any record takes, with the name of its sequence number and one digit.
+    pub(super) const MIN_BYTES: usize = 17;
+
+    /// Checks what must be checked. `malformed` says where.
+    pub(super) fn into_record(
+        self,
+        malformed: impl Fn(&'static str) -> Malformed,
+    ) -> Result<Record, Undecoded> {
+        let sequence_number = ByteString::try_from(self.sequence_number)
+            .map_err(|_| malformed("the sequence number is not UTF-8"))?;
+        let partition_key = match self.partition_key.filter(|key| !key.is_empty()) {
+            Some(key) => {
+                Some(ByteString::try_from(key).map_err(|_| malformed("the partition key is not UTF-8"))?)
+            }
+            None => None,
+        };
+        Ok(Record {
+            sequence_number: SequenceNumber::new(sequence_number).map_err(Undecoded::SequenceNumber)?,
+            sub_sequence_number: 0,
+            partition_key,
+            data: self.data,
+            approximate_arrival: self.arrival_millis.and_then(system_time_of_millis),
+        })
+    }
+}
+
+fn system_time_of_millis(millis: i64) -> Option<SystemTime> {
+    let distance = Duration::from_millis(millis.unsigned_abs());
+    if millis >= 0 {
+        SystemTime::UNIX_EPOCH.checked_add(distance)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_sub(distance)
+    }
+}

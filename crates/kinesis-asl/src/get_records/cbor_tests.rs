@@ -1,0 +1,165 @@
+//! Recorded and odd bodies in CBOR.
+
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// An answer as AWS writes it, by hand: indefinite maps and arrays, tagged times, byte strings.
+fn recorded() -> Vec<u8> {
+    let mut body = vec![0xbf];
+    body.extend(b"\x67Records\x9f\xbf");
+    body.extend(b"\x6eSequenceNumber\x62\x34\x32");
+    body.extend(b"\x78\x1bApproximateArrivalTimestamp\xc1\x1b\x00\x00\x01\x8b\xcf\xe5\x68\x7b");
+    body.extend(b"\x64Data\x45hello");
+    body.extend(b"\x6cPartitionKey\x63key");
+    body.extend(b"\x6eEncryptionType\x64NONE\xff\xff");
+    body.extend(b"\x71NextShardIterator\x64next");
+    body.extend(b"\x72MillisBehindLatest\x19\x05\xdc\xff");
+    body
+}
+
+fn decoded(body: &[u8]) -> Result<Answer, Undecoded> {
+    decode(&Bytes::copy_from_slice(body))
+}
+
+fn fault(body: &[u8]) -> Malformed {
+    match decoded(body) {
+        Err(Undecoded::Malformed(malformed)) => malformed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_recorded_answer_is_read_by_slicing() {
+    let body = Bytes::from(recorded());
+    let answer = decode(&body).unwrap();
+    assert_eq!(answer.next_iterator.as_deref(), Some("next"));
+    assert_eq!(answer.millis_behind_latest, Some(1500));
+    let record = &answer.records[0];
+    assert_eq!(record.sequence_number.as_str(), "42");
+    assert_eq!(record.partition_key.as_deref(), Some("key"));
+    let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    assert_eq!(record.approximate_arrival, Some(arrival));
+    assert_eq!(&record.data[..], b"hello");
+    assert!(body.as_ptr_range().contains(&record.data.as_ptr()), "the payload is not copied");
+    assert!(body.as_ptr_range().contains(&record.sequence_number.as_str().as_ptr()));
+}
+
+#[test]
+fn every_truncation_is_malformed_and_says_where() {
+    let body = recorded();
+    for length in 0..body.len() {
+        let malformed = fault(&body[..length]);
+        assert!(malformed.offset <= length, "{malformed}");
+        assert_eq!(malformed.encoding, Some(Encoding::Cbor));
+    }
+    assert!(fault(&body[..40]).to_string().contains("GetRecords in CBOR is malformed at byte"));
+}
+
+#[test]
+fn what_is_unknown_is_stepped_over_wherever_it_stands() {
+    // Unknown members of every type, a key that is no text, nulls, and payloads in chunks.
+    let body = b"\xa4\
+        \x67Unknown\xbf\x01\x9f\x02\xf9\x3c\x00\xff\x61a\xc1\xa1\x61b\xf4\xff\
+        \x05\x82\x41x\xf6\
+        \x67Records\x81\xa6\
+            \x63Odd\x7f\x61a\x61b\xff\
+            \x64Data\x5f\x42he\x43llo\xff\
+            \x6cPartitionKey\xf6\
+            \x6eSequenceNumber\x617\
+            \x6eEncryptionType\x63KMS\
+            \x78\x1bApproximateArrivalTimestamp\xc1\xfb\x41\xd9\x54\xfc\x40\x07\xdf\x3b\
+        \x71NextShardIterator\xf6";
+    let answer = decoded(body).unwrap();
+    assert_eq!(&answer.records[0].data[..], b"hello");
+    assert_eq!(answer.records[0].partition_key, None);
+    assert_eq!(answer.next_iterator, None);
+    // Floating point counts seconds, as in standard CBOR.
+    let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    assert_eq!(answer.records[0].approximate_arrival, Some(arrival));
+}
+
+#[test]
+fn a_time_in_seconds_is_that_of_a_local_server() {
+    let body = b"\xa1\x67Records\x81\xa2\x6eSequenceNumber\x617\
+        \x78\x1bApproximateArrivalTimestamp\x1a\x65\x53\xf1\x00";
+    let arrival = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    assert_eq!(decoded(body).unwrap().records[0].approximate_arrival, Some(arrival));
+}
+
+#[test]
+fn lengths_that_the_body_does_not_hold_claim_no_memory() {
+    for (body, what) in [
+        (&b"\xa1\x67Records\x9b\xff\xff\xff\xff\xff\xff\xff\xff"[..], "an array without items"),
+        (b"\xbb\xff\xff\xff\xff\xff\xff\xff\xff", "a map without members"),
+        (b"\xa1\x61a\x5b\xff\xff\xff\xff\xff\xff\xff\xff", "bytes without end"),
+        (b"\xa1\x61a\x9f", "an array without break"),
+        (b"\xa1\x67Records\x81\xa1\x64Data\x5f\x5f\xff\xff", "a chunk in chunks"),
+        (b"\xa1\x67Records\x05", "a number for an array"),
+        (b"\xf6", "null"),
+        (b"\xa0\x00", "something behind"),
+        (b"\xa1\x1c", "no data item"),
+        (b"\xa1\x71NextShardIterator\x62\xff\xfe", "no UTF-8"),
+    ] {
+        fault(body);
+        assert!(decoded(body).is_err(), "{what}");
+    }
+    let mut deep = b"\xa1\x61a".to_vec();
+    deep.extend([0x81; 100]);
+    deep.push(0xf6);
+    assert!(fault(&deep).what.contains("too deeply"));
+}
+
+#[test]
+fn a_number_that_is_none_is_no_broken_encoding() {
+    let body = b"\xa1\x67Records\x81\xa1\x6eSequenceNumber\x630x2";
+    assert!(matches!(decoded(body), Err(Undecoded::SequenceNumber(_))));
+}
+
+#[test]
+fn a_refusal_is_read() {
+    let body = b"\xa2\x66__type\x78\x18ExpiredIteratorException\x67message\x63old";
+    let (code, message) = refusal(&Bytes::from_static(body)).unwrap();
+    assert_eq!((code.as_deref(), message.as_deref()), (Some("ExpiredIteratorException"), Some("old")));
+}
+
+#[test]
+fn requests_have_the_shortest_lengths() {
+    assert_eq!(request("ab"), b"\xa1\x6dShardIterator\x62ab");
+    for length in [23, 24, 255, 256, 70_000] {
+        let iterator = "i".repeat(length);
+        let body = Bytes::from(request(&iterator));
+        let mut read = None;
+        let mut reader = Reader::new(&body);
+        reader
+            .map(|reader, name| {
+                assert_eq!(name, b"ShardIterator");
+                read = reader.string()?;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!((read, reader.at), (Some(iterator), body.len()));
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_safe(body: Vec<u8>) {
+        let _ = decoded(&body);
+        let _ = refusal(&Bytes::from(body));
+    }
+
+    #[test]
+    fn mutations_are_safe(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut body = recorded();
+        for (place, byte) in changes {
+            let place = place.index(body.len());
+            body[place] = byte;
+        }
+        if let Ok(answer) = decoded(&body) {
+            prop_assert!(answer.records.len() <= body.len() / RecordParts::MIN_BYTES);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The SDK's own way, from request to types: the reference that the others are held against.
+
+use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
+use aws_sdk_kinesis::types;
+use bytestring::ByteString;
+use lease_store::{SequenceNumber, StoreError};
+use shard_worker::Record;
+
+use super::Answer;
+use crate::service_time::to_system_time;
+
+/// Converts what the SDK read.
+pub(super) fn convert(output: GetRecordsOutput) -> Result<Answer, StoreError> {
+    Ok(Answer {
+        records: output.records.into_iter().map(convert_record).collect::<Result<_, _>>()?,
+        next_iterator: output.next_shard_iterator,
+        millis_behind_latest: output.millis_behind_latest,
+        children: output.child_shards.unwrap_or_default(),
+    })
+}
+
+fn convert_record(record: types::Record) -> Result<Record, StoreError> {
+    Ok(Record {
+        sequence_number: SequenceNumber::new(record.sequence_number)?,
+        sub_sequence_number: 0,
+        partition_key: record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from),
+        data: record.data.into_bytes(),
+        approximate_arrival: record.approximate_arrival_timestamp.and_then(to_system_time),
+    })
+}

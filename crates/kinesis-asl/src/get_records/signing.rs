@@ -1,0 +1,233 @@
+//! Signature version 4 for one fixed shape of request, with the key of the day kept.
+//!
+//! The cryptography is that of `aws-sigv4`; what is left out is its general handling of requests, and the derivation of the
+//! key for each call. A test holds the result against `aws-sigv4` itself.
+
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use aws_credential_types::Credentials;
+use aws_sdk_kinesis::primitives::DateTime;
+use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
+use sha2::{Digest, Sha256};
+
+/// `20260102T030405Z`: as a date, its first bytes are the day.
+const DAY_LENGTH: usize = 8;
+
+/// What is signed; all of it goes out as headers, but for the body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Signable<'a> {
+    pub(super) region: &'a str,
+    pub(super) service: &'a str,
+    pub(super) host: &'a str,
+    pub(super) content_type: &'a str,
+    pub(super) target: &'a str,
+    pub(super) body: &'a [u8],
+}
+
+/// The headers of a signature.
+#[derive(Debug)]
+pub(super) struct Signature {
+    pub(super) date: String,
+    pub(super) authorization: String,
+}
+
+/// Signs, and keeps the key of the day.
+#[derive(Default)]
+pub(super) struct Signer(Mutex<Option<Key>>);
+
+struct Key {
+    /// Whose and for what: secret, day, region and service.
+    made_from: [String; 4],
+    key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Signer(..)")
+    }
+}
+
+impl Signer {
+    /// Signs a `POST` to `/`. `None`: the time is out of range.
+    pub(super) fn sign(
+        &self,
+        credentials: &Credentials,
+        signable: &Signable<'_>,
+        time: SystemTime,
+    ) -> Option<Signature> {
+        let date = date_of(time)?;
+        let day = date.get(..DAY_LENGTH)?;
+        let Signable { region, service, host, content_type, target, body } = signable;
+        let token = credentials.session_token();
+        let names = match token {
+            Some(_) => "content-type;host;x-amz-date;x-amz-security-token;x-amz-target",
+            None => "content-type;host;x-amz-date;x-amz-target",
+        };
+        let mut canonical = String::with_capacity(512 + token.map_or(0, str::len));
+        let mut add = |text: &str| canonical.push_str(text);
+        for text in ["POST\n/\n\ncontent-type:", content_type, "\nhost:", host, "\nx-amz-date:", &date] {
+            add(text);
+        }
+        if let Some(token) = token {
+            add("\nx-amz-security-token:");
+            add(token);
+        }
+        for text in ["\nx-amz-target:", target, "\n\n", names, "\n"] {
+            add(text);
+        }
+        push_hash(&mut canonical, body);
+
+        let mut to_sign = String::with_capacity(256);
+        write!(to_sign, "AWS4-HMAC-SHA256\n{date}\n{day}/{region}/{service}/aws4_request\n").ok()?;
+        push_hash(&mut to_sign, canonical.as_bytes());
+        let signature = self.signature(credentials, day, signable, time, to_sign.as_bytes());
+        let key_id = credentials.access_key_id();
+        let mut authorization = String::with_capacity(320);
+        write!(
+            authorization,
+            "AWS4-HMAC-SHA256 Credential={key_id}/{day}/{region}/{service}/aws4_request, \
+             SignedHeaders={names}, Signature={signature}"
+        )
+        .ok()?;
+        Some(Signature { date, authorization })
+    }
+
+    fn signature(
+        &self,
+        credentials: &Credentials,
+        day: &str,
+        signable: &Signable<'_>,
+        time: SystemTime,
+        to_sign: &[u8],
+    ) -> String {
+        let wanted = [credentials.secret_access_key(), day, signable.region, signable.service];
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_ref()
+            && kept.made_from == wanted
+        {
+            return calculate_signature(&kept.key, to_sign);
+        }
+        let [secret, _, region, service] = wanted;
+        let key = generate_signing_key(secret, time, region, service).as_ref().to_vec();
+        let signature = calculate_signature(&key, to_sign);
+        *kept = Some(Key { made_from: wanted.map(str::to_owned), key });
+        signature
+    }
+}
+
+fn push_hash(text: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in Sha256::digest(bytes) {
+        for nibble in [byte >> 4, byte & 0xf] {
+            text.push(char::from(DIGITS[usize::from(nibble)]));
+        }
+    }
+}
+
+/// `20260102T030405Z`. `None`: before 1970 or after 9999.
+fn date_of(time: SystemTime) -> Option<String> {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    let days = seconds / 86_400;
+    // Days in the calendar that counts years from March on: a leap day is the last of its year.
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    if year > 9999 {
+        return None;
+    }
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let mut date = String::with_capacity(16);
+    write!(date, "{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z").ok()?;
+    Some(date)
+}
+
+/// The time in a header such as `20260102T030405Z`.
+pub(super) fn parse_date(date: &str) -> Option<DateTime> {
+    let part = |range: std::ops::Range<usize>| date.get(range);
+    let spelt = format!(
+        "{}-{}-{}T{}:{}:{}Z",
+        part(0..4)?,
+        part(4..6)?,
+        part(6..8)?,
+        part(9..11)?,
+        part(11..13)?,
+        part(13..15)?
+    );
+    DateTime::from_str(&spelt, aws_sdk_kinesis::primitives::DateTimeFormat::DateTime).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aws_sigv4::http_request::{
+        SignableBody, SignableRequest, SigningParams, SigningSettings, sign as reference,
+    };
+    use aws_sigv4::sign::v4;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn expected(
+        credentials: &Credentials,
+        signable: &Signable<'_>,
+        time: SystemTime,
+    ) -> Vec<(String, String)> {
+        let identity = credentials.clone().into();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(signable.region)
+            .name(signable.service)
+            .time(time)
+            .settings(SigningSettings::default())
+            .build()
+            .unwrap();
+        let headers = [("content-type", signable.content_type), ("x-amz-target", signable.target)];
+        let url = format!("https://{}/", signable.host);
+        let request =
+            SignableRequest::new("POST", url, headers.into_iter(), SignableBody::Bytes(signable.body))
+                .unwrap();
+        let (instructions, _) = reference(request, &SigningParams::V4(params)).unwrap().into_parts();
+        instructions.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn signs_as_the_sdk_does(
+            secret in "[A-Za-z0-9/+]{40}",
+            token in proptest::option::of("[A-Za-z0-9/+=]{1,400}"),
+            port in proptest::option::of(1024..u16::MAX),
+            body: Vec<u8>,
+            times in proptest::collection::vec(0..4_102_444_800_u64, 1..4),
+        ) {
+            let signer = Signer::default();
+            let host = port.map_or("kinesis.test".to_owned(), |port| format!("kinesis.test:{port}"));
+            let credentials = Credentials::new("AKIDEXAMPLE", secret, token, None, "test");
+            let signable = Signable {
+                region: "eu-west-1",
+                service: "kinesis",
+                host: &host,
+                content_type: "application/x-amz-cbor-1.1",
+                target: "Kinesis_20131202.GetRecords",
+                body: &body,
+            };
+            for time in times.into_iter().map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)) {
+                let signature = signer.sign(&credentials, &signable, time).unwrap();
+                let expected = expected(&credentials, &signable, time);
+                let value = |wanted: &str| expected.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
+                prop_assert_eq!(Some(&signature.date), value("x-amz-date"));
+                prop_assert_eq!(Some(&signature.authorization), value("authorization"));
+                let parsed = parse_date(&signature.date).unwrap();
+                prop_assert_eq!(SystemTime::try_from(parsed).unwrap(), time);
+            }
+        }
+    }
+}
