@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use axum::http::HeaderValue;
 use axum::response::Response;
-use kinesis_asl::KinesisStream;
+use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, RecordSource, ShardFilter, SourceErrorKind, StreamSource};
-use support::{CannedKinesis, ok, refusal};
+use support::{CannedKinesis, every_format, ok, refusal};
 use tokio::sync::Notify;
 
 const STREAM: &str = "words";
@@ -26,8 +26,9 @@ fn stream(server: &CannedKinesis) -> KinesisStream {
     KinesisStream::from_client(server.client(), STREAM).with_idle_time_between_reads(Duration::ZERO)
 }
 
-async fn reader(server: &CannedKinesis, from: ReadFrom) -> Box<dyn RecordSource> {
-    stream(server).open(&ShardId::numbered(0), &from).await.unwrap()
+async fn reader(server: &CannedKinesis, format: GetRecordsFormat, from: ReadFrom) -> Box<dyn RecordSource> {
+    let stream = stream(server).with_get_records_format(format);
+    stream.open(&ShardId::numbered(0), &from).await.unwrap()
 }
 
 fn listed_shard(number: u64) -> Value {
@@ -153,48 +154,53 @@ async fn a_shard_that_cannot_be_read_is_named() {
 
 #[tokio::test]
 async fn a_record_may_have_no_partition_key() {
-    let server = CannedKinesis::start(|operation, request| match operation {
-        "GetRecords" => {
-            let mut records = [record("1"), record("2"), record("3")];
-            records[0].as_object_mut().unwrap().remove("PartitionKey");
-            records[1]["PartitionKey"] = json!("");
-            ok(&json!({ "Records": records, "NextShardIterator": "next", "MillisBehindLatest": 1500 }))
-        }
-        _ => iterator_for(request),
-    })
-    .await;
-    let batch = reader(&server, ReadFrom::TrimHorizon).await.next_batch().await.unwrap();
-    let keys: Vec<_> = batch.records.iter().map(|record| record.partition_key.as_deref()).collect();
-    assert_eq!(keys, [None, None, Some("some key")]);
-    assert_eq!(&batch.records[0].data[..], b"hello");
-    assert_eq!(batch.millis_behind_latest, Some(1500));
-    let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-    assert_eq!(batch.records[0].approximate_arrival, Some(arrival));
+    for format in every_format() {
+        let server = CannedKinesis::start(|operation, request| match operation {
+            "GetRecords" => {
+                let mut records = [record("1"), record("2"), record("3")];
+                records[0].as_object_mut().unwrap().remove("PartitionKey");
+                records[1]["PartitionKey"] = json!("");
+                ok(&json!({ "Records": records, "NextShardIterator": "next", "MillisBehindLatest": 1500 }))
+            }
+            _ => iterator_for(request),
+        })
+        .await;
+        let batch = reader(&server, format, ReadFrom::TrimHorizon).await.next_batch().await.unwrap();
+        let keys: Vec<_> = batch.records.iter().map(|record| record.partition_key.as_deref()).collect();
+        assert_eq!(keys, [None, None, Some("some key")]);
+        assert_eq!(&batch.records[0].data[..], b"hello");
+        assert_eq!(batch.millis_behind_latest, Some(1500));
+        let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        assert_eq!(batch.records[0].approximate_arrival, Some(arrival));
+    }
 }
 
 #[tokio::test]
 async fn a_malformed_sequence_number_is_named_and_loses_nothing() {
-    let reads = Arc::new(AtomicUsize::new(0));
-    let server = CannedKinesis::start(move |operation, request| match operation {
-        "GetRecords" => {
-            let second = if reads.fetch_add(1, Ordering::Relaxed) == 0 { "0x2" } else { "2" };
-            ok(&json!({ "Records": [record("1"), record(second)], "NextShardIterator": "next" }))
-        }
-        _ => iterator_for(request),
-    })
-    .await;
-    let mut reader = reader(&server, ReadFrom::TrimHorizon).await;
-    let error = reader.next_batch().await.unwrap_err();
-    assert_eq!(error.kind(), SourceErrorKind::Invalid);
-    assert!(error.to_string().contains("\"0x2\"") && error.to_string().contains("shardId-"), "{error}");
-    let batch = reader.next_batch().await.unwrap();
-    let read: Vec<_> = batch.records.iter().map(|record| record.sequence_number.to_string()).collect();
-    assert_eq!(read, ["1", "2"]);
+    for format in every_format() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let server = CannedKinesis::start(move |operation, request| match operation {
+            "GetRecords" => {
+                let second = if reads.fetch_add(1, Ordering::Relaxed) == 0 { "0x2" } else { "2" };
+                ok(&json!({ "Records": [record("1"), record(second)], "NextShardIterator": "next" }))
+            }
+            _ => iterator_for(request),
+        })
+        .await;
+        let mut reader = reader(&server, format, ReadFrom::TrimHorizon).await;
+        let error = reader.next_batch().await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Invalid);
+        assert!(error.to_string().contains("\"0x2\"") && error.to_string().contains("shardId-"), "{error}");
+        let batch = reader.next_batch().await.unwrap();
+        let read: Vec<_> = batch.records.iter().map(|record| record.sequence_number.to_string()).collect();
+        assert_eq!(read, ["1", "2"]);
+    }
 }
 
 #[tokio::test]
 async fn the_end_names_the_children_and_stays() {
-    let server = CannedKinesis::start(|operation, request| match operation {
+    for format in every_format() {
+        let server = CannedKinesis::start(|operation, request| match operation {
         "GetRecords" => {
             let child = |number: u64| {
                 json!({
@@ -208,24 +214,31 @@ async fn the_end_names_the_children_and_stays() {
         _ => iterator_for(request),
     })
     .await;
-    let mut reader = reader(&server, ReadFrom::TrimHorizon).await;
-    let batch = reader.next_batch().await.unwrap();
-    assert_eq!(batch.records.len(), 1);
-    let children = batch.shard_end.unwrap().children;
-    assert_eq!(
-        children.iter().map(|child| child.shard_id.clone()).collect::<Vec<_>>(),
-        [1, 2].map(ShardId::numbered)
-    );
-    assert!(children.iter().all(|child| child.parents.contains(&ShardId::numbered(0)) && !child.is_closed));
+        let mut reader = reader(&server, format, ReadFrom::TrimHorizon).await;
+        let batch = reader.next_batch().await.unwrap();
+        assert_eq!(batch.records.len(), 1);
+        let children = batch.shard_end.unwrap().children;
+        assert_eq!(
+            children.iter().map(|child| child.shard_id.clone()).collect::<Vec<_>>(),
+            [1, 2].map(ShardId::numbered)
+        );
+        assert!(
+            children.iter().all(|child| child.parents.contains(&ShardId::numbered(0)) && !child.is_closed)
+        );
 
-    let again = reader.next_batch().await.unwrap();
-    assert!(again.records.is_empty());
-    assert_eq!(again.shard_end.unwrap().children, children);
-    assert_eq!(server.requests().len(), 2);
+        let again = reader.next_batch().await.unwrap();
+        assert!(again.records.is_empty());
+        assert_eq!(again.shard_end.unwrap().children, children);
+        assert_eq!(server.requests().len(), 2);
+    }
 }
 
 /// Answers to a reader of `LATEST`: nothing, then an error, then records.
-async fn latest(date: Option<&'static str>, code: &'static str) -> (CannedKinesis, Box<dyn RecordSource>) {
+async fn latest(
+    format: GetRecordsFormat,
+    date: Option<&'static str>,
+    code: &'static str,
+) -> (CannedKinesis, Box<dyn RecordSource>) {
     let reads = Arc::new(AtomicUsize::new(0));
     let server = CannedKinesis::start(move |operation, request| match operation {
         "GetRecords" => match reads.fetch_add(1, Ordering::Relaxed) {
@@ -241,7 +254,7 @@ async fn latest(date: Option<&'static str>, code: &'static str) -> (CannedKinesi
         }
     })
     .await;
-    let reader = reader(&server, ReadFrom::Latest).await;
+    let reader = reader(&server, format, ReadFrom::Latest).await;
     (server, reader)
 }
 
@@ -252,114 +265,124 @@ fn iterators_asked_for(server: &CannedKinesis) -> Vec<Value> {
 
 #[tokio::test]
 async fn latest_goes_on_where_it_began_when_its_iterator_expires() {
-    let (server, mut reader) = latest(Some(DATE), "ExpiredIteratorException").await;
-    assert_eq!(reader.next_batch().await.unwrap().records, []);
-    assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
-    let asked = iterators_asked_for(&server);
-    assert_eq!(asked.len(), 2);
-    assert_eq!(asked[0]["ShardIteratorType"], "LATEST");
-    assert_eq!(asked[1]["ShardIteratorType"], "AT_TIMESTAMP");
-    // At least a second earlier, because the header is cut to seconds, and by the duration of the call.
-    let timestamp = asked[1]["Timestamp"].as_f64().unwrap();
-    assert!((1_699_999_989.0..=1_699_999_999.0).contains(&timestamp), "{timestamp}");
-    // The chain of iterators is kept as long as it is good.
-    let read: Vec<_> =
-        server.requests().into_iter().filter(|(operation, _)| operation == "GetRecords").collect();
-    assert_eq!(read[1].1["ShardIterator"], "next");
+    for format in every_format() {
+        let (server, mut reader) = latest(format, Some(DATE), "ExpiredIteratorException").await;
+        assert_eq!(reader.next_batch().await.unwrap().records, []);
+        assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
+        let asked = iterators_asked_for(&server);
+        assert_eq!(asked.len(), 2);
+        assert_eq!(asked[0]["ShardIteratorType"], "LATEST");
+        assert_eq!(asked[1]["ShardIteratorType"], "AT_TIMESTAMP");
+        // At least a second earlier, because the header is cut to seconds, and by the duration of the call.
+        let timestamp = asked[1]["Timestamp"].as_f64().unwrap();
+        assert!((1_699_999_989.0..=1_699_999_999.0).contains(&timestamp), "{timestamp}");
+        // The chain of iterators is kept as long as it is good.
+        let read: Vec<_> =
+            server.requests().into_iter().filter(|(operation, _)| operation == "GetRecords").collect();
+        assert_eq!(read[1].1["ShardIterator"], "next");
+    }
 }
 
 #[tokio::test]
 async fn latest_keeps_its_place_over_any_failure() {
-    // The service says nothing about the iterator, so it is kept; or it may be worthless, so the time counts.
-    for (code, iterators) in [
-        ("ProvisionedThroughputExceededException", vec!["LATEST"]),
-        ("InternalFailure", vec!["LATEST"]),
-        ("ExpiredTokenException", vec!["LATEST"]),
-        ("ValidationException", vec!["LATEST", "AT_TIMESTAMP"]),
-    ] {
-        let (server, mut reader) = latest(Some(DATE), code).await;
-        assert_eq!(reader.next_batch().await.unwrap().records, []);
-        reader.next_batch().await.unwrap_err();
-        assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
-        let types: Vec<_> = iterators_asked_for(&server)
-            .into_iter()
-            .map(|request| request["ShardIteratorType"].clone())
-            .collect();
-        assert_eq!(types, iterators, "{code}");
+    for format in every_format() {
+        // The service says nothing about the iterator, so it is kept; or it may be worthless, so the time counts.
+        for (code, iterators) in [
+            ("ProvisionedThroughputExceededException", vec!["LATEST"]),
+            ("InternalFailure", vec!["LATEST"]),
+            ("ExpiredTokenException", vec!["LATEST"]),
+            ("ValidationException", vec!["LATEST", "AT_TIMESTAMP"]),
+        ] {
+            let (server, mut reader) = latest(format, Some(DATE), code).await;
+            assert_eq!(reader.next_batch().await.unwrap().records, []);
+            reader.next_batch().await.unwrap_err();
+            assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
+            let types: Vec<_> = iterators_asked_for(&server)
+                .into_iter()
+                .map(|request| request["ShardIteratorType"].clone())
+                .collect();
+            assert_eq!(types, iterators, "{code}");
+        }
     }
 }
 
 #[tokio::test]
 async fn latest_starts_anew_when_the_service_gave_no_time() {
-    let (server, mut reader) = latest(None, "ExpiredIteratorException").await;
-    assert_eq!(reader.next_batch().await.unwrap().records, []);
-    assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
-    let types: Vec<_> = iterators_asked_for(&server)
-        .into_iter()
-        .map(|request| request["ShardIteratorType"].clone())
-        .collect();
-    assert_eq!(types, ["LATEST", "LATEST"]);
+    for format in every_format() {
+        let (server, mut reader) = latest(format, None, "ExpiredIteratorException").await;
+        assert_eq!(reader.next_batch().await.unwrap().records, []);
+        assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
+        let types: Vec<_> = iterators_asked_for(&server)
+            .into_iter()
+            .map(|request| request["ShardIteratorType"].clone())
+            .collect();
+        assert_eq!(types, ["LATEST", "LATEST"]);
+    }
 }
 
 #[tokio::test]
 async fn places_are_asked_for_as_the_api_wants_them() {
-    let reads = Arc::new(AtomicUsize::new(0));
-    let server = CannedKinesis::start(move |operation, request| match operation {
-        "GetRecords" => match reads.fetch_add(1, Ordering::Relaxed) {
-            1 | 3 => refusal(400, "ExpiredIteratorException"),
-            read => ok(&json!({ "Records": [record(&read.to_string())], "NextShardIterator": "next" })),
-        },
-        _ => iterator_for(request),
-    })
-    .await;
-    let mut from_number = reader(&server, ReadFrom::At("5".parse().unwrap())).await;
-    from_number.next_batch().await.unwrap();
-    from_number.next_batch().await.unwrap();
-    let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_900);
-    let mut from_time = reader(&server, ReadFrom::AtTimestamp(time)).await;
-    from_time.next_batch().await.unwrap();
-
-    let asked = iterators_asked_for(&server);
-    let starts: Vec<_> = asked
-        .iter()
-        .map(|request| {
-            (request["ShardIteratorType"].as_str().unwrap(), request["StartingSequenceNumber"].as_str())
+    for format in every_format() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let server = CannedKinesis::start(move |operation, request| match operation {
+            "GetRecords" => match reads.fetch_add(1, Ordering::Relaxed) {
+                1 | 3 => refusal(400, "ExpiredIteratorException"),
+                read => ok(&json!({ "Records": [record(&read.to_string())], "NextShardIterator": "next" })),
+            },
+            _ => iterator_for(request),
         })
-        .collect();
-    let expected = [
-        ("AT_SEQUENCE_NUMBER", Some("5")),
-        ("AFTER_SEQUENCE_NUMBER", Some("0")),
-        ("AT_TIMESTAMP", None),
-        ("AT_TIMESTAMP", None),
-    ];
-    assert_eq!(starts, expected);
-    assert!((asked[2]["Timestamp"].as_f64().unwrap() - 1_700_000_000.123).abs() < 1e-6, "{}", asked[2]);
+        .await;
+        let mut from_number = reader(&server, format, ReadFrom::At("5".parse().unwrap())).await;
+        from_number.next_batch().await.unwrap();
+        from_number.next_batch().await.unwrap();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_900);
+        let mut from_time = reader(&server, format, ReadFrom::AtTimestamp(time)).await;
+        from_time.next_batch().await.unwrap();
+
+        let asked = iterators_asked_for(&server);
+        let starts: Vec<_> = asked
+            .iter()
+            .map(|request| {
+                (request["ShardIteratorType"].as_str().unwrap(), request["StartingSequenceNumber"].as_str())
+            })
+            .collect();
+        let expected = [
+            ("AT_SEQUENCE_NUMBER", Some("5")),
+            ("AFTER_SEQUENCE_NUMBER", Some("0")),
+            ("AT_TIMESTAMP", None),
+            ("AT_TIMESTAMP", None),
+        ];
+        assert_eq!(starts, expected);
+        assert!((asked[2]["Timestamp"].as_f64().unwrap() - 1_700_000_000.123).abs() < 1e-6, "{}", asked[2]);
+    }
 }
 
 #[tokio::test]
 async fn a_cancelled_read_loses_nothing() {
-    let (reads, arrived) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let noticed = arrived.clone();
-    let server = CannedKinesis::start(move |operation, request| match operation {
-        "GetRecords" => {
-            let iterator = request["ShardIterator"].as_str().unwrap();
-            reads.fetch_add(1, Ordering::Relaxed);
-            noticed.notify_one();
-            let sequence_number = if iterator == "TRIM_HORIZON" { "1" } else { "2" };
-            ok(&json!({ "Records": [record(sequence_number)], "NextShardIterator": "next" }))
+    for format in every_format() {
+        let (reads, arrived) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let noticed = arrived.clone();
+        let server = CannedKinesis::start(move |operation, request| match operation {
+            "GetRecords" => {
+                let iterator = request["ShardIterator"].as_str().unwrap();
+                reads.fetch_add(1, Ordering::Relaxed);
+                noticed.notify_one();
+                let sequence_number = if iterator == "TRIM_HORIZON" { "1" } else { "2" };
+                ok(&json!({ "Records": [record(sequence_number)], "NextShardIterator": "next" }))
+            }
+            _ => iterator_for(request),
+        })
+        .await;
+        let mut reader = reader(&server, format, ReadFrom::TrimHorizon).await;
+        tokio::select! {
+            biased;
+            () = arrived.notified() => {} // the service has answered, but nobody has the answer
+            _ = reader.next_batch() => panic!("the answer came before it was noticed"),
         }
-        _ => iterator_for(request),
-    })
-    .await;
-    let mut reader = reader(&server, ReadFrom::TrimHorizon).await;
-    tokio::select! {
-        biased;
-        () = arrived.notified() => {} // the service has answered, but nobody has the answer
-        _ = reader.next_batch() => panic!("the answer came before it was noticed"),
+        let read = async |reader: &mut Box<dyn RecordSource>| {
+            reader.next_batch().await.unwrap().records[0].sequence_number.to_string()
+        };
+        assert_eq!(read(&mut reader).await, "1");
+        assert_eq!(read(&mut reader).await, "2");
     }
-    let read = async |reader: &mut Box<dyn RecordSource>| {
-        reader.next_batch().await.unwrap().records[0].sequence_number.to_string()
-    };
-    assert_eq!(read(&mut reader).await, "1");
-    assert_eq!(read(&mut reader).await, "2");
 }

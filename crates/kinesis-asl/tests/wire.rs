@@ -15,7 +15,7 @@ use axum::Router;
 use kinesis_asl::KinesisStream;
 use lease_store::{HashKey, HashKeyRange, ShardId};
 use shard_worker::{FetchedBatch, ReadFrom, RecordSource, Shard, ShardFilter, SourceErrorKind, StreamSource};
-use support::{LocalKinesis, REGION, Server, client_config};
+use support::{LocalKinesis, REGION, Server, client_config, every_format};
 
 const STREAM: &str = "words";
 
@@ -122,128 +122,136 @@ async fn lists_open_and_closed_shards_with_their_parents_after_a_split_and_a_mer
 
 #[tokio::test]
 async fn reads_a_closed_parent_from_its_oldest_record_to_its_end() {
-    let server = LocalKinesis::start().await;
-    let stream = stream_with_shards(&server, 1).await;
-    put(&server.client(), 0..250).await;
-    put(&server.client(), 250..300).await;
-    split(&server.client(), 0, HashKey(u128::MAX / 2)).await;
-    put(&server.client(), 300..310).await; // into a child
+    for format in every_format() {
+        let server = LocalKinesis::start().await;
+        let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
+        put(&server.client(), 0..250).await;
+        put(&server.client(), 250..300).await;
+        split(&server.client(), 0, HashKey(u128::MAX / 2)).await;
+        put(&server.client(), 300..310).await; // into a child
 
-    let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
-    let mut records = Vec::new();
-    let mut end = None;
-    for _ in 0..MAX_READS {
-        let batch = reader.next_batch().await.unwrap();
-        records.extend(batch.records);
-        end = batch.shard_end;
-        if end.is_some() {
-            break;
+        let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
+        let mut records = Vec::new();
+        let mut end = None;
+        for _ in 0..MAX_READS {
+            let batch = reader.next_batch().await.unwrap();
+            records.extend(batch.records);
+            end = batch.shard_end;
+            if end.is_some() {
+                break;
+            }
         }
-    }
-    // This server does not name the children.
-    assert_eq!(end.expect("the end comes").children, []);
-    let read: Vec<_> =
-        records.iter().map(|record| String::from_utf8_lossy(&record.data).into_owned()).collect();
-    assert_eq!(read, (0..300_u32).map(|payload| payload.to_string()).collect::<Vec<_>>());
-    assert!(records.windows(2).all(|pair| pair[0].sequence_number < pair[1].sequence_number));
-    assert_eq!(records[7].partition_key.as_deref(), Some("key-7"));
-    assert_eq!(records[7].sub_sequence_number, 0);
-    assert!(records[7].approximate_arrival.unwrap() > SystemTime::UNIX_EPOCH);
+        // This server does not name the children.
+        assert_eq!(end.expect("the end comes").children, []);
+        let read: Vec<_> =
+            records.iter().map(|record| String::from_utf8_lossy(&record.data).into_owned()).collect();
+        assert_eq!(read, (0..300_u32).map(|payload| payload.to_string()).collect::<Vec<_>>());
+        assert!(records.windows(2).all(|pair| pair[0].sequence_number < pair[1].sequence_number));
+        assert_eq!(records[7].partition_key.as_deref(), Some("key-7"));
+        assert_eq!(records[7].sub_sequence_number, 0);
+        assert!(records[7].approximate_arrival.unwrap() > SystemTime::UNIX_EPOCH);
 
-    // Every further call reports the end, and asks nobody.
-    server.calls();
-    for _ in 0..2 {
-        let batch = reader.next_batch().await.unwrap();
-        assert!(batch.records.is_empty() && batch.shard_end.is_some());
+        // Every further call reports the end, and asks nobody.
+        server.calls();
+        for _ in 0..2 {
+            let batch = reader.next_batch().await.unwrap();
+            assert!(batch.records.is_empty() && batch.shard_end.is_some());
+        }
+        assert_eq!(server.calls(), Vec::<String>::new());
     }
-    assert_eq!(server.calls(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn starts_where_it_is_told_to() {
-    let server = LocalKinesis::start().await;
-    let stream = stream_with_shards(&server, 1).await;
-    put(&server.client(), 0..5).await;
-    let shard_id = ShardId::numbered(0);
-    let mut reader = stream.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
-    let all = reader.next_batch().await.unwrap().records;
+    for format in every_format() {
+        let server = LocalKinesis::start().await;
+        let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
+        put(&server.client(), 0..5).await;
+        let shard_id = ShardId::numbered(0);
+        let mut reader = stream.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
+        let all = reader.next_batch().await.unwrap().records;
 
-    let at = ReadFrom::At(all[3].sequence_number.clone());
-    let mut reader = stream.open(&shard_id, &at).await.unwrap();
-    assert_eq!(read(&mut *reader, 2).await, [3, 4]);
+        let at = ReadFrom::At(all[3].sequence_number.clone());
+        let mut reader = stream.open(&shard_id, &at).await.unwrap();
+        assert_eq!(read(&mut *reader, 2).await, [3, 4]);
 
-    let since = ReadFrom::AtTimestamp(all[0].approximate_arrival.unwrap());
-    let mut reader = stream.open(&shard_id, &since).await.unwrap();
-    assert_eq!(read(&mut *reader, 5).await, [0, 1, 2, 3, 4]);
+        let since = ReadFrom::AtTimestamp(all[0].approximate_arrival.unwrap());
+        let mut reader = stream.open(&shard_id, &since).await.unwrap();
+        assert_eq!(read(&mut *reader, 5).await, [0, 1, 2, 3, 4]);
 
-    let mut reader = stream.open(&shard_id, &ReadFrom::Latest).await.unwrap();
-    assert_eq!(payloads(&reader.next_batch().await.unwrap()), Vec::<u32>::new());
-    put(&server.client(), 5..7).await;
-    assert_eq!(read(&mut *reader, 2).await, [5, 6]);
+        let mut reader = stream.open(&shard_id, &ReadFrom::Latest).await.unwrap();
+        assert_eq!(payloads(&reader.next_batch().await.unwrap()), Vec::<u32>::new());
+        put(&server.client(), 5..7).await;
+        assert_eq!(read(&mut *reader, 2).await, [5, 6]);
+    }
 }
 
 #[tokio::test]
 async fn an_expired_iterator_is_replaced_without_loss_or_repeat() {
-    let server = LocalKinesis::start().await;
-    let stream = stream_with_shards(&server, 1).await;
-    put(&server.client(), 0..3).await;
+    for format in every_format() {
+        let server = LocalKinesis::start().await;
+        let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
+        put(&server.client(), 0..3).await;
 
-    // Before the first record.
-    let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
-    server.fail("GetRecords", 1, 400, "ExpiredIteratorException");
-    assert_eq!(read(&mut *reader, 3).await, [0, 1, 2]);
+        // Before the first record.
+        let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
+        server.fail("GetRecords", 1, 400, "ExpiredIteratorException");
+        assert_eq!(read(&mut *reader, 3).await, [0, 1, 2]);
 
-    // Behind one, twice in a row, and for the other reason.
-    put(&server.client(), 3..6).await;
-    server.fail("GetRecords", 1, 400, "ExpiredIteratorException");
-    server.fail("GetRecords", 1, 400, "InvalidArgumentException");
-    server.calls();
-    assert_eq!(read(&mut *reader, 3).await, [3, 4, 5]);
-    let expected = ["GetRecords", "GetShardIterator", "GetRecords", "GetShardIterator", "GetRecords"];
-    assert_eq!(server.calls(), expected);
+        // Behind one, twice in a row, and for the other reason.
+        put(&server.client(), 3..6).await;
+        server.fail("GetRecords", 1, 400, "ExpiredIteratorException");
+        server.fail("GetRecords", 1, 400, "InvalidArgumentException");
+        server.calls();
+        assert_eq!(read(&mut *reader, 3).await, [3, 4, 5]);
+        let expected = ["GetRecords", "GetShardIterator", "GetRecords", "GetShardIterator", "GetRecords"];
+        assert_eq!(server.calls(), expected);
 
-    // A service that takes none is an error in the end, and not the end of reading.
-    put(&server.client(), 6..8).await;
-    server.fail("GetRecords", 3, 400, "ExpiredIteratorException");
-    let error = reader.next_batch().await.unwrap_err();
-    assert_eq!(error.kind(), SourceErrorKind::Unavailable);
-    assert!(error.to_string().contains("shardId-000000000000"), "{error}");
-    assert_eq!(read(&mut *reader, 2).await, [6, 7]);
-    assert!(server.is_sound());
+        // A service that takes none is an error in the end, and not the end of reading.
+        put(&server.client(), 6..8).await;
+        server.fail("GetRecords", 3, 400, "ExpiredIteratorException");
+        let error = reader.next_batch().await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Unavailable);
+        assert!(error.to_string().contains("shardId-000000000000"), "{error}");
+        assert_eq!(read(&mut *reader, 2).await, [6, 7]);
+        assert!(server.is_sound());
+    }
 }
 
 #[tokio::test]
 async fn failures_say_what_they_are_and_reading_goes_on() {
-    let server = LocalKinesis::start().await;
-    let stream = stream_with_shards(&server, 1).await;
-    let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
-    let mut next = 0;
-    for (status, code, expected) in [
-        (400, "ProvisionedThroughputExceededException", SourceErrorKind::Throttled),
-        (400, "LimitExceededException", SourceErrorKind::Throttled),
-        (400, "KMSThrottlingException", SourceErrorKind::Throttled),
-        (400, "KMSDisabledException", SourceErrorKind::Denied),
-        (400, "AccessDeniedException", SourceErrorKind::Denied),
-        (400, "ExpiredTokenException", SourceErrorKind::Denied),
-        (500, "InternalFailure", SourceErrorKind::Unavailable),
-        (400, "ValidationException", SourceErrorKind::Invalid),
-    ] {
-        for operation in ["GetRecords", "GetShardIterator"] {
-            put(&server.client(), next..next + 2).await;
-            if operation == "GetShardIterator" {
-                server.fail("GetRecords", 1, 400, "ExpiredIteratorException");
+    for format in every_format() {
+        let server = LocalKinesis::start().await;
+        let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
+        let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
+        let mut next = 0;
+        for (status, code, expected) in [
+            (400, "ProvisionedThroughputExceededException", SourceErrorKind::Throttled),
+            (400, "LimitExceededException", SourceErrorKind::Throttled),
+            (400, "KMSThrottlingException", SourceErrorKind::Throttled),
+            (400, "KMSDisabledException", SourceErrorKind::Denied),
+            (400, "AccessDeniedException", SourceErrorKind::Denied),
+            (400, "ExpiredTokenException", SourceErrorKind::Denied),
+            (500, "InternalFailure", SourceErrorKind::Unavailable),
+            (400, "ValidationException", SourceErrorKind::Invalid),
+        ] {
+            for operation in ["GetRecords", "GetShardIterator"] {
+                put(&server.client(), next..next + 2).await;
+                if operation == "GetShardIterator" {
+                    server.fail("GetRecords", 1, 400, "ExpiredIteratorException");
+                }
+                server.fail(operation, 1, status, code);
+                let error = reader.next_batch().await.unwrap_err();
+                assert_eq!(error.kind(), expected, "{operation} {code}");
+                for part in [STREAM, "shardId-000000000000", REGION, server.url(), code] {
+                    assert!(error.to_string().contains(part), "{part} is not in {error}");
+                }
+                assert_eq!(read(&mut *reader, 2).await, [next, next + 1], "{operation} {code}");
+                next += 2;
             }
-            server.fail(operation, 1, status, code);
-            let error = reader.next_batch().await.unwrap_err();
-            assert_eq!(error.kind(), expected, "{operation} {code}");
-            for part in [STREAM, "shardId-000000000000", REGION, server.url(), code] {
-                assert!(error.to_string().contains(part), "{part} is not in {error}");
-            }
-            assert_eq!(read(&mut *reader, 2).await, [next, next + 1], "{operation} {code}");
-            next += 2;
         }
+        assert!(server.is_sound());
     }
-    assert!(server.is_sound());
 }
 
 #[tokio::test]
@@ -261,17 +269,19 @@ async fn a_refused_listing_is_repeated() {
 
 #[tokio::test]
 async fn an_unknown_stream_is_named_with_all_that_may_be_wrong() {
-    let server = LocalKinesis::start().await;
-    let stream = stream(server.client());
-    let error = stream.list_shards(&ShardFilter::All).await.unwrap_err();
-    assert_eq!(error.kind(), SourceErrorKind::StreamNotFound);
-    for part in ["\"words\"", REGION, server.url(), "check the name of the stream", "account"] {
-        assert!(error.to_string().contains(part), "{part} is not in {error}");
-    }
+    for format in every_format() {
+        let server = LocalKinesis::start().await;
+        let stream = stream(server.client()).with_get_records_format(format);
+        let error = stream.list_shards(&ShardFilter::All).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::StreamNotFound);
+        for part in ["\"words\"", REGION, server.url(), "check the name of the stream", "account"] {
+            assert!(error.to_string().contains(part), "{part} is not in {error}");
+        }
 
-    // The same when a shard of it is read, although the service then speaks of a missing shard.
-    let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
-    assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::StreamNotFound);
+        // The same when a shard of it is read, although the service then speaks of a missing shard.
+        let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
+        assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::StreamNotFound);
+    }
 }
 
 #[tokio::test]
@@ -287,40 +297,44 @@ async fn a_stream_of_another_region_is_unknown_and_the_region_is_named() {
 
 #[tokio::test]
 async fn a_shard_counts_as_gone_only_when_the_stream_no_longer_lists_it() {
-    let server = LocalKinesis::start().await;
-    let stream = stream_with_shards(&server, 1).await;
-    let mut reader = stream.open(&ShardId::numbered(7), &ReadFrom::TrimHorizon).await.unwrap();
-    let error = reader.next_batch().await.unwrap_err();
-    assert_eq!(error.kind(), SourceErrorKind::ShardNotFound);
-    assert!(error.to_string().contains("shardId-000000000007"), "{error}");
+    for format in every_format() {
+        let server = LocalKinesis::start().await;
+        let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
+        let mut reader = stream.open(&ShardId::numbered(7), &ReadFrom::TrimHorizon).await.unwrap();
+        let error = reader.next_batch().await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::ShardNotFound);
+        assert!(error.to_string().contains("shardId-000000000007"), "{error}");
 
-    put(&server.client(), 0..2).await;
-    let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
-    server.fail("GetRecords", 1, 400, "ResourceNotFoundException");
-    assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Unavailable);
-    // Whether it is gone is not known while the listing fails.
-    server.fail("GetRecords", 1, 400, "ResourceNotFoundException");
-    server.fail("ListShards", 1, 500, "InternalFailure");
-    assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Unavailable);
-    assert_eq!(read(&mut *reader, 2).await, [0, 1]);
-    assert!(server.is_sound());
+        put(&server.client(), 0..2).await;
+        let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
+        server.fail("GetRecords", 1, 400, "ResourceNotFoundException");
+        assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Unavailable);
+        // Whether it is gone is not known while the listing fails.
+        server.fail("GetRecords", 1, 400, "ResourceNotFoundException");
+        server.fail("ListShards", 1, 500, "InternalFailure");
+        assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Unavailable);
+        assert_eq!(read(&mut *reader, 2).await, [0, 1]);
+        assert!(server.is_sound());
+    }
 }
 
 #[tokio::test]
 async fn a_client_without_credentials_is_denied() {
-    let server = LocalKinesis::start().await;
-    let config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .endpoint_url(server.url())
-        .build();
-    let stream = stream(Client::from_conf(config));
-    let error = stream.list_shards(&ShardFilter::All).await.unwrap_err();
-    assert_eq!(error.kind(), SourceErrorKind::Denied, "{error}");
-    assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
-    let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
-    assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Denied);
-    assert_eq!(server.calls(), Vec::<String>::new());
+    for format in every_format() {
+        let server = LocalKinesis::start().await;
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .endpoint_url(server.url())
+            .build();
+        let stream = stream(Client::from_conf(config)).with_get_records_format(format);
+        let error = stream.list_shards(&ShardFilter::All).await.unwrap_err();
+        assert_eq!(error.kind(), SourceErrorKind::Denied, "{error}");
+        assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
+        let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
+        assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Denied);
+        assert_eq!(server.calls(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // no test program uses all of it
 
+pub(crate) mod cbor;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,10 +17,17 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use ferrokinesis::store::StoreOptions;
+use kinesis_asl::GetRecordsFormat;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
+
+/// Every format of `GetRecords`. A test that fails says in its output in which one.
+pub(crate) fn every_format() -> impl Iterator<Item = GetRecordsFormat> {
+    let formats = [GetRecordsFormat::Cbor, GetRecordsFormat::Json, GetRecordsFormat::Sdk];
+    formats.into_iter().inspect(|format| println!("in {format}"))
+}
 
 /// The region that the servers say they are in, unless told otherwise.
 pub(crate) const REGION: &str = "us-east-1";
@@ -169,7 +178,8 @@ impl Plan {
     }
 }
 
-/// A Kinesis server whose answers are written by hand: a closure gets the operation and the body of each request.
+/// A Kinesis server whose answers are written by hand: a closure gets the operation and the body of each request, both as
+/// JSON. A request in CBOR gets the answer in CBOR, errors included, unless it was not written as JSON.
 #[derive(Debug)]
 pub(crate) struct CannedKinesis {
     server: Server,
@@ -187,11 +197,16 @@ impl CannedKinesis {
             let (noted, answer) = (noted.clone(), answer.clone());
             async move {
                 let operation = operation_of(&request);
+                let content_type = request.headers().get("content-type").cloned();
+                let content_type = content_type.as_ref().map_or("", |value| value.to_str().unwrap_or(""));
+                let content_type = content_type.to_owned();
                 let body = to_bytes(request.into_body(), MAX_BODY_BYTES).await.expect("a body");
-                let body: Value = serde_json::from_slice(&body).expect("JSON");
+                let is_cbor = content_type == cbor::CONTENT_TYPE;
+                let body =
+                    if is_cbor { cbor::to_json(&body) } else { serde_json::from_slice(&body).expect("JSON") };
                 let response = answer(&operation, &body);
                 locked(&noted).push((operation, body));
-                response
+                if is_cbor { cbor::translated(response).await } else { response }
             }
         });
         Self { server: Server::start(app).await, requests }

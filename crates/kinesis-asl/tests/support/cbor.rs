@@ -1,0 +1,65 @@
+//! The CBOR of AWS for a server that thinks in JSON.
+
+use axum::body::{Body, to_bytes};
+use axum::http::HeaderValue;
+use axum::response::Response;
+use ciborium::Value as Cbor;
+use serde_json::Value;
+
+/// How requests and answers are labelled.
+pub(crate) const CONTENT_TYPE: &str = "application/x-amz-cbor-1.1";
+
+/// The largest answer that is translated, in bytes.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// A request as JSON.
+pub(crate) fn to_json(body: &[u8]) -> Value {
+    fn convert(value: Cbor) -> Value {
+        match value {
+            Cbor::Text(text) => Value::from(text),
+            Cbor::Map(members) => Value::Object(
+                members
+                    .into_iter()
+                    .map(|(name, value)| (name.into_text().expect("a name"), convert(value)))
+                    .collect(),
+            ),
+            other => panic!("no request of ours has {other:?}"),
+        }
+    }
+    convert(ciborium::from_reader(body).expect("CBOR"))
+}
+
+/// An answer that was written in JSON, in CBOR: payloads as bytes, times in milliseconds. Anything else stays as it is.
+pub(crate) async fn translated(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let body = to_bytes(body, MAX_BODY_BYTES).await.expect("a body");
+    let Ok(json) = serde_json::from_slice::<Value>(&body) else {
+        return Response::from_parts(parts, Body::from(body));
+    };
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&from_json("", &json), &mut bytes).expect("CBOR");
+    parts.headers.insert("content-type", HeaderValue::from_static(CONTENT_TYPE));
+    parts.headers.remove("content-length");
+    Response::from_parts(parts, Body::from(bytes))
+}
+
+fn from_json(name: &str, value: &Value) -> Cbor {
+    match value {
+        Value::Null => Cbor::Null,
+        Value::Bool(truth) => Cbor::Bool(*truth),
+        #[allow(clippy::cast_possible_truncation)] // a time of a test
+        Value::Number(number) if name.ends_with("Timestamp") => {
+            let millis = (number.as_f64().expect("a time") * 1000.0).round() as i64;
+            Cbor::Tag(1, Box::new(Cbor::from(millis)))
+        }
+        Value::Number(number) => Cbor::from(number.as_i64().expect("an integer")),
+        Value::String(text) if name == "Data" => {
+            Cbor::Bytes(base64_simd::STANDARD.decode_to_vec(text).expect("base64"))
+        }
+        Value::String(text) => Cbor::from(text.as_str()),
+        Value::Array(items) => Cbor::Array(items.iter().map(|item| from_json("", item)).collect()),
+        Value::Object(members) => Cbor::Map(
+            members.iter().map(|(name, value)| (Cbor::from(name.as_str()), from_json(name, value))).collect(),
+        ),
+    }
+}
