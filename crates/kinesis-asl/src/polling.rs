@@ -72,11 +72,15 @@ impl PollingSource {
         Self { stream, shard_id, place: from.into(), iterator: None, pace, end: None }
     }
 
-    /// The iterator for the place, made if there is none.
-    async fn iterator(&mut self) -> Result<String, SourceError> {
-        if let Some(iterator) = &self.iterator {
-            return Ok(iterator.clone());
+    /// Makes an iterator for the place if there is none.
+    async fn ensure_iterator(&mut self) -> Result<(), SourceError> {
+        if self.iterator.is_none() {
+            self.iterator = Some(self.make_iterator().await?);
         }
+        Ok(())
+    }
+
+    async fn make_iterator(&mut self) -> Result<String, SourceError> {
         let request = self.stream.client().get_shard_iterator();
         let request = request.stream_name(self.stream.stream_name()).shard_id(self.shard_id.as_str());
         let request = match &self.place {
@@ -107,7 +111,7 @@ impl PollingSource {
             // The iterator was made somewhere during the call, and the date is from its end.
             *since = notes.date().and_then(|date| date.checked_sub(asked_at.elapsed() + DATE_RESOLUTION));
         }
-        Ok(self.iterator.insert(iterator).clone())
+        Ok(iterator)
     }
 
     /// The iterator is not to be trusted any more: another one is made for the same place.
@@ -197,9 +201,10 @@ impl RecordSource for PollingSource {
         }
         for _ in 0..MAX_ITERATORS_PER_READ {
             sleep(self.pace.wait(Instant::now())).await;
-            let iterator = self.iterator().await?;
+            self.ensure_iterator().await?;
             self.pace.started(Instant::now());
-            match self.stream.get_records().call(&iterator).await {
+            let iterator = self.iterator.as_deref().unwrap_or_default();
+            match self.stream.get_records().call(iterator).await {
                 Ok(answer) => return self.take(answer),
                 Err(CallError::SequenceNumber(error)) => {
                     let what = format!("a record of {}: {error}", self.shard_id);

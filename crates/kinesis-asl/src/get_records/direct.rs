@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -17,10 +18,10 @@ use aws_sdk_kinesis::error::SdkError;
 use aws_sdk_kinesis::operation::get_records::GetRecordsError;
 use aws_smithy_runtime_api::client::auth::{AuthScheme, AuthSchemeId};
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings, SharedHttpConnector};
-use aws_smithy_runtime_api::client::identity::SharedIdentityResolver;
+use aws_smithy_runtime_api::client::identity::{Identity, SharedIdentityResolver};
 use aws_smithy_types::body::SdkBody;
 use http_body::Body;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::answer::MAX_BODY_BYTES;
 use super::signing::{Signable, Signer, parse_date};
@@ -37,6 +38,10 @@ const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How much room is made for a body of unknown length at first.
 const FIRST_ROOM_BYTES: usize = 8 * 1024;
 
+/// How long an identity is used before the SDK's cache is asked again: shorter than the 10 s by which that renews
+/// credentials before they expire.
+const IDENTITY_HELD_FOR: Duration = Duration::from_secs(5);
+
 /// A clock that differs by less agrees: the date of a request is cut to a second, and signing takes time.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(3);
 
@@ -46,15 +51,23 @@ pub(super) struct Route {
     components: RuntimeComponents,
     connector: SharedHttpConnector,
     identities: SharedIdentityResolver,
-    url: String,
     host: String,
     region: String,
     service: String,
-    user_agent: Option<String>,
+    /// What every request has: method, URL, and the headers that do not change.
+    template: Arc<HttpRequest>,
+    held: Arc<Mutex<Option<Held>>>,
     /// How far the service's clock is ahead of this machine's or behind it, where the SDK has found it out.
     clock_ahead: Duration,
     clock_behind: Duration,
     pub(super) limits: Limits,
+}
+
+/// An identity, held for a moment beside the SDK's cache.
+#[derive(Debug)]
+struct Held {
+    identity: Identity,
+    since: Instant,
 }
 
 /// How long and how often a call is tried.
@@ -107,11 +120,11 @@ impl Route {
             connector: components.http_client()?.http_connector(&settings.build(), components),
             identities: components.auth_scheme(SIGV4)?.identity_resolver(components)?,
             components: components.clone(),
-            url: url.to_owned(),
+            template: Arc::new(template(request)?),
+            held: Arc::default(),
             host: host.to_owned(),
             region,
             service,
-            user_agent: request.headers().get("user-agent").map(str::to_owned),
             clock_ahead: signed_at.duration_since(now).map_or(Duration::ZERO, beyond),
             clock_behind: now.duration_since(signed_at).map_or(Duration::ZERO, beyond),
             limits: Limits {
@@ -146,12 +159,7 @@ impl Route {
     }
 
     async fn request(&self, signer: &Signer, encoding: Encoding, iterator: &str) -> Option<HttpRequest> {
-        let identities = self.components.identity_cache();
-        let config = ConfigBag::base();
-        let identity = identities
-            .resolve_cached_identity(self.identities.clone(), &self.components, &config)
-            .await
-            .ok()?;
+        let identity = self.identity().await?;
         let credentials = identity.data::<Credentials>()?;
         let now = self.components.time_source()?.now();
         let body = encoding.request(iterator);
@@ -165,21 +173,34 @@ impl Route {
         };
         let time = now.checked_add(self.clock_ahead)?.checked_sub(self.clock_behind)?;
         let signature = signer.sign(credentials, &signable, time)?;
-        let mut request = HttpRequest::new(SdkBody::from(body));
-        request.set_method("POST").ok()?;
-        request.set_uri(self.url.as_str()).ok()?;
+        let mut request = self.template.try_clone()?;
+        *request.body_mut() = SdkBody::from(body);
         let headers = request.headers_mut();
         headers.try_insert("content-type", encoding.content_type()).ok()?;
-        headers.try_insert("x-amz-target", TARGET).ok()?;
         headers.try_insert("x-amz-date", signature.date).ok()?;
         headers.try_insert("authorization", signature.authorization).ok()?;
         if let Some(token) = credentials.session_token() {
             headers.try_insert("x-amz-security-token", token.to_owned()).ok()?;
         }
-        if let Some(user_agent) = &self.user_agent {
-            headers.try_insert("user-agent", user_agent.clone()).ok()?;
-        }
         Some(request)
+    }
+
+    /// Whose name requests are signed in; renewed by the SDK's cache.
+    async fn identity(&self) -> Option<Identity> {
+        let now = Instant::now();
+        let held = |held: &Held| (now - held.since < IDENTITY_HELD_FOR).then(|| held.identity.clone());
+        if let Some(identity) =
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(held)
+        {
+            return Some(identity);
+        }
+        let identities = self.components.identity_cache();
+        let config = ConfigBag::base();
+        let resolved = identities.resolve_cached_identity(self.identities.clone(), &self.components, &config);
+        let identity = resolved.await.ok()?;
+        let held = Held { identity: identity.clone(), since: now };
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        Some(identity)
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<Attempt, SdkError<GetRecordsError>> {
@@ -189,6 +210,26 @@ impl Route {
             Err(error) => Err(SdkError::response_error(error, response)),
         }
     }
+}
+
+/// A request like the SDK's, with what does not change.
+fn template(of_the_sdk: &HttpRequest) -> Option<HttpRequest> {
+    let mut request = HttpRequest::new(SdkBody::empty());
+    request.set_method("POST").ok()?;
+    request.set_uri(of_the_sdk.uri()).ok()?;
+    let headers = request.headers_mut();
+    headers.try_insert("x-amz-target", TARGET).ok()?;
+    headers.try_insert("amz-sdk-request", "attempt=1; max=1").ok()?;
+    // Places for what each request puts in: a map that is copied as it is has no room to grow.
+    for name in ["content-type", "x-amz-date", "authorization"] {
+        headers.try_insert(name, "").ok()?;
+    }
+    for name in ["user-agent", "x-amz-user-agent"] {
+        if let Some(value) = of_the_sdk.headers().get(name) {
+            headers.try_insert(name, value.to_owned()).ok()?;
+        }
+    }
+    Some(request)
 }
 
 impl Attempt {

@@ -400,7 +400,14 @@ impl Reader<'_> {
             if records.len() == MAX_RECORDS {
                 return Err(reader.malformed("too many records"));
             }
-            records.push(reader.record(&mut learnt)?);
+            let start = reader.at;
+            let record = reader.record(&mut learnt)?;
+            if records.is_empty() {
+                // Room for records like the first, as far as the body goes.
+                let (taken, left) = ((reader.at - start).max(1), reader.body.len() - reader.at);
+                records.reserve_exact((left / taken + 1).min(MAX_RECORDS));
+            }
+            records.push(record);
             Ok(())
         })?;
         Ok(records)

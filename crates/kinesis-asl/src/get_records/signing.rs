@@ -35,7 +35,15 @@ pub(super) struct Signature {
 
 /// Signs, and keeps the key of the day.
 #[derive(Default)]
-pub(super) struct Signer(Mutex<Option<Key>>);
+pub(super) struct Signer(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    key: Option<Key>,
+    /// Space for the texts that are signed.
+    canonical: String,
+    to_sign: String,
+}
 
 struct Key {
     /// Whose and for what: secret, day, region and service.
@@ -65,7 +73,10 @@ impl Signer {
             Some(_) => "content-type;host;x-amz-date;x-amz-security-token;x-amz-target",
             None => "content-type;host;x-amz-date;x-amz-target",
         };
-        let mut canonical = String::with_capacity(512 + token.map_or(0, str::len));
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Kept { key, canonical, to_sign } = &mut *kept;
+        canonical.clear();
+        to_sign.clear();
         let mut add = |text: &str| canonical.push_str(text);
         for text in ["POST\n/\n\ncontent-type:", content_type, "\nhost:", host, "\nx-amz-date:", &date] {
             add(text);
@@ -77,44 +88,51 @@ impl Signer {
         for text in ["\nx-amz-target:", target, "\n\n", names, "\n"] {
             add(text);
         }
-        push_hash(&mut canonical, body);
+        push_hash(canonical, body);
 
-        let mut to_sign = String::with_capacity(256);
         write!(to_sign, "AWS4-HMAC-SHA256\n{date}\n{day}/{region}/{service}/aws4_request\n").ok()?;
-        push_hash(&mut to_sign, canonical.as_bytes());
-        let signature = self.signature(credentials, day, signable, time, to_sign.as_bytes());
+        push_hash(to_sign, canonical.as_bytes());
+        let signature = signature(key, credentials, day, signable, time, to_sign.as_bytes());
+        drop(kept);
         let key_id = credentials.access_key_id();
-        let mut authorization = String::with_capacity(320);
-        write!(
-            authorization,
-            "AWS4-HMAC-SHA256 Credential={key_id}/{day}/{region}/{service}/aws4_request, \
-             SignedHeaders={names}, Signature={signature}"
-        )
-        .ok()?;
+        let authorization = [
+            "AWS4-HMAC-SHA256 Credential=",
+            key_id,
+            "/",
+            day,
+            "/",
+            region,
+            "/",
+            service,
+            "/aws4_request, SignedHeaders=",
+            names,
+            ", Signature=",
+            &signature,
+        ]
+        .concat();
         Some(Signature { date, authorization })
     }
+}
 
-    fn signature(
-        &self,
-        credentials: &Credentials,
-        day: &str,
-        signable: &Signable<'_>,
-        time: SystemTime,
-        to_sign: &[u8],
-    ) -> String {
-        let wanted = [credentials.secret_access_key(), day, signable.region, signable.service];
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.as_ref()
-            && kept.made_from == wanted
-        {
-            return calculate_signature(&kept.key, to_sign);
-        }
-        let [secret, _, region, service] = wanted;
-        let key = generate_signing_key(secret, time, region, service).as_ref().to_vec();
-        let signature = calculate_signature(&key, to_sign);
-        *kept = Some(Key { made_from: wanted.map(str::to_owned), key });
-        signature
+fn signature(
+    kept: &mut Option<Key>,
+    credentials: &Credentials,
+    day: &str,
+    signable: &Signable<'_>,
+    time: SystemTime,
+    to_sign: &[u8],
+) -> String {
+    let wanted = [credentials.secret_access_key(), day, signable.region, signable.service];
+    if let Some(kept) = kept.as_ref()
+        && kept.made_from == wanted
+    {
+        return calculate_signature(&kept.key, to_sign);
     }
+    let [secret, _, region, service] = wanted;
+    let key = generate_signing_key(secret, time, region, service).as_ref().to_vec();
+    let signature = calculate_signature(&key, to_sign);
+    *kept = Some(Key { made_from: wanted.map(str::to_owned), key });
+    signature
 }
 
 fn push_hash(text: &mut String, bytes: &[u8]) {

@@ -1,0 +1,121 @@
+//! A Kinesis server that costs next to nothing: every answer is rendered before it is asked for. Blocking, with a thread
+//! for each connection, so that it can live beside the code that is measured or in a process of its own.
+
+#![allow(dead_code)] // no program uses all of it
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+
+/// As long as the iterators of AWS, in characters.
+const ITERATOR_LENGTH: usize = 224;
+
+/// One answer of `GetRecords`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) records: usize,
+    pub(crate) payload_bytes: usize,
+}
+
+/// The same answer in both encodings.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    cbor: Vec<u8>,
+    json: Vec<u8>,
+}
+
+impl Shape {
+    pub(crate) fn render(self) -> Rendered {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let iterator = "i".repeat(ITERATOR_LENGTH);
+        let mut cbor = b"\xa3\x67Records\x99".to_vec();
+        cbor.extend(u16::try_from(self.records).expect("an answer has few records").to_be_bytes());
+        let mut json = b"{\"Records\":[".to_vec();
+        for index in 0..self.records {
+            let sequence_number = format!("49{index:054}");
+            let key = format!("partition-key-{:08}", rng.u32(..100_000_000));
+            let millis = 1_700_000_000_000 + index as u64;
+            let data: Vec<u8> = (0..self.payload_bytes).map(|_| rng.u8(..)).collect();
+
+            cbor.extend(b"\xa4\x6eSequenceNumber\x78\x38");
+            cbor.extend(sequence_number.as_bytes());
+            cbor.extend(b"\x78\x1bApproximateArrivalTimestamp\xc1\x1b");
+            cbor.extend(millis.to_be_bytes());
+            cbor.extend(b"\x64Data\x5a");
+            cbor.extend(u32::try_from(data.len()).expect("a payload is small").to_be_bytes());
+            cbor.extend(&data);
+            cbor.extend(b"\x6cPartitionKey\x76");
+            cbor.extend(key.as_bytes());
+
+            let comma = if index == 0 { "" } else { "," };
+            let data = base64_simd::STANDARD.encode_to_string(&data);
+            let (seconds, millis) = (millis / 1000, millis % 1000);
+            json.extend(
+                format!(
+                    "{comma}{{\"SequenceNumber\":\"{sequence_number}\",\
+                     \"ApproximateArrivalTimestamp\":{seconds}.{millis:03},\"Data\":\"{data}\",\
+                     \"PartitionKey\":\"{key}\"}}"
+                )
+                .bytes(),
+            );
+        }
+        cbor.extend(b"\x71NextShardIterator\x78\xe0");
+        cbor.extend(iterator.as_bytes());
+        cbor.extend(b"\x72MillisBehindLatest\x00");
+        json.extend(format!("],\"NextShardIterator\":\"{iterator}\",\"MillisBehindLatest\":0}}").bytes());
+        Rendered { cbor, json }
+    }
+}
+
+/// Serves for as long as the process lives.
+#[allow(clippy::disallowed_methods)] // a server beside the runtime that is measured, not in it
+pub(crate) fn serve(listener: TcpListener, rendered: Rendered) {
+    let rendered = Arc::new(rendered);
+    for stream in listener.incoming() {
+        let (Ok(stream), rendered) = (stream, rendered.clone()) else { return };
+        std::thread::spawn(move || {
+            // The client hangs up when it is done.
+            let _ = answer_all(stream, &rendered);
+        });
+    }
+}
+
+fn answer_all(mut stream: TcpStream, rendered: &Rendered) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    let mut body = Vec::new();
+    loop {
+        let (mut length, mut is_cbor, mut is_read) = (0, false, false);
+        loop {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let header = line.trim_end().to_ascii_lowercase();
+            if header.is_empty() {
+                break;
+            }
+            if let Some(value) = header.strip_prefix("content-length: ") {
+                length = value.parse().unwrap_or(0);
+            }
+            is_cbor |= header == "content-type: application/x-amz-cbor-1.1";
+            is_read |= header.ends_with(".getrecords");
+        }
+        body.resize(length, 0);
+        reader.read_exact(&mut body)?;
+        let iterator = b"{\"ShardIterator\":\"first\"}".as_slice();
+        let (encoding, answer) = match (is_read, is_cbor) {
+            (false, _) => ("json", iterator),
+            (true, true) => ("cbor", rendered.cbor.as_slice()),
+            (true, false) => ("json", rendered.json.as_slice()),
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-{encoding}-1.1\r\ncontent-length: {}\r\n\
+             date: Tue, 14 Nov 2023 22:13:20 GMT\r\n\r\n",
+            answer.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(answer)?;
+    }
+}
