@@ -59,7 +59,7 @@ fn main() -> Result<(), BoxError> {
         let rendered = shape.render();
         let listener = TcpListener::bind("127.0.0.1:0")?;
         println!("http://{}", listener.local_addr()?);
-        serve(listener, rendered);
+        serve(&listener, rendered);
         return Ok(());
     }
     println!(

@@ -215,7 +215,7 @@ impl RecordSource for PollingSource {
                     tracing::debug!(%shard_id, code, "the iterator is refused; making another");
                     self.drop_iterator();
                 }
-                Err(CallError::Sdk(error)) => return Err(self.failed("reading", error).await),
+                Err(CallError::Sdk(error)) => return Err(self.failed("reading", *error).await),
             }
         }
         Err(self.stream.unavailable(&format!(

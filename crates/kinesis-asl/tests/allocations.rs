@@ -23,7 +23,7 @@ const WARM_UP_READS: usize = 3;
 fn allocations(shape: Shape, format: GetRecordsFormat) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || serve(listener, shape.render()));
+    std::thread::spawn(move || serve(&listener, shape.render()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = Config::builder()
         .behavior_version(BehaviorVersion::latest())

@@ -36,15 +36,23 @@ const UNSUPPORTED_MEDIA_TYPE: u16 = 415;
 #[derive(Debug)]
 pub(crate) enum CallError {
     /// The request was refused, or there was no sound answer.
-    Sdk(SdkError<GetRecordsError>),
+    Sdk(Box<SdkError<GetRecordsError>>),
     /// A record has a sequence number that is none.
     SequenceNumber(StoreError),
+}
+
+impl From<SdkError<GetRecordsError>> for CallError {
+    fn from(error: SdkError<GetRecordsError>) -> Self {
+        Self::Sdk(Box::new(error))
+    }
 }
 
 impl CallError {
     /// Whether the service refuses the iterator, and another one may do.
     pub(crate) fn refused_iterator(&self) -> Option<&str> {
-        let Self::Sdk(SdkError::ServiceError(_)) = self else { return None };
+        if !matches!(self, Self::Sdk(error) if matches!(**error, SdkError::ServiceError(_))) {
+            return None;
+        }
         let code = self.code()?;
         matches!(code, "ExpiredIteratorException" | "InvalidArgumentException").then_some(code)
     }
@@ -58,7 +66,8 @@ impl CallError {
 
     /// Whether this is about the encoding of the request rather than about what it asks for.
     fn refuses_encoding(&self) -> bool {
-        let Self::Sdk(SdkError::ServiceError(refusal)) = self else { return false };
+        let Self::Sdk(error) = self else { return false };
+        let SdkError::ServiceError(refusal) = &**error else { return false };
         let status = refusal.raw().status().as_u16();
         match self.code() {
             _ if status == UNSUPPORTED_MEDIA_TYPE => true,
@@ -120,7 +129,7 @@ impl GetRecords {
 impl Shared {
     async fn by_the_sdk(&self, iterator: &str) -> Result<Answer, CallError> {
         let answer = self.client.get_records().shard_iterator(iterator).send().await;
-        reference::convert(answer.map_err(CallError::Sdk)?).map_err(CallError::SequenceNumber)
+        reference::convert(answer.map_err(CallError::from)?).map_err(CallError::SequenceNumber)
     }
 
     /// Asks in this encoding: directly where a route is known, and through the SDK where not, or where that failed.
@@ -177,10 +186,10 @@ impl Shared {
     ) -> Option<Result<Answer, CallError>> {
         let attempt = match route.attempt(&self.signer, encoding, iterator).await? {
             Ok(attempt) => attempt,
-            Err(error) => return Some(Err(CallError::Sdk(error))),
+            Err(error) => return Some(Err(error.into())),
         };
         if !attempt.response.status().is_success() {
-            return Some(Err(CallError::Sdk(attempt.into_error())));
+            return Some(Err(attempt.into_error().into()));
         }
         let came_in = Encoding::of(&attempt.body);
         let read = read_answer(attempt.body);
@@ -189,7 +198,7 @@ impl Shared {
             Ok(answer) => Ok(answer),
             Err(Undecoded::SequenceNumber(error)) => Err(CallError::SequenceNumber(error)),
             Err(Undecoded::Malformed(malformed)) => {
-                Err(CallError::Sdk(SdkError::response_error(malformed, attempt.response)))
+                Err(SdkError::response_error(malformed, attempt.response).into())
             }
         })
     }
@@ -223,11 +232,11 @@ impl Shared {
         if let Some(is_sound) = found.was_sound {
             self.note_encoding(encoding, found.encoding, is_sound);
         }
-        result.map_err(CallError::Sdk)?;
+        result.map_err(CallError::from)?;
         match found.answer {
             Some(answer) => answer.map_err(CallError::SequenceNumber),
             // The SDK has handed back an answer that our reader never saw.
-            None => Err(CallError::Sdk(SdkError::construction_failure("the answer was not read"))),
+            None => Err(SdkError::construction_failure("the answer was not read").into()),
         }
     }
 

@@ -323,7 +323,7 @@ impl<'a> Reader<'a> {
             reader.members(|reader, name| {
                 match name {
                     b"ShardId" => {
-                        child = std::mem::take(&mut child).shard_id(reader.string()?.unwrap_or_default())
+                        child = std::mem::take(&mut child).shard_id(reader.string()?.unwrap_or_default());
                     }
                     b"ParentShards" => {
                         let mut parents = Vec::new();

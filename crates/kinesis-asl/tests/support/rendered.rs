@@ -1,7 +1,7 @@
 //! A Kinesis server that costs next to nothing: every answer is rendered before it is asked for. Blocking, with a thread
 //! for each connection, so that it can live beside the code that is measured or in a process of its own.
 
-#![allow(dead_code)] // no program uses all of it
+#![allow(dead_code, clippy::expect_used)] // no program uses all of it; a shape that cannot be rendered is a mistake
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -69,7 +69,7 @@ impl Shape {
 
 /// Serves for as long as the process lives.
 #[allow(clippy::disallowed_methods)] // a server beside the runtime that is measured, not in it
-pub(crate) fn serve(listener: TcpListener, rendered: Rendered) {
+pub(crate) fn serve(listener: &TcpListener, rendered: Rendered) {
     let rendered = Arc::new(rendered);
     for stream in listener.incoming() {
         let (Ok(stream), rendered) = (stream, rendered.clone()) else { return };
