@@ -165,14 +165,18 @@ impl PollingSource {
     fn take(&mut self, answer: Answer) -> Result<FetchedBatch, SourceError> {
         let millis_behind_latest =
             answer.millis_behind_latest.map(|millis| u64::try_from(millis).unwrap_or(0));
-        let records = answer.records;
+        let mut records = answer.records;
         let iterator = answer.next_iterator.filter(|iterator| !iterator.is_empty());
         let end = match &iterator {
             Some(_) => None,
             None => Some(self.convert_end(answer.children)?),
         };
 
-        if let Some(last) = records.last() {
+        if let Some(last) = records.last_mut() {
+            // This number outlives the batch, here and in checkpoints: as a slice it would keep all of the answer alive.
+            if let Ok(detached) = last.sequence_number.as_str().parse() {
+                last.sequence_number = detached;
+            }
             self.place = Place::After(last.sequence_number.clone());
         }
         self.iterator = iterator;

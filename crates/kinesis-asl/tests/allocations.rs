@@ -18,6 +18,9 @@ use shard_worker::{ReadFrom, StreamSource};
 /// Reads before counting: the first one learns, and the connection makes its buffers large enough.
 const WARM_UP_READS: usize = 3;
 
+/// The least of so many reads counts.
+const COUNTED_READS: usize = 4;
+
 /// Allocations of one read of an answer of this shape, in the thread that reads; the server is another one.
 #[allow(clippy::disallowed_methods)] // a server beside the runtime that is measured, not in it
 fn allocations(shape: Shape, format: GetRecordsFormat) -> u64 {
@@ -41,7 +44,8 @@ fn allocations(shape: Shape, format: GetRecordsFormat) -> u64 {
         assert_eq!(batch.records.len(), shape.records);
     };
     (0..WARM_UP_READS).for_each(|_| read());
-    allocation_counter::measure(read).count_total
+    // How many pieces an answer comes in depends on the load of the machine.
+    (0..COUNTED_READS).map(|_| allocation_counter::measure(&mut read).count_total).min().unwrap()
 }
 
 #[test]

@@ -400,7 +400,7 @@ impl<'a> Reader<'a> {
 /// A request in CBOR: one map with the iterator.
 pub(super) fn request(iterator: &str) -> Vec<u8> {
     const NAME: &[u8] = b"ShardIterator";
-    let mut request = Vec::with_capacity(iterator.len() + NAME.len() + 16);
+    let mut request = Vec::with_capacity(iterator.len() + NAME.len() + 4);
     request.push(0xa1);
     push_text(&mut request, NAME);
     push_text(&mut request, iterator.as_bytes());

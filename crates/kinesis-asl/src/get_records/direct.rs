@@ -4,9 +4,11 @@
 //! its rules, whatever they are. What cannot be learnt with certainty is not guessed: then there is no route, and every call
 //! goes through the SDK.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -20,7 +22,8 @@ use aws_smithy_runtime_api::client::auth::{AuthScheme, AuthSchemeId};
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings, SharedHttpConnector};
 use aws_smithy_runtime_api::client::identity::{Identity, SharedIdentityResolver};
 use aws_smithy_types::body::SdkBody;
-use http_body::Body;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, timeout};
 
 use super::answer::MAX_BODY_BYTES;
@@ -174,7 +177,7 @@ impl Route {
         let time = now.checked_add(self.clock_ahead)?.checked_sub(self.clock_behind)?;
         let signature = signer.sign(credentials, &signable, time)?;
         let mut request = self.template.try_clone()?;
-        *request.body_mut() = SdkBody::from(body);
+        *request.body_mut() = SdkBody::from_body_1_x(RequestBody(Some(body.into())));
         let headers = request.headers_mut();
         headers.try_insert("content-type", encoding.content_type()).ok()?;
         headers.try_insert("x-amz-date", signature.date).ok()?;
@@ -209,6 +212,30 @@ impl Route {
             Ok(body) => Ok(Attempt { response, body }),
             Err(error) => Err(SdkError::response_error(error, response)),
         }
+    }
+}
+
+/// The body of a request that is sent once: the SDK's own would keep a copy to send it again.
+#[derive(Debug)]
+struct RequestBody(Option<Bytes>);
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|body| Ok(Frame::data(body))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |body| body.len() as u64))
     }
 }
 

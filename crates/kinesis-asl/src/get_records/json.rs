@@ -63,8 +63,10 @@ pub(super) fn refusal(mut body: Vec<u8>) -> Result<(Option<String>, Option<Strin
 
 /// A request in JSON: one object with the iterator.
 pub(super) fn request(iterator: &str) -> Vec<u8> {
-    let mut request = Vec::with_capacity(iterator.len() + 32);
-    request.extend(b"{\"ShardIterator\":\"");
+    const HEAD: &[u8] = b"{\"ShardIterator\":\"";
+    const END: &[u8] = b"\"}";
+    let mut request = Vec::with_capacity(HEAD.len() + iterator.len() + END.len());
+    request.extend(HEAD);
     for byte in iterator.bytes() {
         match byte {
             b'"' | b'\\' => request.extend([b'\\', byte]),
@@ -72,7 +74,7 @@ pub(super) fn request(iterator: &str) -> Vec<u8> {
             _ => request.push(byte),
         }
     }
-    request.extend(b"\"}");
+    request.extend(END);
     request
 }
 
