@@ -31,7 +31,7 @@ mod shard_task;
 mod status;
 mod united_stream;
 
-pub use assignment::{AssignmentLimits, AssignmentPlan, ObservedLease, plan_assignment};
+pub use assignment::{AssignmentLimits, AssignmentPlan, Holdings, ObservedLease, plan_assignment};
 pub use builder::ReceiverBuilder;
 pub use cleanup::plan_cleanup;
 pub use error::{ReceiverError, ReceiverErrorKind};

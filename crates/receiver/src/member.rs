@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
 use tracing::Instrument as _;
 
-use crate::assignment::{AssignmentLimits, ObservedLease, plan_assignment};
+use crate::assignment::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
 use crate::children::ShardEndWriter;
 use crate::cleanup::plan_cleanup;
 use crate::error::{source_error, store_error};
@@ -226,17 +226,24 @@ impl Member {
             .map(|lease| ObservedLease {
                 lease,
                 unchanged_for: self.observations.unchanged_for(&lease.shard_id, asked_at),
+                owned_for: None,
+                requested_for: Duration::ZERO,
+                weight: 1,
             })
             .collect();
         let held: HashSet<ShardId> = self.tasks.keys().cloned().collect();
         let limits = AssignmentLimits {
             failover_time: settings.failover_time,
+            hand_over_time: settings.failover_time,
+            drain_time: settings.failover_time,
             max_leases: settings.max_leases,
             max_moves: settings.max_lease_moves_per_round,
+            max_takes: usize::MAX,
         };
-        let plan =
-            plan_assignment(&observed, &self.receiver.worker_id, &held, limits, &mut self.receiver.rng);
-        (plan.take.into_iter().chain(plan.steal).cloned().collect(), plan.is_partial)
+        let holdings =
+            Holdings { worker_id: &self.receiver.worker_id, held: &held, requested: &HashSet::new() };
+        let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
+        (plan.take.into_iter().chain(plan.request).cloned().collect(), plan.is_partial)
     }
 
     async fn take(&mut self, wanted: Vec<Lease>) {
