@@ -28,6 +28,19 @@ impl Shares {
         loads.iter().map(|load| self.floor.saturating_sub(*load)).collect()
     }
 
+    /// A worker that gets a lease from one with more than this brings the fleet closer to balance, whichever it is:
+    /// workers below the floor may be served by all above it, unless there are more leases above the ceil to place.
+    /// `None`: nobody has too many.
+    pub(super) fn least_of_donors(&self, loads: &[usize]) -> Option<usize> {
+        let lacking: usize = self.deficits(loads).iter().sum();
+        let beyond: usize = loads.iter().map(|load| load.saturating_sub(self.ceil)).sum();
+        match (lacking, beyond) {
+            (0, 0) => None,
+            _ if lacking > beyond => Some(self.floor),
+            _ => Some(self.ceil),
+        }
+    }
+
     /// How many each worker should have in the end. The fullest keep one more than the floor: then the least has to
     /// move.
     pub(super) fn targets(&self, loads: &[usize]) -> Vec<usize> {

@@ -127,7 +127,6 @@ impl<'a> FleetView<'a> {
         limits: &AssignmentLimits,
     ) {
         let lease = observed.lease;
-        let is_asked_for_by_me = lease.hand_over_target() == Some(holdings.worker_id);
         // What KCL 3.x hands over is left to it, and a request on such a row means nothing.
         let kcl_target = parties.owner.filter(|_| lease.checkpoint_owner.is_some());
         if holdings.held.contains(&lease.shard_id) {
@@ -141,7 +140,7 @@ impl<'a> FleetView<'a> {
             self.work += usize::from(is_ready);
             self.leftovers.extend(is_ready.then_some(observed));
         } else if let Some(owner) = parties.owner {
-            if is_asked_for_by_me {
+            if parties.requester == Some(ME) {
                 self.count_as_under_way(observed);
                 let answer_time = if lease.is_offered() { limits.drain_time } else { limits.hand_over_time };
                 self.overdue.extend((observed.requested_for >= answer_time).then_some(observed));

@@ -102,6 +102,7 @@ pub fn plan_assignment<'a>(
 ) -> AssignmentPlan<'a> {
     let mut fleet = FleetView::new(leases, holdings, &limits);
     let mut planner = Planner {
+        worker_id: holdings.worker_id,
         room: limits.max_leases.saturating_sub(fleet.occupied),
         takes: limits.max_takes,
         moves: limits.max_moves.saturating_sub(fleet.under_way),
@@ -123,14 +124,15 @@ pub fn plan_assignment<'a>(
 }
 
 /// A plan in the making, and what may still be added to it.
-struct Planner<'a> {
+struct Planner<'a, 'w> {
+    worker_id: &'w WorkerId,
     room: usize,
     takes: usize,
     moves: usize,
     plan: AssignmentPlan<'a>,
 }
 
-impl<'a> Planner<'a> {
+impl<'a> Planner<'a, '_> {
     fn take_leftovers(&mut self, fleet: &mut FleetView<'a>) {
         for leftover in std::mem::take(&mut fleet.leftovers).into_iter().take(self.room) {
             self.room -= 1;
@@ -163,7 +165,7 @@ impl<'a> Planner<'a> {
         }
         // What is left goes to those that have reached the floor, one each: whoever comes first.
         if deficits[me] > 0 {
-            self.plan.is_partial = true;
+            self.plan.is_partial |= !self.is_empty();
         } else if loads[me] < shares.ceil {
             let last_free = if lacking < fleet.free.len() { fleet.free.len() } else { available };
             self.add_from_pool(fleet, rng.usize(lacking..last_free));
@@ -204,22 +206,24 @@ impl<'a> Planner<'a> {
     /// The first step of a worker of whom the others do not know yet: one lease that shows it to them. Until everybody
     /// has been seen, nobody can know its share.
     fn announce(&mut self, fleet: &FleetView<'a>, shares: Shares, rng: &mut Rng) {
-        let deficits = shares.deficits(&fleet.loads());
+        let loads = fleet.loads();
         let available = pool_size(fleet);
         if available > 0 {
             // Behind what the others are about to take, if there is so much.
-            let others = deficits[..my_rank(fleet)].iter().sum::<usize>();
+            let others = shares.deficits(&loads)[..my_rank(fleet)].iter().sum::<usize>();
             let first = if others < available { others } else { 0 };
             self.add_from_pool(fleet, rng.usize(first..available));
         } else {
-            let (targets, needs) = needs_beyond_pool(fleet, shares);
-            if needs[my_rank(fleet)] > 0
-                && let Some(lease) = any_move(fleet, &targets, rng)
-            {
+            let donors = shares.least_of_donors(&loads);
+            if let Some(lease) = donors.and_then(|least| any_move(fleet, least, rng)) {
                 self.request(lease);
             }
         }
-        self.plan.is_partial |= !(self.plan.take.is_empty() && self.plan.request.is_empty());
+        self.plan.is_partial |= !self.is_empty();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.plan.take.is_empty() && self.plan.request.is_empty()
     }
 
     fn add_from_pool(&mut self, fleet: &FleetView<'a>, index: usize) {
@@ -243,10 +247,15 @@ impl<'a> Planner<'a> {
         if self.room > 0 && self.moves > 0 {
             self.room -= 1;
             self.moves -= 1;
-            self.plan.request.push(lease);
+            if lease.hand_over_target() == Some(self.worker_id) {
+                // It was asked for so long ago that the request counts no more. To ask again would change nothing.
+                self.plan.take.push(lease);
+            } else {
+                self.plan.request.push(lease);
+            }
         } else {
             // While all that may be under way is under way, there is nothing to look for.
-            self.plan.is_partial |= self.room > 0 && !self.plan.request.is_empty();
+            self.plan.is_partial |= self.room > 0 && !self.is_empty();
         }
     }
 }

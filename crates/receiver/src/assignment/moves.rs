@@ -6,7 +6,7 @@ use fastrand::Rng;
 use lease_store::Lease;
 
 use super::ObservedLease;
-use super::fleet::FleetView;
+use super::fleet::{FleetView, Worker};
 
 /// A worker that gives leases away.
 struct Donor<'a> {
@@ -81,16 +81,15 @@ pub(super) fn moves_for<'a>(
     fullest_first(moves)
 }
 
-/// One lease of any worker above its target, for a worker of whom the others do not know yet. It is left to chance, so
-/// that of several such workers each gets one.
-pub(super) fn any_move<'a>(fleet: &FleetView<'a>, targets: &[usize], rng: &mut Rng) -> Option<&'a Lease> {
-    let mut donors: Vec<Donor<'_>> = donors(fleet, targets).filter(|donor| donor.surplus > 0).collect();
-    if donors.is_empty() {
-        return None;
-    }
-    let chosen = rng.usize(..donors.len());
-    let (_, lease) = donors[chosen].give(0, |count| rng.usize(..count))?;
-    Some(lease)
+/// One lease of any worker with more than `least`, for a worker of whom the others do not know yet. It is left to
+/// chance, so that of many such workers each gets one.
+pub(super) fn any_move<'a>(fleet: &FleetView<'a>, least: usize, rng: &mut Rng) -> Option<&'a Lease> {
+    let workers = fleet.order.iter().map(|index| &fleet.workers[*index]);
+    let donors: Vec<&Worker<'_>> =
+        workers.filter(|worker| worker.load > least && !worker.movable.is_empty()).collect();
+    let donor = rng.choice(donors)?;
+    let mut donor = Donor::new(donor.load, donor.weight, 1, &donor.movable);
+    donor.give(0, |count| rng.usize(..count)).map(|(_, lease)| lease)
 }
 
 fn donors<'f, 'a>(fleet: &'f FleetView<'a>, targets: &'f [usize]) -> impl Iterator<Item = Donor<'a>> + 'f {
