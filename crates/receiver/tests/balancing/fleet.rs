@@ -321,6 +321,15 @@ impl Fleet {
             && held == self.work().len()
     }
 
+    /// Of the first `members` present ones, nobody plans anything, even when all leases have settled in.
+    pub(crate) fn is_at_rest(&mut self, members: usize) -> bool {
+        self.since.iter_mut().for_each(|since| since.owned = None);
+        let snapshot = self.snapshot();
+        let observed = snapshot.observed();
+        let present = self.in_random_order().into_iter().take(members);
+        present.into_iter().all(|member| self.plan(member, &observed) == AssignmentPlan::default())
+    }
+
     /// How many leases of live members have to move, at the least, until the fleet is balanced.
     pub(crate) fn least_moves(&self) -> usize {
         let (loads, work) = (self.loads(), self.work().len());

@@ -2,4 +2,3 @@
 
 mod fleet;
 mod table;
-mod trace;
