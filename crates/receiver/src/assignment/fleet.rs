@@ -143,7 +143,7 @@ impl<'a> FleetView<'a> {
             if parties.requester == Some(ME) {
                 self.count_as_under_way(observed);
                 let answer_time = if lease.is_offered() { limits.drain_time } else { limits.hand_over_time };
-                self.overdue.extend((observed.requested_for >= answer_time).then_some(observed));
+                self.overdue.extend((is_ready && observed.requested_for >= answer_time).then_some(observed));
             } else if let Some(requester) = parties.requester {
                 self.count(observed, requester);
             } else if holdings.requested.contains(&lease.shard_id) {

@@ -90,7 +90,8 @@ pub struct AssignmentPlan<'a> {
 /// - If that is not enough, the surplus of those above their share is dealt to those below, and every worker asks for
 ///   its own part. So no more moves than has to, and a balanced fleet moves nothing.
 /// - A worker that nobody can see yet takes or asks for one lease only and looks again: the others that started at the
-///   same time can be seen by then.
+///   same time can be seen by then. From then on it at most doubles what it has in each plan, so that those who were
+///   not lucky at first have the time to show themselves too.
 /// - Free leases that nobody took for long are taken even beyond the share.
 ///
 /// The generator decides where all workers would otherwise want the same and the deal cannot tell them apart.
@@ -106,9 +107,11 @@ pub fn plan_assignment<'a>(
         room: limits.max_leases.saturating_sub(fleet.occupied),
         takes: limits.max_takes,
         moves: limits.max_moves.saturating_sub(fleet.under_way),
+        growth: 0,
         plan: AssignmentPlan::default(),
     };
     planner.take_leftovers(&mut fleet);
+    planner.growth = fleet.workers[ME].load.max(1);
     let shares = Shares::new(fleet.work, fleet.order.len());
     planner.take_overdue(&fleet, shares, &limits);
     if fleet.is_visible {
@@ -129,6 +132,8 @@ struct Planner<'a, 'w> {
     room: usize,
     takes: usize,
     moves: usize,
+    /// How many more it takes and asks for: at most as many as it has, so that others have the time to show themselves.
+    growth: usize,
     plan: AssignmentPlan<'a>,
 }
 
@@ -163,12 +168,19 @@ impl<'a> Planner<'a, '_> {
         if available <= lacking {
             return false;
         }
-        // What is left goes to those that have reached the floor, one each: whoever comes first.
+        // What is left goes to those that have reached the floor, one each.
+        let may_have_more = |worker: usize| deficits[worker] == 0 && loads[worker] < shares.ceil;
         if deficits[me] > 0 {
             self.plan.is_partial |= !self.is_empty();
-        } else if loads[me] < shares.ceil {
-            let last_free = if lacking < fleet.free.len() { fleet.free.len() } else { available };
-            self.add_from_pool(fleet, rng.usize(lacking..last_free));
+        } else if may_have_more(me) {
+            let rank = (0..me).filter(|worker| may_have_more(*worker)).count();
+            let index = if lacking + rank < available {
+                lacking + rank
+            } else {
+                // There is none for this worker; but whoever should take one may not be able to.
+                rng.usize(lacking..available)
+            };
+            self.add_from_pool(fleet, index);
         }
         true
     }
@@ -234,8 +246,9 @@ impl<'a> Planner<'a, '_> {
     }
 
     fn take(&mut self, lease: &'a Lease) {
-        if self.room > 0 && self.takes > 0 {
+        if self.room > 0 && self.takes > 0 && self.growth > 0 {
             self.room -= 1;
+            self.growth -= 1;
             self.takes -= 1;
             self.plan.take.push(lease);
         } else {
@@ -244,8 +257,9 @@ impl<'a> Planner<'a, '_> {
     }
 
     fn request(&mut self, lease: &'a Lease) {
-        if self.room > 0 && self.moves > 0 {
+        if self.room > 0 && self.moves > 0 && self.growth > 0 {
             self.room -= 1;
+            self.growth -= 1;
             self.moves -= 1;
             if lease.hand_over_target() == Some(self.worker_id) {
                 // It was asked for so long ago that the request counts no more. To ask again would change nothing.

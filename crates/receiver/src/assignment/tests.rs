@@ -90,19 +90,34 @@ fn asked(plan: &AssignmentPlan<'_>, owner: usize) -> usize {
 
 const NOTHING: [&Lease; 0] = [];
 
+/// The rows after this worker carried out what it planned to take.
+fn take_all(leases: &[Lease], plan: &AssignmentPlan<'_>) -> Vec<Lease> {
+    let take = LeaseChange::take(worker(ME));
+    let rows =
+        leases.iter().map(|lease| if plan.take.contains(&lease) { take.apply(lease) } else { lease.clone() });
+    rows.collect()
+}
+
 #[test]
-fn a_worker_shows_itself_with_one_lease_and_takes_its_share_when_it_looks_again() {
-    let mut leases = leases([None; 20]);
+fn a_worker_shows_itself_with_one_lease_and_then_doubles_what_it_has_up_to_its_share() {
+    let mut leases: Vec<Lease> = (0..20).map(|index| lease(index, None)).collect();
     let first = plan(&fresh(&leases), &HashSet::new());
     assert_eq!((first.take.len(), first.is_partial), (1, true));
-    let taken = first.take[0].shard_id.clone();
-    let row = leases.iter_mut().find(|lease| lease.shard_id == taken).unwrap();
-    *row = LeaseChange::take(worker(ME)).apply(row);
+    leases = take_all(&leases, &first);
     // By then another one has shown itself.
     let other = leases.iter_mut().find(|lease| lease.owner.is_none()).unwrap();
     *other = LeaseChange::take(worker(1)).apply(other);
-    let second = plan(&fresh(&leases), &held(&leases));
-    assert_eq!((second.take.len(), second.is_partial), (9, false));
+    let mut taken = Vec::new();
+    loop {
+        let seen = leases.clone();
+        let plan = plan(&fresh(&seen), &held(&seen));
+        taken.push(plan.take.len());
+        leases = take_all(&leases, &plan);
+        if !plan.is_partial {
+            break;
+        }
+    }
+    assert_eq!(taken, [1, 2, 4, 2], "ten of twenty");
 }
 
 #[test]
@@ -119,7 +134,7 @@ fn a_worker_that_nobody_sees_asks_for_one_lease_of_those_that_have_more_than_the
 
 #[test]
 fn only_what_can_be_read_is_taken_and_counted() {
-    let mut leases = leases([Some(ME), None, None, None, None]);
+    let mut leases = leases([Some(ME), None, None, None, None, Some(ME), Some(ME)]);
     leases[1].parents = BTreeSet::from([shard(0)]);
     leases[2].parents = BTreeSet::from([shard(77)]);
     leases[3].parents = BTreeSet::from([shard(4)]);
@@ -192,12 +207,10 @@ fn a_lease_in_a_hand_over_of_the_kcl_is_left_alone_until_it_expires() {
 
 #[test]
 fn the_surplus_of_several_donors_is_asked_for_and_each_keeps_its_share() {
-    let owners = [[Some(1); 6], [Some(2); 6]].concat();
-    let mut leases: Vec<Lease> =
-        owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
-    leases.push(lease(12, Some(ME)));
+    let owners = [vec![Some(1); 8], vec![Some(2); 8], vec![Some(ME); 3]].concat();
+    let leases: Vec<Lease> = owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
     let plan = plan(&fresh(&leases), &held(&leases));
-    assert_eq!((asked(&plan, 1), asked(&plan, 2)), (1, 2), "five, four and four");
+    assert_eq!((asked(&plan, 1), asked(&plan, 2)), (1, 2), "seven, six and six");
     assert_eq!((plan.take.len(), plan.is_partial), (0, false));
     let limits = AssignmentLimits { max_moves: 2, ..LIMITS };
     let plan = plan_within(&fresh(&leases), &held(&leases), limits);
@@ -230,23 +243,28 @@ fn whoever_has_the_floor_gets_more_only_from_those_above_the_ceil() {
 
 #[test]
 fn a_request_counts_for_the_worker_that_asks_until_it_is_stale() {
-    let mut leases = leases([Some(1), Some(1), Some(1), Some(1), Some(1), Some(ME)]);
+    let owners = [[Some(1); 6].as_slice(), &[Some(ME); 3]].concat();
+    let mut leases: Vec<Lease> =
+        owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
     for lease in &mut leases[..3] {
         ask(lease, 2);
     }
-    // Two leases for each of three workers: worker 2 asked for one too many, but that is not up for asking.
-    assert_eq!(plan(&fresh(&leases), &held(&leases)).request, NOTHING);
+    assert_eq!(plan(&fresh(&leases), &held(&leases)).request, NOTHING, "three workers with three each");
     let mut observed = fresh(&leases);
     for observed in &mut observed {
         observed.requested_for = STALE;
     }
     let alone = plan(&observed, &held(&leases));
-    assert_eq!(asked(&alone, 1), 2, "three for each of two workers, and the stale ones may be replaced");
+    assert_eq!(
+        alone.request,
+        [&leases[0]],
+        "two workers with six and three, and a stale request is replaced"
+    );
 }
 
 #[test]
 fn what_others_asked_this_worker_for_no_longer_counts_for_it() {
-    let mut leases = leases([Some(ME), Some(ME), Some(1), Some(1), None, None]);
+    let mut leases = leases([Some(ME), Some(ME), Some(ME), Some(1), Some(1), Some(1), None, None]);
     assert_eq!(plan(&fresh(&leases), &held(&leases)).take.len(), 1);
     ask(&mut leases[0], 1);
     assert_eq!(plan(&fresh(&leases), &held(&leases)).take.len(), 2);
@@ -254,26 +272,25 @@ fn what_others_asked_this_worker_for_no_longer_counts_for_it() {
 
 #[test]
 fn what_a_leaving_worker_offers_is_dealt_to_those_who_stay() {
-    let mut leases = leases([Some(ME), Some(1), Some(1), Some(1), Some(1)]);
-    leases[1..].iter_mut().for_each(offer);
-    let alone = plan(&fresh(&leases), &held(&leases));
-    assert_eq!((asked(&alone, 1), alone.is_partial), (4, false), "nobody else stays");
-    ask(&mut leases[1], 2);
-    let shared = plan(&fresh(&leases), &held(&leases));
-    assert_eq!(asked(&shared, 1), 1, "one for each up to the floor");
-    assert!(shared.is_partial, "and one is left");
-    // A lease that its owner has for a moment only is on offer all the same, but only while nothing is kept.
-    leases[1].requested_by = None;
-    let asked_when_young = |leases: &[Lease]| {
+    let owners = [[Some(ME); 4].as_slice(), &[Some(1); 6]].concat();
+    let mut leases: Vec<Lease> =
+        owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
+    leases[4..].iter_mut().for_each(offer);
+    // The leases have changed hands a moment ago, which does not matter for those on offer.
+    let asked_for = |leases: &[Lease]| {
         let mut observed = fresh(leases);
         for observed in &mut observed {
             observed.owned_for = Some(Duration::ZERO);
         }
-        plan(&observed, &held(leases)).request.len()
+        let plan = plan(&observed, &held(leases));
+        (plan.request.len(), plan.is_partial)
     };
-    assert_eq!(asked_when_young(&leases), 4);
-    leases[4].offered_by = None;
-    assert_eq!(asked_when_young(&leases), 0, "it stays, and has agreed to give up some");
+    assert_eq!(asked_for(&leases), (4, true), "nobody else stays: it wants all, but four at a time");
+    ask(&mut leases[4], 2);
+    assert_eq!(asked_for(&leases), (1, false), "five for each, and worker 2 has asked for one already");
+    leases[4].requested_by = None;
+    leases[9].offered_by = None;
+    assert_eq!(asked_for(&leases), (0, false), "worker 1 stays, and has agreed to give up some");
 }
 
 #[test]
@@ -327,7 +344,7 @@ fn a_request_of_its_own_that_is_stale_counts_no_more_and_is_not_repeated() {
 
 #[test]
 fn what_is_under_way_counts_against_all_limits() {
-    let owners = [vec![Some(1); 20], vec![Some(ME); 2]].concat();
+    let owners = [vec![Some(1); 20], vec![Some(ME); 4]].concat();
     let mut leases: Vec<Lease> =
         owners.into_iter().enumerate().map(|(index, owner)| lease(index, owner)).collect();
     for lease in &mut leases[..3] {
@@ -335,8 +352,8 @@ fn what_is_under_way_counts_against_all_limits() {
     }
     let new_ones = |limits| plan_within(&fresh(&leases), &held(&leases), limits).request.len();
     assert_eq!(new_ones(LIMITS), 1, "four at a time");
-    assert_eq!(new_ones(AssignmentLimits { max_moves: 100, ..LIMITS }), 6, "half of 22, without five");
-    assert_eq!(new_ones(AssignmentLimits { max_leases: 7, max_moves: 100, ..LIMITS }), 2);
+    assert_eq!(new_ones(AssignmentLimits { max_moves: 100, ..LIMITS }), 5, "half of 24, without seven");
+    assert_eq!(new_ones(AssignmentLimits { max_leases: 9, max_moves: 100, ..LIMITS }), 2);
     // A request that the listing does not show yet is no other.
     let holdings = Holdings {
         worker_id: &worker(ME),
@@ -350,13 +367,13 @@ fn what_is_under_way_counts_against_all_limits() {
 #[test]
 fn the_maximum_of_leases_and_of_takes_is_never_passed() {
     let mut leases: Vec<Lease> = (0..10).map(|index| lease(index, None)).collect();
-    leases.push(lease(10, Some(ME)));
+    leases.extend((10..20).map(|index| lease(index, Some(ME))));
     let counts = |limits| {
         let plan = plan_within(&fresh(&leases), &held(&leases), limits);
         (plan.take.len(), plan.is_partial)
     };
     assert_eq!(counts(LIMITS), (10, false));
-    assert_eq!(counts(AssignmentLimits { max_leases: 4, ..LIMITS }), (3, false));
+    assert_eq!(counts(AssignmentLimits { max_leases: 13, ..LIMITS }), (3, false));
     assert_eq!(counts(AssignmentLimits { max_takes: 4, ..LIMITS }), (4, true));
 }
 

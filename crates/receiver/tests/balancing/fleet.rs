@@ -1,8 +1,8 @@
 //! A model of a fleet: a table of leases, members that plan on it in rounds, and owners that answer requests.
 //!
 //! Writes follow the store's own rule (`LeaseWrite::decide`), so of several that want the same lease the first gets it.
-//! A round is a quarter of the fail-over time. What is asked for in a round is handed over at its end, and taken by the
-//! new owner in the next one.
+//! What is asked for in a round is handed over at its end, and taken by the new owner in the next one. The next round
+//! begins after a quarter of the fail-over time, or after a twelfth of that when somebody's plan was partial.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,8 +11,13 @@ use lease_store::{Lease, LeaseChange, LeaseWrite, Position, ShardId, Verdict, Wo
 use receiver::{AssignmentLimits, AssignmentPlan, Holdings, ObservedLease, plan_assignment};
 use tokio::time::Duration;
 
-/// How many rounds the fail-over time has.
+/// How many rounds the fail-over time has when no plan is partial.
 pub(crate) const ROUNDS_PER_FAILOVER_TIME: u32 = 4;
+
+/// How many rounds there are in the time of one while plans are partial. That is also the unit of time.
+const FOLLOW_UPS_PER_ROUND: u32 = 12;
+
+const TICKS_PER_FAILOVER_TIME: u32 = ROUNDS_PER_FAILOVER_TIME * FOLLOW_UPS_PER_ROUND;
 
 /// The limits of every member, unless a test says otherwise.
 pub(crate) const LIMITS: AssignmentLimits = AssignmentLimits {
@@ -25,7 +30,7 @@ pub(crate) const LIMITS: AssignmentLimits = AssignmentLimits {
 };
 
 /// Late enough that leases can have stood still for long before the first round.
-const FIRST_ROUND: u32 = 1_000;
+const START: u32 = 1_000;
 
 /// What a member is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +50,11 @@ pub(crate) struct Member {
     pub(crate) held: HashSet<ShardId>,
     requested: HashSet<ShardId>,
     pub(crate) limits: AssignmentLimits,
+    /// It hands over what it is asked for; a KCL worker does not.
+    pub(crate) answers: bool,
 }
 
-/// In which round something last changed.
+/// When something last changed, in ticks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Since {
     pub(crate) unchanged: u32,
@@ -83,7 +90,9 @@ pub(crate) struct Fleet {
     pub(crate) since: Vec<Since>,
     pub(crate) members: Vec<Member>,
     places: HashMap<ShardId, usize>,
-    round: u32,
+    now: u32,
+    /// Somebody who looked in this round has to look again soon.
+    is_partial: bool,
     pub(crate) rng: Rng,
     /// How many leases live members handed over.
     pub(crate) moves: usize,
@@ -97,13 +106,14 @@ impl Fleet {
         let leases: Vec<Lease> = (0..shards)
             .map(|number| Lease::unowned(ShardId::numbered(number as u64), Position::TrimHorizon))
             .collect();
-        let since = Since { unchanged: FIRST_ROUND, owned: None, requested: FIRST_ROUND };
+        let since = Since { unchanged: START, owned: None, requested: START };
         let mut fleet = Self {
             since: vec![since; shards],
             places: leases.iter().enumerate().map(|(index, lease)| (lease.shard_id.clone(), index)).collect(),
             leases,
             members: Vec::new(),
-            round: FIRST_ROUND,
+            now: START,
+            is_partial: false,
             rng: Rng::with_seed(seed),
             moves: 0,
             takes: 0,
@@ -143,6 +153,7 @@ impl Fleet {
                 held: HashSet::new(),
                 requested: HashSet::new(),
                 limits: LIMITS,
+                answers: true,
             });
         }
     }
@@ -162,13 +173,13 @@ impl Fleet {
         let member = &mut self.members[member];
         member.state = State::Gone;
         for shard_id in member.held.drain() {
-            self.since[self.places[&shard_id]].unchanged = self.round - ROUNDS_PER_FAILOVER_TIME;
+            self.since[self.places[&shard_id]].unchanged = self.now - TICKS_PER_FAILOVER_TIME;
         }
         member.requested.clear();
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let age = |since: u32| LIMITS.failover_time * (self.round - since) / ROUNDS_PER_FAILOVER_TIME;
+        let age = |since: u32| LIMITS.failover_time * (self.now - since) / TICKS_PER_FAILOVER_TIME;
         let renewed: HashSet<&ShardId> = self.members.iter().flat_map(|member| &member.held).collect();
         let ages = self.leases.iter().zip(&self.since).map(|(lease, since)| {
             let is_renewed = renewed.contains(&lease.shard_id);
@@ -185,7 +196,7 @@ impl Fleet {
         let observed = snapshot.observed();
         let planned = self.in_random_order().into_iter().map(|member| self.look(member, &observed)).sum();
         self.answer();
-        self.round += 1;
+        self.end_round();
         planned
     }
 
@@ -197,7 +208,7 @@ impl Fleet {
             planned += self.look(member, &snapshot.observed());
             self.answer();
         }
-        self.round += 1;
+        self.end_round();
         planned
     }
 
@@ -211,8 +222,17 @@ impl Fleet {
             planned += self.look(member, &history[age].observed());
         }
         self.answer();
-        self.round += 1;
+        self.end_round();
         planned
+    }
+
+    fn end_round(&mut self) {
+        self.now += if std::mem::take(&mut self.is_partial) { 1 } else { FOLLOW_UPS_PER_ROUND };
+    }
+
+    /// How many fail-over times have gone by since the start.
+    pub(crate) fn failover_times(&self) -> f64 {
+        f64::from(self.now - START) / f64::from(TICKS_PER_FAILOVER_TIME)
     }
 
     fn in_random_order(&mut self) -> Vec<usize> {
@@ -231,6 +251,7 @@ impl Fleet {
 
     fn look(&mut self, member: usize, observed: &[ObservedLease<'_>]) -> usize {
         let plan = self.plan(member, observed);
+        self.is_partial |= plan.is_partial;
         let id = self.members[member].id.clone();
         // What came into the hands of others in the meantime is settled.
         let leases = &self.leases;
@@ -271,12 +292,12 @@ impl Fleet {
         let Verdict::Applies(Some(row)) = write.decide(Some(&self.leases[index])) else { return false };
         let since = &mut self.since[index];
         if is_request {
-            since.requested = self.round;
+            since.requested = self.now;
         } else {
-            since.unchanged = self.round;
-            since.requested = self.round;
+            since.unchanged = self.now;
+            since.requested = self.now;
             if row.owner != self.leases[index].owner {
-                since.owned = Some(self.round);
+                since.owned = Some(self.now);
             }
         }
         self.leases[index] = *row;
@@ -290,7 +311,7 @@ impl Fleet {
         for lease in asked {
             let holder = self.members.iter().position(|member| lease.is_owned_by(&member.id)).unwrap();
             let target = lease.hand_over_target().cloned().unwrap();
-            if self.members[holder].held.remove(&lease.shard_id) {
+            if self.members[holder].answers && self.members[holder].held.remove(&lease.shard_id) {
                 assert!(self.write(&lease, LeaseChange::take(target)));
                 self.moves += 1;
             }

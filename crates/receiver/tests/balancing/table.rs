@@ -78,6 +78,7 @@ fn crashed(shards: usize, workers: usize, crashing: usize) -> Fleet {
 /// What a scenario came to.
 struct Outcome {
     rounds: usize,
+    failover_times: f64,
     moves: usize,
     least_moves: usize,
     takes: usize,
@@ -88,9 +89,10 @@ fn play(scenario: &Scenario, shards: usize, workers: usize) -> Outcome {
     let mut fleet = (scenario.start)(shards, workers);
     let least_moves = fleet.least_moves();
     let empty_handed = fleet.loads().into_iter().filter(|load| *load == 0).count();
-    let mut rounds = 0;
+    let (mut rounds, mut failover_times) = (0, 0.0);
     while !fleet.is_balanced() {
         assert!(rounds < MOST_ROUNDS, "{name}: no balance in {rounds} rounds");
+        failover_times = fleet.failover_times();
         fleet.round_at_once();
         rounds += 1;
     }
@@ -98,20 +100,22 @@ fn play(scenario: &Scenario, shards: usize, workers: usize) -> Outcome {
     let moves = fleet.moves;
     // Whoever holds nothing is not known to the others, so its first lease may come from the wrong one.
     assert!((least_moves..=least_moves + empty_handed).contains(&moves), "{name}: {moves} moves");
-    Outcome { rounds, moves, least_moves, takes: fleet.takes }
+    Outcome { rounds, failover_times, moves, least_moves, takes: fleet.takes }
 }
 
 fn render(scenario: &Scenario) -> String {
     let mut text = format!("### {}\n\n", scenario.title);
-    text += "| shards | workers | rounds | moves | least possible | free leases taken |\n";
-    text += "| ---: | ---: | ---: | ---: | ---: | ---: |\n";
+    text += "| shards | workers | rounds | fail-over times | moves | least possible | free leases taken |\n";
+    text += "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
     for shards in SHARDS {
         // More workers than that are hot spares only.
         for workers in WORKERS.into_iter().filter(|workers| *workers <= 2 * shards) {
             if workers >= scenario.at_least {
-                let Outcome { rounds, moves, least_moves, takes } = play(scenario, shards, workers);
-                let row =
-                    format!("| {shards} | {workers} | {rounds} | {moves} | {least_moves} | {takes} |\n");
+                let Outcome { rounds, failover_times, moves, least_moves, takes } =
+                    play(scenario, shards, workers);
+                let row = format!(
+                    "| {shards} | {workers} | {rounds} | {failover_times:.1} | {moves} | {least_moves} | {takes} |\n"
+                );
                 text += &row;
             }
         }
