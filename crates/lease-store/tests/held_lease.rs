@@ -254,6 +254,29 @@ async fn a_request_does_not_harm_the_writes_of_the_holder() {
     assert!(row(&table).await.is_offered());
 }
 
+/// A worker that asked for the lease and stops takes its request back; the holder may not have heard of that.
+#[tokio::test]
+async fn a_lease_is_not_handed_over_to_a_worker_that_no_longer_asks() {
+    let (table, seen) = table_with_one_lease().await;
+    let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
+    for change in [
+        LeaseChange::Request { by: worker("new"), instead_of: None },
+        LeaseChange::Withdraw { by: worker("new") },
+    ] {
+        let seen = row(&table).await;
+        let write = LeaseWrite::Update { shard_id: seen.shard_id.clone(), expected: seen.version(), change };
+        assert!(matches!(table.write(&write).await.unwrap(), WriteOutcome::Applied { .. }));
+        if row(&table).await.requested_by.is_some() {
+            held.renew().await.unwrap();
+        }
+    }
+    assert_eq!(held.newest_hand_over_target(), Some(worker("new")), "it has not heard of the withdrawal");
+    assert_eq!(held.hand_over(&worker("new")).await.unwrap_err().kind(), StoreErrorKind::Conflict);
+    assert_eq!(held.newest_hand_over_target(), None);
+    held.release().await.unwrap();
+    assert_eq!(row(&table).await.owner, None);
+}
+
 #[tokio::test]
 async fn a_prepared_checkpoint_waits_in_the_row_for_the_next_holder() {
     let (table, seen) = table_with_one_lease().await;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures::StreamExt as _;
 use lease_store::{
-    Lease, LeaseChange, LeaseWrite, ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
+    Lease, LeaseChange, LeaseStore, LeaseWrite, ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
 use tokio::time::{Duration, Instant};
 
@@ -13,6 +13,9 @@ use super::{MAX_CONCURRENT_WRITES, Member, StreamFacts};
 /// How often, in a fail-over time, a row is read whose owner was asked to hand it over. It decides how long the shard is
 /// read by nobody.
 const POLLS_PER_FAILOVER_TIME: u32 = 40;
+
+/// How often a request is tried to be taken back while the row changes.
+const MAX_WITHDRAWALS: usize = 5;
 
 /// The leases that this worker has asked for and that are not settled.
 #[derive(Debug, Default)]
@@ -145,10 +148,52 @@ impl Member {
         self.schedule_poll();
     }
 
+    /// Takes back what is not answered, and releases what has just been handed over: nobody would read those shards until
+    /// the fail-over time is over.
+    pub(super) async fn withdraw_requests(&mut self) {
+        let (store, worker_id) = (self.receiver.store.clone(), self.receiver.worker_id.clone());
+        let requests = std::mem::take(&mut self.requests);
+        futures::stream::iter(requests.under_way)
+            .for_each_concurrent(MAX_CONCURRENT_WRITES, |(shard_id, request)| {
+                let (store, worker_id) = (&store, &worker_id);
+                async move {
+                    if let Err(error) = withdraw(store.as_ref(), worker_id, &shard_id, &request).await {
+                        tracing::warn!(%shard_id, %error, "a request could not be taken back");
+                    }
+                }
+            })
+            .await;
+    }
+
     fn schedule_poll(&mut self) {
         let interval = self.receiver.settings.failover_time / POLLS_PER_FAILOVER_TIME;
         self.requests.next_poll = (!self.requests.is_empty()).then(|| Instant::now() + interval);
     }
+}
+
+/// Takes one request back, whatever became of it in the meantime.
+async fn withdraw(
+    store: &dyn LeaseStore,
+    worker_id: &WorkerId,
+    shard_id: &ShardId,
+    request: &Request,
+) -> Result<(), StoreError> {
+    for _ in 0..MAX_WITHDRAWALS {
+        let row = store.get(shard_id).await?;
+        let change = match (request.answer(row.as_ref(), worker_id), &row) {
+            (Answer::None, Some(_)) => LeaseChange::Withdraw { by: worker_id.clone() },
+            (Answer::HandedOver, Some(_)) => LeaseChange::Release,
+            _ => return Ok(()),
+        };
+        let Some(row) = row else { return Ok(()) };
+        let (shard_id, expected) = (shard_id.clone(), row.version());
+        match store.write(&LeaseWrite::Update { shard_id, expected, change }).await? {
+            WriteOutcome::Applied { .. } => return Ok(()),
+            // The owner wrote in between, or it is open what happened: look again.
+            WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_) => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
