@@ -2,6 +2,8 @@
 
 pub mod fleet;
 pub mod hooked_store;
+#[cfg(feature = "wire")]
+pub mod interop;
 pub mod journal;
 #[cfg(feature = "wire")]
 pub mod local_servers;

@@ -15,6 +15,7 @@
 //! | a new table | active at the next call | active after a while | active after a while; asked for until it is |
 
 mod in_process;
+mod kinesis_answers;
 mod node;
 
 use std::fmt;

@@ -1,0 +1,174 @@
+//! What was delivered, held against what was put and what the lease table said: nothing missing, in order, and every
+//! repeat with a reason.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use super::deliveries::Delivery;
+use super::lease_history::LeaseHistory;
+use super::lease_rows::{LeaseRows, Place};
+use super::workers::{End, Ended, Kind};
+
+/// How much later than it happened a change may be seen in the history of the table.
+const HISTORY_LAG_MILLIS: u128 = 1000;
+
+/// Why a record was delivered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Its owner was killed before it had checkpointed it.
+    AfterKill(Kind),
+    /// Its owner was stopped in order and had not checkpointed it.
+    AfterStop(Kind),
+    /// Its lease was taken from a living owner of the first kind by one of the second.
+    Taken(Kind, Kind),
+    /// A worker that had lost the lease without knowing it yet had it in hand.
+    NotYetNoticed(Kind),
+    /// The same worker had the lease twice, with nobody in between that delivered the record.
+    OwnAgain(Kind),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AfterKill(kind) => {
+                write!(formatter, "not yet checkpointed by a {kind} worker that was killed")
+            }
+            Self::AfterStop(kind) => {
+                write!(formatter, "not checkpointed by a {kind} worker that was stopped")
+            }
+            Self::Taken(from, to) => write!(formatter, "taken by {to} from a living {from} worker"),
+            Self::NotYetNoticed(kind) => {
+                write!(formatter, "in hand of a {kind} worker that did not know yet that its lease was taken")
+            }
+            Self::OwnAgain(kind) => write!(formatter, "by the same {kind} worker in a second ownership"),
+        }
+    }
+}
+
+/// The outcome of a run.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Different records.
+    pub records: usize,
+    /// How many of them each kind of worker was the first to deliver.
+    pub first_by: BTreeMap<Kind, usize>,
+    /// Numbers that were never delivered.
+    pub missing: Vec<usize>,
+    /// Deliveries beyond the first of their record, by their cause.
+    pub repeats: BTreeMap<Cause, usize>,
+    /// Everything that must not be, one line each.
+    pub faults: Vec<String>,
+}
+
+impl Verdict {
+    /// Looks at everything: `deliveries` in the order of time, the numbers from 0 up to `total` that were put, the table
+    /// over time, and the workers that ended.
+    pub fn new(deliveries: &[Delivery], total: usize, history: &LeaseHistory, ended: &[Ended]) -> Self {
+        let mut verdict = Self::default();
+        let mut last_by: HashMap<(&str, &Place), &Delivery> = HashMap::new();
+        let mut newest: BTreeMap<&str, &Place> = BTreeMap::new();
+        let mut numbers = BTreeSet::new();
+        for delivery in deliveries {
+            let shard = delivery.shard.as_str();
+            if let Some(before) = last_by.insert((shard, &delivery.place), delivery) {
+                let cause = cause(before, delivery, history, ended);
+                *verdict.repeats.entry(cause).or_default() += 1;
+                // Whoever delivers again starts at a checkpoint, and what is checkpointed never comes again.
+                let start = history.start_of_owner_at(shard, delivery.at_millis);
+                if start.as_ref().is_some_and(|start| delivery.place <= *start) {
+                    verdict
+                        .faults
+                        .push(format!("delivered again though checkpointed: {delivery:?} <= {start:?}"));
+                }
+                continue;
+            }
+            *verdict.first_by.entry(Kind::of(&delivery.worker)).or_default() += 1;
+            if !numbers.insert(delivery.number) {
+                verdict.faults.push(format!("another record has the number of {delivery:?}"));
+            }
+            if newest.insert(shard, &delivery.place).is_some_and(|newest| *newest > delivery.place) {
+                verdict.faults.push(format!("out of order within its shard: {delivery:?}"));
+            }
+        }
+        verdict.records = numbers.len();
+        verdict.missing = (0..total).filter(|number| !numbers.contains(number)).collect();
+        verdict.faults.extend(parents_after_children(deliveries, &history.last_seen()));
+        verdict.faults.extend(history.faults());
+        verdict
+    }
+}
+
+fn cause(before: &Delivery, again: &Delivery, history: &LeaseHistory, ended: &[Ended]) -> Cause {
+    let (from, to) = (Kind::of(&before.worker), Kind::of(&again.worker));
+    let owns = |at_millis| history.owner_at(&again.shard, at_millis).as_ref() == Some(&again.worker);
+    if before.worker == again.worker {
+        return Cause::OwnAgain(to);
+    }
+    if !owns(again.at_millis) && !owns(again.at_millis + HISTORY_LAG_MILLIS) {
+        return Cause::NotYetNoticed(to);
+    }
+    let end = ended.iter().find(|ended| ended.name == before.worker && ended.at_millis <= again.at_millis);
+    let owned_to_the_end =
+        |end: &&Ended| history.owner_at(&again.shard, end.at_millis).as_ref() == Some(&before.worker);
+    match end.filter(owned_to_the_end).map(|end| end.how) {
+        Some(End::Killed) => Cause::AfterKill(from),
+        Some(End::Stopped) => Cause::AfterStop(from),
+        None => Cause::Taken(from, to),
+    }
+}
+
+/// A child must not be read before its parents are done.
+fn parents_after_children(deliveries: &[Delivery], leases: &LeaseRows) -> Vec<String> {
+    let mut first: HashMap<&str, &Delivery> = HashMap::new();
+    let mut last_first: HashMap<&str, &Delivery> = HashMap::new();
+    let mut seen = BTreeSet::new();
+    for delivery in deliveries {
+        first.entry(&delivery.shard).or_insert(delivery);
+        if seen.insert(delivery.number) {
+            last_first.insert(&delivery.shard, delivery);
+        }
+    }
+    let mut faults = Vec::new();
+    for (shard, lease) in leases {
+        for parent in &lease.parents {
+            if let (Some(child), Some(parent)) = (first.get(shard.as_str()), last_first.get(parent.as_str()))
+                && child.at_millis < parent.at_millis
+            {
+                faults.push(format!("a child before its parent: {child:?} before {parent:?}"));
+            }
+        }
+    }
+    faults
+}
+
+/// What heirs made of the leases of a worker that was killed.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// Shards on which an heir delivered something.
+    pub shards: usize,
+    /// From the kill to the first delivery of the last heir.
+    pub last_start_millis: u128,
+    /// Everything that must not be, one line each.
+    pub faults: Vec<String>,
+}
+
+/// Checks that on each shard the first delivery after a kill is that of the very record behind the checkpoint which the
+/// dead worker left.
+pub fn inheritance(deliveries: &[Delivery], dead: &Ended, left: &BTreeMap<String, Place>) -> Inheritance {
+    let mut inheritance = Inheritance { shards: 0, last_start_millis: 0, faults: Vec::new() };
+    for (shard, checkpoint) in left {
+        let of_shard = || deliveries.iter().filter(|delivery| delivery.shard == *shard);
+        let is_by_heir =
+            |delivery: &&Delivery| delivery.worker != dead.name && delivery.at_millis >= dead.at_millis;
+        let Some(first) = of_shard().find(is_by_heir) else { continue };
+        inheritance.shards += 1;
+        inheritance.last_start_millis = inheritance.last_start_millis.max(first.at_millis - dead.at_millis);
+        let next = of_shard().map(|delivery| &delivery.place).filter(|place| *place > checkpoint).min();
+        if Some(&first.place) != next {
+            let fault =
+                format!("{shard}: {} left {checkpoint}, but the heir began with {first:?}", dead.name);
+            inheritance.faults.push(fault);
+        }
+    }
+    inheritance
+}
