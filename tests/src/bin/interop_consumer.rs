@@ -22,6 +22,10 @@ const NOT_DRAINED: u8 = 3;
 /// About as often as the Java side checkpoints, so that both repeat about as much after a kill.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A Java worker counts the leases of ended shards as part of its share, so they are cleaned up soon: otherwise it would be
+/// content with those, and a test would wait a minute for it to read anything.
+const SHARD_SYNC_INTERVAL: Duration = Duration::from_secs(10);
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
@@ -50,14 +54,17 @@ async fn run() -> Result<bool, BoxError> {
     settings.dynamodb_endpoint_url = Some(dynamodb.clone());
     let aws = KinesisAsl::connect(settings).await?;
     let file = Arc::new(Mutex::new(DeliveryFile::append_to(Path::new(file))?));
+    let mut receiver_settings = ReceiverSettings::default();
+    receiver_settings.application.clone_from(application);
+    receiver_settings.worker_id = Some(worker.clone());
+    receiver_settings.initial_position = InitialPosition::TrimHorizon;
+    receiver_settings.failover_time = Duration::from_millis(failover_millis.parse()?);
+    receiver_settings.checkpoint_interval = CHECKPOINT_INTERVAL;
+    receiver_settings.shard_sync_interval = SHARD_SYNC_INTERVAL;
     let consumer = Consumer::builder()
-        .application(application)
-        .worker_id(worker)
+        .settings(receiver_settings)
         .source(aws.stream())
         .lease_store(aws.lease_store(application)?)
-        .initial_position(InitialPosition::TrimHorizon)
-        .failover_time(Duration::from_millis(failover_millis.parse()?))
-        .checkpoint_interval(CHECKPOINT_INTERVAL)
         .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
             let noted = note(&file, &shard, &batch);
             async move { noted }

@@ -16,6 +16,10 @@ pub const JARS_VARIABLE: &str = "KCL_JARS_DIR";
 /// The exit status of a JVM that was told to end by SIGTERM, however orderly it did.
 pub const TERMINATED_STATUS: i32 = 143;
 
+/// How long the daemon takes at most for an orderly end. It needs two seconds, but waits in vain for the consumers of shards
+/// that were read to their end, so it uses all of this whenever it holds such a lease.
+const SHUTDOWN_GRACE_MILLIS: u64 = 8000;
+
 /// Where `cargo xtask interop` put the jars, if it did.
 pub fn jars_directory() -> Option<PathBuf> {
     std::env::var_os(JARS_VARIABLE).map(PathBuf::from)
@@ -82,7 +86,7 @@ fn properties(application: &Application, worker: &str, deliveries: &Path) -> Str
          retrievalMode = POLLING\n\
          metricsLevel = NONE\n\
          failoverTimeMillis = {failover_millis}\n\
-         shutdownGraceMillis = 20000\n\
+         shutdownGraceMillis = {SHUTDOWN_GRACE_MILLIS}\n\
          idleTimeBetweenReadsInMillis = 250\n\
          parentShardPollIntervalMillis = 1000\n"
     )

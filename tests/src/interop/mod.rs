@@ -1,6 +1,6 @@
 //! The real Java KCL and our receiver side by side on one lease table: what the interop test is made of.
 //!
-//! The test itself is `tests/interop_kcl.rs`. It starts workers of both kinds ([`workers`]); each notes every record in
+//! The test itself is `tests/interop_kcl.rs`. In a [`scene`] it starts and ends workers of both kinds ([`workers`]); each notes every record in
 //! a file of its own ([`deliveries`]); a watcher keeps what the lease table said over time ([`lease_history`]); and at the
 //! end the two are held against each other ([`verdict`]).
 
@@ -11,6 +11,7 @@ pub mod lease_rows;
 pub mod multilang;
 pub mod producer;
 pub mod resharding;
+pub mod scene;
 pub mod verdict;
 pub mod workers;
 

@@ -48,19 +48,18 @@ pub async fn split_a_shard(endpoints: &Endpoints, stream: &str) -> String {
     widest.shard_id.clone()
 }
 
-/// Merges the two neighbours among the open shards that together have the fewest hash keys and are not both new, and
-/// returns their names.
+/// Merges the two neighbours among the open shards that together have the fewest hash keys, but not the children of this
+/// one if there are others, and returns their names.
 ///
 /// # Panics
 /// When that fails.
-pub async fn merge_two_shards(endpoints: &Endpoints, stream: &str) -> [String; 2] {
+pub async fn merge_two_shards(endpoints: &Endpoints, stream: &str, just_split: &str) -> [String; 2] {
     let mut open = open_shards(endpoints, stream).await;
     open.sort_by_key(|shard| range(shard).0);
-    let newest = open.iter().map(|shard| &shard.shard_id).max().unwrap().clone();
-    // Not the two that were just split: their readers have hardly begun.
-    let pairs = open.windows(2).filter(|pair| pair.iter().all(|shard| shard.shard_id != newest));
-    let narrowest = pairs.min_by_key(|pair| range(&pair[1]).1 - range(&pair[0]).0).unwrap();
-    let [left, right] = [&narrowest[0].shard_id, &narrowest[1].shard_id].map(Clone::clone);
+    let is_new = |shard: &Shard| shard.parent_shard_id.as_deref() == Some(just_split);
+    let pairs = open.windows(2);
+    let least = pairs.min_by_key(|pair| (pair.iter().any(is_new), range(&pair[1]).1 - range(&pair[0]).0));
+    let [left, right] = [0, 1].map(|index| least.unwrap()[index].shard_id.clone());
     let call = endpoints.kinesis_client().merge_shards().stream_name(stream);
     call.shard_to_merge(&left).adjacent_shard_to_merge(&right).send().await.unwrap();
     wait_until_active(endpoints, stream).await;

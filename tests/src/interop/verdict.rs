@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::time::Duration;
 
 use super::deliveries::Delivery;
 use super::lease_history::LeaseHistory;
 use super::lease_rows::{LeaseRows, Place};
+use super::scene::Legacy;
 use super::workers::{End, Ended, Kind};
 
 /// How much later than it happened a change may be seen in the history of the table.
@@ -141,28 +143,31 @@ fn parents_after_children(deliveries: &[Delivery], leases: &LeaseRows) -> Vec<St
     faults
 }
 
-/// What heirs made of the leases of a worker that was killed.
+/// What heirs made of the shards of a worker that was killed.
 #[derive(Debug)]
 pub struct Inheritance {
-    /// Shards on which an heir delivered something.
+    /// On how many shards an heir delivered something.
     pub shards: usize,
     /// From the kill to the first delivery of the last heir.
-    pub last_start_millis: u128,
+    pub last_start: Duration,
     /// Everything that must not be, one line each.
     pub faults: Vec<String>,
 }
 
-/// Checks that on each shard the first delivery after a kill is that of the very record behind the checkpoint which the
+/// Checks that on each shard the first delivery by an heir is that of the very record behind the checkpoint which the
 /// dead worker left.
-pub fn inheritance(deliveries: &[Delivery], dead: &Ended, left: &BTreeMap<String, Place>) -> Inheritance {
-    let mut inheritance = Inheritance { shards: 0, last_start_millis: 0, faults: Vec::new() };
-    for (shard, checkpoint) in left {
+pub fn inheritance(deliveries: &[Delivery], legacy: &Legacy) -> Inheritance {
+    let Legacy { dead, checkpoints } = legacy;
+    let mut inheritance = Inheritance { shards: 0, last_start: Duration::ZERO, faults: Vec::new() };
+    for (shard, checkpoint) in checkpoints {
         let of_shard = || deliveries.iter().filter(|delivery| delivery.shard == *shard);
         let is_by_heir =
             |delivery: &&Delivery| delivery.worker != dead.name && delivery.at_millis >= dead.at_millis;
         let Some(first) = of_shard().find(is_by_heir) else { continue };
         inheritance.shards += 1;
-        inheritance.last_start_millis = inheritance.last_start_millis.max(first.at_millis - dead.at_millis);
+        let start =
+            u64::try_from(first.at_millis - dead.at_millis).map_or(Duration::MAX, Duration::from_millis);
+        inheritance.last_start = inheritance.last_start.max(start);
         let next = of_shard().map(|delivery| &delivery.place).filter(|place| *place > checkpoint).min();
         if Some(&first.place) != next {
             let fault =
