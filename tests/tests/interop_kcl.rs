@@ -12,7 +12,7 @@ use end_to_end_tests::interop::deliveries::Delivery;
 use end_to_end_tests::interop::java_daemon::{Application, JARS_VARIABLE, jars_directory};
 use end_to_end_tests::interop::lease_rows::{LeaseRows, Place, further_attributes};
 use end_to_end_tests::interop::scene::{Scene, Volume};
-use end_to_end_tests::interop::verdict::{Cause, Verdict, inheritance};
+use end_to_end_tests::interop::verdict::{Cause, Repeats, Verdict, inheritance};
 use end_to_end_tests::interop::workers::{Kind, Worker};
 use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
 
@@ -31,7 +31,7 @@ const ALL: usize = usize::MAX;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interop_kcl_short() {
-    let volume = Volume { records: 10_000, records_per_second: 90, shards: 4 };
+    let volume = Volume { records: 10_000, records_per_second: 150, shards: 4 };
     let Some((_servers, mut scene)) = scene("short", volume).await else { return };
     let (rust, java) = share_and_inherit(&mut scene).await;
     finish(scene, vec![rust], vec![java], volume).await;
@@ -39,7 +39,7 @@ async fn interop_kcl_short() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interop_kcl_full() {
-    let volume = Volume { records: 100_000, records_per_second: 300, shards: 6 };
+    let volume = Volume { records: 100_000, records_per_second: 400, shards: 6 };
     let Some((_servers, mut scene)) = scene("full", volume).await else { return };
     let (rust, java) = share_and_inherit(&mut scene).await;
     let java = replace_and_back(&mut scene, rust, java).await;
@@ -105,6 +105,7 @@ async fn share_and_inherit(scene: &mut Scene) -> (Worker, Worker) {
 async fn replace_and_back(scene: &mut Scene, rust: Worker, java: Worker) -> Vec<Worker> {
     // A Java worker counts the leases of ended shards as part of its share, and keeps them for minutes.
     scene.wait_for_clean_table().await;
+    scene.wait_for_lasting_rest().await;
     scene.stop(rust).await;
     let mut fleet = vec![java];
     while fleet.len() < FLEET {
@@ -125,6 +126,7 @@ async fn replace_one_by_one(scene: &mut Scene, mut old: Vec<Worker>, kind: Kind)
         let all: Vec<&Worker> = old.iter().chain(&new).collect();
         let what = format!("(e) {} of {FLEET} replaced by {kind}", new.len());
         scene.wait_for_shares(&what, &all, ONE).await;
+        scene.wait_for_lasting_rest().await;
     }
     new
 }
@@ -151,11 +153,12 @@ async fn judge(scene: &mut Scene, volume: Volume) {
     println!("   {} different records delivered, {}", verdict.records, first_by.join(", "));
     println!(
         "   {} delivered again, over {} changes of ownership in the table:",
-        verdict.repeats.values().sum::<usize>(),
+        verdict.repeats.values().map(Repeats::total).sum::<usize>(),
         scene.history.owner_changes()
     );
     for (cause, repeats) in &verdict.repeats {
-        println!("   {repeats:>6}  {cause}");
+        let (total, hands, most) = (repeats.total(), repeats.hands(), repeats.most());
+        println!("   {total:>6}  {cause}; on {hands} changes of hands, at most {most} on one");
     }
     let mut faults = verdict.faults;
     for legacy in &scene.legacies {
@@ -184,8 +187,8 @@ async fn judge(scene: &mut Scene, volume: Volume) {
         verdict.missing.len(),
         verdict.missing
     );
-    let after_stop = verdict.repeats.get(&Cause::AfterStop(Kind::Rust));
-    assert_eq!(after_stop, None, "a planned stop of a Rust worker must cost nothing");
+    let after_stop = verdict.repeats.get(&Cause::AfterStop(Kind::Rust)).map_or(0, Repeats::total);
+    assert_eq!(after_stop, 0, "a planned stop of a Rust worker must cost nothing");
 }
 
 /// After everybody was stopped in order, each shard is checkpointed behind its last record.

@@ -84,6 +84,16 @@ impl LeaseHistory {
         seen.changes.values().map(owners).sum()
     }
 
+    /// When a lease last got another owner, or none.
+    pub fn last_owner_change_millis(&self) -> Option<u128> {
+        let seen = locked(&self.seen);
+        let last = |changes: &Vec<Change>| {
+            let mut moved = changes.windows(2).rev().filter(|pair| pair[0].owner != pair[1].owner);
+            moved.next().or(changes.get(..1))?.last().map(|change| change.at_millis)
+        };
+        seen.changes.values().filter_map(last).max()
+    }
+
     /// Who owned the lease of a shard at a time.
     pub fn owner_at(&self, shard: &str, at_millis: u128) -> Option<String> {
         let seen = locked(&self.seen);
@@ -169,6 +179,7 @@ mod tests {
         assert_eq!(history.start_of_owner_at("s", 50), Some(Place::new("6", 0)));
         assert_eq!(history.start_of_owner_at("s", 25), None);
         assert_eq!(history.owner_changes(), 1);
+        assert_eq!(history.last_owner_change_millis(), Some(30));
     }
 
     #[test]

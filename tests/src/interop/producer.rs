@@ -17,6 +17,9 @@ const TICKS_PER_SECOND: usize = 10;
 /// The most records of one call, and how many are put at once when the rate no longer counts.
 const MAX_RECORDS_PER_CALL: usize = 500;
 
+/// From this part of the total on a tenth of the rate is held, so that records still flow on a slower machine.
+const FULL_RATE_PERCENT: usize = 80;
+
 /// How long the records that are left at the end may take.
 const FINISH_LIMIT: Duration = Duration::from_secs(120);
 
@@ -42,6 +45,8 @@ impl Producer {
                     MAX_RECORDS_PER_CALL
                 } else {
                     ticks.tick().await;
+                    let is_early = next < total * FULL_RATE_PERCENT / 100;
+                    let per_second = if is_early { per_second } else { per_second / 10 };
                     per_second.div_ceil(TICKS_PER_SECOND)
                 };
                 let end = total.min(next + count);

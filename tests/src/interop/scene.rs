@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::deliveries::{Deliveries, Delivery};
+use super::deliveries::{Deliveries, Delivery, now_millis};
 use super::java_daemon::Application;
 use super::lease_history::LeaseHistory;
 use super::lease_rows::{LeaseRow, LeaseRows, Place, lease_rows};
@@ -21,6 +21,14 @@ use crate::local_servers::Endpoints;
 /// How long any single thing may take before the run counts as failed. A Java worker takes one lease from others in twice
 /// the fail-over time, and starts in a few seconds on a table that is not empty.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// Before a worker is killed or stopped nothing has moved for so long, which is longer than it takes a worker to notice that
+/// it lost a lease: what is delivered then is delivered by owners.
+const REST_BEFORE_END: Duration = Duration::from_secs(2);
+
+/// A fleet that has moved nothing for so long will move nothing: a Java worker looks for leases to take in twice the
+/// fail-over time, and may need a second look.
+const FAILOVER_TIMES_OF_REST: u32 = 5;
 
 /// Whoever has delivered so many records takes part in earnest.
 const RECORDS_IN_EARNEST: usize = 50;
@@ -163,6 +171,27 @@ impl Scene {
         .await;
     }
 
+    /// Waits until no lease changes hands any more.
+    ///
+    /// # Panics
+    /// When the fleet does not come to rest, or not before all records are put.
+    pub async fn wait_for_lasting_rest(&self) {
+        let begun_at = Instant::now();
+        self.wait_for_rest(self.application.failover_time * FAILOVER_TIMES_OF_REST).await;
+        self.check_flowing("the fleet is at rest");
+        self.say(&format!("at rest after {:.1} s", begun_at.elapsed().as_secs_f64()));
+    }
+
+    async fn wait_for_rest(&self, quiet: Duration) {
+        let waited_for = self.in_words(&format!("no lease has changed hands for {quiet:?}"));
+        wait_for(&waited_for, LIMIT, async || {
+            let last = self.history.last_owner_change_millis().ok_or("there are no leases")?;
+            let since = now_millis().saturating_sub(last);
+            if since >= quiet.as_millis() { Ok(()) } else { Err(format!("one did {since} ms ago")) }
+        })
+        .await;
+    }
+
     /// Waits until the leases of shards that were read to their end are gone, so that nobody counts them as a share.
     ///
     /// # Panics
@@ -224,6 +253,7 @@ impl Scene {
     /// # Panics
     /// When it had nothing to leave, or all records are put already.
     pub async fn kill(&mut self, worker: Worker, what: &str) {
+        self.wait_for_rest(REST_BEFORE_END).await;
         self.check_flowing(what);
         let dead = worker.kill().await;
         // A write that was under way may still arrive.
@@ -252,6 +282,7 @@ impl Scene {
     /// # Panics
     /// When it does not end so.
     pub async fn stop(&mut self, worker: Worker) {
+        self.wait_for_rest(REST_BEFORE_END).await;
         let begun_at = Instant::now();
         let ended = worker.stop().await;
         self.say(&format!("{} has stopped in {:.1} s", ended.name, begun_at.elapsed().as_secs_f64()));

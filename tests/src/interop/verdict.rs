@@ -47,6 +47,30 @@ impl fmt::Display for Cause {
     }
 }
 
+/// The repeats of one cause.
+#[derive(Debug, Default)]
+pub struct Repeats {
+    /// How many there are at each change of hands: by shard, the worker before and the worker after.
+    by_hands: BTreeMap<(String, String, String), usize>,
+}
+
+impl Repeats {
+    /// How many there are.
+    pub fn total(&self) -> usize {
+        self.by_hands.values().sum()
+    }
+
+    /// Over how many changes of hands.
+    pub fn hands(&self) -> usize {
+        self.by_hands.len()
+    }
+
+    /// How many there are at the change of hands with the most.
+    pub fn most(&self) -> usize {
+        self.by_hands.values().copied().max().unwrap_or(0)
+    }
+}
+
 /// The outcome of a run.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -57,7 +81,7 @@ pub struct Verdict {
     /// Numbers that were never delivered.
     pub missing: Vec<usize>,
     /// Deliveries beyond the first of their record, by their cause.
-    pub repeats: BTreeMap<Cause, usize>,
+    pub repeats: BTreeMap<Cause, Repeats>,
     /// Everything that must not be, one line each.
     pub faults: Vec<String>,
 }
@@ -74,7 +98,8 @@ impl Verdict {
             let shard = delivery.shard.as_str();
             if let Some(before) = last_by.insert((shard, &delivery.place), delivery) {
                 let cause = cause(before, delivery, history, ended);
-                *verdict.repeats.entry(cause).or_default() += 1;
+                let hands = (shard.to_owned(), before.worker.clone(), delivery.worker.clone());
+                *verdict.repeats.entry(cause).or_default().by_hands.entry(hands).or_default() += 1;
                 // Whoever delivers again starts at a checkpoint, and what is checkpointed never comes again.
                 let start = history.start_of_owner_at(shard, delivery.at_millis);
                 if start.as_ref().is_some_and(|start| delivery.place <= *start) {
