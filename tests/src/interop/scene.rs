@@ -253,6 +253,7 @@ impl Scene {
     /// # Panics
     /// When it had nothing to leave, or all records are put already.
     pub async fn kill(&mut self, worker: Worker, what: &str) {
+        self.wait_until_checkpointed(&worker).await;
         self.wait_for_rest(REST_BEFORE_END).await;
         self.check_flowing(what);
         let dead = worker.kill().await;
@@ -275,6 +276,25 @@ impl Scene {
         self.say(&format!("{what}: {} leaves {} shards", dead.name, checkpoints.len()));
         self.ended.push(dead.clone());
         self.legacies.push(Legacy { dead, checkpoints });
+    }
+
+    /// Waits until every unfinished shard of a worker has a checkpoint of its own, so that an heir goes on from what this
+    /// worker wrote.
+    async fn wait_until_checkpointed(&self, worker: &Worker) {
+        let waited_for = self.in_words(&format!("{} has checkpointed each of its shards", worker.name));
+        wait_for(&waited_for, LIMIT, async || {
+            for (shard, row) in self.look().await? {
+                if row.owner.as_ref() == Some(&worker.name) {
+                    let start = self.history.start_of_owner_at(&shard, now_millis());
+                    let start = start.unwrap_or_else(|| Place::new("TRIM_HORIZON", 0));
+                    if row.checkpoint <= start {
+                        return Err(format!("{shard} is still at {start}"));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// Stops a worker in order.

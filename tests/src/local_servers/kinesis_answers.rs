@@ -108,16 +108,14 @@ async fn with_children(store: &Store, asked: &Value, answer: Response) -> Respon
     let children = async {
         let (_, stream, shard, _) = decode_shard_iterator(asked["ShardIterator"].as_str()?).ok()?;
         let stream = store.get_stream(&stream).await.ok()?;
-        let is_parent = |parent: &Option<String>| parent.as_ref() == Some(&shard);
         let children = stream.shards.iter().filter_map(|child| {
-            (is_parent(&child.parent_shard_id) || is_parent(&child.adjacent_parent_shard_id)).then(|| {
-                let parents = [&child.parent_shard_id, &child.adjacent_parent_shard_id];
-                json!({
-                    "ShardId": child.shard_id,
-                    "ParentShards": parents.into_iter().flatten().collect::<Vec<_>>(),
-                    "HashKeyRange": child.hash_key_range,
-                })
-            })
+            let parents = [&child.parent_shard_id, &child.adjacent_parent_shard_id];
+            let parents: Vec<&String> = parents.into_iter().flatten().collect();
+            if !parents.contains(&&shard) {
+                return None;
+            }
+            let (id, range) = (&child.shard_id, &child.hash_key_range);
+            Some(json!({"ShardId": id, "ParentShards": parents, "HashKeyRange": range}))
         });
         Some(Value::Array(children.collect()))
     };
