@@ -142,6 +142,18 @@ fn fault(shard: &str, before: &LeaseRow, now: &LeaseRow) -> Option<String> {
 }
 
 #[cfg(test)]
+impl LeaseHistory {
+    /// A history of these readings.
+    pub(super) fn of(readings: &[(u128, LeaseRows)]) -> Self {
+        let mut seen = Seen::default();
+        for (at_millis, rows) in readings {
+            seen.note(*at_millis, rows.clone());
+        }
+        Self { seen: Arc::new(Mutex::new(seen)), watcher: tokio::spawn(std::future::pending()) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -156,24 +168,15 @@ mod tests {
         LeaseRows::from([("s".to_owned(), row)])
     }
 
-    fn history(readings: &[(u128, LeaseRows)]) -> Seen {
-        let mut seen = Seen::default();
-        for (at_millis, rows) in readings {
-            seen.note(*at_millis, rows.clone());
-        }
-        seen
-    }
-
     #[tokio::test]
     async fn the_start_of_an_owner_is_the_last_checkpoint_before_him() {
-        let seen = history(&[
+        let history = LeaseHistory::of(&[
             (10, rows("a", 1, "5")),
             (20, rows("a", 2, "6")),
             (30, rows("b", 3, "6")),
             (40, rows("b", 4, "9")),
         ]);
-        assert!(seen.faults.is_empty());
-        let history = LeaseHistory { seen: Arc::new(Mutex::new(seen)), watcher: tokio::spawn(async {}) };
+        assert_eq!(history.faults(), Vec::<String>::new());
         assert_eq!(history.owner_at("s", 29).as_deref(), Some("a"));
         assert_eq!(history.owner_at("s", 30).as_deref(), Some("b"));
         assert_eq!(history.start_of_owner_at("s", 50), Some(Place::new("6", 0)));
@@ -182,9 +185,9 @@ mod tests {
         assert_eq!(history.last_owner_change_millis(), Some(30));
     }
 
-    #[test]
-    fn what_goes_back_is_a_fault() {
-        let faults = |next| history(&[(10, rows("a", 5, "50")), (20, next)]).faults.len();
+    #[tokio::test]
+    async fn what_goes_back_is_a_fault() {
+        let faults = |next| LeaseHistory::of(&[(10, rows("a", 5, "50")), (20, next)]).faults().len();
         assert_eq!(faults(rows("a", 5, "50")), 0);
         assert_eq!(faults(rows("b", 6, "50")), 0);
         assert_eq!(faults(rows("a", 4, "50")), 1, "the counter");

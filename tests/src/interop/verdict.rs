@@ -202,3 +202,98 @@ pub fn inheritance(deliveries: &[Delivery], legacy: &Legacy) -> Inheritance {
     }
     inheritance
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interop::lease_rows::LeaseRow;
+
+    const SHARD: &str = "shardId-0";
+
+    fn row(owner: &str, counter: u64, checkpoint: &str, parent: Option<&str>) -> LeaseRow {
+        LeaseRow {
+            owner: Some(owner.to_owned()),
+            counter,
+            checkpoint: Place::new(checkpoint, 0),
+            children: BTreeSet::new(),
+            parents: parent.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Java owned the shard, and at 100 ours took it at checkpoint 2.
+    fn history() -> LeaseHistory {
+        let rows = |owner, counter| LeaseRows::from([(SHARD.to_owned(), row(owner, counter, "2", None))]);
+        LeaseHistory::of(&[(1, rows("java-1", 1)), (100, rows("rust-2", 2))])
+    }
+
+    fn delivery(worker: &str, shard: &str, number: usize, at_millis: u128) -> Delivery {
+        let place = Place::new(&(number + 1).to_string(), 0);
+        Delivery { worker: worker.to_owned(), shard: shard.to_owned(), place, number, at_millis }
+    }
+
+    fn by_java(numbers: std::ops::Range<usize>) -> Vec<Delivery> {
+        numbers.map(|number| delivery("java-1", SHARD, number, 10 + number as u128)).collect()
+    }
+
+    fn dead(how: End) -> Ended {
+        Ended { name: "java-1".to_owned(), how, at_millis: 50 }
+    }
+
+    #[tokio::test]
+    async fn a_missing_record_and_a_wrong_order_are_found() {
+        let mut deliveries = by_java(0..4);
+        deliveries.remove(1);
+        let verdict = Verdict::new(&deliveries, 4, &history(), &[]);
+        assert_eq!((verdict.records, verdict.missing), (3, vec![1]));
+        assert_eq!(verdict.faults, Vec::<String>::new());
+        deliveries.swap(0, 1);
+        assert_eq!(Verdict::new(&deliveries, 4, &history(), &[]).faults.len(), 1, "out of order");
+    }
+
+    #[tokio::test]
+    async fn a_repeat_has_a_cause_and_is_never_one_that_was_checkpointed() {
+        let mut deliveries = by_java(0..4);
+        deliveries.push(delivery("rust-2", SHARD, 2, 120)); // its place is 3, behind the checkpoint
+        let causes = |ended: &[Ended]| {
+            let verdict = Verdict::new(&deliveries, 4, &history(), ended);
+            assert_eq!(verdict.faults, Vec::<String>::new());
+            verdict.repeats.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(causes(&[]), [Cause::Taken(Kind::Java, Kind::Rust)]);
+        assert_eq!(causes(&[dead(End::Killed)]), [Cause::AfterKill(Kind::Java)]);
+        assert_eq!(causes(&[dead(End::Stopped)]), [Cause::AfterStop(Kind::Java)]);
+        let late = delivery("java-1", SHARD, 2, 130);
+        let verdict = Verdict::new(&[&deliveries[..], &[late]].concat(), 4, &history(), &[]);
+        assert!(verdict.repeats.contains_key(&Cause::NotYetNoticed(Kind::Java)), "{verdict:?}");
+        deliveries.push(delivery("rust-2", SHARD, 1, 140));
+        assert_eq!(Verdict::new(&deliveries, 4, &history(), &[]).faults.len(), 1, "was checkpointed");
+    }
+
+    #[tokio::test]
+    async fn a_child_before_its_parent_is_found() {
+        let child = ("shardId-1".to_owned(), row("rust-2", 1, "TRIM_HORIZON", Some(SHARD)));
+        let parent = (SHARD.to_owned(), row("java-1", 1, "SHARD_END", None));
+        let history = LeaseHistory::of(&[(1, LeaseRows::from([parent, child]))]);
+        let faults = |at_millis| {
+            let mut deliveries = by_java(0..4);
+            deliveries.push(delivery("rust-2", "shardId-1", 4, at_millis));
+            deliveries.sort_by_key(|delivery| delivery.at_millis);
+            Verdict::new(&deliveries, 5, &history, &[]).faults.len()
+        };
+        assert_eq!((faults(12), faults(20)), (1, 0));
+    }
+
+    #[test]
+    fn an_heir_begins_with_the_record_behind_the_checkpoint() {
+        let checkpoints = BTreeMap::from([(SHARD.to_owned(), Place::new("2", 0))]);
+        let legacy = Legacy { dead: dead(End::Killed), checkpoints };
+        let faults = |first: usize| {
+            let mut deliveries = by_java(0..4);
+            deliveries.push(delivery("rust-2", SHARD, first, 120));
+            let inheritance = inheritance(&deliveries, &legacy);
+            assert_eq!((inheritance.shards, inheritance.last_start), (1, Duration::from_millis(70)));
+            inheritance.faults.len()
+        };
+        assert_eq!((faults(1), faults(2), faults(3)), (1, 0, 1));
+    }
+}
