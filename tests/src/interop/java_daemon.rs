@@ -44,6 +44,9 @@ pub struct Application {
 ///
 /// # Errors
 /// When the settings cannot be written.
+///
+/// # Panics
+/// When the daemon could not find its child.
 pub fn command(
     jars: &Path,
     application: &Application,
@@ -68,8 +71,12 @@ pub fn command(
 }
 
 fn properties(application: &Application, worker: &str, deliveries: &Path) -> String {
-    // The daemon splits this at spaces.
+    // Split at spaces, without quoting, and read as Latin-1.
     let child = format!("{} {} {worker}", built("multilang_child").display(), deliveries.display());
+    assert!(
+        child.is_ascii() && child.split(' ').count() == 3,
+        "the daemon can start only a program in a directory without spaces and special characters: {child}"
+    );
     let failover_millis = application.failover_time.as_millis();
     let Application { name, stream, endpoints: Endpoints { kinesis, dynamodb }, .. } = application;
     format!(
