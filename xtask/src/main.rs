@@ -4,6 +4,7 @@ mod ci;
 mod deny;
 mod emulators;
 mod features;
+mod interop;
 mod process;
 mod tidy;
 
@@ -33,13 +34,19 @@ enum Task {
     Test,
     /// Run the main job over the wire: three receiver processes against each pair of local servers.
     Wire,
+    /// Run the real Java KCL and our receiver on one lease table: they share, inherit from and replace each other.
+    Interop {
+        /// Less of it, in about a minute: what `ci` runs.
+        #[arg(long)]
+        short: bool,
+    },
     /// Start local Kinesis and DynamoDB endpoints and print how to use them; Ctrl-C ends them.
     Local {
         /// Passed on to the servers; `-- --help` lists what they take.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, demo.
+    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, interop, demo.
     Ci,
     /// Check what ordinary tools do not: module docs, README claims, work markers, file sizes.
     Tidy,
@@ -54,6 +61,8 @@ fn main() -> ExitCode {
         Task::Demo { arguments } => demo(&arguments),
         Task::Test => test(),
         Task::Wire => wire(),
+        Task::Interop { short: true } => interop::run(interop::Form::Short),
+        Task::Interop { short: false } => interop::run(interop::Form::Full),
         Task::Local { arguments } => local(&arguments),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::check(),

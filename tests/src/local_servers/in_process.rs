@@ -13,9 +13,10 @@ use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
 use super::Endpoints;
+use super::kinesis_answers::answer_as_aws;
 
 /// The largest request body, above the 5 MiB of a full `PutRecords` in base64.
-const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
+pub(super) const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
 
 /// How many open shards the Kinesis server allows.
 const SHARD_LIMIT: u32 = 1000;
@@ -41,6 +42,18 @@ impl InProcessServers {
     /// # Errors
     /// When an address cannot be had.
     pub async fn start_at(kinesis: &str, dynamodb: &str) -> io::Result<Self> {
+        Self::serve(kinesis, dynamodb, kinesis_app(Answers::AsTheServer)).await
+    }
+
+    /// Starts both, the Kinesis answering what AWS documents where the server alone does not: what the Java KCL needs.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start_for_java() -> io::Result<Self> {
+        Self::serve("127.0.0.1:0", "127.0.0.1:0", kinesis_app(Answers::AsAws)).await
+    }
+
+    async fn serve(kinesis: &str, dynamodb: &str, kinesis_app: Router) -> io::Result<Self> {
         let (kinesis, dynamodb) = (TcpListener::bind(kinesis).await?, TcpListener::bind(dynamodb).await?);
         let endpoints = Endpoints {
             kinesis: format!("http://{}", kinesis.local_addr()?),
@@ -49,7 +62,7 @@ impl InProcessServers {
         let database = dynoxide::Database::memory().map_err(|error| io::Error::other(error.to_string()))?;
         let mut servers = JoinSet::new();
         servers.spawn(async move {
-            if let Err(error) = axum::serve(kinesis, kinesis_app()).await {
+            if let Err(error) = axum::serve(kinesis, kinesis_app).await {
                 eprintln!("the local Kinesis ended: {error}");
             }
         });
@@ -67,10 +80,19 @@ impl InProcessServers {
     }
 }
 
+/// Which answers the local Kinesis gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    /// Those of the server: where it lacks something, our receiver is tested to do without.
+    AsTheServer,
+    /// With what [`answer_as_aws`] adds.
+    AsAws,
+}
+
 /// `ferrokinesis` behind a lock: without it a tailing reader can pass a record whose sequence number was given but
 /// which is not stored yet, and readers among many writers can stop the server for good (both seen with 0.7.0). Writes
 /// go one at a time, everything else side by side.
-fn kinesis_app() -> Router {
+fn kinesis_app(answers: Answers) -> Router {
     let options = StoreOptions {
         create_stream_ms: 0,
         delete_stream_ms: 0,
@@ -78,9 +100,9 @@ fn kinesis_app() -> Router {
         shard_limit: SHARD_LIMIT,
         ..Default::default()
     };
-    let (app, _store) = ferrokinesis::create_app(options);
+    let (app, store) = ferrokinesis::create_app(options);
     let lock = Arc::new(RwLock::new(()));
-    app.layer(from_fn(move |request: Request, next: Next| {
+    let app = app.layer(from_fn(move |request: Request, next: Next| {
         let lock = lock.clone();
         async move {
             let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
@@ -92,6 +114,13 @@ fn kinesis_app() -> Router {
                 next.run(request).await
             }
         }
-    }))
-    .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+    }));
+    let app = match answers {
+        Answers::AsTheServer => app,
+        Answers::AsAws => app.layer(from_fn(move |request: Request, next: Next| {
+            let store = store.clone();
+            async move { answer_as_aws(&store, request, next).await }
+        })),
+    };
+    app.layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
 }

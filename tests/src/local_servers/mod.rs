@@ -9,12 +9,15 @@
 //! | `MillisBehindLatest` of an open shard | always 0 | behind the newest record | only a hint for the pace, never the end |
 //! | reads per second and shard | not limited | not limited | five; our own pace is tested by itself |
 //!
+//! The Java KCL relies on more than that; [`InProcessServers::start_for_java`] adds what it needs to the first.
+//!
 //! | what | `dynoxide` 3.2 | `dynalite` 4.0 | AWS, and what we rely on |
 //! | --- | --- | --- | --- |
 //! | the row that made a condition fail | returned | absent | returned; where absent it is read again |
 //! | a new table | active at the next call | active after a while | active after a while; asked for until it is |
 
 mod in_process;
+mod kinesis_answers;
 mod node;
 
 use std::fmt;

@@ -112,6 +112,7 @@ impl Member {
             let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
             self.rounds.next = asked_at + jittered(follow_up, &mut self.receiver.rng);
         }
+        self.clean_up(&listing.leases).await;
         let of_others: Vec<&ShardId> = listing
             .leases
             .iter()

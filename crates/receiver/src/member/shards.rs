@@ -55,7 +55,7 @@ impl Member {
         listing.map_err(|error| store_error("listing the leases", error))
     }
 
-    /// The leader's look at shards and leases: creates what is missing, and deletes what nobody needs.
+    /// The leader's look at shards and leases: creates what is missing.
     pub(super) async fn audit(&mut self, facts: &StreamFacts) {
         self.schedule_audit();
         if !self.rounds.is_leader {
@@ -63,10 +63,7 @@ impl Member {
         }
         let audited = async {
             let listing = self.list_all().await?;
-            let leases = listing.leases.clone();
-            self.sync_shards(facts, listing).await?;
-            self.clean_up(&leases).await;
-            Ok::<(), ReceiverError>(())
+            self.sync_shards(facts, listing).await
         };
         if let Err(error) = audited.await {
             tracing::warn!(%error, "shard sync failed; the next one is due after its interval");
@@ -165,8 +162,11 @@ impl Member {
         Ok(true)
     }
 
-    async fn clean_up(&self, leases: &[Lease]) {
-        for lease in plan_cleanup(leases) {
+    /// Deletes the leases of ended shards that nobody needs. Whoever ended a shard does it, or else the leader: soon, since
+    /// KCL workers count such leases as work, take them, and renew them until they are gone.
+    pub(super) async fn clean_up(&self, leases: &[Lease]) {
+        let is_due = |lease: &&Lease| self.rounds.is_leader || lease.is_owned_by(&self.receiver.worker_id);
+        for lease in plan_cleanup(leases).into_iter().filter(is_due) {
             let delete = LeaseWrite::Delete { shard_id: lease.shard_id.clone(), expected: lease.version() };
             match self.receiver.store.write(&delete).await {
                 Ok(WriteOutcome::Applied { .. }) => {
