@@ -22,10 +22,6 @@ const NOT_DRAINED: u8 = 3;
 /// About as often as the Java side checkpoints, so that both repeat about as much after a kill.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A Java worker counts the leases of ended shards as part of its share, so they are cleaned up soon: otherwise it would be
-/// content with those, and a test would wait a minute for it to read anything.
-const SHARD_SYNC_INTERVAL: Duration = Duration::from_secs(10);
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
@@ -60,7 +56,6 @@ async fn run() -> Result<bool, BoxError> {
     receiver_settings.initial_position = InitialPosition::TrimHorizon;
     receiver_settings.failover_time = Duration::from_millis(failover_millis.parse()?);
     receiver_settings.checkpoint_interval = CHECKPOINT_INTERVAL;
-    receiver_settings.shard_sync_interval = SHARD_SYNC_INTERVAL;
     let consumer = Consumer::builder()
         .settings(receiver_settings)
         .source(aws.stream())
