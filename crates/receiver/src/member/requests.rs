@@ -82,8 +82,9 @@ impl Requests {
 }
 
 impl Member {
-    /// Asks the live owners of these leases for them.
-    pub(super) async fn request(&mut self, wanted: Vec<Lease>) {
+    /// Asks the live owners of these leases for them; `false` when the store failed at one of them.
+    pub(super) async fn request(&mut self, wanted: Vec<Lease>) -> bool {
+        let mut store_answers = true;
         let (store, worker_id) = (self.receiver.store.clone(), self.receiver.worker_id.clone());
         let asked: Vec<(Lease, Result<WriteOutcome, StoreError>)> = futures::stream::iter(wanted)
             .map(|lease| async {
@@ -108,10 +109,14 @@ impl Member {
                 Ok(WriteOutcome::Lost { .. }) => {
                     tracing::debug!(%shard_id, "the lease changed before it could be asked for");
                 }
-                Err(error) => tracing::warn!(%shard_id, %error, "the lease could not be asked for"),
+                Err(error) => {
+                    store_answers = false;
+                    tracing::warn!(%shard_id, %error, "the lease could not be asked for");
+                }
             }
         }
         self.schedule_poll();
+        store_answers
     }
 
     /// Reads the rows that were asked for, and takes those that were handed over.

@@ -166,15 +166,18 @@ impl Member {
         let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
         let take: Vec<Lease> = plan.take.into_iter().cloned().collect();
         let request: Vec<Lease> = plan.request.into_iter().cloned().collect();
-        self.take(facts, take).await;
+        let is_partial = plan.is_partial;
+        let mut store_answers = self.take(facts, take).await;
         if !request.is_empty() {
-            self.request(request).await;
+            store_answers &= self.request(request).await;
         }
-        plan.is_partial
+        // A store in trouble is not asked again before its time.
+        is_partial && store_answers
     }
 
-    /// Takes these leases and starts their shards.
-    pub(super) async fn take(&mut self, facts: &StreamFacts, wanted: Vec<Lease>) {
+    /// Takes these leases and starts their shards; `false` when the store failed at one of them.
+    pub(super) async fn take(&mut self, facts: &StreamFacts, wanted: Vec<Lease>) -> bool {
+        let mut store_answers = true;
         let taken: Vec<(Lease, Result<HeldLease, StoreError>)> = futures::stream::iter(wanted)
             .map(|lease| async {
                 let (store, worker_id) = (self.receiver.store.clone(), &self.receiver.worker_id);
@@ -196,9 +199,13 @@ impl Member {
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {
                     tracing::debug!(shard_id = %seen.shard_id, %error, "somebody else was first");
                 }
-                Err(error) => tracing::warn!(shard_id = %seen.shard_id, %error, "lease not taken"),
+                Err(error) => {
+                    store_answers = false;
+                    tracing::warn!(shard_id = %seen.shard_id, %error, "lease not taken");
+                }
             }
         }
+        store_answers
     }
 
     /// What a row that a KCL worker wrote lacks.

@@ -162,11 +162,10 @@ impl Member {
         Ok(true)
     }
 
-    /// Deletes the leases of ended shards that nobody needs. Whoever ended a shard does it, or else the leader: soon, since
-    /// KCL workers count such leases as work, take them, and renew them until they are gone.
+    /// Deletes the leases of ended shards that nobody needs, whoever owns them: KCL workers count such leases as work, take
+    /// them, renew them, and look for those to delete every five minutes.
     pub(super) async fn clean_up(&self, leases: &[Lease]) {
-        let is_due = |lease: &&Lease| self.rounds.is_leader || lease.is_owned_by(&self.receiver.worker_id);
-        for lease in plan_cleanup(leases).into_iter().filter(is_due) {
+        for lease in plan_cleanup(leases) {
             let delete = LeaseWrite::Delete { shard_id: lease.shard_id.clone(), expected: lease.version() };
             match self.receiver.store.write(&delete).await {
                 Ok(WriteOutcome::Applied { .. }) => {
