@@ -78,8 +78,10 @@ pub(super) struct FleetView<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Parties {
     owner: Option<usize>,
-    /// Left a request that is not stale.
+    /// Left a request that is not stale. Where KCL 3.x hands a lease over, a request means nothing.
     requester: Option<usize>,
+    /// The owner, if KCL 3.x is handing the lease over to it. That is left to KCL 3.x.
+    kcl_target: Option<usize>,
 }
 
 impl<'a> FleetView<'a> {
@@ -106,7 +108,11 @@ impl<'a> FleetView<'a> {
             view.is_visible |= parties.owner == Some(ME) || parties.requester == Some(ME);
             if !observed.lease.is_finished() {
                 let is_ready = observed.lease.parents.is_disjoint(&unfinished_parents);
-                view.sort_in(*observed, parties, is_ready, holdings, limits);
+                if holdings.held.contains(&observed.lease.shard_id) {
+                    view.count_held(*observed, parties);
+                } else {
+                    view.sort_in(*observed, parties, is_ready, holdings, limits);
+                }
             }
         }
         // Whatever order the listing had, all workers have to deal in the same one.
@@ -118,6 +124,12 @@ impl<'a> FleetView<'a> {
         view
     }
 
+    /// A lease that this process holds, but counts for whoever is to have it.
+    fn count_held(&mut self, observed: ObservedLease<'a>, parties: Parties) {
+        self.occupied += 1;
+        self.count(observed, parties.requester.or(parties.kcl_target).unwrap_or(ME));
+    }
+
     fn sort_in(
         &mut self,
         observed: ObservedLease<'a>,
@@ -127,12 +139,7 @@ impl<'a> FleetView<'a> {
         limits: &AssignmentLimits,
     ) {
         let lease = observed.lease;
-        // What KCL 3.x hands over is left to it, and a request on such a row means nothing.
-        let kcl_target = parties.owner.filter(|_| lease.checkpoint_owner.is_some());
-        if holdings.held.contains(&lease.shard_id) {
-            self.occupied += 1;
-            self.count(observed, parties.requester.or(kcl_target).unwrap_or(ME));
-        } else if let Some(target) = kcl_target {
+        if let Some(target) = parties.kcl_target {
             self.occupied += usize::from(target == ME);
             self.count(observed, target);
         } else if lease.is_owned_by(holdings.worker_id) && lease.checkpoint_owner.is_none() {
@@ -221,7 +228,7 @@ fn roll_call<'a>(
         let lease = observed.lease;
         if lease.is_finished() {
             // Such a row keeps the name of its last owner for ever.
-            return Parties { owner: None, requester: None };
+            return Parties { owner: None, requester: None, kcl_target: None };
         }
         let owner = lease.owner.as_ref().filter(|_| observed.unchanged_for < limits.failover_time);
         let owner = owner.map(|owner| {
@@ -237,7 +244,7 @@ fn roll_call<'a>(
             workers[place].has_asked = true;
             place
         });
-        Parties { owner, requester }
+        Parties { owner, requester, kcl_target: owner.filter(|_| lease.checkpoint_owner.is_some()) }
     });
     let parties = parties.collect();
     (workers, parties)

@@ -219,7 +219,7 @@ fn the_surplus_of_several_donors_is_asked_for_and_each_keeps_its_share() {
 
 #[test]
 fn the_fullest_donors_are_asked_first() {
-    let owners = [[Some(1); 4].as_slice(), &[Some(2); 7], &[Some(ME); 1]].concat();
+    let owners = [[Some(1); 6].as_slice(), &[Some(2); 8], &[Some(ME); 1]].concat();
     let leases: Vec<Lease> = owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
     let limits = AssignmentLimits { max_moves: 1, ..LIMITS };
     assert_eq!(asked(&plan_within(&fresh(&leases), &held(&leases), limits), 2), 1);

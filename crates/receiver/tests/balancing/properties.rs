@@ -264,8 +264,8 @@ fn all_are_visible(fleet: &Fleet) -> bool {
 }
 
 proptest! {
-    /// Workers that plan in turn, each with a fresh view, hold everything soon, within one of each other, come to rest,
-    /// and move no more than one lease more than the least for each of those who were not known at the start.
+    /// Workers that plan in turn, each with a fresh view, hold everything soon, within one of each other, and come to
+    /// rest. If all of them could be seen at the start, they move at most one lease more than the least.
     #[test]
     fn workers_in_turn_come_to_balance_and_to_rest(disorder in any_disorder()) {
         let mut fleet = disorder.fleet();

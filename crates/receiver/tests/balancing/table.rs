@@ -103,43 +103,51 @@ fn play(scenario: &Scenario, shards: usize, workers: usize) -> Outcome {
     Outcome { rounds, failover_times, moves, least_moves, takes: fleet.takes }
 }
 
-fn render(scenario: &Scenario) -> String {
-    let mut text = format!("### {}\n\n", scenario.title);
-    text += "| shards | workers | rounds | fail-over times | moves | least possible | free leases taken |\n";
-    text += "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
-    for shards in SHARDS {
-        // More workers than that are hot spares only.
-        for workers in WORKERS.into_iter().filter(|workers| *workers <= 2 * shards) {
-            if workers >= scenario.at_least {
-                let Outcome { rounds, failover_times, moves, least_moves, takes } =
-                    play(scenario, shards, workers);
-                let row = format!(
-                    "| {shards} | {workers} | {rounds} | {failover_times:.1} | {moves} | {least_moves} | {takes} |\n"
-                );
-                text += &row;
-            }
-        }
-    }
-    text
+/// The sizes for which a scenario is played. More workers than twice the shards would be spares only.
+fn sizes(scenario: &Scenario) -> impl Iterator<Item = (usize, usize)> {
+    let sizes = SHARDS.into_iter().flat_map(|shards| WORKERS.map(|workers| (shards, workers)));
+    sizes.filter(|(shards, workers)| (scenario.at_least..=2 * shards).contains(workers))
+}
+
+fn section(scenario: &Scenario) -> String {
+    let rows: Vec<String> = std::thread::scope(|scope| {
+        let row = |shards, workers| {
+            let Outcome { rounds, failover_times, moves, least_moves, takes } =
+                play(scenario, shards, workers);
+            format!(
+                "| {shards} | {workers} | {rounds} | {failover_times:.1} | {moves} | {least_moves} | {takes} |\n"
+            )
+        };
+        let threads: Vec<_> =
+            sizes(scenario).map(|(shards, workers)| scope.spawn(move || row(shards, workers))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    format!(
+        "### {}\n\n\
+         | shards | workers | rounds | fail-over times | moves | least possible | free leases taken |\n\
+         | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n{}",
+        scenario.title,
+        rows.concat()
+    )
 }
 
 #[test]
 fn the_table_in_the_documentation_is_what_the_planner_does() {
     let sections: Vec<String> = std::thread::scope(|scope| {
-        let threads = SCENARIOS.each_ref().map(|scenario| scope.spawn(|| render(scenario)));
+        let threads = SCENARIOS.each_ref().map(|scenario| scope.spawn(|| section(scenario)));
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let table = format!("{BEGIN}\n\n{}\n{END}", sections.join("\n"));
     let document = std::fs::read_to_string(DOCUMENT).unwrap();
-    let (before, rest) = document.split_once(BEGIN).expect("the begin marker");
-    let (shown, after) = rest.split_once(END).expect("the end marker");
+    let (before, rest) = document.split_once(BEGIN).unwrap();
+    let (shown, after) = rest.split_once(END).unwrap();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(DOCUMENT, format!("{before}{table}{after}")).unwrap();
         return;
     }
     assert!(
         format!("{BEGIN}{shown}{END}") == table,
-        "docs/balancing.md shows something else than what the planner does; look at the difference after\n\
-         UPDATE_DOCS=1 cargo test -p receiver --test balancing the_table"
+        "docs/balancing.md shows something else than what the planner does; to write it anew and look at the \
+         difference: UPDATE_DOCS=1 cargo test -p receiver --test balancing the_table"
     );
 }
