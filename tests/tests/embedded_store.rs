@@ -285,7 +285,7 @@ struct Silenced {
 impl Silenced {
     async fn wait_for_ever_if_silent(&self) {
         if self.is_silent.load(Ordering::Relaxed) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use crate::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint, Position, ShardId, WorkerId};
 
 /// One conditional write. There is no unconditional one.
+// Creations are rare, and no write is kept for long: a box would only be in the way of those who match.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaseWrite {
     /// Add a row, if the shard has none yet.
