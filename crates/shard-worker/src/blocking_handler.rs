@@ -1,6 +1,7 @@
 //! A processor from a closure that blocks or computes for long: it runs in a pool of its own size.
 
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,13 +33,10 @@ impl ProcessorPool {
         let working = tokio::task::spawn_blocking(move || {
             // Held until the work is over, also when nobody waits for it any more.
             let _thread = thread;
-            work()
+            std::panic::catch_unwind(AssertUnwindSafe(work))
         });
-        match working.await {
-            Ok(done) => done,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(error) => Err(error.into()),
-        }
+        // A panic goes on here, where the worker makes an error of it like of any other.
+        working.await?.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
