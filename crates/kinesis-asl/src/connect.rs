@@ -76,7 +76,10 @@ impl KinesisAsl {
             &settings.stream_name,
         );
         Ok(Self {
-            stream: stream.with_idle_time_between_reads(settings.idle_time_between_reads),
+            stream: stream
+                .with_idle_time_between_reads(settings.idle_time_between_reads)
+                .with_max_idle_time_between_reads(settings.max_idle_time_between_reads.unwrap_or_default())
+                .with_read_share_percent(settings.read_share_percent),
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
             cloudwatch: aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()),
             lease_table: settings.lease_table.clone(),
@@ -107,6 +110,11 @@ impl KinesisAsl {
     pub fn cloudwatch(&self, namespace: &str) -> Result<CloudWatchPublisher, AslError> {
         CloudWatchPublisher::new(self.cloudwatch.clone(), namespace)
     }
+}
+
+/// For clients that others have made.
+pub(crate) fn default_timeouts() -> TimeoutConfig {
+    timeouts(&AwsSettings::new(""))
 }
 
 fn timeouts(settings: &AwsSettings) -> TimeoutConfig {

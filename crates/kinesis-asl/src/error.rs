@@ -47,7 +47,7 @@ const THROTTLING_CODES: [&str; 7] = [
     "KMSThrottlingException",
 ];
 
-/// Codes that mean: not with these credentials. Those about the key of the stream all begin with `KMS`.
+/// Codes that mean: not with these credentials. Those about the key of the stream are others, and all begin with `KMS`.
 const DENIAL_CODES: [&str; 11] = [
     "AccessDeniedException",
     "AccessDenied",
@@ -102,7 +102,7 @@ where
         SourceErrorKind::StreamNotFound => {
             "; check the name of the stream, the region, the endpoint, and the account of the credentials"
         }
-        SourceErrorKind::Denied => denial_hint(error.code()),
+        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => denial_hint(error.code()),
         _ => "",
     };
     SourceError::new(kind, format!("{doing} failed ({destination}): {said}{hint}")).with_source(error)
@@ -115,7 +115,9 @@ where
 {
     let (kind, said) = meaning_of(&error);
     let (kind, hint) = match kind {
-        SourceErrorKind::Denied => (AslErrorKind::Denied, denial_hint(error.code())),
+        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => {
+            (AslErrorKind::Denied, denial_hint(error.code()))
+        }
         SourceErrorKind::Throttled => (AslErrorKind::Throttled, ""),
         SourceErrorKind::Unavailable => (AslErrorKind::Unavailable, ""),
         _ => (AslErrorKind::Invalid, ""),
@@ -148,7 +150,9 @@ where
 fn meaning_of_answer(status: u16, code: &str) -> SourceErrorKind {
     if THROTTLING_CODES.contains(&code) || status == 429 {
         SourceErrorKind::Throttled
-    } else if DENIAL_CODES.contains(&code) || code.starts_with("KMS") || matches!(status, 401 | 403) {
+    } else if code.starts_with("KMS") {
+        SourceErrorKind::KeyUnavailable
+    } else if DENIAL_CODES.contains(&code) || matches!(status, 401 | 403) {
         SourceErrorKind::Denied
     } else if PASSING_CODES.contains(&code) || !(400..500).contains(&status) {
         SourceErrorKind::Unavailable
@@ -242,11 +246,11 @@ mod tests {
             (400, "LimitExceededException", SourceErrorKind::Throttled),
             (400, "ThrottlingException", SourceErrorKind::Throttled),
             (400, "KMSThrottlingException", SourceErrorKind::Throttled),
-            (400, "KMSDisabledException", SourceErrorKind::Denied),
-            (400, "KMSAccessDeniedException", SourceErrorKind::Denied),
-            (400, "KMSInvalidStateException", SourceErrorKind::Denied),
-            (400, "KMSNotFoundException", SourceErrorKind::Denied),
-            (400, "KMSOptInRequired", SourceErrorKind::Denied),
+            (400, "KMSDisabledException", SourceErrorKind::KeyUnavailable),
+            (400, "KMSAccessDeniedException", SourceErrorKind::KeyUnavailable),
+            (400, "KMSInvalidStateException", SourceErrorKind::KeyUnavailable),
+            (400, "KMSNotFoundException", SourceErrorKind::KeyUnavailable),
+            (400, "KMSOptInRequired", SourceErrorKind::KeyUnavailable),
             (400, "AccessDeniedException", SourceErrorKind::Denied),
             (400, "UnrecognizedClientException", SourceErrorKind::Denied),
             (400, "ExpiredTokenException", SourceErrorKind::Denied),

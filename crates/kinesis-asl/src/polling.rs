@@ -7,6 +7,8 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use aws_sdk_kinesis::config::Builder;
+use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_records::{GetRecordsError, GetRecordsOutput};
 use aws_sdk_kinesis::types::{self, ShardIteratorType};
@@ -70,7 +72,7 @@ impl From<ReadFrom> for Place {
 
 impl PollingSource {
     pub(crate) fn new(stream: KinesisStream, shard_id: ShardId, from: ReadFrom) -> Self {
-        let pace = ReadPace::new(stream.idle_time_between_reads());
+        let pace = ReadPace::new(stream.read_rate());
         Self { stream, shard_id, place: from.into(), iterator: None, pace, end: None }
     }
 
@@ -138,9 +140,10 @@ impl PollingSource {
         match error.kind() {
             // These say nothing about the iterator. It is kept, for it may stand further on than the place, behind a
             // stretch without records.
-            SourceErrorKind::Throttled | SourceErrorKind::Unavailable | SourceErrorKind::Denied => {
-                return error;
-            }
+            SourceErrorKind::Throttled
+            | SourceErrorKind::Unavailable
+            | SourceErrorKind::Denied
+            | SourceErrorKind::KeyUnavailable => return error,
             SourceErrorKind::StreamNotFound => self.drop_iterator(),
             _ => {
                 self.drop_iterator();
@@ -176,7 +179,8 @@ impl PollingSource {
         }
         self.iterator = iterator;
         self.end.clone_from(&end);
-        self.pace.answered(records.len(), millis_behind_latest);
+        let payload_bytes = records.iter().map(|record| record.data.len() as u64).sum();
+        self.pace.answered(records.len(), payload_bytes, millis_behind_latest);
         Ok(FetchedBatch { records, millis_behind_latest, shard_end: end })
     }
 
@@ -203,6 +207,14 @@ impl PollingSource {
 
 #[async_trait]
 impl RecordSource for PollingSource {
+    async fn ready(&mut self) -> u64 {
+        if self.end.is_some() {
+            return 0;
+        }
+        sleep(self.pace.wait(Instant::now())).await;
+        self.pace.memory_at_most(Instant::now())
+    }
+
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
         if let Some(end) = &self.end {
             return Ok(FetchedBatch {
@@ -215,7 +227,10 @@ impl RecordSource for PollingSource {
             sleep(self.pace.wait(Instant::now())).await;
             let iterator = self.iterator().await?;
             self.pace.started(Instant::now());
-            match self.stream.client().get_records().shard_iterator(iterator).send().await {
+            // Tried once: each attempt counts among the five reads in a second, and whoever asks repeats with growing waits.
+            let once = Builder::new().retry_config(RetryConfig::disabled());
+            let request = self.stream.client().get_records().shard_iterator(iterator);
+            match request.customize().config_override(once).send().await {
                 Ok(answer) => return self.take(answer),
                 Err(error) if is_iterator_refused(&error) => {
                     let (shard_id, code) = (&self.shard_id, error.code());

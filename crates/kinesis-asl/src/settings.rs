@@ -58,6 +58,12 @@ pub struct AwsSettings {
     /// How long a reader that is caught up waits between two reads of its shard; 1 s by default. All applications that
     /// poll a shard share five reads in a second.
     pub idle_time_between_reads: Duration,
+    /// While nothing comes, the idle time doubles from read to read up to this; `None`: it stays as it is. The first record
+    /// after a quiet time waits for so long at most.
+    pub max_idle_time_between_reads: Option<Duration>,
+    /// How many of the five reads in a second are for this application, in percent; 100 by default. With two
+    /// applications that poll the stream, give each 50.
+    pub read_share_percent: u32,
 }
 
 impl AwsSettings {
@@ -76,6 +82,8 @@ impl AwsSettings {
             attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
             operation_timeout: DEFAULT_OPERATION_TIMEOUT,
             idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
+            max_idle_time_between_reads: None,
+            read_share_percent: 100,
         }
     }
 
@@ -159,6 +167,18 @@ impl AwsSettings {
                 self.idle_time_between_reads
             ));
         }
+        if let Some(longest) = self.max_idle_time_between_reads
+            && !(self.idle_time_between_reads..=MAX_IDLE_TIME_BETWEEN_READS).contains(&longest)
+        {
+            faults.push(format!(
+                "max_idle_time_between_reads {longest:?} must be at least idle_time_between_reads {:?} and at most \
+                 {MAX_IDLE_TIME_BETWEEN_READS:?}",
+                self.idle_time_between_reads
+            ));
+        }
+        if !(1..=100).contains(&self.read_share_percent) {
+            faults.push(format!("read_share_percent {} must be 1 to 100", self.read_share_percent));
+        }
         faults
     }
 }
@@ -235,12 +255,14 @@ mod tests {
             connect_timeout: Duration::ZERO,
             attempt_timeout: Duration::from_secs(31),
             idle_time_between_reads: Duration::from_secs(61),
+            max_idle_time_between_reads: Some(Duration::from_secs(5)),
+            read_share_percent: 0,
             ..AwsSettings::new("")
         };
         let error = settings.validate().unwrap_err();
         assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
         let message = error.to_string();
-        assert_eq!(message.lines().count(), 1 + 9, "{message}");
+        assert_eq!(message.lines().count(), 1 + 11, "{message}");
         for name in [
             "stream_name is empty",
             "region is empty",
@@ -250,7 +272,9 @@ mod tests {
             "lease_table \"ab\"",
             "connect_timeout 0",
             "attempt_timeout 31s must not be longer than operation_timeout 30s",
-            "idle_time_between_reads 61s",
+            "- idle_time_between_reads 61s",
+            "max_idle_time_between_reads 5s",
+            "read_share_percent 0",
         ] {
             assert!(message.contains(name), "{name} is not in {message}");
         }

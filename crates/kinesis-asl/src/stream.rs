@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
 use aws_sdk_kinesis::types::{self, ShardFilterType};
@@ -19,8 +20,10 @@ use shard_worker::{
 use tokio::time::{Instant, sleep};
 
 use crate::call_notes::CallNotes;
+use crate::connect::default_timeouts;
 use crate::error::{Destination, source_error};
 use crate::polling::PollingSource;
+use crate::read_pace::ReadRate;
 use crate::service_time::to_system_time;
 use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
 
@@ -43,20 +46,25 @@ pub struct KinesisStream {
     client: Client,
     destination: Arc<Destination>,
     rng: Arc<Mutex<Rng>>,
-    idle_time_between_reads: Duration,
+    read_rate: ReadRate,
 }
 
 impl KinesisStream {
-    /// A stream through a configured client. Give the client time-outs: without them a call to a server that does not
-    /// answer waits for ever. [`KinesisAsl::connect`](crate::KinesisAsl::connect) makes one that has them.
+    /// A stream through a configured client. Time-outs that the client lacks are those of
+    /// [`AwsSettings`](crate::AwsSettings): without them a call to a server that does not answer waits for ever.
     pub fn from_client(client: Client, stream_name: impl Into<String>) -> Self {
+        let client = with_timeouts(&client);
         let region = client.config().region().map(|region| region.as_ref().to_owned());
         let destination = Destination { stream_name: stream_name.into(), region, endpoint: OnceLock::new() };
         Self {
             client,
             destination: Arc::new(destination),
             rng: Arc::new(Mutex::new(fresh_rng())),
-            idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
+            read_rate: ReadRate {
+                share_percent: 100,
+                idle_time: DEFAULT_IDLE_TIME_BETWEEN_READS,
+                max_idle_time: Duration::ZERO,
+            },
         }
     }
 
@@ -64,7 +72,22 @@ impl KinesisStream {
     /// AWS allows (200 ms).
     #[must_use]
     pub fn with_idle_time_between_reads(mut self, idle_time: Duration) -> Self {
-        self.idle_time_between_reads = idle_time;
+        self.read_rate.idle_time = idle_time;
+        self
+    }
+
+    /// While nothing comes, the idle time doubles from read to read up to this; by default it stays as it is.
+    #[must_use]
+    pub fn with_max_idle_time_between_reads(mut self, max_idle_time: Duration) -> Self {
+        self.read_rate.max_idle_time = max_idle_time;
+        self
+    }
+
+    /// How many of the five reads in a second and shard this stream takes, in percent (1 to 100); 100 by default. The rest
+    /// is for other applications.
+    #[must_use]
+    pub fn with_read_share_percent(mut self, share_percent: u32) -> Self {
+        self.read_rate.share_percent = share_percent;
         self
     }
 
@@ -79,8 +102,8 @@ impl KinesisStream {
         &self.client
     }
 
-    pub(crate) fn idle_time_between_reads(&self) -> Duration {
-        self.idle_time_between_reads
+    pub(crate) fn read_rate(&self) -> ReadRate {
+        self.read_rate
     }
 
     /// Keeps where a call went, for messages.
@@ -226,6 +249,14 @@ impl StreamSource for KinesisStream {
     }
 }
 
+/// The same client, with time-outs where it has none.
+fn with_timeouts(client: &Client) -> Client {
+    let mut timeouts =
+        client.config().timeout_config().cloned().unwrap_or_else(|| TimeoutConfig::builder().build());
+    timeouts.take_defaults_from(&default_timeouts());
+    Client::from_conf(client.config().to_builder().timeout_config(timeouts).build())
+}
+
 /// How the service is told which shards to list. AWS takes no filter together with a token.
 fn shard_filter(filter: &ShardFilter) -> Option<types::ShardFilter> {
     let (kind, after) = match filter {
@@ -241,4 +272,27 @@ fn shard_filter(filter: &ShardFilter) -> Option<types::ShardFilter> {
 #[allow(clippy::disallowed_methods)]
 fn fresh_rng() -> Rng {
     Rng::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kinesis::config::{BehaviorVersion, Config, Region};
+
+    use super::*;
+
+    #[test]
+    fn a_client_without_time_outs_gets_them_and_its_own_are_kept() {
+        let own = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_millis(7)).build();
+        for (given, attempt) in [(None, Duration::from_secs(10)), (Some(own), Duration::from_millis(7))] {
+            let mut config = Config::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new("eu-west-1"));
+            config.set_timeout_config(given);
+            let stream = KinesisStream::from_client(Client::from_conf(config.build()), "words");
+            let timeouts = stream.client().config().timeout_config().unwrap();
+            assert_eq!(timeouts.connect_timeout(), Some(Duration::from_secs(3)));
+            assert_eq!(timeouts.operation_attempt_timeout(), Some(attempt));
+            assert_eq!(timeouts.operation_timeout(), Some(Duration::from_secs(30)));
+        }
+    }
 }
