@@ -225,15 +225,24 @@ async fn a_failed_read_ahead_is_reported_after_the_batch_before_it_and_skips_not
     let (builder, step) = stepwise(&stream, &store, &journal);
     let member = Member::start(builder.initial_position(InitialPosition::TrimHorizon));
     member.wait_until_holding(1).await;
+    stream.set_max_batch_records(shards(2));
+    wait_until("one batch is in work and one read ahead", || usage(&member).buffered_bytes > 400).await;
+    // The second read ahead is the first that fails, while the second batch is in work.
     stream.fail_reads(SourceErrorKind::Unavailable, 3);
+    step.notify_one();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let progress = || member.handle.status().shards[0].progress.clone();
+    assert_eq!((journal.all().len(), progress().last_error), (1, None), "the batch in work comes first");
+    step.notify_one();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert!(progress().last_error.is_some(), "it was read once, and is not tried again without a wait");
     for _ in 0..5 {
         step.notify_one();
         tokio::time::sleep(Duration::from_secs(30)).await;
     }
     assert_eq!(journal.times(), (0..5).map(|number| (number.to_string(), 1)).collect());
     journal.check_order();
-    let progress = member.handle.status().shards[0].progress.clone();
-    assert_eq!((progress.failed_attempts, progress.last_error), (0, None));
+    assert_eq!((progress().failed_attempts, progress().last_error), (0, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,13 +260,26 @@ async fn a_shard_ends_after_what_was_read_ahead_of_it() {
     assert!(member.stop().await.is_drained());
 }
 
+/// Never finishes a batch, and takes its time when the lease is lost.
+struct Slow;
+
+#[async_trait]
+impl RecordProcessor for Slow {
+    async fn process(&mut self, _: &RecordBatch) -> Result<(), BoxError> {
+        std::future::pending().await
+    }
+
+    async fn lease_lost(&mut self) {
+        tokio::time::sleep(LIMIT * 10).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_lease_gives_its_memory_back() {
     let (stream, store, journal) = setup(1);
     stream.set_max_batch_records(shards(1));
     put(&stream, 0..5);
-    let (builder, _step) = stepwise(&stream, &store, &journal);
-    let member = Member::start(builder);
+    let member = Member::start(member("a", &stream, &store, &journal).processors(|_| Slow));
     wait_until("a batch is in work and one read ahead", || usage(&member).buffered_bytes > 400).await;
     // Somebody deletes the row: the lease is lost, and taken anew later.
     use kinesis_streaming::lease_store::{Consistency, LeaseWrite};
@@ -303,7 +325,10 @@ async fn the_receivers_of_a_group_share_one_budget() {
     let group = ReceiverGroup::new(&builder, 4).unwrap();
     let handle = group.handle();
     let running = tokio::spawn(group.run());
-    put(&stream, 0..200);
+    // For one of them; all say what it uses.
+    for number in 0..200 {
+        put_into(&stream, (0, 8), number.to_string());
+    }
     journal.wait_for(200, LIMIT).await;
     let memory: Vec<ByteUsage> = handle.statuses().iter().map(|status| status.memory).collect();
     assert!(memory.iter().all(|usage| *usage == memory[0]), "{memory:?}");

@@ -53,7 +53,7 @@ impl KinesisStream {
     /// A stream through a configured client. Time-outs that the client lacks are those of
     /// [`AwsSettings`](crate::AwsSettings): without them a call to a server that does not answer waits for ever.
     pub fn from_client(client: Client, stream_name: impl Into<String>) -> Self {
-        let client = with_timeouts(&client);
+        let client = with_timeouts(client);
         let region = client.config().region().map(|region| region.as_ref().to_owned());
         let destination = Destination { stream_name: stream_name.into(), region, endpoint: OnceLock::new() };
         Self {
@@ -250,10 +250,13 @@ impl StreamSource for KinesisStream {
 }
 
 /// The same client, with time-outs where it has none.
-fn with_timeouts(client: &Client) -> Client {
-    let mut timeouts =
-        client.config().timeout_config().cloned().unwrap_or_else(|| TimeoutConfig::builder().build());
+fn with_timeouts(client: Client) -> Client {
+    let own = client.config().timeout_config().cloned();
+    let mut timeouts = own.clone().unwrap_or_else(|| TimeoutConfig::builder().build());
     timeouts.take_defaults_from(&default_timeouts());
+    if own.as_ref() == Some(&timeouts) {
+        return client;
+    }
     Client::from_conf(client.config().to_builder().timeout_config(timeouts).build())
 }
 

@@ -41,7 +41,6 @@ pub(crate) struct Intake {
     reading: Option<Reading>,
     /// What was read ahead.
     ahead: Option<Result<Intaken, SourceError>>,
-    is_at_end: bool,
 }
 
 impl fmt::Debug for Intake {
@@ -61,16 +60,7 @@ impl Intake {
         budget: ByteBudget,
         read_ahead_bytes: u64,
     ) -> Self {
-        Self {
-            source,
-            shard_id,
-            budget,
-            read_ahead_bytes,
-            reader: None,
-            reading: None,
-            ahead: None,
-            is_at_end: false,
-        }
+        Self { source, shard_id, budget, read_ahead_bytes, reader: None, reading: None, ahead: None }
     }
 
     /// Whether the next read has to open the shard first.
@@ -103,7 +93,7 @@ impl Intake {
     }
 
     async fn read_ahead(&mut self) -> std::convert::Infallible {
-        while self.read_ahead_bytes > 0 && self.ahead.is_none() && self.is_opened() && !self.is_at_end {
+        while self.read_ahead_bytes > 0 && self.ahead.is_none() && self.is_opened() {
             let read = self.read(true).await;
             // What holds nothing is not worth the place: the next read tells the lag again.
             let is_empty = read
@@ -135,7 +125,6 @@ impl Intake {
         let (reader, result) = reading.await;
         self.reading = None;
         self.reader = Some(reader);
-        self.is_at_end |= result.as_ref().is_ok_and(|read| read.fetched.shard_end.is_some());
         result
     }
 }
