@@ -286,7 +286,11 @@ async fn a_requester_that_stops_leaves_no_shard_unread() {
         for delivered in journal.all() {
             let before = last.insert(delivered.shard_id.clone(), delivered.at).unwrap_or(delivered.at);
             let gap = delivered.at - before;
-            assert!(gap < FAILOVER_TIME / 2, "after {delay_millis} ms: {} unread for {gap:?}", delivered.shard_id);
+            assert!(
+                gap < FAILOVER_TIME / 2,
+                "after {delay_millis} ms: {} unread for {gap:?}",
+                delivered.shard_id
+            );
         }
     }
 }

@@ -50,6 +50,7 @@ struct Log {
     range: HashKeyRange,
     parents: BTreeSet<u32>,
     is_closed: bool,
+    closed_at: Option<SystemTime>,
     visible_at: Instant,
     records: VecDeque<(u64, Record)>,
     changed: Arc<Notify>,
@@ -65,6 +66,11 @@ pub struct Page {
 }
 
 impl Log {
+    /// Whether the stream no longer keeps the shard: it closed before the limit, and so did all of its records arrive.
+    fn is_over(&self, limit: SystemTime) -> bool {
+        self.closed_at.is_some_and(|closed_at| closed_at < limit) && self.records.is_empty()
+    }
+
     fn describe(&self, number: u32) -> Shard {
         Shard {
             shard_id: ShardId::numbered(u64::from(number)),
@@ -111,17 +117,23 @@ impl Kinesis {
             let state = &mut *self.state();
             let number = state.next_shard;
             state.next_shard += 1;
+            // A listing that shows a shard shows its parents too, as long as they are kept.
+            let of_parents =
+                parents.iter().filter_map(|parent| state.shards.get(parent)).map(|log| log.visible_at);
+            let visible_at = of_parents.max().unwrap_or(Instant::now()).max(Instant::now() + hidden_for);
             let log = Log {
                 range,
                 parents: parents.clone(),
                 is_closed: false,
-                visible_at: Instant::now() + hidden_for,
+                closed_at: None,
+                visible_at,
                 records: VecDeque::new(),
                 changed: Arc::new(Notify::new()),
             };
             state.shards.insert(number, log);
-            number
+            (number, visible_at - Instant::now())
         };
+        let (born, hidden_for) = born;
         let hidden_for = u64::try_from(hidden_for.as_millis()).unwrap_or(u64::MAX);
         self.observer.note(What::Born {
             shard: born,
@@ -284,11 +296,13 @@ impl Kinesis {
     }
 
     fn close(&self, shard: u32, range: HashKeyRange) {
+        let now = self.clock();
         {
             let state = &mut *self.state();
             state.outdated = Some(range);
             if let Some(log) = state.shards.get_mut(&shard) {
                 log.is_closed = true;
+                log.closed_at = Some(now);
             }
         }
         self.observer.note(What::Closed { shard });
@@ -300,7 +314,7 @@ impl Kinesis {
         }
     }
 
-    /// Removes what is older, and closed shards that are empty then.
+    /// Removes what is older, and shards that closed before.
     pub fn trim(&self, older_than: Duration) {
         let limit = self.clock().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut trimmed = Vec::new();
@@ -312,12 +326,12 @@ impl Kinesis {
                 while log.records.front().is_some_and(|(_, record)| is_old(record)) {
                     before = log.records.pop_front().map(|(number, _)| number + 1);
                 }
-                if log.is_closed && log.records.is_empty() {
+                if log.is_over(limit) {
                     before = Some(u64::MAX);
                 }
                 trimmed.extend(before.map(|before| (*number, before)));
             }
-            state.shards.retain(|_, log| !(log.is_closed && log.records.is_empty()));
+            state.shards.retain(|_, log| !log.is_over(limit));
         }
         for (shard, before) in trimmed {
             self.observer.note(What::Trimmed { shard, before });

@@ -34,11 +34,14 @@ struct Arguments {
     /// Print the whole trace of the seed.
     #[arg(long)]
     trace: bool,
+    /// Print what the crates log, too, on the standard error output.
+    #[arg(long)]
+    log: bool,
     /// Go on after a failing seed, without shrinking, and count.
     #[arg(long)]
     keep_going: bool,
     /// Where the page of a failing run goes.
-    #[arg(long, default_value = "target/simulation")]
+    #[arg(long, default_value = "target/simulation-pages")]
     pages: PathBuf,
 }
 
@@ -64,6 +67,10 @@ fn computed(started_at: Instant) -> Duration {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.log {
+        let format = tracing_subscriber::fmt().with_env_filter("debug").with_writer(std::io::stderr);
+        format.without_time().with_ansi(false).init();
+    }
     if let Some(seed) = arguments.seed {
         return replay(&arguments, seed);
     }

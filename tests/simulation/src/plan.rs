@@ -190,6 +190,8 @@ pub enum Planted {
     CheckpointsForgotten,
     /// One worker takes no more than one lease.
     OneLeaseOnly,
+    /// Somebody takes leases from live workers, as if they had expired, when the fleet is at rest.
+    Restless,
     /// Requests to stop do not reach the processes.
     Deaf,
     /// The table panics.

@@ -13,7 +13,7 @@ use crate::kcl::KclWorker;
 use crate::kinesis::Kinesis;
 use crate::network::Service;
 use crate::observer::Observer;
-use crate::plan::{FaultKind, Mood, Plan};
+use crate::plan::{FaultKind, Mood, Plan, Planted};
 use crate::table::Table;
 use crate::trace::Names;
 use crate::worker::{Worker, World};
@@ -192,6 +192,9 @@ impl<'a> Fleet<'a> {
         self.world.observer.note(What::Quiet);
         self.work_until(quiet_at + SETTLE_MILLIS).await;
         self.check(Checks::settled);
+        if plan.planted == Some(Planted::Restless) {
+            self.world.table.give_away();
+        }
         self.work_until(quiet_at + SETTLE_MILLIS + REST_MILLIS).await;
         self.end().await;
         self.check(Checks::over);

@@ -39,6 +39,7 @@ impl Checks {
             facts.had_row |= after.is_some();
             if write.by == Writer::Stranger {
                 facts.deleted_at = Some(now);
+                self.deleted_at = Some(now);
             }
             let confirms = matches!(
                 write.kind,

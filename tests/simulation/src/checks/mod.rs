@@ -97,6 +97,8 @@ pub struct Checks {
     /// Times in which any process may lose leases or answers.
     storms: Vec<(u64, u64)>,
     has_kcl: bool,
+    /// When somebody last deleted a row behind our back.
+    deleted_at: Option<u64>,
     quiet_at: Option<u64>,
     /// From when on a fleet that is left alone moves nothing.
     rest_from: Option<u64>,
@@ -140,7 +142,7 @@ struct ShardFacts {
     tenures: Vec<Tenure>,
     row: Option<RowFacts>,
     had_row: bool,
-    /// Somebody deleted the row behind our back: what was acknowledged until then may come again.
+    /// When somebody deleted the row behind our back.
     deleted_at: Option<u64>,
     /// The newest write of each process that was applied: when it was asked for.
     confirmed: BTreeMap<Process, u64>,

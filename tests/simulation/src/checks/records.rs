@@ -7,6 +7,10 @@ use crate::event::{Batch, Place, Process, ShardNumber};
 /// the write was under way.
 const LOST_BY_CRASH_MILLIS: u64 = 5_000 + 3_000;
 
+/// A row that was deleted behind our back may make the fleet read its whole line again, from the oldest shard that the
+/// stream keeps: the rows of its ancestors may have been cleaned up before. How long a holder may not notice that its row was deleted: until its next write.
+const DELETION_UNNOTICED_MILLIS: u64 = FAILOVER_MILLIS;
+
 impl Checks {
     /// A process begins where everything before is done.
     pub(super) fn began(
@@ -83,7 +87,9 @@ impl Checks {
                     format!("s{shard}: {} comes twice in one tenure", facts.log[index]),
                 );
             }
-            if !self.may_repeat(by, before.at, facts.deleted_at) {
+            // A holder that cannot know yet that it was replaced reads what its heir has done.
+            let is_replaced = self.is_disturbed(facts.tenures[tenure].process, before.at, self.now);
+            if !is_replaced && !self.may_repeat(by, before.at) {
                 let why = format!(
                     "s{shard}: {} comes again, which process {by} acknowledged at {} ms, and no fault explains it",
                     facts.log[index], before.at
@@ -95,7 +101,7 @@ impl Checks {
     }
 
     /// Whether what a process acknowledged at a time may come again by now.
-    fn may_repeat(&self, process: Process, acknowledged_at: u64, deleted_at: Option<u64>) -> bool {
+    fn may_repeat(&self, process: Process, acknowledged_at: u64) -> bool {
         let Some(facts) = self.process(process) else { return true };
         let is_lost_by_crash = facts.crashed_at.is_some_and(|crashed_at| {
             let lost = LOST_BY_CRASH_MILLIS * facts.clock.max(1000) / 1000;
@@ -103,7 +109,9 @@ impl Checks {
         });
         self.has_kcl
             || is_lost_by_crash
-            || deleted_at.is_some_and(|deleted_at| deleted_at >= acknowledged_at)
+            || self
+                .deleted_at
+                .is_some_and(|deleted_at| deleted_at + DELETION_UNNOTICED_MILLIS >= acknowledged_at)
             || self.is_disturbed(process, acknowledged_at, self.now)
     }
 
