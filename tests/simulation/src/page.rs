@@ -122,7 +122,7 @@ fn draw(outcome: &Outcome, drawing: &mut Drawing, height: u64) {
             What::Delivered(batch) => drawing.tick(event, batch.shard, 15, "#999", &title),
             What::Acknowledged(batch) => drawing.tick(event, batch.shard, 22, "green", &title),
             What::Refused(batch, _) | What::CutOff(batch) => {
-                drawing.tick(event, batch.shard, 22, "red", &title)
+                drawing.tick(event, batch.shard, 22, "red", &title);
             }
             What::Closed { shard } => drawing.tick(event, *shard, 8, "blue", &title),
             What::Crashed { .. }

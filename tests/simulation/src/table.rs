@@ -85,6 +85,8 @@ impl Table {
         let shard_id = write.shard_id().clone();
         let before = self.row(&shard_id);
         if self.planted == Some(Planted::TablePanics) && self.state().writes > 30 {
+            // A defect that is asked for.
+            #[allow(clippy::panic)]
             std::panic::panic_any("a planted panic");
         }
         let after = match self.decide(write, before.as_ref()) {

@@ -7,7 +7,10 @@ use crate::event::{Event, ShardNumber, What, WriteKind};
 use crate::run::Outcome;
 
 /// So many milliseconds before the broken promise are shown of each shard.
-const SHOWN_MILLIS: u64 = 90_000;
+const SHOWN_MILLIS: u64 = 400_000;
+
+/// The most lines that are shown of each shard: the last ones.
+const SHOWN_LINES: usize = 60;
 
 /// The shard an event is about.
 pub fn shard_of(what: &What) -> Option<ShardNumber> {
@@ -63,7 +66,9 @@ pub fn timeline(outcome: &Outcome) -> String {
     for shard in shards {
         let lines = by_shard.entry(shard).or_default();
         // Of the fleet, what concerns all shards.
-        for event in shown.iter().filter(|event| shard_of(&event.what).is_none_or(|other| other == shard)) {
+        let of_shard: Vec<&&Event> =
+            shown.iter().filter(|event| shard_of(&event.what).is_none_or(|other| other == shard)).collect();
+        for event in of_shard.iter().skip(of_shard.len().saturating_sub(SHOWN_LINES)) {
             let _ = writeln!(lines, "{}", outcome.names.line(event));
         }
     }
