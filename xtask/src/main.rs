@@ -46,6 +46,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Simulate fleets with faults from seeds, in release with debug assertions; a failing seed is shrunk and shown.
+    Sim {
+        /// Passed on to the simulator: `--seeds 1000`, `--from S`, `--scenario NAME`, `--seed S --trace`; `-- --help` lists
+        /// what it takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, interop, demo.
     Ci,
     /// Check what ordinary tools do not: module docs, README claims, work markers, file sizes.
@@ -64,6 +71,7 @@ fn main() -> ExitCode {
         Task::Interop { short: true } => interop::run(interop::Form::Short),
         Task::Interop { short: false } => interop::run(interop::Form::Full),
         Task::Local { arguments } => local(&arguments),
+        Task::Sim { arguments } => sim(&arguments),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::check(),
         Task::Features => features::check(),
@@ -80,6 +88,10 @@ fn main() -> ExitCode {
 
 fn demo(arguments: &[String]) -> Outcome {
     cargo("run --quiet --package examples --bin word_count --").args(arguments).run()
+}
+
+fn sim(arguments: &[String]) -> Outcome {
+    cargo("run --quiet --profile simulation --package simulation --").args(arguments).run()
 }
 
 fn test() -> Outcome {

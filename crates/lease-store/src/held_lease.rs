@@ -329,6 +329,11 @@ impl HeldLease {
             if is_in_effect(&state.lease, &change)? {
                 return Ok(());
             }
+            if !self.is_held_in(&state.lease) {
+                // An earlier last write, whose outcome was unknown, turned out to be applied: the row is another's.
+                self.fence();
+                return Err(self.fenced_error(Some(state.lease.clone())));
+            }
             if state.unsettled.len() >= MAX_UNSETTLED_WRITES {
                 break;
             }
@@ -366,6 +371,12 @@ impl HeldLease {
             StoreErrorKind::Unavailable,
             format!("the writes to the lease of {} stay unconfirmed; try again", self.shard_id()),
         ))
+    }
+
+    /// Whether a row is this holder's: it is the owner, or the one still processing in a hand-over of KCL 3.x.
+    fn is_held_in(&self, lease: &Lease) -> bool {
+        let me = Some(&self.token.owner);
+        lease.owner.as_ref() == me || lease.checkpoint_owner.as_ref() == me
     }
 
     /// Takes a fresh look at the row into account: when the write that turned out to be applied was asked for, if one
@@ -453,6 +464,7 @@ fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError>
             Ok(lease.pending_checkpoint.as_ref() == Some(pending))
         }
         LeaseChange::Release => Ok(lease.owner.is_none()),
+        LeaseChange::HandOver { to } if lease.is_owned_by(to) && lease.checkpoint_owner.is_none() => Ok(true),
         LeaseChange::HandOver { to } if lease.hand_over_target() != Some(to) => Err(StoreError::new(
             StoreErrorKind::Conflict,
             format!("{to} no longer asks for the lease of {}; release it, or keep it", lease.shard_id),

@@ -293,3 +293,67 @@ async fn a_prepared_checkpoint_waits_in_the_row_for_the_next_holder() {
     assert_eq!((pending.position, pending.state.as_deref()), (at(6), Some(b"half done".as_slice())));
     assert_eq!(row(&table).await.checkpoint, at(5));
 }
+
+/// Writes, but answers that the outcome is unknown, and does not let the row be read: as often as it is told.
+#[derive(Debug, Clone)]
+struct AnswersLost {
+    table: InMemoryLeaseStore,
+    is_silent: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl LeaseStore for AnswersLost {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.table.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.table.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Err(StoreError::new(StoreErrorKind::Unavailable, "no answer"));
+        }
+        self.table.get(shard_id).await
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        let outcome = self.table.write(write).await?;
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Ok(WriteOutcome::Unknown(StoreError::new(StoreErrorKind::Unavailable, "no answer")));
+        }
+        Ok(outcome)
+    }
+}
+
+#[tokio::test]
+async fn a_hand_over_without_an_answer_is_the_last_write_of_its_holder() {
+    let (table, seen) = table_with_one_lease().await;
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let store = AnswersLost { table: table.clone(), is_silent: is_silent.clone() };
+    for again in ["the same", "a release", "a renewal", "an offer"] {
+        let seen = if row(&table).await.counter == 0 { seen.clone() } else { row(&table).await };
+        let held = HeldLease::take(Arc::new(store.clone()), &seen, &worker("a")).await.unwrap();
+        let change = LeaseChange::Request { by: worker("b"), instead_of: None };
+        let expected = row(&table).await.version();
+        let shard_id = seen.shard_id.clone();
+        table.write(&LeaseWrite::Update { shard_id, expected, change }).await.unwrap();
+        held.renew().await.unwrap();
+        is_silent.store(true, Ordering::Relaxed);
+        assert!(held.hand_over(&worker("b")).await.unwrap_err().is_retryable());
+        is_silent.store(false, Ordering::Relaxed);
+        let handed_over = row(&table).await;
+        assert!(handed_over.is_owned_by(&worker("b")));
+        match again {
+            "the same" => held.hand_over(&worker("b")).await.unwrap(),
+            "a release" => {
+                assert_eq!(held.release().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+            }
+            "a renewal" => assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced),
+            _ => assert_eq!(held.offer().await.unwrap_err().kind(), StoreErrorKind::Fenced),
+        }
+        assert!(held.is_fenced());
+        assert_eq!(row(&table).await, handed_over, "after {again}: it writes nothing over the new owner");
+    }
+}

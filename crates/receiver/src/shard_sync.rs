@@ -120,7 +120,16 @@ impl<'a> ShardSync<'a> {
         for shard in shards {
             let mut leased_parents =
                 shard.parents.iter().filter_map(|parent| self.leases.get(parent)).peekable();
-            if leased_parents.peek().is_some() && leased_parents.all(|parent| parent.is_finished()) {
+            // The other side of a merge may be about to get its lease from its own parents.
+            let is_awaited = |parent: &ShardId| {
+                !self.leases.contains_key(parent)
+                    && !self.planned.contains_key(parent)
+                    && self.shards.contains_key(parent)
+            };
+            if leased_parents.peek().is_some()
+                && leased_parents.all(|parent| parent.is_finished())
+                && !shard.parents.iter().any(is_awaited)
+            {
                 self.plan(shard, self.initial_position.position_of_child());
             }
         }

@@ -88,6 +88,7 @@ impl Member {
     pub(crate) async fn run(mut self) -> Result<StopReport, ReceiverError> {
         let stop = self.receiver.shared.stop.clone();
         let facts = tokio::select! {
+            biased;
             started = self.start() => started?,
             () = stop.cancelled() => return Ok(self.report(Vec::new())),
         };

@@ -1,6 +1,6 @@
 //! Leases that this worker has asked live workers for, and what becomes of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use futures::StreamExt as _;
 use lease_store::{
@@ -20,7 +20,8 @@ const MAX_WITHDRAWALS: usize = 5;
 /// The leases that this worker has asked for and that are not settled.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    under_way: HashMap<ShardId, Request>,
+    /// In the order of the shards, so that the same generator always gives the same course.
+    under_way: BTreeMap<ShardId, Request>,
     next_poll: Option<Instant>,
 }
 
@@ -123,7 +124,7 @@ impl Member {
     pub(super) async fn poll_requests(&mut self, facts: &StreamFacts) {
         let store = self.receiver.store.clone();
         let rows: Vec<(ShardId, Result<Option<Lease>, StoreError>)> =
-            futures::stream::iter(self.requests.shards())
+            futures::stream::iter(self.requests.under_way.keys().cloned().collect::<Vec<_>>())
                 .map(|shard_id| async {
                     let row = store.get(&shard_id).await;
                     (shard_id, row)

@@ -133,7 +133,16 @@ impl Member {
         let failover_time = self.receiver.settings.failover_time;
         let observed = self.observations.of(leases, asked_at);
         self.rounds.live_peers = live_peers(&observed, &self.receiver.worker_id, failover_time);
-        let is_leader = kcl_leader(leases).is_none_or(|leader| *leader == self.receiver.worker_id);
+        // The row of an ended shard keeps its last owner, who may be long gone and leads nobody.
+        let is_alive = |worker: &WorkerId| {
+            observed.iter().any(|observed| {
+                observed.lease.is_owned_by(worker)
+                    && !observed.lease.is_finished()
+                    && observed.unchanged_for < failover_time
+            })
+        };
+        let is_leader =
+            kcl_leader(leases).is_none_or(|leader| *leader == self.receiver.worker_id || !is_alive(leader));
         if is_leader != self.rounds.is_leader {
             tracing::debug!(is_leader, "who lists the shards for the fleet has changed");
             self.rounds.is_leader = is_leader;

@@ -35,8 +35,9 @@ pub(super) struct ShardSync {
 struct Hole {
     range: HashKeyRange,
     since: Instant,
-    /// The shards were listed, and none of them needs a lease: there is nothing to repair.
-    is_accepted: bool,
+    /// When the shards were listed and none of them needed a lease: there is nothing to repair, unless the listing did
+    /// not show all of them yet.
+    accepted_at: Option<Instant>,
 }
 
 impl ShardSync {
@@ -193,10 +194,12 @@ impl Member {
             return;
         };
         let known = self.sync.hole.filter(|hole| hole.range == range);
-        let hole = known.unwrap_or_else(|| Hole { range, since: Instant::now(), is_accepted: false });
+        let hole = known.unwrap_or_else(|| Hole { range, since: Instant::now(), accepted_at: None });
         self.sync.hole = Some(hole);
         let patience = self.receiver.settings.failover_time / PATIENCE_PER_FAILOVER_TIME;
-        if hole.is_accepted || !(self.rounds.is_leader || hole.since.elapsed() >= patience) {
+        let listed_again_after = self.receiver.settings.shard_sync_interval;
+        let is_accepted = hole.accepted_at.is_some_and(|at| at.elapsed() < listed_again_after);
+        if is_accepted || !(self.rounds.is_leader || hole.since.elapsed() >= patience) {
             return;
         }
         if consistency == Consistency::Eventual {
@@ -211,7 +214,7 @@ impl Member {
         );
         match self.sync_shards(facts, listing.clone()).await {
             // What was created is seen in the next round; if nothing was, there is nothing to repair.
-            Ok(()) => self.sync.hole = Some(Hole { is_accepted: true, ..hole }),
+            Ok(()) => self.sync.hole = Some(Hole { accepted_at: Some(Instant::now()), ..hole }),
             Err(error) => tracing::warn!(%error, "the missing leases could not be created; trying again"),
         }
     }
