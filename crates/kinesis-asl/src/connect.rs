@@ -58,7 +58,7 @@ impl KinesisAsl {
             dynamodb_endpoint = endpoints.dynamodb.shown(),
             %cloudwatch_region,
             cloudwatch_endpoint = endpoints.cloudwatch.shown(),
-            retrieval = "polling",
+            retrieval = %settings.retrieval,
             "AWS clients are set up"
         );
 
@@ -76,7 +76,9 @@ impl KinesisAsl {
             &settings.stream_name,
         );
         Ok(Self {
-            stream: stream.with_idle_time_between_reads(settings.idle_time_between_reads),
+            stream: stream
+                .with_idle_time_between_reads(settings.idle_time_between_reads)
+                .with_retrieval(settings.retrieval.clone()),
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
             cloudwatch: aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()),
             lease_table: settings.lease_table.clone(),

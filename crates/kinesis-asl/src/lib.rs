@@ -18,6 +18,7 @@
 //! | --- | --- |
 //! | credentials, regions, endpoints, time-outs | [`AwsSettings`], [`KinesisAsl`] |
 //! | a stream: listing and polling | [`KinesisStream`], which is a [`StreamSource`](shard_worker::StreamSource) |
+//! | polling or enhanced fan-out, registered consumers | [`RetrievalMode`], [`FanOutSettings`], [`KinesisStream::list_consumers`] |
 //! | the lease table | [`KinesisAsl::lease_store`] opens it; it is `lease_store::dynamodb` |
 //! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] |
 //! | what can fail | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
@@ -37,6 +38,7 @@
 mod call_notes;
 mod connect;
 mod error;
+mod fan_out;
 mod metrics;
 mod polling;
 mod read_pace;
@@ -46,6 +48,9 @@ mod stream;
 
 pub use connect::KinesisAsl;
 pub use error::{AslError, AslErrorKind};
+pub use fan_out::{
+    ConsumerChoice, ConsumerStatus, FanOutSettings, FanOutStatus, RetrievalMode, StreamConsumer,
+};
 pub use metrics::{CloudWatchPublisher, METRICS_INTERVAL, MetricSample, MetricUnit, MetricsTask};
 pub use settings::AwsSettings;
 pub use stream::KinesisStream;

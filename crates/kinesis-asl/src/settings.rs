@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::error::{AslError, AslErrorKind};
+use crate::fan_out::RetrievalMode;
 
 /// How long making a connection may take.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -58,6 +59,8 @@ pub struct AwsSettings {
     /// How long a reader that is caught up waits between two reads of its shard; 1 s by default. All applications that
     /// poll a shard share five reads in a second.
     pub idle_time_between_reads: Duration,
+    /// Whether shards are polled or subscribed to; polled by default.
+    pub retrieval: RetrievalMode,
 }
 
 impl AwsSettings {
@@ -76,6 +79,7 @@ impl AwsSettings {
             attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
             operation_timeout: DEFAULT_OPERATION_TIMEOUT,
             idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
+            retrieval: RetrievalMode::Polling,
         }
     }
 
@@ -116,6 +120,7 @@ impl AwsSettings {
             faults.push(format!("lease_table {table:?} must be 3 to 255 letters, digits, '_', '.' or '-'"));
         }
         faults.extend(self.timeout_faults());
+        faults.extend(self.retrieval.faults());
         faults
     }
 
