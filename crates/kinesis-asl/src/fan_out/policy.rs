@@ -166,6 +166,7 @@ impl SubscriptionPolicy {
 
 #[cfg(test)]
 mod tests {
+    use fastrand::Rng;
     use proptest::prelude::*;
 
     use super::*;

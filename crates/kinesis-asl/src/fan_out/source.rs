@@ -48,6 +48,8 @@ pub(crate) struct FanOutSource {
     asked_at_tip: Option<Asked>,
     session: Option<Session>,
     polling: Option<Polling>,
+    /// What the caller was told, as long as it is so: an empty answer meanwhile would look like a quiet shard.
+    trouble: Option<(SourceErrorKind, String)>,
     end: Option<ShardEnd>,
 }
 
@@ -90,6 +92,7 @@ impl FanOutSource {
             asked_at_tip: None,
             session: None,
             polling: None,
+            trouble: None,
             end: None,
         }
     }
@@ -110,7 +113,7 @@ impl FanOutSource {
             }
             Err(error) => return self.failed(Failure::new(error)).map(|()| true),
         };
-        self.keep_tip();
+        self.lose_tip();
         let Some(start) = self.place.starting_position() else {
             return Err(self.stream.invalid("the time to start at is too far away"));
         };
@@ -126,6 +129,7 @@ impl FanOutSource {
         match opened {
             Ok(subscription) => {
                 self.policy.accepted(Instant::now());
+                self.trouble = None;
                 self.fan_out.counters.accepted();
                 tracing::debug!(shard_id = %self.shard_id, place = ?self.place, "subscribed");
                 let _counted = Counted::in_(&self.fan_out.counters.subscribed_shards);
@@ -147,12 +151,6 @@ impl FanOutSource {
             && since.is_none()
         {
             *since = asked.not_after();
-        }
-        // A session that starts at the tip is the first one that was answered, and no other.
-        if self.session.is_none()
-            && self.asked_at_tip.as_ref().is_some_and(|asked| asked.not_after().is_some())
-        {
-            self.asked_at_tip = None;
         }
     }
 
@@ -265,6 +263,7 @@ impl FanOutSource {
     fn after_session(&mut self, how: SessionEnd, failure: Option<Failure>) -> Result<(), SourceError> {
         self.session = None;
         self.lose_tip();
+        self.trouble = None;
         let now = Instant::now();
         let next = self.policy.ended(how, now);
         let is_nowhere = failure.as_ref().is_some_and(|failure| {
@@ -290,6 +289,7 @@ impl FanOutSource {
             (_, Some(failure)) => {
                 let in_a_row = self.policy.failures();
                 if failure.trouble == Trouble::NeedsHelp || in_a_row >= FAILED_SESSIONS_BEFORE_POLLING {
+                    self.trouble = Some((failure.error.kind(), failure.error.to_string()));
                     return Err(failure.error);
                 }
                 tracing::warn!(
@@ -301,15 +301,15 @@ impl FanOutSource {
         }
     }
 
-    /// The session that started at the tip is gone before its first event.
+    /// Another subscription is needed: the tip has moved on, and is found again by its time.
     fn lose_tip(&mut self) {
         self.keep_tip();
         let place = std::mem::replace(&mut self.place, Place::Oldest);
         self.place = place.again();
-        if matches!(self.place, Place::Tip { since: None }) {
+        if matches!(self.place, Place::Tip { since: None }) && self.asked_at_tip.take().is_some() {
             tracing::warn!(
                 shard_id = %self.shard_id,
-                "a subscription at LATEST failed before its first event, and the service did not say when it began; reading \
+                "a subscription at LATEST ended before its first event, and the service did not say when it began; reading \
                  goes on at the tip, and records that arrived in between are not read"
             );
         }
@@ -384,7 +384,10 @@ impl RecordSource for FanOutSource {
             }
             if self.session.is_none() {
                 if !self.subscribe(answer_by).await? {
-                    return Ok(nothing());
+                    return self.trouble.clone().map_or_else(
+                        || Ok(nothing()),
+                        |(kind, message)| Err(SourceError::new(kind, message)),
+                    );
                 }
             } else if let Some(batch) = self.listen(answer_by).await? {
                 return Ok(batch);
