@@ -6,10 +6,12 @@ mod support;
 
 use std::time::Duration;
 
-use shard_worker::{ReadFrom, ShardEnd, SourceErrorKind};
+use aws_sdk_kinesis::config::retry::RetryConfig;
+use kinesis_asl::{KinesisStream, RetrievalMode};
+use shard_worker::{ReadFrom, ShardEnd, SourceErrorKind, StreamSource as _};
 use support::fan_out::{
-    CONSUMER_ARN, MAX_READS, SHARD, after, heartbeat, numbers_of, open, read, read_error, read_records,
-    records, refused, server, session, settings, shard_id, shards, start, stream, usual,
+    CONSUMER_ARN, MAX_READS, SHARD, STREAM, after, heartbeat, numbers_of, open, read, read_error,
+    read_records, records, refused, server, session, settings, shard_id, shards, start, stream, usual,
 };
 use support::scripted::{Answer, EPOCH_SECONDS, Part, ScriptedKinesis, event};
 use tokio::time::{Instant, sleep, timeout};
@@ -133,7 +135,10 @@ async fn a_session_is_renewed_before_its_end_without_loss_or_repeat() {
         let first = index as u64 * 1000;
         let parts = (1..=150).flat_map(move |number| {
             let number = first + number;
-            [Part::Wait(2 * SECOND), if number % 3 == 0 { heartbeat(number) } else { records(&[number]) }]
+            [
+                Part::Wait(2 * SECOND),
+                if number.is_multiple_of(3) { heartbeat(number) } else { records(&[number]) },
+            ]
         });
         session(parts)
     });
@@ -240,6 +245,24 @@ async fn a_refusal_within_five_seconds_is_waited_out() {
     assert_eq!(read_records(&mut *source, 1).await, [1]);
     assert!(distances(&server).iter().all(|distance| *distance > SUBSCRIPTION_INTERVAL));
     assert_eq!(start(&server, 2).0, "TRIM_HORIZON");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sdk_repeats_no_subscription_whatever_its_settings() {
+    let server = server(|index| match index {
+        0 => Answer::Json(500, serde_json::json!({ "__type": "InternalFailure" })),
+        1 => Answer::Broken,
+        _ => session([Part::Wait(25 * SECOND), records(&[1]), Part::Hang]),
+    });
+    let config = server.client().config().to_builder().retry_config(RetryConfig::standard()).build();
+    let stream = KinesisStream::from_client(aws_sdk_kinesis::Client::from_conf(config), STREAM)
+        .with_rng(fastrand::Rng::with_seed(7))
+        .with_retrieval(RetrievalMode::FanOut(settings()));
+    let mut source = stream.open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
+    assert_eq!(read_records(&mut *source, 1).await, [1]);
+    let distances = distances(&server);
+    assert_eq!(distances.len(), 2, "silence for less than the time-out is no failure");
+    assert!(distances.iter().all(|distance| *distance > SUBSCRIPTION_INTERVAL), "{distances:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -435,7 +458,6 @@ async fn the_status_says_how_it_is_going() {
     });
     let stream = stream(&server, settings());
     assert_eq!(stream.fan_out_status().unwrap().consumer_arn, None);
-    use shard_worker::StreamSource as _;
     let mut source = stream.open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
     read_records(&mut *source, 1).await;
     let status = stream.fan_out_status().unwrap();
