@@ -265,6 +265,18 @@ mod tests {
     }
 
     #[test]
+    fn the_stream_is_read_as_the_settings_say() {
+        use crate::{FanOutSettings, RetrievalMode};
+        for mode in
+            [RetrievalMode::Polling, RetrievalMode::FanOut(FanOutSettings::with_consumer_name("count"))]
+        {
+            let settings = AwsSettings { retrieval: mode.clone(), ..AwsSettings::new("words") };
+            let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
+            assert_eq!(aws.stream().retrieval(), mode);
+        }
+    }
+
+    #[test]
     fn the_lease_table_is_named_after_the_application_unless_set() {
         let aws = |settings| KinesisAsl::with_config(&settings, &loaded(Some("eu-west-1"))).unwrap();
         let by_default = aws(AwsSettings::new("words"));

@@ -219,6 +219,7 @@ pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fan_out::FanOutSettings;
 
     #[test]
     fn a_stream_name_is_enough() {
@@ -240,12 +241,13 @@ mod tests {
             connect_timeout: Duration::ZERO,
             attempt_timeout: Duration::from_secs(31),
             idle_time_between_reads: Duration::from_secs(61),
+            retrieval: RetrievalMode::FanOut(FanOutSettings::with_consumer_name("two words")),
             ..AwsSettings::new("")
         };
         let error = settings.validate().unwrap_err();
         assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
         let message = error.to_string();
-        assert_eq!(message.lines().count(), 1 + 9, "{message}");
+        assert_eq!(message.lines().count(), 1 + 10, "{message}");
         for name in [
             "stream_name is empty",
             "region is empty",
@@ -256,6 +258,7 @@ mod tests {
             "connect_timeout 0",
             "attempt_timeout 31s must not be longer than operation_timeout 30s",
             "idle_time_between_reads 61s",
+            "consumer name \"two words\"",
         ] {
             assert!(message.contains(name), "{name} is not in {message}");
         }
