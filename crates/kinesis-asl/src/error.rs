@@ -98,14 +98,40 @@ where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
     let (kind, said) = meaning_of(&error);
+    let code = error.code().map(str::to_owned);
+    with_hint(doing, destination, kind, code.as_deref(), &said).with_source(error)
+}
+
+/// What a service said other than in answer to a call: in the middle of a stream of events.
+#[derive(Debug)]
+pub(crate) struct Said<'a> {
+    /// As if it were an answer.
+    pub(crate) status: u16,
+    pub(crate) code: &'a str,
+    pub(crate) text: String,
+}
+
+/// The error of what a service said.
+pub(crate) fn said_error(doing: &str, destination: &Destination, said: &Said<'_>) -> SourceError {
+    let kind = meaning_of_answer(said.status, said.code);
+    with_hint(doing, destination, kind, Some(said.code), &said.text)
+}
+
+fn with_hint(
+    doing: &str,
+    destination: &Destination,
+    kind: SourceErrorKind,
+    code: Option<&str>,
+    said: &str,
+) -> SourceError {
     let hint = match kind {
         SourceErrorKind::StreamNotFound => {
             "; check the name of the stream, the region, the endpoint, and the account of the credentials"
         }
-        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => denial_hint(error.code()),
+        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => denial_hint(code),
         _ => "",
     };
-    SourceError::new(kind, format!("{doing} failed ({destination}): {said}{hint}")).with_source(error)
+    SourceError::new(kind, format!("{doing} failed ({destination}): {said}{hint}"))
 }
 
 /// The error of a call to another service.
@@ -185,7 +211,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
 }
 
 /// What all causes say, in one line and each thing once.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut said = Vec::<String>::new();
     for cause in causes(error).map(ToString::to_string) {
         if !said.iter().any(|known| known.contains(&cause)) {

@@ -11,18 +11,16 @@ use aws_sdk_kinesis::config::Builder;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_records::{GetRecordsError, GetRecordsOutput};
-use aws_sdk_kinesis::types::{self, ShardIteratorType};
-use bytestring::ByteString;
+use aws_sdk_kinesis::types::ShardIteratorType;
 use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{
-    FetchedBatch, ReadFrom, Record, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
-    StreamSource,
+    FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind, StreamSource,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::call_notes::CallNotes;
 use crate::read_pace::ReadPace;
-use crate::service_time::{from_system_time, to_system_time};
+use crate::service_time::from_system_time;
 use crate::stream::KinesisStream;
 
 /// How many iterators one read tries before it reports that the service refuses them.
@@ -45,7 +43,7 @@ pub(crate) struct PollingSource {
 
 /// How far the shard is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     /// At the oldest record.
     Oldest,
     /// At the first record that arrived at this time or later.
@@ -72,8 +70,18 @@ impl From<ReadFrom> for Place {
 
 impl PollingSource {
     pub(crate) fn new(stream: KinesisStream, shard_id: ShardId, from: ReadFrom) -> Self {
+        Self::at_place(stream, shard_id, from.into())
+    }
+
+    /// Goes on where another source stopped.
+    pub(crate) fn at_place(stream: KinesisStream, shard_id: ShardId, place: Place) -> Self {
         let pace = ReadPace::new(stream.read_rate());
-        Self { stream, shard_id, place: from.into(), iterator: None, pace, end: None }
+        Self { stream, shard_id, place, iterator: None, pace, end: None }
+    }
+
+    /// How far the shard is read.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The iterator for the place, made if there is none.
@@ -166,12 +174,15 @@ impl PollingSource {
     fn take(&mut self, answer: GetRecordsOutput) -> Result<FetchedBatch, SourceError> {
         let millis_behind_latest =
             answer.millis_behind_latest.map(|millis| u64::try_from(millis).unwrap_or(0));
-        let records =
-            answer.records.into_iter().map(|record| self.convert(record)).collect::<Result<Vec<_>, _>>()?;
+        let records = answer
+            .records
+            .into_iter()
+            .map(|record| self.stream.record(&self.shard_id, record))
+            .collect::<Result<Vec<_>, _>>()?;
         let iterator = answer.next_shard_iterator.filter(|iterator| !iterator.is_empty());
         let end = match &iterator {
             Some(_) => None,
-            None => Some(self.convert_end(answer.child_shards.unwrap_or_default())?),
+            None => Some(self.stream.shard_end(answer.child_shards.unwrap_or_default())?),
         };
 
         if let Some(last) = records.last() {
@@ -182,26 +193,6 @@ impl PollingSource {
         let payload_bytes = records.iter().map(|record| record.data.len() as u64).sum();
         self.pace.answered(records.len(), payload_bytes, millis_behind_latest);
         Ok(FetchedBatch { records, millis_behind_latest, shard_end: end })
-    }
-
-    fn convert(&self, record: types::Record) -> Result<Record, SourceError> {
-        let sequence_number = SequenceNumber::new(record.sequence_number).map_err(|error| {
-            self.stream.invalid(&format!("a record of {}: {error}", self.shard_id)).with_source(error)
-        })?;
-        Ok(Record {
-            sequence_number,
-            sub_sequence_number: 0,
-            partition_key: record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from),
-            data: record.data.into_bytes(),
-            approximate_arrival: record.approximate_arrival_timestamp.and_then(to_system_time),
-        })
-    }
-
-    fn convert_end(&self, children: Vec<types::ChildShard>) -> Result<ShardEnd, SourceError> {
-        let convert = |child: types::ChildShard| {
-            self.stream.shard(&child.shard_id, child.parent_shards, child.hash_key_range.as_ref(), false)
-        };
-        Ok(ShardEnd { children: children.into_iter().map(convert).collect::<Result<_, _>>()? })
     }
 }
 

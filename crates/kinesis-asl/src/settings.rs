@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::error::{AslError, AslErrorKind};
+use crate::fan_out::RetrievalMode;
 
 /// How long making a connection may take.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -64,6 +65,8 @@ pub struct AwsSettings {
     /// How many of the five reads in a second are for this application, in percent; 100 by default. With two
     /// applications that poll the stream, give each 50.
     pub read_share_percent: u32,
+    /// Whether shards are polled or subscribed to; polled by default.
+    pub retrieval: RetrievalMode,
 }
 
 impl AwsSettings {
@@ -84,6 +87,7 @@ impl AwsSettings {
             idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
             max_idle_time_between_reads: None,
             read_share_percent: 100,
+            retrieval: RetrievalMode::Polling,
         }
     }
 
@@ -124,6 +128,7 @@ impl AwsSettings {
             faults.push(format!("lease_table {table:?} must be 3 to 255 letters, digits, '_', '.' or '-'"));
         }
         faults.extend(self.timeout_faults());
+        faults.extend(self.retrieval.faults());
         faults
     }
 
@@ -234,6 +239,7 @@ pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fan_out::FanOutSettings;
 
     #[test]
     fn a_stream_name_is_enough() {
@@ -257,12 +263,13 @@ mod tests {
             idle_time_between_reads: Duration::from_secs(61),
             max_idle_time_between_reads: Some(Duration::from_secs(5)),
             read_share_percent: 0,
+            retrieval: RetrievalMode::FanOut(FanOutSettings::with_consumer_name("two words")),
             ..AwsSettings::new("")
         };
         let error = settings.validate().unwrap_err();
         assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
         let message = error.to_string();
-        assert_eq!(message.lines().count(), 1 + 11, "{message}");
+        assert_eq!(message.lines().count(), 1 + 12, "{message}");
         for name in [
             "stream_name is empty",
             "region is empty",
@@ -275,6 +282,7 @@ mod tests {
             "- idle_time_between_reads 61s",
             "max_idle_time_between_reads 5s",
             "read_share_percent 0",
+            "consumer name \"two words\"",
         ] {
             assert!(message.contains(name), "{name} is not in {message}");
         }

@@ -11,17 +11,19 @@ use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
 use aws_sdk_kinesis::types::{self, ShardFilterType};
+use bytestring::ByteString;
 use fastrand::Rng;
-use lease_store::{HashKeyRange, ShardId, StoreError, StreamIdentity};
+use lease_store::{HashKeyRange, SequenceNumber, ShardId, StoreError, StreamIdentity};
 use shard_worker::{
-    ReadFrom, RecordSource, RetryPolicy, Shard, ShardFilter, SourceError, SourceErrorKind, StreamDescription,
-    StreamSource,
+    ReadFrom, Record, RecordSource, RetryPolicy, Shard, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
+    StreamDescription, StreamSource,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::call_notes::CallNotes;
 use crate::connect::default_timeouts;
 use crate::error::{Destination, source_error};
+use crate::fan_out::{FanOut, FanOutSource};
 use crate::polling::PollingSource;
 use crate::read_pace::ReadRate;
 use crate::service_time::to_system_time;
@@ -40,13 +42,16 @@ const PAGE_RETRY: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(2
 /// How often one page is asked for.
 const MAX_PAGE_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(7);
 
-/// A Kinesis stream. Its shards are read by polling, five times in a second at the most. Clones share the client.
+/// A Kinesis stream. Its shards are read by polling, five times in a second at the most, unless
+/// [`with_retrieval`](Self::with_retrieval) says otherwise. Clones share the client.
 #[derive(Debug, Clone)]
 pub struct KinesisStream {
     client: Client,
     destination: Arc<Destination>,
     rng: Arc<Mutex<Rng>>,
     read_rate: ReadRate,
+    /// `None`: the shards are polled.
+    pub(crate) fan_out: Option<Arc<FanOut>>,
 }
 
 impl KinesisStream {
@@ -65,6 +70,7 @@ impl KinesisStream {
                 idle_time: DEFAULT_IDLE_TIME_BETWEEN_READS,
                 max_idle_time: Duration::ZERO,
             },
+            fan_out: None,
         }
     }
 
@@ -100,6 +106,15 @@ impl KinesisStream {
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    pub(crate) fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// A generator for one of the parts.
+    pub(crate) fn fork_rng(&self) -> Rng {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork()
     }
 
     pub(crate) fn read_rate(&self) -> ReadRate {
@@ -194,6 +209,27 @@ impl KinesisStream {
         };
         convert().map_err(|error| self.invalid(&format!("shard {shard_id:?}: {error}")).with_source(error))
     }
+
+    /// A record as we see it; its payload is the buffer of the answer.
+    pub(crate) fn record(&self, shard_id: &ShardId, record: types::Record) -> Result<Record, SourceError> {
+        let sequence_number = SequenceNumber::new(record.sequence_number)
+            .map_err(|error| self.invalid(&format!("a record of {shard_id}: {error}")).with_source(error))?;
+        Ok(Record {
+            sequence_number,
+            sub_sequence_number: 0,
+            partition_key: record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from),
+            data: record.data.into_bytes(),
+            approximate_arrival: record.approximate_arrival_timestamp.and_then(to_system_time),
+        })
+    }
+
+    /// The end of a shard, as the last answer of either way of reading tells it.
+    pub(crate) fn shard_end(&self, children: Vec<types::ChildShard>) -> Result<ShardEnd, SourceError> {
+        let convert = |child: types::ChildShard| {
+            self.shard(&child.shard_id, child.parent_shards, child.hash_key_range.as_ref(), false)
+        };
+        Ok(ShardEnd { children: children.into_iter().map(convert).collect::<Result<_, _>>()? })
+    }
 }
 
 #[async_trait]
@@ -224,7 +260,7 @@ impl StreamSource for KinesisStream {
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
+        let mut rng = self.fork_rng();
         let mut shards = Vec::new();
         let mut tokens = BTreeSet::new();
         let mut token = None;
@@ -245,7 +281,11 @@ impl StreamSource for KinesisStream {
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
-        Ok(Box::new(PollingSource::new(self.clone(), shard_id.clone(), from.clone())))
+        let (stream, shard_id, from) = (self.clone(), shard_id.clone(), from.clone());
+        Ok(match &self.fan_out {
+            None => Box::new(PollingSource::new(stream, shard_id, from)),
+            Some(fan_out) => Box::new(FanOutSource::new(stream, fan_out.clone(), shard_id, from)),
+        })
     }
 }
 

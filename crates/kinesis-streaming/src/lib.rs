@@ -63,5 +63,5 @@ pub mod prelude {
     pub use crate::Consumer;
 
     #[cfg(feature = "kinesis-asl")]
-    pub use kinesis_asl::{AwsSettings, KinesisAsl};
+    pub use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, RetrievalMode};
 }

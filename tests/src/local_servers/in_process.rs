@@ -5,9 +5,13 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn};
-use ferrokinesis::store::StoreOptions;
+use axum::response::{IntoResponse as _, Response};
+use ferrokinesis::actions::subscribe_to_shard;
+use ferrokinesis::store::{Store, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
@@ -20,6 +24,13 @@ pub(super) const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
 
 /// How many open shards the Kinesis server allows.
 const SHARD_LIMIT: u32 = 1000;
+
+/// How long a subscription lives, in milliseconds: 5 min on AWS, here so short that a run goes over several, and longer than
+/// the five seconds that must lie between two.
+const SUBSCRIPTION_MS: u64 = 7_000;
+
+/// What the server speaks.
+const AMZ_JSON: &str = "application/x-amz-json-1.1";
 
 /// `ferrokinesis` and `dynoxide` in this process, each on a port of its own. They end when this is dropped.
 #[derive(Debug)]
@@ -98,15 +109,19 @@ fn kinesis_app(answers: Answers) -> Router {
         delete_stream_ms: 0,
         update_stream_ms: 0,
         shard_limit: SHARD_LIMIT,
+        subscribe_to_shard_session_ms: SUBSCRIPTION_MS,
         ..Default::default()
     };
     let (app, store) = ferrokinesis::create_app(options);
     let lock = Arc::new(RwLock::new(()));
+    let servers = store.clone();
     let app = app.layer(from_fn(move |request: Request, next: Next| {
-        let lock = lock.clone();
+        let (lock, store) = (lock.clone(), servers.clone());
         async move {
             let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
-            if target.is_some_and(|target| target.contains(".PutRecord")) {
+            if target.is_some_and(|target| target.ends_with(".SubscribeToShard")) {
+                subscribe(&store, request.into_body()).await
+            } else if target.is_some_and(|target| target.contains(".PutRecord")) {
                 let _alone = lock.write().await;
                 next.run(request).await
             } else {
@@ -123,4 +138,21 @@ fn kinesis_app(answers: Answers) -> Router {
         })),
     };
     app.layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+}
+
+/// Past the server's own reading of the request, which loses where to start. The events come outside the lock.
+async fn subscribe(store: &Store, body: Body) -> Response {
+    let body = to_bytes(body, MAX_BODY_BYTES).await.unwrap_or_default();
+    let request = serde_json::from_slice(&body).unwrap_or_default();
+    match subscribe_to_shard::execute_streaming(store, request, AMZ_JSON).await {
+        Ok(events) => ([(CONTENT_TYPE, "application/vnd.amazon.eventstream")], events).into_response(),
+        Err(error) => {
+            let mut response = serde_json::to_string(&error.body).unwrap_or_default().into_response();
+            if let Ok(status) = error.status_code.try_into() {
+                *response.status_mut() = status;
+            }
+            response.headers_mut().insert(CONTENT_TYPE, axum::http::HeaderValue::from_static(AMZ_JSON));
+            response
+        }
+    }
 }

@@ -3,6 +3,9 @@
 
 #![allow(dead_code)] // no test program uses all of it
 
+pub(crate) mod fan_out;
+pub(crate) mod scripted;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
