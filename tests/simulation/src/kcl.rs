@@ -224,6 +224,9 @@ impl State {
                 if children.is_empty() && self.world.kinesis.changes(shard).is_some() {
                     continue;
                 }
+                if self.is_blocked(&shard_id, &children) {
+                    continue;
+                }
                 self.end(&shard_id, &children).await;
                 return;
             }
@@ -251,6 +254,16 @@ impl State {
         };
         self.world.observer.note(What::Delivered(batch));
         self.world.observer.note(What::Acknowledged(batch));
+    }
+
+    /// The KCL's `BlockedOnParentShard`: the child of a merge gets no lease before its other parent has one.
+    fn is_blocked(&self, shard_id: &ShardId, children: &[Shard]) -> bool {
+        let has_row = |shard_id: &ShardId| self.client.table.row(shard_id).is_some();
+        children.iter().any(|child| {
+            let lacks_other_parent =
+                child.parents.iter().any(|parent| parent != shard_id && !has_row(parent));
+            lacks_other_parent && !has_row(&child.shard_id)
+        })
     }
 
     async fn end(&self, shard_id: &ShardId, children: &[Shard]) {

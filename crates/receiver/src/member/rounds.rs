@@ -106,7 +106,7 @@ impl Member {
         // The children of a shard whose row cannot be read have to wait: it may not be finished.
         let unreadable = unreadable_shards(&listing);
         listing.leases.retain(|lease| lease.parents.is_disjoint(&unreadable));
-        let is_partial = self.carry_out_plan(facts, &listing, asked_at).await;
+        let is_partial = self.carry_out_plan(facts, &listing, consistency, asked_at).await;
         if is_partial {
             self.rounds.has_new_leases = true;
             let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
@@ -155,6 +155,7 @@ impl Member {
         &mut self,
         facts: &StreamFacts,
         listing: &LeaseListing,
+        consistency: Consistency,
         asked_at: Instant,
     ) -> bool {
         let settings = &self.receiver.settings;
@@ -173,9 +174,18 @@ impl Member {
             max_takes: MAX_TAKES_PER_ROUND,
         };
         let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
-        let take: Vec<Lease> = plan.take.into_iter().cloned().collect();
-        let request: Vec<Lease> = plan.request.into_iter().cloned().collect();
-        let is_partial = plan.is_partial;
+        // An eventually consistent listing may show a child and not yet its parent, which would then count as done.
+        let listed: HashSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
+        let is_sure = |lease: &&Lease| {
+            consistency == Consistency::Strong
+                || matches!(lease.checkpoint, Position::After(_))
+                || lease.parents.iter().all(|parent| listed.contains(parent))
+        };
+        let planned = plan.take.len() + plan.request.len();
+        let take: Vec<Lease> = plan.take.into_iter().filter(is_sure).cloned().collect();
+        let request: Vec<Lease> = plan.request.into_iter().filter(is_sure).cloned().collect();
+        // What is left out is seen rightly by the next listing, which is strongly consistent.
+        let is_partial = plan.is_partial || take.len() + request.len() < planned;
         let mut store_answers = self.take(facts, take).await;
         if !request.is_empty() {
             store_answers &= self.request(request).await;
