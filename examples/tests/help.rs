@@ -31,9 +31,24 @@ mod with_kinesis_asl {
     #[test]
     fn kinesis_word_count_says_what_it_takes() {
         let help = help(env!("CARGO_BIN_EXE_kinesis_word_count"));
-        let options =
-            ["--stream", "--application", "--endpoint-url", "--region", "--initial-position", "--cloudwatch"];
+        let options = [
+            "--stream",
+            "--application",
+            "--endpoint-url",
+            "--region",
+            "--initial-position",
+            "--cloudwatch",
+            "--retrieval",
+            "--consumer-name",
+            "--deregister-at-end",
+        ];
         assert_names(&help, &options);
+    }
+
+    #[test]
+    fn list_consumers_says_what_it_takes() {
+        let help = help(env!("CARGO_BIN_EXE_list_consumers"));
+        assert_names(&help, &["--stream", "--endpoint-url", "--region"]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 pub mod counted_stream;
 pub mod fleet;
 pub mod hooked_store;
+#[cfg(feature = "wire")]
+pub mod interop;
 pub mod journal;
 pub mod kcl_peer;
 #[cfg(feature = "wire")]

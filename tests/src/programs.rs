@@ -1,4 +1,4 @@
-//! The example programs as child processes.
+//! The programs of this workspace as child processes.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -7,25 +7,33 @@ use tokio::process::Command;
 
 use crate::local_servers::Endpoints;
 
-/// One of the example programs, which are built beside the tests, with credentials for the local servers in its
-/// environment and nothing else of AWS. It ends when its handle is dropped.
+/// One of the programs that are built beside the tests, with credentials for the local servers in its environment and
+/// nothing else of AWS. It ends when its handle is dropped.
 ///
 /// # Panics
 /// When the program is not built.
-#[allow(clippy::expect_used)] // only tests call it
 pub fn program(name: &str) -> Command {
-    let mut path = std::env::current_exe().expect("a test knows where it is");
-    path.pop(); // deps
-    path.pop();
-    path.push(name);
-    assert!(path.is_file(), "{} is not built; `cargo xtask wire` builds it", path.display());
-    let mut command = without_aws_environment(path);
+    let mut command = without_aws_environment(built(name));
     command.envs(Endpoints::environment()).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
-/// Whatever the machine knows of AWS must not decide a test.
-fn without_aws_environment(path: PathBuf) -> Command {
+/// Where one of the programs is that are built beside the tests.
+///
+/// # Panics
+/// When it is not built.
+#[allow(clippy::expect_used)] // only tests call it
+pub fn built(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().expect("a test knows where it is");
+    path.pop(); // deps
+    path.pop();
+    path.push(name);
+    assert!(path.is_file(), "{} is not built; `cargo xtask wire` and `interop` build it", path.display());
+    path
+}
+
+/// A command that knows nothing of AWS: whatever the machine knows of it must not decide a test.
+pub(crate) fn without_aws_environment(path: PathBuf) -> Command {
     let mut command = Command::new(path);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("AWS_") {

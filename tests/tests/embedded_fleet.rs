@@ -165,7 +165,7 @@ async fn leases_of_ended_shards_are_deleted_once_their_children_have_begun() {
     stream.split(&parent).unwrap();
     put(&stream, 10..50);
     journal.wait_for(50, LIMIT).await;
-    tokio::time::sleep(Duration::from_secs(180)).await;
+    tokio::time::sleep(FAILOVER_TIME).await; // a checkpoint of the children, and a round
     let left: Vec<_> = store.list(Consistency::Strong).await.unwrap().leases;
     assert_eq!(left.len(), 2, "{left:?}");
     assert_eq!(member.held(), stream.open_shards().into_iter().collect());

@@ -263,3 +263,34 @@ async fn a_thousand_shards_and_twenty_workers_come_to_balance_and_rest() {
     assert_eq!(moved(), moves, "a balanced fleet moves nothing");
     assert!(loads().iter().all(|load| *load == 50));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_requester_that_stops_leaves_no_shard_unread() {
+    for delay_millis in (0..4000).step_by(250) {
+        let (stream, store, journal) = setup(4);
+        let producer = trickle(&stream);
+        let first = Member::start(member("first", &stream, &store, &journal));
+        first.wait_until_holding(4).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let joining = Member::start(member("joining", &stream, &store, &journal));
+        tokio::time::sleep(Duration::from_millis(delay_millis)).await;
+        assert!(joining.stop().await.is_drained());
+        first.wait_until_holding(4).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        producer.abort();
+        assert_eq!(first.held().len(), 4, "after {delay_millis} ms");
+        let again = journal.times().values().filter(|times| **times > 1).count();
+        assert_eq!(again, 0, "after {delay_millis} ms");
+        // What was released has to be found by the other in its next round.
+        let mut last: HashMap<ShardId, Instant> = HashMap::new();
+        for delivered in journal.all() {
+            let before = last.insert(delivered.shard_id.clone(), delivered.at).unwrap_or(delivered.at);
+            let gap = delivered.at - before;
+            assert!(
+                gap < FAILOVER_TIME / 2,
+                "after {delay_millis} ms: {} unread for {gap:?}",
+                delivered.shard_id
+            );
+        }
+    }
+}

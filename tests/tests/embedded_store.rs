@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -272,5 +272,59 @@ fn contradictory_options_are_refused_all_at_once() {
         "processors()",
     ] {
         assert!(message.contains(fault), "{fault} is not in: {message}");
+    }
+}
+
+/// Answers nothing any more once it is told so.
+#[derive(Debug, Clone)]
+struct Silenced {
+    table: InMemoryLeaseStore,
+    is_silent: Arc<AtomicBool>,
+}
+
+impl Silenced {
+    async fn wait_for_ever_if_silent(&self) {
+        if self.is_silent.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait]
+impl LeaseStore for Silenced {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.table.prepare().await
+    }
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.wait_for_ever_if_silent().await;
+        self.table.list(consistency).await
+    }
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        self.wait_for_ever_if_silent().await;
+        self.table.get(shard_id).await
+    }
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        self.wait_for_ever_if_silent().await;
+        self.table.write(write).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_within_the_drain_time_although_the_store_is_silent() {
+    const DRAIN_TIME: Duration = Duration::from_secs(20);
+    let (stream, table, journal) = setup(4);
+    let store = Silenced { table, is_silent: Arc::default() };
+    let members: Vec<Member> = ["a", "b"]
+        .map(|name| Member::start(member(name, &stream, &store, &journal).drain_time(DRAIN_TIME)))
+        .into();
+    wait_until("both hold theirs", || members.iter().all(|member| member.held().len() == 2)).await;
+    put(&stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    store.is_silent.store(true, Ordering::Relaxed);
+    for member in members {
+        let stopped_at = Instant::now();
+        member.stop().await;
+        let time = stopped_at.elapsed();
+        assert!(time <= DRAIN_TIME + Duration::from_secs(6), "{time:?}");
     }
 }

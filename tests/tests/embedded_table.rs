@@ -63,9 +63,9 @@ async fn a_hole_is_noticed_and_repaired_within_seconds() {
     let (stream, store, journal) = setup(4);
     // Nobody holds the lease when it is deleted, so nobody can put it back from memory.
     let victim = stream.open_shards().swap_remove(2);
-    let member = Member::start(member("a", &stream, &store, &journal).max_leases(4));
-    member.wait_until_holding(4).await;
-    assert!(member.stop().await.is_drained());
+    let first = Member::start(member("a", &stream, &store, &journal));
+    first.wait_until_holding(4).await;
+    assert!(first.stop().await.is_drained());
     delete(&store, &victim).await;
     put(&stream, 0..100);
     let members: Vec<Member> =

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use crate::process::{Outcome, cargo};
-use crate::{demo, deny, features, tidy, wire};
+use crate::{demo, deny, features, interop, sim, tidy, wire};
 
 type Step = (&'static str, fn() -> Outcome);
 
 /// The steps, the quick ones first. A failure ends the run.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 13] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
     ("features", features::check),
@@ -20,11 +20,18 @@ const STEPS: [Step; 11] = [
     ("clippy without features", || cargo("clippy --all-targets -- --deny warnings").run()),
     ("docs", || cargo("doc --workspace --all-features --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()),
     ("test all features", || {
-        // These have a step of their own, which installs what they need.
-        cargo("test --workspace --all-features -- --skip wire_fleet --skip wire_lease_store").run()
+        // These have steps of their own, which install what they need.
+        let test = cargo("test --workspace --all-features -- --skip wire_fleet --skip wire_lease_store");
+        test.args(["--skip", "interop_kcl"]).run()
+    }),
+    ("simulation", || {
+        sim(&["--seeds", "500"].map(str::to_owned))?;
+        // The range is printed, so that a failure can be repeated.
+        sim(&["--seeds", "100", "--fresh"].map(str::to_owned))
     }),
     ("deny", deny::check),
     ("wire", wire),
+    ("interop", interop::run_short_where_possible),
     ("demo", || demo(&["--plain".to_owned()])),
 ];
 

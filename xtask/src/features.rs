@@ -8,7 +8,7 @@ use crate::process::{Outcome, cargo};
 const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
 
 /// The crates that hold no AWS crate unless a feature asks for it.
-const WITHOUT_AWS: [&str; 7] = [
+const WITHOUT_AWS: [&str; 8] = [
     "lease-store",
     "checkpointer",
     "shard-worker",
@@ -16,6 +16,7 @@ const WITHOUT_AWS: [&str; 7] = [
     "kinesis-streaming",
     "examples",
     "end-to-end-tests",
+    "simulation",
 ];
 
 /// Proves that the default build holds no AWS crate and that the feature brings them, and compiles each feature set.

@@ -4,6 +4,7 @@ mod ci;
 mod deny;
 mod emulators;
 mod features;
+mod interop;
 mod process;
 mod tidy;
 
@@ -33,13 +34,26 @@ enum Task {
     Test,
     /// Run the main job over the wire: three receiver processes against each pair of local servers.
     Wire,
+    /// Run the real Java KCL and our receiver on one lease table: they share, inherit from and replace each other.
+    Interop {
+        /// Less of it, in about a minute: what `ci` runs.
+        #[arg(long)]
+        short: bool,
+    },
     /// Start local Kinesis and DynamoDB endpoints and print how to use them; Ctrl-C ends them.
     Local {
         /// Passed on to the servers; `-- --help` lists what they take.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, demo.
+    /// Simulate fleets with faults from seeds, in release with debug assertions; a failing seed is shrunk and shown.
+    Sim {
+        /// Passed on to the simulator: `--seeds 1000`, `--from S`, `--scenario NAME`, `--seed S --trace`; `-- --help` lists
+        /// what it takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, interop, demo.
     Ci,
     /// Check what ordinary tools do not: module docs, README claims, work markers, file sizes.
     Tidy,
@@ -54,7 +68,10 @@ fn main() -> ExitCode {
         Task::Demo { arguments } => demo(&arguments),
         Task::Test => test(),
         Task::Wire => wire(),
+        Task::Interop { short: true } => interop::run(interop::Form::Short),
+        Task::Interop { short: false } => interop::run(interop::Form::Full),
         Task::Local { arguments } => local(&arguments),
+        Task::Sim { arguments } => sim(&arguments),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::check(),
         Task::Features => features::check(),
@@ -71,6 +88,10 @@ fn main() -> ExitCode {
 
 fn demo(arguments: &[String]) -> Outcome {
     cargo("run --quiet --package examples --bin word_count --").args(arguments).run()
+}
+
+fn sim(arguments: &[String]) -> Outcome {
+    cargo("run --quiet --profile simulation --package simulation --").args(arguments).run()
 }
 
 fn test() -> Outcome {

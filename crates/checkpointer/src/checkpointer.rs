@@ -246,6 +246,8 @@ impl Driver {
                 }
             };
             tokio::select! {
+                // The order does not matter, but it must not be left to a generator that nobody seeds.
+                biased;
                 () = due => {}
                 () = self.shared.acknowledged.notified() => {}
                 flush = self.flushes.recv() => self.waiting_flush = flush,
@@ -279,6 +281,7 @@ impl Driver {
             let Some(delay) = delay else { return Err(WriteFailure { reaction, error }) };
             tracing::debug!(%error, ?delay, "trying the checkpoint again");
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(delay) => {}
                 flush = self.flushes.recv(), if self.waiting_flush.is_none() => {
                     self.waiting_flush = flush;

@@ -58,7 +58,7 @@ impl KinesisAsl {
             dynamodb_endpoint = endpoints.dynamodb.shown(),
             %cloudwatch_region,
             cloudwatch_endpoint = endpoints.cloudwatch.shown(),
-            retrieval = "polling",
+            retrieval = %settings.retrieval,
             "AWS clients are set up"
         );
 
@@ -78,6 +78,9 @@ impl KinesisAsl {
         Ok(Self {
             stream: stream
                 .with_idle_time_between_reads(settings.idle_time_between_reads)
+                .with_max_idle_time_between_reads(settings.max_idle_time_between_reads.unwrap_or_default())
+                .with_read_share_percent(settings.read_share_percent)
+                .with_retrieval(settings.retrieval.clone())
                 .with_get_records_format(settings.get_records_format),
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
             cloudwatch: aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()),
@@ -109,6 +112,11 @@ impl KinesisAsl {
     pub fn cloudwatch(&self, namespace: &str) -> Result<CloudWatchPublisher, AslError> {
         CloudWatchPublisher::new(self.cloudwatch.clone(), namespace)
     }
+}
+
+/// For clients that others have made.
+pub(crate) fn default_timeouts() -> TimeoutConfig {
+    timeouts(&AwsSettings::new(""))
 }
 
 fn timeouts(settings: &AwsSettings) -> TimeoutConfig {
@@ -262,6 +270,18 @@ mod tests {
         assert_eq!(region_of(aws.stream.client().config().region()), "ap-south-1");
         assert_eq!(region_of(aws.dynamodb.config().region()), "eu-west-1");
         assert_eq!(region_of(aws.cloudwatch.config().region()), "eu-west-2");
+    }
+
+    #[test]
+    fn the_stream_is_read_as_the_settings_say() {
+        use crate::{FanOutSettings, RetrievalMode};
+        for mode in
+            [RetrievalMode::Polling, RetrievalMode::FanOut(FanOutSettings::with_consumer_name("count"))]
+        {
+            let settings = AwsSettings { retrieval: mode.clone(), ..AwsSettings::new("words") };
+            let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
+            assert_eq!(aws.stream().retrieval(), mode);
+        }
     }
 
     #[test]

@@ -47,7 +47,7 @@ const THROTTLING_CODES: [&str; 7] = [
     "KMSThrottlingException",
 ];
 
-/// Codes that mean: not with these credentials. Those about the key of the stream all begin with `KMS`.
+/// Codes that mean: not with these credentials. Those about the key of the stream are others, and all begin with `KMS`.
 const DENIAL_CODES: [&str; 11] = [
     "AccessDeniedException",
     "AccessDenied",
@@ -98,14 +98,40 @@ where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
     let (kind, said) = meaning_of(&error);
+    let code = error.code().map(str::to_owned);
+    with_hint(doing, destination, kind, code.as_deref(), &said).with_source(error)
+}
+
+/// What a service said other than in answer to a call: in the middle of a stream of events.
+#[derive(Debug)]
+pub(crate) struct Said<'a> {
+    /// As if it were an answer.
+    pub(crate) status: u16,
+    pub(crate) code: &'a str,
+    pub(crate) text: String,
+}
+
+/// The error of what a service said.
+pub(crate) fn said_error(doing: &str, destination: &Destination, said: &Said<'_>) -> SourceError {
+    let kind = meaning_of_answer(said.status, said.code);
+    with_hint(doing, destination, kind, Some(said.code), &said.text)
+}
+
+fn with_hint(
+    doing: &str,
+    destination: &Destination,
+    kind: SourceErrorKind,
+    code: Option<&str>,
+    said: &str,
+) -> SourceError {
     let hint = match kind {
         SourceErrorKind::StreamNotFound => {
             "; check the name of the stream, the region, the endpoint, and the account of the credentials"
         }
-        SourceErrorKind::Denied => denial_hint(error.code()),
+        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => denial_hint(code),
         _ => "",
     };
-    SourceError::new(kind, format!("{doing} failed ({destination}): {said}{hint}")).with_source(error)
+    SourceError::new(kind, format!("{doing} failed ({destination}): {said}{hint}"))
 }
 
 /// The error of a call to another service.
@@ -115,7 +141,9 @@ where
 {
     let (kind, said) = meaning_of(&error);
     let (kind, hint) = match kind {
-        SourceErrorKind::Denied => (AslErrorKind::Denied, denial_hint(error.code())),
+        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => {
+            (AslErrorKind::Denied, denial_hint(error.code()))
+        }
         SourceErrorKind::Throttled => (AslErrorKind::Throttled, ""),
         SourceErrorKind::Unavailable => (AslErrorKind::Unavailable, ""),
         _ => (AslErrorKind::Invalid, ""),
@@ -148,7 +176,9 @@ where
 fn meaning_of_answer(status: u16, code: &str) -> SourceErrorKind {
     if THROTTLING_CODES.contains(&code) || status == 429 {
         SourceErrorKind::Throttled
-    } else if DENIAL_CODES.contains(&code) || code.starts_with("KMS") || matches!(status, 401 | 403) {
+    } else if code.starts_with("KMS") {
+        SourceErrorKind::KeyUnavailable
+    } else if DENIAL_CODES.contains(&code) || matches!(status, 401 | 403) {
         SourceErrorKind::Denied
     } else if PASSING_CODES.contains(&code) || !(400..500).contains(&status) {
         SourceErrorKind::Unavailable
@@ -181,7 +211,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
 }
 
 /// What all causes say, in one line and each thing once.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut said = Vec::<String>::new();
     for cause in causes(error).map(ToString::to_string) {
         if !said.iter().any(|known| known.contains(&cause)) {
@@ -242,11 +272,11 @@ mod tests {
             (400, "LimitExceededException", SourceErrorKind::Throttled),
             (400, "ThrottlingException", SourceErrorKind::Throttled),
             (400, "KMSThrottlingException", SourceErrorKind::Throttled),
-            (400, "KMSDisabledException", SourceErrorKind::Denied),
-            (400, "KMSAccessDeniedException", SourceErrorKind::Denied),
-            (400, "KMSInvalidStateException", SourceErrorKind::Denied),
-            (400, "KMSNotFoundException", SourceErrorKind::Denied),
-            (400, "KMSOptInRequired", SourceErrorKind::Denied),
+            (400, "KMSDisabledException", SourceErrorKind::KeyUnavailable),
+            (400, "KMSAccessDeniedException", SourceErrorKind::KeyUnavailable),
+            (400, "KMSInvalidStateException", SourceErrorKind::KeyUnavailable),
+            (400, "KMSNotFoundException", SourceErrorKind::KeyUnavailable),
+            (400, "KMSOptInRequired", SourceErrorKind::KeyUnavailable),
             (400, "AccessDeniedException", SourceErrorKind::Denied),
             (400, "UnrecognizedClientException", SourceErrorKind::Denied),
             (400, "ExpiredTokenException", SourceErrorKind::Denied),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_kinesis::types::{self, ShardIteratorType};
+use aws_sdk_kinesis::types::ShardIteratorType;
 use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind, StreamSource,
@@ -41,7 +41,7 @@ pub(crate) struct PollingSource {
 
 /// How far the shard is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     /// At the oldest record.
     Oldest,
     /// At the first record that arrived at this time or later.
@@ -68,8 +68,18 @@ impl From<ReadFrom> for Place {
 
 impl PollingSource {
     pub(crate) fn new(stream: KinesisStream, shard_id: ShardId, from: ReadFrom) -> Self {
-        let pace = ReadPace::new(stream.idle_time_between_reads());
-        Self { stream, shard_id, place: from.into(), iterator: None, pace, end: None }
+        Self::at_place(stream, shard_id, from.into())
+    }
+
+    /// Goes on where another source stopped.
+    pub(crate) fn at_place(stream: KinesisStream, shard_id: ShardId, place: Place) -> Self {
+        let pace = ReadPace::new(stream.read_rate());
+        Self { stream, shard_id, place, iterator: None, pace, end: None }
+    }
+
+    /// How far the shard is read.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Makes an iterator for the place if there is none.
@@ -140,9 +150,10 @@ impl PollingSource {
         match error.kind() {
             // These say nothing about the iterator. It is kept, for it may stand further on than the place, behind a
             // stretch without records.
-            SourceErrorKind::Throttled | SourceErrorKind::Unavailable | SourceErrorKind::Denied => {
-                return error;
-            }
+            SourceErrorKind::Throttled
+            | SourceErrorKind::Unavailable
+            | SourceErrorKind::Denied
+            | SourceErrorKind::KeyUnavailable => return error,
             SourceErrorKind::StreamNotFound => self.drop_iterator(),
             _ => {
                 self.drop_iterator();
@@ -169,7 +180,7 @@ impl PollingSource {
         let iterator = answer.next_iterator.filter(|iterator| !iterator.is_empty());
         let end = match &iterator {
             Some(_) => None,
-            None => Some(self.convert_end(answer.children)?),
+            None => Some(self.stream.shard_end(answer.children)?),
         };
 
         if let Some(last) = records.last_mut() {
@@ -181,20 +192,22 @@ impl PollingSource {
         }
         self.iterator = iterator;
         self.end.clone_from(&end);
-        self.pace.answered(records.len(), millis_behind_latest);
+        let payload_bytes = records.iter().map(|record| record.data.len() as u64).sum();
+        self.pace.answered(records.len(), payload_bytes, millis_behind_latest);
         Ok(FetchedBatch { records, millis_behind_latest, shard_end: end })
-    }
-
-    fn convert_end(&self, children: Vec<types::ChildShard>) -> Result<ShardEnd, SourceError> {
-        let convert = |child: types::ChildShard| {
-            self.stream.shard(&child.shard_id, child.parent_shards, child.hash_key_range.as_ref(), false)
-        };
-        Ok(ShardEnd { children: children.into_iter().map(convert).collect::<Result<_, _>>()? })
     }
 }
 
 #[async_trait]
 impl RecordSource for PollingSource {
+    async fn ready(&mut self) -> u64 {
+        if self.end.is_some() {
+            return 0;
+        }
+        sleep(self.pace.wait(Instant::now())).await;
+        self.pace.memory_at_most(Instant::now())
+    }
+
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
         if let Some(end) = &self.end {
             return Ok(FetchedBatch {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::GetRecordsFormat;
 use crate::error::{AslError, AslErrorKind};
+use crate::fan_out::RetrievalMode;
 
 /// How long making a connection may take.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -59,7 +60,15 @@ pub struct AwsSettings {
     /// How long a reader that is caught up waits between two reads of its shard; 1 s by default. All applications that
     /// poll a shard share five reads in a second.
     pub idle_time_between_reads: Duration,
-    /// How records are asked for and read; by default in CBOR, with a fall-back to JSON.
+    /// While nothing comes, the idle time doubles from read to read up to this; `None`: it stays as it is. The first record
+    /// after a quiet time waits for so long at most.
+    pub max_idle_time_between_reads: Option<Duration>,
+    /// How many of the five reads in a second are for this application, in percent; 100 by default. With two
+    /// applications that poll the stream, give each 50.
+    pub read_share_percent: u32,
+    /// Whether shards are polled or subscribed to; polled by default.
+    pub retrieval: RetrievalMode,
+    /// How records are asked for and read; by the AWS SDK unless told otherwise.
     pub get_records_format: GetRecordsFormat,
 }
 
@@ -79,6 +88,9 @@ impl AwsSettings {
             attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
             operation_timeout: DEFAULT_OPERATION_TIMEOUT,
             idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
+            max_idle_time_between_reads: None,
+            read_share_percent: 100,
+            retrieval: RetrievalMode::Polling,
             get_records_format: GetRecordsFormat::default(),
         }
     }
@@ -120,6 +132,7 @@ impl AwsSettings {
             faults.push(format!("lease_table {table:?} must be 3 to 255 letters, digits, '_', '.' or '-'"));
         }
         faults.extend(self.timeout_faults());
+        faults.extend(self.retrieval.faults());
         faults
     }
 
@@ -162,6 +175,18 @@ impl AwsSettings {
                 "idle_time_between_reads {:?} must be at most {MAX_IDLE_TIME_BETWEEN_READS:?}",
                 self.idle_time_between_reads
             ));
+        }
+        if let Some(longest) = self.max_idle_time_between_reads
+            && !(self.idle_time_between_reads..=MAX_IDLE_TIME_BETWEEN_READS).contains(&longest)
+        {
+            faults.push(format!(
+                "max_idle_time_between_reads {longest:?} must be at least idle_time_between_reads {:?} and at most \
+                 {MAX_IDLE_TIME_BETWEEN_READS:?}",
+                self.idle_time_between_reads
+            ));
+        }
+        if !(1..=100).contains(&self.read_share_percent) {
+            faults.push(format!("read_share_percent {} must be 1 to 100", self.read_share_percent));
         }
         faults
     }
@@ -218,6 +243,7 @@ pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fan_out::FanOutSettings;
 
     #[test]
     fn a_stream_name_is_enough() {
@@ -239,12 +265,15 @@ mod tests {
             connect_timeout: Duration::ZERO,
             attempt_timeout: Duration::from_secs(31),
             idle_time_between_reads: Duration::from_secs(61),
+            max_idle_time_between_reads: Some(Duration::from_secs(5)),
+            read_share_percent: 0,
+            retrieval: RetrievalMode::FanOut(FanOutSettings::with_consumer_name("two words")),
             ..AwsSettings::new("")
         };
         let error = settings.validate().unwrap_err();
         assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
         let message = error.to_string();
-        assert_eq!(message.lines().count(), 1 + 9, "{message}");
+        assert_eq!(message.lines().count(), 1 + 12, "{message}");
         for name in [
             "stream_name is empty",
             "region is empty",
@@ -254,7 +283,10 @@ mod tests {
             "lease_table \"ab\"",
             "connect_timeout 0",
             "attempt_timeout 31s must not be longer than operation_timeout 30s",
-            "idle_time_between_reads 61s",
+            "- idle_time_between_reads 61s",
+            "max_idle_time_between_reads 5s",
+            "read_share_percent 0",
+            "consumer name \"two words\"",
         ] {
             assert!(message.contains(name), "{name} is not in {message}");
         }

@@ -7,21 +7,26 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
 use aws_sdk_kinesis::types::{self, ShardFilterType};
+use bytestring::ByteString;
 use fastrand::Rng;
-use lease_store::{HashKeyRange, ShardId, StoreError, StreamIdentity};
+use lease_store::{HashKeyRange, SequenceNumber, ShardId, StoreError, StreamIdentity};
 use shard_worker::{
-    ReadFrom, RecordSource, RetryPolicy, Shard, ShardFilter, SourceError, SourceErrorKind, StreamDescription,
-    StreamSource,
+    ReadFrom, Record, RecordSource, RetryPolicy, Shard, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
+    StreamDescription, StreamSource,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::call_notes::CallNotes;
+use crate::connect::default_timeouts;
 use crate::error::{Destination, source_error};
+use crate::fan_out::{FanOut, FanOutSource};
 use crate::get_records::{GetRecords, GetRecordsFormat};
 use crate::polling::PollingSource;
+use crate::read_pace::ReadRate;
 use crate::service_time::to_system_time;
 use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
 
@@ -38,20 +43,24 @@ const PAGE_RETRY: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(2
 /// How often one page is asked for.
 const MAX_PAGE_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(7);
 
-/// A Kinesis stream. Its shards are read by polling, five times in a second at the most. Clones share the client.
+/// A Kinesis stream. Its shards are read by polling, five times in a second at the most, unless
+/// [`with_retrieval`](Self::with_retrieval) says otherwise. Clones share the client.
 #[derive(Debug, Clone)]
 pub struct KinesisStream {
     client: Client,
     destination: Arc<Destination>,
     rng: Arc<Mutex<Rng>>,
-    idle_time_between_reads: Duration,
+    read_rate: ReadRate,
+    /// `None`: the shards are polled.
+    pub(crate) fan_out: Option<Arc<FanOut>>,
     get_records: GetRecords,
 }
 
 impl KinesisStream {
-    /// A stream through a configured client. Give the client time-outs: without them a call to a server that does not
-    /// answer waits for ever. [`KinesisAsl::connect`](crate::KinesisAsl::connect) makes one that has them.
+    /// A stream through a configured client. Time-outs that the client lacks are those of
+    /// [`AwsSettings`](crate::AwsSettings): without them a call to a server that does not answer waits for ever.
     pub fn from_client(client: Client, stream_name: impl Into<String>) -> Self {
+        let client = with_timeouts(client);
         let region = client.config().region().map(|region| region.as_ref().to_owned());
         let destination = Destination { stream_name: stream_name.into(), region, endpoint: OnceLock::new() };
         let (format, mut rng) = (GetRecordsFormat::default(), fresh_rng());
@@ -60,7 +69,12 @@ impl KinesisStream {
             client,
             destination: Arc::new(destination),
             rng: Arc::new(Mutex::new(rng)),
-            idle_time_between_reads: DEFAULT_IDLE_TIME_BETWEEN_READS,
+            read_rate: ReadRate {
+                share_percent: 100,
+                idle_time: DEFAULT_IDLE_TIME_BETWEEN_READS,
+                max_idle_time: Duration::ZERO,
+            },
+            fan_out: None,
         }
     }
 
@@ -77,7 +91,22 @@ impl KinesisStream {
     /// AWS allows (200 ms).
     #[must_use]
     pub fn with_idle_time_between_reads(mut self, idle_time: Duration) -> Self {
-        self.idle_time_between_reads = idle_time;
+        self.read_rate.idle_time = idle_time;
+        self
+    }
+
+    /// While nothing comes, the idle time doubles from read to read up to this; by default it stays as it is.
+    #[must_use]
+    pub fn with_max_idle_time_between_reads(mut self, max_idle_time: Duration) -> Self {
+        self.read_rate.max_idle_time = max_idle_time;
+        self
+    }
+
+    /// How many of the five reads in a second and shard this stream takes, in percent (1 to 100); 100 by default. The rest
+    /// is for other applications.
+    #[must_use]
+    pub fn with_read_share_percent(mut self, share_percent: u32) -> Self {
+        self.read_rate.share_percent = share_percent;
         self
     }
 
@@ -96,8 +125,17 @@ impl KinesisStream {
         &self.get_records
     }
 
-    pub(crate) fn idle_time_between_reads(&self) -> Duration {
-        self.idle_time_between_reads
+    pub(crate) fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// A generator for one of the parts.
+    pub(crate) fn fork_rng(&self) -> Rng {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork()
+    }
+
+    pub(crate) fn read_rate(&self) -> ReadRate {
+        self.read_rate
     }
 
     /// Keeps where a call went, for messages.
@@ -188,6 +226,27 @@ impl KinesisStream {
         };
         convert().map_err(|error| self.invalid(&format!("shard {shard_id:?}: {error}")).with_source(error))
     }
+
+    /// A record as we see it; its payload is the buffer of the answer.
+    pub(crate) fn record(&self, shard_id: &ShardId, record: types::Record) -> Result<Record, SourceError> {
+        let sequence_number = SequenceNumber::new(record.sequence_number)
+            .map_err(|error| self.invalid(&format!("a record of {shard_id}: {error}")).with_source(error))?;
+        Ok(Record {
+            sequence_number,
+            sub_sequence_number: 0,
+            partition_key: record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from),
+            data: record.data.into_bytes(),
+            approximate_arrival: record.approximate_arrival_timestamp.and_then(to_system_time),
+        })
+    }
+
+    /// The end of a shard, as the last answer of either way of reading tells it.
+    pub(crate) fn shard_end(&self, children: Vec<types::ChildShard>) -> Result<ShardEnd, SourceError> {
+        let convert = |child: types::ChildShard| {
+            self.shard(&child.shard_id, child.parent_shards, child.hash_key_range.as_ref(), false)
+        };
+        Ok(ShardEnd { children: children.into_iter().map(convert).collect::<Result<_, _>>()? })
+    }
 }
 
 #[async_trait]
@@ -218,7 +277,7 @@ impl StreamSource for KinesisStream {
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
+        let mut rng = self.fork_rng();
         let mut shards = Vec::new();
         let mut tokens = BTreeSet::new();
         let mut token = None;
@@ -239,8 +298,23 @@ impl StreamSource for KinesisStream {
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
-        Ok(Box::new(PollingSource::new(self.clone(), shard_id.clone(), from.clone())))
+        let (stream, shard_id, from) = (self.clone(), shard_id.clone(), from.clone());
+        Ok(match &self.fan_out {
+            None => Box::new(PollingSource::new(stream, shard_id, from)),
+            Some(fan_out) => Box::new(FanOutSource::new(stream, fan_out.clone(), shard_id, from)),
+        })
     }
+}
+
+/// The same client, with time-outs where it has none.
+fn with_timeouts(client: Client) -> Client {
+    let own = client.config().timeout_config().cloned();
+    let mut timeouts = own.clone().unwrap_or_else(|| TimeoutConfig::builder().build());
+    timeouts.take_defaults_from(&default_timeouts());
+    if own.as_ref() == Some(&timeouts) {
+        return client;
+    }
+    Client::from_conf(client.config().to_builder().timeout_config(timeouts).build())
 }
 
 /// How the service is told which shards to list. AWS takes no filter together with a token.
@@ -258,4 +332,27 @@ fn shard_filter(filter: &ShardFilter) -> Option<types::ShardFilter> {
 #[allow(clippy::disallowed_methods)]
 fn fresh_rng() -> Rng {
     Rng::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kinesis::config::{BehaviorVersion, Config, Region};
+
+    use super::*;
+
+    #[test]
+    fn a_client_without_time_outs_gets_them_and_its_own_are_kept() {
+        let own = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_millis(7)).build();
+        for (given, attempt) in [(None, Duration::from_secs(10)), (Some(own), Duration::from_millis(7))] {
+            let mut config = Config::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new("eu-west-1"));
+            config.set_timeout_config(given);
+            let stream = KinesisStream::from_client(Client::from_conf(config.build()), "words");
+            let timeouts = stream.client().config().timeout_config().unwrap();
+            assert_eq!(timeouts.connect_timeout(), Some(Duration::from_secs(3)));
+            assert_eq!(timeouts.operation_attempt_timeout(), Some(attempt));
+            assert_eq!(timeouts.operation_timeout(), Some(Duration::from_secs(30)));
+        }
+    }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::retry::RetryConfig;
 use axum::http::HeaderValue;
 use axum::response::Response;
 use kinesis_asl::{GetRecordsFormat, KinesisStream};
@@ -16,6 +18,7 @@ use serde_json::{Value, json};
 use shard_worker::{ReadFrom, RecordSource, ShardFilter, SourceErrorKind, StreamSource};
 use support::{CannedKinesis, every_format, ok, refusal};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 const STREAM: &str = "words";
 
@@ -385,4 +388,39 @@ async fn a_cancelled_read_loses_nothing() {
         assert_eq!(read(&mut reader).await, "1");
         assert_eq!(read(&mut reader).await, "2");
     }
+}
+
+#[tokio::test]
+async fn a_refused_read_is_one_read() {
+    let server = CannedKinesis::start(|operation, request| match operation {
+        "GetShardIterator" => iterator_for(request),
+        _ => refusal(400, "ProvisionedThroughputExceededException"),
+    })
+    .await;
+    let retries = RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(1));
+    let config = server.client().config().to_builder().retry_config(retries).build();
+    let stream = KinesisStream::from_client(Client::from_conf(config), STREAM);
+    let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
+    assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Throttled);
+    let reads = server.requests().into_iter().filter(|(operation, _)| operation == "GetRecords").count();
+    assert_eq!(reads, 1, "each attempt counts among the five reads in a second");
+}
+
+#[tokio::test]
+async fn the_memory_of_a_read_is_known_before_it_is_made() {
+    const MIB: u64 = 1024 * 1024;
+    let server = CannedKinesis::start(|operation, request| match operation {
+        "GetShardIterator" => iterator_for(request),
+        _ => ok(&json!({ "Records": [record("7")], "NextShardIterator": "next", "MillisBehindLatest": 0 })),
+    })
+    .await;
+    let mut reader = reader(&server, GetRecordsFormat::Sdk, ReadFrom::TrimHorizon).await;
+    let begun_at = Instant::now();
+    assert_eq!(reader.ready().await, 10 * MIB * 7 / 3, "it may be the largest");
+    assert_eq!(server.requests(), [], "waiting costs no call");
+    reader.next_batch().await.unwrap();
+    let at_tip = reader.ready().await;
+    assert!(begun_at.elapsed() >= Duration::from_millis(200), "it waits until the next read is due");
+    assert!(at_tip < 5 * MIB, "{at_tip}");
+    assert!(reader.next_batch().await.unwrap().memory_bytes() <= at_tip);
 }

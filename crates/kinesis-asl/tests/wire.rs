@@ -229,7 +229,7 @@ async fn failures_say_what_they_are_and_reading_goes_on() {
             (400, "ProvisionedThroughputExceededException", SourceErrorKind::Throttled),
             (400, "LimitExceededException", SourceErrorKind::Throttled),
             (400, "KMSThrottlingException", SourceErrorKind::Throttled),
-            (400, "KMSDisabledException", SourceErrorKind::Denied),
+            (400, "KMSDisabledException", SourceErrorKind::KeyUnavailable),
             (400, "AccessDeniedException", SourceErrorKind::Denied),
             (400, "ExpiredTokenException", SourceErrorKind::Denied),
             (500, "InternalFailure", SourceErrorKind::Unavailable),

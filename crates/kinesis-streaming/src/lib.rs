@@ -56,12 +56,12 @@ pub mod prelude {
         ReceiverStatus, StopReport, UnitedStream, united_stream,
     };
     pub use shard_worker::{
-        InMemoryStream, Record, RecordBatch, RecordProcessor, RetryPolicy, ShardContext, ShardFilter,
-        StreamSource, batch_handler,
+        ByteBudget, InMemoryStream, ProcessorPool, Record, RecordBatch, RecordProcessor, RetryPolicy,
+        ShardContext, ShardFilter, StreamSource, batch_handler, blocking_handler,
     };
 
     pub use crate::Consumer;
 
     #[cfg(feature = "kinesis-asl")]
-    pub use kinesis_asl::{AwsSettings, KinesisAsl};
+    pub use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, RetrievalMode};
 }

@@ -152,7 +152,9 @@ async fn applies_changes_as_the_model_does(store: &impl LeaseStore) {
         LeaseChange::Renew,
         LeaseChange::Request { by: worker("e"), instead_of: Some(worker("d")) },
         LeaseChange::Offer,
-        LeaseChange::take(worker("e")),
+        LeaseChange::Withdraw { by: worker("e") },
+        LeaseChange::Request { by: worker("e"), instead_of: None },
+        LeaseChange::HandOver { to: worker("e") },
         LeaseChange::Request { by: worker("d"), instead_of: None },
         LeaseChange::Offer,
         LeaseChange::Release,
@@ -202,6 +204,12 @@ async fn refuses_a_request_over_an_unseen_one(store: &impl LeaseStore) {
     assert_lost(store, &update(&row, ask("b", Some("c"))), Some(&asked)).await;
     let replaced = ask("b", Some("a")).apply(&asked);
     assert_applied(store, &update(&asked, ask("b", Some("a"))), Some(&replaced)).await;
+    let hand_over = |to: &'static str| LeaseChange::HandOver { to: worker(to) };
+    assert_lost(store, &update(&replaced, hand_over("a")), Some(&replaced)).await;
+    let withdraw = |by: &'static str| LeaseChange::Withdraw { by: worker(by) };
+    assert_lost(store, &update(&replaced, withdraw("a")), Some(&replaced)).await;
+    assert_applied(store, &update(&replaced, withdraw("b")), Some(&row)).await;
+    assert_lost(store, &update(&row, hand_over("b")), Some(&row)).await;
 }
 
 /// A delete is conditional like every other write.

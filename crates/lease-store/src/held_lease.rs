@@ -221,6 +221,11 @@ impl HeldLease {
         self.target.borrow().is_some()
     }
 
+    /// Who asks for the lease, as far as this holder knows.
+    pub fn newest_hand_over_target(&self) -> Option<WorkerId> {
+        self.target.borrow().clone()
+    }
+
     /// The row as far as this holder knows it.
     pub async fn last_known(&self) -> Lease {
         self.state.lock().await.lease.clone()
@@ -278,13 +283,13 @@ impl HeldLease {
         self.write(LeaseChange::Offer).await
     }
 
-    /// Makes another worker the owner. When that is done this holder writes no more.
+    /// Makes the worker that asks for the lease its owner. When that is done this holder writes no more.
     ///
     /// # Errors
-    /// `Fenced` when the lease already belongs to another worker; `Throttled` and `Unavailable` may be tried again, and
+    /// `Conflict` when that worker no longer asks for it, and the lease is still this holder's; `Fenced` when the lease already belongs to another worker; `Throttled` and `Unavailable` may be tried again, and
     /// if they are not, the lease is free when its fail-over time has passed.
     pub async fn hand_over(&self, new_owner: &WorkerId) -> Result<(), StoreError> {
-        self.write_last(LeaseChange::take(new_owner.clone())).await
+        self.write_last(LeaseChange::HandOver { to: new_owner.clone() }).await
     }
 
     /// Gives the lease up, so that another worker may have it at once. When that is done this holder writes no more.
@@ -298,7 +303,9 @@ impl HeldLease {
     async fn write_last(&self, change: LeaseChange) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
         let written = self.write_in_turn(&mut state, change).await;
-        if !written.as_ref().is_err_and(StoreError::is_retryable) {
+        let is_still_held =
+            |error: &StoreError| error.is_retryable() || error.kind() == StoreErrorKind::Conflict;
+        if !written.as_ref().is_err_and(is_still_held) {
             // Before the next write has its turn: it would renew a lease that is another's, or nobody's.
             self.fence();
         }
@@ -321,6 +328,11 @@ impl HeldLease {
             }
             if is_in_effect(&state.lease, &change)? {
                 return Ok(());
+            }
+            if !self.is_held_in(&state.lease) {
+                // An earlier last write, whose outcome was unknown, turned out to be applied: the row is another's.
+                self.fence();
+                return Err(self.fenced_error(Some(state.lease.clone())));
             }
             if state.unsettled.len() >= MAX_UNSETTLED_WRITES {
                 break;
@@ -361,11 +373,24 @@ impl HeldLease {
         ))
     }
 
+    /// Whether a row is this holder's: it is the owner, or the one still processing in a hand-over of KCL 3.x.
+    fn is_held_in(&self, lease: &Lease) -> bool {
+        let me = Some(&self.token.owner);
+        lease.owner.as_ref() == me || lease.checkpoint_owner.as_ref() == me
+    }
+
     /// Takes a fresh look at the row into account: when the write that turned out to be applied was asked for, if one
     /// was.
     fn settle(&self, state: &mut State, row: Option<Lease>) -> Result<Option<Instant>, StoreError> {
         match state.find(row.as_ref()) {
-            Finding::Unchanged => Ok(None),
+            Finding::Unchanged => {
+                if let Some(row) = row {
+                    // The version is the same, but a request may have come or gone.
+                    self.learn(&row);
+                    state.lease = row;
+                }
+                Ok(None)
+            }
             Finding::Applied { asked_at } => {
                 if let Some(row) = row {
                     self.adopt(state, row);
@@ -385,14 +410,19 @@ impl HeldLease {
 
     /// Takes a row over that is this holder's.
     fn adopt(&self, state: &mut State, row: Lease) {
+        self.learn(&row);
+        state.lease = row;
+        state.unsettled.clear();
+    }
+
+    /// Takes note of who asks for the lease.
+    fn learn(&self, row: &Lease) {
         let target = row.hand_over_target().filter(|target| **target != self.token.owner).cloned();
         self.target.send_if_modified(|known| {
             let is_new = *known != target;
             *known = target;
             is_new
         });
-        state.lease = row;
-        state.unsettled.clear();
     }
 
     fn confirm(&self, asked_at: Instant) {
@@ -434,9 +464,17 @@ fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError>
             Ok(lease.pending_checkpoint.as_ref() == Some(pending))
         }
         LeaseChange::Release => Ok(lease.owner.is_none()),
-        LeaseChange::Renew | LeaseChange::Offer | LeaseChange::Take { .. } | LeaseChange::Request { .. } => {
-            Ok(false)
-        }
+        LeaseChange::HandOver { to } if lease.is_owned_by(to) && lease.checkpoint_owner.is_none() => Ok(true),
+        LeaseChange::HandOver { to } if lease.hand_over_target() != Some(to) => Err(StoreError::new(
+            StoreErrorKind::Conflict,
+            format!("{to} no longer asks for the lease of {}; release it, or keep it", lease.shard_id),
+        )),
+        LeaseChange::HandOver { .. } => Ok(false),
+        LeaseChange::Renew
+        | LeaseChange::Offer
+        | LeaseChange::Take { .. }
+        | LeaseChange::Request { .. }
+        | LeaseChange::Withdraw { .. } => Ok(false),
     }
 }
 

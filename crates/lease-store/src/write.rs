@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use crate::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint, Position, ShardId, WorkerId};
 
 /// One conditional write. There is no unconditional one.
+// Creations are rare, and no write is kept for long: a box would only be in the way of those who match.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaseWrite {
     /// Add a row, if the shard has none yet.
@@ -42,13 +44,17 @@ pub enum LeaseChange {
     /// Note that a position is about to be stored, with bytes of the application: the first half of the KCL's two-step
     /// checkpoint. It is also a heartbeat.
     Prepare(PendingCheckpoint),
-    /// Make a worker the owner, and note what the row lacks. A worker takes a lease for itself, or hands over one that
-    /// it holds.
+    /// Make this worker the owner, and note what the row lacks.
     Take {
         /// The new owner.
         owner: WorkerId,
         /// What the writer knows of the shard.
         facts: LeaseFacts,
+    },
+    /// Make the worker that asks for the lease its owner, if it still asks: the last write of a holder.
+    HandOver {
+        /// The new owner; see [`Lease::hand_over_target`].
+        to: WorkerId,
     },
     /// Ask the owner for the lease. The counter stays, since it is the owner's heartbeat, and so that whatever the owner
     /// writes next (a KCL worker too) finds its condition unharmed.
@@ -57,6 +63,11 @@ pub enum LeaseChange {
         by: WorkerId,
         /// The request that stands there, as last seen, and is replaced.
         instead_of: Option<WorkerId>,
+    },
+    /// Take a request back. The counter stays, as for the request.
+    Withdraw {
+        /// The worker that asked.
+        by: WorkerId,
     },
     /// Tell others that the owner is ready to part with the lease. It is also a heartbeat.
     Offer,
@@ -91,17 +102,12 @@ impl LeaseChange {
                 next.pending_checkpoint = Some(pending.clone());
             }
             Self::Take { owner, facts } => {
-                if Self::counts_as_owner_switch(&lease.version(), owner) {
-                    next.owner_switches_since_checkpoint += 1;
-                }
-                next.counter += 1;
-                next.owner = Some(owner.clone());
-                next.checkpoint_owner = None;
-                next.requested_by = None;
-                next.offered_by = None;
+                Self::give_to(owner, &mut next);
                 facts.fill_in(&mut next);
             }
+            Self::HandOver { to } => Self::give_to(to, &mut next),
             Self::Request { by, .. } => next.requested_by = Some(by.clone()),
+            Self::Withdraw { .. } => next.requested_by = None,
             Self::Offer => {
                 next.counter += 1;
                 next.offered_by.clone_from(&lease.owner);
@@ -115,10 +121,23 @@ impl LeaseChange {
         next
     }
 
+    fn give_to(owner: &WorkerId, lease: &mut Lease) {
+        if Self::counts_as_owner_switch(&lease.version(), owner) {
+            lease.owner_switches_since_checkpoint += 1;
+        }
+        lease.counter += 1;
+        lease.owner = Some(owner.clone());
+        lease.checkpoint_owner = None;
+        lease.requested_by = None;
+        lease.offered_by = None;
+    }
+
     /// What a row of the expected version must fulfil besides.
     fn is_possible_on(&self, lease: &Lease) -> bool {
         match self {
             Self::Request { instead_of, .. } => lease.requested_by == *instead_of,
+            Self::HandOver { to } => lease.hand_over_target() == Some(to),
+            Self::Withdraw { by } => lease.requested_by.as_ref() == Some(by),
             _ => true,
         }
     }

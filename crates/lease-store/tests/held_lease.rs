@@ -254,6 +254,29 @@ async fn a_request_does_not_harm_the_writes_of_the_holder() {
     assert!(row(&table).await.is_offered());
 }
 
+/// A worker that asked for the lease and stops takes its request back; the holder may not have heard of that.
+#[tokio::test]
+async fn a_lease_is_not_handed_over_to_a_worker_that_no_longer_asks() {
+    let (table, seen) = table_with_one_lease().await;
+    let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
+    for change in [
+        LeaseChange::Request { by: worker("new"), instead_of: None },
+        LeaseChange::Withdraw { by: worker("new") },
+    ] {
+        let seen = row(&table).await;
+        let write = LeaseWrite::Update { shard_id: seen.shard_id.clone(), expected: seen.version(), change };
+        assert!(matches!(table.write(&write).await.unwrap(), WriteOutcome::Applied { .. }));
+        if row(&table).await.requested_by.is_some() {
+            held.renew().await.unwrap();
+        }
+    }
+    assert_eq!(held.newest_hand_over_target(), Some(worker("new")), "it has not heard of the withdrawal");
+    assert_eq!(held.hand_over(&worker("new")).await.unwrap_err().kind(), StoreErrorKind::Conflict);
+    assert_eq!(held.newest_hand_over_target(), None);
+    held.release().await.unwrap();
+    assert_eq!(row(&table).await.owner, None);
+}
+
 #[tokio::test]
 async fn a_prepared_checkpoint_waits_in_the_row_for_the_next_holder() {
     let (table, seen) = table_with_one_lease().await;
@@ -269,4 +292,68 @@ async fn a_prepared_checkpoint_waits_in_the_row_for_the_next_holder() {
     let pending = row(&table).await.pending_checkpoint.unwrap();
     assert_eq!((pending.position, pending.state.as_deref()), (at(6), Some(b"half done".as_slice())));
     assert_eq!(row(&table).await.checkpoint, at(5));
+}
+
+/// Writes, but answers that the outcome is unknown, and does not let the row be read: as often as it is told.
+#[derive(Debug, Clone)]
+struct AnswersLost {
+    table: InMemoryLeaseStore,
+    is_silent: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl LeaseStore for AnswersLost {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.table.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.table.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Err(StoreError::new(StoreErrorKind::Unavailable, "no answer"));
+        }
+        self.table.get(shard_id).await
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        let outcome = self.table.write(write).await?;
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Ok(WriteOutcome::Unknown(StoreError::new(StoreErrorKind::Unavailable, "no answer")));
+        }
+        Ok(outcome)
+    }
+}
+
+#[tokio::test]
+async fn a_hand_over_without_an_answer_is_the_last_write_of_its_holder() {
+    let (table, seen) = table_with_one_lease().await;
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let store = AnswersLost { table: table.clone(), is_silent: is_silent.clone() };
+    for again in ["the same", "a release", "a renewal", "an offer"] {
+        let seen = if row(&table).await.counter == 0 { seen.clone() } else { row(&table).await };
+        let held = HeldLease::take(Arc::new(store.clone()), &seen, &worker("a")).await.unwrap();
+        let change = LeaseChange::Request { by: worker("b"), instead_of: None };
+        let expected = row(&table).await.version();
+        let shard_id = seen.shard_id.clone();
+        table.write(&LeaseWrite::Update { shard_id, expected, change }).await.unwrap();
+        held.renew().await.unwrap();
+        is_silent.store(true, Ordering::Relaxed);
+        assert!(held.hand_over(&worker("b")).await.unwrap_err().is_retryable());
+        is_silent.store(false, Ordering::Relaxed);
+        let handed_over = row(&table).await;
+        assert!(handed_over.is_owned_by(&worker("b")));
+        match again {
+            "the same" => held.hand_over(&worker("b")).await.unwrap(),
+            "a release" => {
+                assert_eq!(held.release().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+            }
+            "a renewal" => assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced),
+            _ => assert_eq!(held.offer().await.unwrap_err().kind(), StoreErrorKind::Fenced),
+        }
+        assert!(held.is_fenced());
+        assert_eq!(row(&table).await, handed_over, "after {again}: it writes nothing over the new owner");
+    }
 }

@@ -1,12 +1,13 @@
 //! Puts a receiver together and checks its parts and settings as a whole.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
-use shard_worker::{RecordProcessorFactory, RetryPolicy, StreamSource};
+use shard_worker::{ByteBudget, RecordProcessorFactory, RetryPolicy, StreamSource};
 
 use crate::handle::Shared;
 use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings};
@@ -28,6 +29,7 @@ pub struct ReceiverBuilder {
     processors: Option<Arc<dyn RecordProcessorFactory>>,
     retries: Retries,
     seed: Option<u64>,
+    budget: Option<ByteBudget>,
 }
 
 impl fmt::Debug for ReceiverBuilder {
@@ -111,6 +113,28 @@ impl ReceiverBuilder {
         self
     }
 
+    /// How much memory records take over all shards; see [`ReceiverSettings::max_buffered_bytes`].
+    #[must_use]
+    pub fn max_buffered_bytes(mut self, max_buffered_bytes: u64) -> Self {
+        self.settings.max_buffered_bytes = max_buffered_bytes;
+        self
+    }
+
+    /// How much of a shard is read ahead; see [`ReceiverSettings::read_ahead_bytes`].
+    #[must_use]
+    pub fn read_ahead_bytes(mut self, read_ahead_bytes: u64) -> Self {
+        self.settings.read_ahead_bytes = read_ahead_bytes;
+        self
+    }
+
+    /// A memory budget that is shared with other receivers of this process. It goes before
+    /// [`max_buffered_bytes`](Self::max_buffered_bytes). The receivers of a group share one anyway.
+    #[must_use]
+    pub fn byte_budget(mut self, budget: ByteBudget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
     /// The stream to read.
     #[must_use]
     pub fn source(self, source: impl StreamSource) -> Self {
@@ -176,6 +200,12 @@ impl ReceiverBuilder {
         self.seed
     }
 
+    /// The budget that was given, or else a new one of the size of the settings.
+    pub(crate) fn budget_or_new(&self) -> ByteBudget {
+        let size = NonZeroU64::new(self.settings.max_buffered_bytes).unwrap_or(NonZeroU64::MIN);
+        self.budget.clone().unwrap_or_else(|| ByteBudget::new(size))
+    }
+
     /// Every fault of the parts and settings, as one line each; empty when [`build`](Self::build) succeeds.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.settings.faults();
@@ -197,6 +227,7 @@ impl ReceiverBuilder {
     /// `InvalidSettings`, whose message lists all faults at once.
     pub fn build(self) -> Result<Receiver, ReceiverError> {
         let faults = self.faults();
+        let budget = self.budget_or_new();
         let (Some(source), Some(store), Some(processors), []) =
             (self.source, self.store, self.processors, faults.as_slice())
         else {
@@ -205,7 +236,7 @@ impl ReceiverBuilder {
         let mut rng = self.seed.map_or_else(fresh_rng, Rng::with_seed);
         let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
-        let shared = Arc::new(Shared::new(worker_id.clone()));
+        let shared = Arc::new(Shared::new(worker_id.clone(), budget));
         Ok(Receiver {
             settings: self.settings,
             worker_id,

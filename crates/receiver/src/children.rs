@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::InitialPosition;
 use crate::shard_sync::new_lease;
 
-/// How often the stream is asked for the children of a closed shard before it is marked as ended without them. They
-/// exist from the moment the parent closes, but a listing may show them late. Should they come later still, the next
-/// shard sync gives them their leases.
+/// How often the stream is asked for the children of a closed shard before it is asked whether it still has the shard.
+/// Children exist from the moment the parent closes, but a listing may show them late. To mark the shard as ended
+/// without them would let *their* children start before them, if they are resharded before anybody sees them. So that
+/// is done only for a shard that the stream no longer lists: its children may be past the retention period too.
 const MAX_CHILD_LOOKUPS: u32 = 5;
 
 /// Records the end of one shard.
@@ -43,12 +44,34 @@ impl ShardEndWriter {
         children.retain(|shard| shard.parents.contains(self.held.shard_id()));
         if children.is_empty() {
             let lookups = self.child_lookups.fetch_add(1, Ordering::Relaxed) + 1;
-            if lookups < MAX_CHILD_LOOKUPS {
+            if lookups < MAX_CHILD_LOOKUPS || self.is_listed(self.held.shard_id()).await? {
                 return Err(format!("the stream shows no children of {} yet", self.held.shard_id()).into());
             }
             tracing::warn!(lookups, "the shard ended and the stream shows no children of it");
         }
         Ok(children)
+    }
+
+    /// Whether the stream still has a shard.
+    async fn is_listed(&self, shard_id: &ShardId) -> Result<bool, BoxError> {
+        let shards = self.source.list_shards(&ShardFilter::All).await?;
+        Ok(shards.iter().any(|shard| shard.shard_id == *shard_id))
+    }
+
+    /// Looks whether a child of a merge can have its lease: its other parent must have one, or be gone from the stream.
+    /// Otherwise the child would start at once, since a parent without a row counts as done (KCL: `BlockedOnParentShard`).
+    async fn check_other_parents(&self, child: &Shard) -> Result<(), BoxError> {
+        let others: Vec<&ShardId> = child.parents.iter().filter(|id| *id != self.held.shard_id()).collect();
+        if others.is_empty() || self.store.get(&child.shard_id).await?.is_some() {
+            return Ok(());
+        }
+        for other in others {
+            if self.store.get(other).await?.is_none() && self.is_listed(other).await? {
+                let child = &child.shard_id;
+                return Err(format!("{other}, the other parent of {child}, has no lease yet").into());
+            }
+        }
+        Ok(())
     }
 
     async fn create_lease(&self, child: &Shard) -> Result<(), BoxError> {
@@ -74,6 +97,7 @@ impl ShardEndRecorder for ShardEndWriter {
     async fn record_end(&self, children: &[Shard]) -> Result<(), BoxError> {
         let children = self.find_children(children).await?;
         for child in &children {
+            self.check_other_parents(child).await?;
             self.create_lease(child).await?;
         }
         let child_ids: Vec<ShardId> = children.into_iter().map(|child| child.shard_id).collect();

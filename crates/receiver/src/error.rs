@@ -46,7 +46,7 @@ pub(crate) fn source_error(doing: &str, error: SourceError) -> ReceiverError {
     let kind = match error.kind() {
         SourceErrorKind::StreamNotFound => ReceiverErrorKind::StreamNotFound,
         SourceErrorKind::Throttled => ReceiverErrorKind::Throttled,
-        SourceErrorKind::Denied => ReceiverErrorKind::Denied,
+        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => ReceiverErrorKind::Denied,
         SourceErrorKind::Unavailable => ReceiverErrorKind::Unavailable,
         _ => ReceiverErrorKind::Invalid,
     };

@@ -7,8 +7,9 @@ use futures::stream::FuturesUnordered;
 use crate::builder::{fresh_rng, invalid_settings, new_worker_id};
 use crate::{Receiver, ReceiverBuilder, ReceiverError, ReceiverHandle, ReceiverStatus, StopReport};
 
-/// Several receivers of one application in one process. They share nothing but the stream and the lease store, so each
-/// is a fleet member of its own: more of them use more cores, and more than there are shards are standbys.
+/// Several receivers of one application in one process. They share nothing but the stream, the lease store and the memory
+/// for records, so each is a fleet member of its own: more of them use more cores, and more than there are shards are
+/// standbys.
 #[derive(Debug)]
 pub struct ReceiverGroup {
     receivers: Vec<Receiver>,
@@ -30,6 +31,7 @@ impl ReceiverGroup {
         }
         let mut rng = builder.current_seed().map_or_else(fresh_rng, Rng::with_seed);
         let base = builder.current_settings().worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
+        let builder = builder.clone().byte_budget(builder.budget_or_new());
         let receivers: Result<Vec<Receiver>, ReceiverError> = (0..count)
             .map(|index| builder.clone().worker_id(format!("{base}-{index}")).seed(rng.u64(..)).build())
             .collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lease_store::{HeldLease, ShardId, WorkerId};
-use shard_worker::ShardProgress;
+use shard_worker::{ByteBudget, ByteUsage, ShardProgress};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,8 @@ impl ReceiverHandle {
 
     /// How the receiver is doing now.
     pub fn status(&self) -> ReceiverStatus {
-        self.shared.live().status(&self.shared.worker_id)
+        let memory = self.shared.budget.usage();
+        ReceiverStatus { memory, ..self.shared.live().status(&self.shared.worker_id) }
     }
 }
 
@@ -37,6 +38,7 @@ impl ReceiverHandle {
 pub(crate) struct Shared {
     worker_id: WorkerId,
     pub(crate) stop: CancellationToken,
+    pub(crate) budget: ByteBudget,
     live: Mutex<Live>,
 }
 
@@ -63,7 +65,7 @@ pub(crate) struct LiveShard {
 }
 
 impl Shared {
-    pub(crate) fn new(worker_id: WorkerId) -> Self {
+    pub(crate) fn new(worker_id: WorkerId, budget: ByteBudget) -> Self {
         let live = Live {
             state: ReceiverState::Starting,
             has_looked: false,
@@ -74,7 +76,7 @@ impl Shared {
             handed_over_leases: 0,
             is_leader: false,
         };
-        Self { worker_id, stop: CancellationToken::new(), live: Mutex::new(live) }
+        Self { worker_id, stop: CancellationToken::new(), budget, live: Mutex::new(live) }
     }
 
     pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
@@ -98,6 +100,7 @@ impl Live {
             lost_leases: self.lost_leases,
             handed_over_leases: self.handed_over_leases,
             is_leader: self.is_leader,
+            memory: ByteUsage::default(),
         }
     }
 }

@@ -13,6 +13,21 @@ const RENEWALS_PER_FAILOVER_TIME: u32 = 3;
 /// The wait after a renewal that failed, as a share of the time between renewals.
 const RETRIES_PER_RENEWAL: u32 = 5;
 
+/// A store that panics ends the task of the keeper, and with it the renewals: the worker beside it must not go on then.
+struct LossOnPanic<'a> {
+    held: &'a HeldLease,
+    lost: &'a CancellationToken,
+}
+
+impl Drop for LossOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.held.fence();
+            self.lost.cancel();
+        }
+    }
+}
+
 /// Renews a lease until it is lost, then cancels `lost` and ends.
 ///
 /// The lease is valid for the fail-over time, counted from before the newest request that is known to be applied. When
@@ -28,6 +43,7 @@ pub(crate) async fn keep(
     trigger: CheckpointTrigger,
     lost: CancellationToken,
 ) {
+    let _guard = LossOnPanic { held: &held, lost: &lost };
     let interval = failover_time / RENEWALS_PER_FAILOVER_TIME;
     let mut next_try = held.confirmed_at() + interval;
     // The renewal for which a checkpoint was asked for last.

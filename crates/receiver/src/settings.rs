@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lease_store::WorkerId;
 use serde::{Deserialize, Serialize};
+use shard_worker::{DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_READ_AHEAD_BYTES};
 
 use crate::InitialPosition;
 
@@ -52,6 +53,13 @@ pub struct ReceiverSettings {
     /// when another worker asks for it.
     #[serde(rename = "drain_time_ms", with = "millis")]
     pub drain_time: Duration,
+    /// The most bytes that records take in memory, over all shards of this receiver, or of its group: what is being
+    /// processed, what is read ahead, and what is set aside for reads under way; 128 MiB by default. What alone is larger
+    /// gets through alone.
+    pub max_buffered_bytes: u64,
+    /// While the application has a batch of a shard, the next one is read ahead if it cannot be larger than this, in bytes;
+    /// 24 MiB by default, which is the largest batch with what its call needs; 0: nothing is read ahead.
+    pub read_ahead_bytes: u64,
 }
 
 impl Default for ReceiverSettings {
@@ -69,6 +77,8 @@ impl Default for ReceiverSettings {
             deaggregates: true,
             shard_sync_interval: Duration::from_secs(60),
             drain_time: Duration::from_secs(30),
+            max_buffered_bytes: DEFAULT_MAX_BUFFERED_BYTES.get(),
+            read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
         }
     }
 }
@@ -108,6 +118,10 @@ impl ReceiverSettings {
                 .to_owned(),
         );
         check(!self.shard_sync_interval.is_zero(), "shard_sync_interval must be above 0".to_owned());
+        check(
+            self.max_buffered_bytes > 0,
+            "max_buffered_bytes 0 leaves no memory for records; set what they may take, in bytes".to_owned(),
+        );
         faults
     }
 }
@@ -150,9 +164,10 @@ mod tests {
             max_lease_moves: 0,
             checkpoint_interval: Duration::ZERO,
             shard_sync_interval: Duration::ZERO,
+            max_buffered_bytes: 0,
             ..ReceiverSettings::default()
         };
-        assert_eq!(settings.faults().len(), 7, "{:#?}", settings.faults());
+        assert_eq!(settings.faults().len(), 8, "{:#?}", settings.faults());
     }
 
     #[test]

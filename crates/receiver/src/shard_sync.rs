@@ -15,6 +15,8 @@ use crate::InitialPosition;
 ///   descendants follow when those end.
 /// - A shard with a leased ancestor is reached through that ancestor's end. When a merge joins a leased and an unleased
 ///   line, the unleased side gets leases of its own.
+/// - Beyond the KCL: where the table has kept the instant that `LATEST` stands for, a line without leases starts at its
+///   oldest shard too, at that instant; what came after it in a shard that has closed since then is not skipped.
 /// - Beyond the KCL: a shard whose leased parents have all ended but which has no lease itself (it was deleted, or the
 ///   worker that ended the parent crashed) gets one, so that no hole stays.
 ///
@@ -91,7 +93,11 @@ impl<'a> ShardSync<'a> {
         }
         let is_followed = |ancestry: &Ancestry| ancestry.is_descendant || ancestry.is_oldest_of_line;
         if !lines.iter().any(|(_, ancestry)| is_followed(ancestry)) {
-            let starts_at_oldest = !matches!(self.initial_position, InitialPosition::Latest);
+            // LATEST as the instant of an earlier start is a time like any other: a shard that has closed since then may
+            // hold records from after it.
+            let is_kept_instant = || self.leases.values().any(|lease| lease.initial_time_millis.is_some());
+            let starts_at_oldest =
+                !matches!(self.initial_position, InitialPosition::Latest) || is_kept_instant();
             return Ancestry { is_descendant: false, is_oldest_of_line: starts_at_oldest };
         }
         for (parent, ancestry) in lines {
@@ -114,7 +120,16 @@ impl<'a> ShardSync<'a> {
         for shard in shards {
             let mut leased_parents =
                 shard.parents.iter().filter_map(|parent| self.leases.get(parent)).peekable();
-            if leased_parents.peek().is_some() && leased_parents.all(|parent| parent.is_finished()) {
+            // The other side of a merge may be about to get its lease from its own parents.
+            let is_awaited = |parent: &ShardId| {
+                !self.leases.contains_key(parent)
+                    && !self.planned.contains_key(parent)
+                    && self.shards.contains_key(parent)
+            };
+            if leased_parents.peek().is_some()
+                && leased_parents.all(|parent| parent.is_finished())
+                && !shard.parents.iter().any(is_awaited)
+            {
                 self.plan(shard, self.initial_position.position_of_child());
             }
         }
@@ -202,6 +217,18 @@ mod tests {
         leases[1].checkpoint = Position::ShardEnd;
         let plan = planned(&shards, &leases, InitialPosition::Latest);
         assert_eq!(plan, BTreeSet::from([(9, Position::TrimHorizon), (10, Position::TrimHorizon)]));
+    }
+
+    #[test]
+    fn at_a_kept_instant_a_line_without_leases_starts_at_its_oldest_shard() {
+        let shards = worked_example();
+        let mut leases = leases(&[4, 8], &Position::Latest);
+        for lease in &mut leases {
+            lease.initial_time_millis = Some(1);
+        }
+        // The rows of 5, 9 and 10 were deleted, and 5 may hold records from after the first start.
+        let plan = planned(&shards, &leases, InitialPosition::Latest);
+        assert_eq!(plan, BTreeSet::from([(5, Position::Latest)]));
     }
 
     #[test]

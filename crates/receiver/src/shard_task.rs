@@ -48,9 +48,9 @@ impl ShardTask {
         let keeper = keep(held.clone(), failover_time, trigger, lost).in_current_span();
         let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
         let mut working = Box::pin(worker.run());
-        let (outcome, target) = tokio::select! {
+        let outcome = tokio::select! {
             biased;
-            outcome = &mut working => (outcome, None),
+            outcome = &mut working => outcome,
             target = held.hand_over_target() => {
                 tracing::info!(%target, "another worker asks for the shard; finishing for it");
                 stop.cancel();
@@ -59,12 +59,12 @@ impl ShardTask {
                     ShardOutcome::Stopped { drained: false }
                 };
                 let finished = tokio::time::timeout(drain_time, &mut working).await;
-                (finished.unwrap_or_else(|_| cut_off()), Some(target))
+                finished.unwrap_or_else(|_| cut_off())
             }
         };
         drop(working);
         let handed_over_to = match outcome {
-            ShardOutcome::Stopped { .. } => give_up(&held, target).await,
+            ShardOutcome::Stopped { .. } => give_up(&held).await,
             // An ended shard's lease needs no owner; nobody takes it, and the clean-up deletes it.
             _ => {
                 held.fence();
@@ -75,12 +75,13 @@ impl ShardTask {
     }
 }
 
-/// Hands a lease over to whoever asked for it, or else releases it; tells who has it now. If that fails, it is free when
-/// the fail-over time is over.
-pub(crate) async fn give_up(held: &HeldLease, target: Option<WorkerId>) -> Option<WorkerId> {
+/// Hands a lease over to whoever asks for it now, or else releases it; tells who has it then. If that fails, it is free
+/// when the fail-over time is over.
+pub(crate) async fn give_up(held: &HeldLease) -> Option<WorkerId> {
     // The waits need no randomness of their own: each lease is another row.
     let mut delays = LAST_WRITE_RETRY.delays(fastrand::Rng::with_seed(held.fencing_token().counter));
     loop {
+        let target = held.newest_hand_over_target();
         let written = match &target {
             Some(target) => held.hand_over(target).await,
             None => held.release().await,
@@ -96,7 +97,9 @@ pub(crate) async fn give_up(held: &HeldLease, target: Option<WorkerId>) -> Optio
             tracing::debug!(%error, "nothing to give up");
             return None;
         }
-        let delay = if error.is_retryable() { delays.next() } else { None };
+        // Whoever asked has changed its mind: look anew.
+        let may_try_again = error.is_retryable() || error.kind() == StoreErrorKind::Conflict;
+        let delay = if may_try_again { delays.next() } else { None };
         let Some(delay) = delay else {
             tracing::warn!(%error, "the lease could not be given up; others wait the fail-over time");
             held.fence();

@@ -1,7 +1,7 @@
 //! How a fleet member is doing, as data.
 
 use lease_store::{ShardId, WorkerId};
-use shard_worker::{ShardOutcome, ShardProgress};
+use shard_worker::{ByteUsage, ShardOutcome, ShardProgress};
 
 /// What a fleet member is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct ReceiverStatus {
     pub handed_over_leases: u64,
     /// Whether it lists the shards for the whole fleet.
     pub is_leader: bool,
+    /// The memory for records, over all shards that share the budget with it.
+    pub memory: ByteUsage,
 }
 
 /// How one shard is doing.

@@ -10,8 +10,11 @@ pub enum SourceErrorKind {
     Throttled,
     /// The stream could not be reached, or failed.
     Unavailable,
-    /// Credentials are missing or do not allow the call, or a key cannot be used.
+    /// Credentials are missing or do not allow the call.
     Denied,
+    /// The key that the stream is encrypted with cannot be used: it is disabled or gone, or may not be used with these
+    /// credentials.
+    KeyUnavailable,
     /// There is no such stream.
     StreamNotFound,
     /// The stream has no such shard, or no longer has it.

@@ -7,8 +7,9 @@
 //!
 //! | what | where |
 //! | --- | --- |
-//! | what the application writes | [`RecordProcessor`], or a closure by [`batch_handler`] |
+//! | what the application writes | [`RecordProcessor`], or a closure by [`batch_handler`], or one that blocks by [`blocking_handler`] |
 //! | where records come from | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
+//! | how much memory the records of all shards take | [`ByteBudget`] |
 //! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`] |
 //! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
 //! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
@@ -16,8 +17,12 @@
 mod aggregation;
 mod arrivals;
 mod batch_handler;
+mod blocking_handler;
+mod byte_budget;
+mod byte_ledger;
 mod error;
 mod in_memory_stream;
+mod intake;
 mod life;
 mod processor;
 mod progress;
@@ -30,6 +35,8 @@ pub use aggregation::{
     AggregatedRecord, Aggregator, Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate, hash_key_of,
 };
 pub use batch_handler::{BatchHandler, batch_handler};
+pub use blocking_handler::{BlockingHandler, ProcessorPool, blocking_handler};
+pub use byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFERED_BYTES};
 pub use checkpointer::RetryPolicy;
 pub use error::{SourceError, SourceErrorKind};
 pub use in_memory_stream::InMemoryStream;
@@ -41,4 +48,4 @@ pub use shard::Shard;
 pub use source::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, StreamDescription, StreamSource,
 };
-pub use worker::{ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions};
+pub use worker::{DEFAULT_READ_AHEAD_BYTES, ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions};

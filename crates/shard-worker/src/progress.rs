@@ -15,6 +15,11 @@ pub enum ShardState {
     Processing,
     /// A step failed and will be done again.
     BackingOff,
+    /// Reading is tried again and again, but is not allowed; somebody has to mend credentials or policy.
+    Denied,
+    /// Reading is tried again and again, but the key that the stream is encrypted with cannot be used; somebody has to
+    /// mend the key or its policy.
+    KeyUnavailable,
     /// The end of the shard is being recorded.
     Ending,
     /// The worker is stopping.

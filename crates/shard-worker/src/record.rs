@@ -8,6 +8,12 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use lease_store::{Position, SequenceNumber};
 
+use crate::ByteReservation;
+
+/// What the allocator and the sharing of buffers cost a record beside its bytes, about: two shared buffers (sequence
+/// number and key) of some tens of bytes each.
+const BOOKKEEPING_BYTES: u64 = 96;
+
 /// One record, as the application sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -28,19 +34,33 @@ impl Record {
     pub fn position(&self) -> Position {
         Position::after(self.sequence_number.clone(), self.sub_sequence_number)
     }
+
+    /// What it takes in memory, in bytes: payload, key, sequence number, and the record itself.
+    pub fn memory_bytes(&self) -> u64 {
+        let key = self.partition_key.as_ref().map_or(0, |key| key.len());
+        let text = self.data.len() + key + self.sequence_number.as_str().len();
+        (text + size_of::<Self>()) as u64 + BOOKKEEPING_BYTES
+    }
 }
 
-/// Records of one shard, in order, at least one. Cloning shares them.
+/// Records of one shard, in order, at least one. Cloning shares them, and the memory that they take counts against the
+/// byte budget until the last clone is dropped: an application that keeps batches keeps reads from beginning.
 #[derive(Debug, Clone)]
 pub struct RecordBatch {
     records: Arc<[Record]>,
     millis_behind_latest: Option<u64>,
+    memory: Option<Arc<ByteReservation>>,
 }
 
 impl RecordBatch {
     /// A batch, or `None` when there are no records.
     pub fn new(records: Vec<Record>, millis_behind_latest: Option<u64>) -> Option<Self> {
-        (!records.is_empty()).then(|| Self { records: records.into(), millis_behind_latest })
+        (!records.is_empty()).then(|| Self { records: records.into(), millis_behind_latest, memory: None })
+    }
+
+    /// The same batch, which now answers for the memory set aside for it.
+    pub(crate) fn holding(self, memory: ByteReservation) -> Self {
+        Self { memory: Some(Arc::new(memory)), ..self }
     }
 
     /// The records, in order.
@@ -57,6 +77,12 @@ impl RecordBatch {
     pub fn last_position(&self) -> Position {
         // A batch holds at least one record; see `new`.
         self.records.last().map_or(Position::TrimHorizon, Record::position)
+    }
+
+    /// What the batch counts for in memory, in bytes: the records, and what they keep alive.
+    pub fn memory_bytes(&self) -> u64 {
+        let counted = || self.records.iter().map(Record::memory_bytes).sum();
+        self.memory.as_ref().map_or_else(counted, |memory| memory.bytes())
     }
 
     /// The size of all payloads, in bytes.

@@ -72,6 +72,19 @@ pub enum ReadFrom {
 /// One shard, read from a position on.
 #[async_trait]
 pub trait RecordSource: fmt::Debug + Send {
+    /// Waits until the next read is due or has something to read, and tells how many bytes of memory it takes at most, as
+    /// [`FetchedBatch::memory_bytes`] counts and with what the call itself needs. The caller sets them aside before it calls
+    /// [`next_batch`](Self::next_batch): so no memory is set aside for a shard that only waits, and none is filled
+    /// before it is set aside.
+    ///
+    /// Answers within seconds, as `next_batch` does. Safe to cancel, and may be left out by the caller.
+    ///
+    /// A source that does not know need not implement it: nothing is set aside, and what a read gave is counted once it is
+    /// there. So each shard of such a source may exceed the budget by a batch.
+    async fn ready(&mut self) -> u64 {
+        0
+    }
+
     /// The next records, in order. Waits while there are none, but answers within seconds, empty if need be, so that
     /// the lag stays current. It paces itself; the caller asks again at once.
     ///
@@ -92,6 +105,13 @@ pub struct FetchedBatch {
     pub millis_behind_latest: Option<u64>,
     /// Set when nothing comes after these records, ever.
     pub shard_end: Option<ShardEnd>,
+}
+
+impl FetchedBatch {
+    /// What the records take in memory, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.records.iter().map(Record::memory_bytes).sum()
+    }
 }
 
 /// The end of a closed shard.

@@ -9,15 +9,17 @@ use async_trait::async_trait;
 use checkpointer::{CheckpointErrorKind, Checkpointer, Delays, RetryPolicy};
 use fastrand::Rng;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use lease_store::{BoxError, HashKeyRange, Position};
 use tokio::sync::watch;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::arrivals::Arrivals;
+use crate::intake::{Intake, Intaken};
 use crate::life::{Event, ShardLife, Step};
 use crate::{
-    FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, RecordProcessorFactory, RecordSource, Shard,
+    ByteBudget, FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, RecordProcessorFactory, Shard,
     ShardContext, ShardEnd, ShardProgress, ShardState, SourceError, SourceErrorKind, StreamSource,
 };
 
@@ -38,13 +40,29 @@ pub struct ShardWorkerOptions {
     pub deaggregates: bool,
     /// What the shard covers. Records of an aggregate that belong to another shard are left out; `None`: nothing is.
     pub hash_key_range: Option<HashKeyRange>,
+    /// The memory for records; clones of one budget share it over all shards.
+    pub budget: ByteBudget,
+    /// While the application has a batch, the next one is read if it cannot be larger than this, in bytes; 0: never.
+    pub read_ahead_bytes: u64,
 }
 
+/// How much is read ahead unless it is set otherwise, in bytes: the largest batch that Kinesis gives, with what its call
+/// needs while it is under way.
+pub const DEFAULT_READ_AHEAD_BYTES: u64 = 24 * 1024 * 1024;
+
 impl Default for ShardWorkerOptions {
-    /// Waits from 200 ms up to 30 s; aggregates are taken apart, and nothing is left out of them.
+    /// Waits from 200 ms up to 30 s; aggregates are taken apart, and nothing is left out of them; a budget of its own of
+    /// 128 MiB, and one batch of up to 24 MiB ahead.
     fn default() -> Self {
         let retry = RetryPolicy::exponential(Duration::from_millis(200), Duration::from_secs(30));
-        Self { retry, initial_timestamp: None, deaggregates: true, hash_key_range: None }
+        Self {
+            retry,
+            initial_timestamp: None,
+            deaggregates: true,
+            hash_key_range: None,
+            budget: ByteBudget::default(),
+            read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
+        }
     }
 }
 
@@ -130,7 +148,9 @@ impl ShardWorker {
 struct Task {
     worker: ShardWorker,
     processor: Option<Box<dyn RecordProcessor>>,
-    reader: Option<Box<dyn RecordSource>>,
+    intake: Intake,
+    /// Reading is refused for a reason that somebody has to mend.
+    refused: Option<ShardState>,
     /// The newest position that was delivered; whatever is not beyond it is dropped on arrival.
     delivered: Position,
     arrivals: Arrivals,
@@ -145,9 +165,16 @@ impl Task {
     fn new(mut worker: ShardWorker) -> Self {
         let delays = worker.options.retry.delays(worker.rng.fork());
         let shard_id = worker.context.shard_id.clone();
+        let intake = Intake::new(
+            worker.source.clone(),
+            shard_id.clone(),
+            worker.options.budget.clone(),
+            worker.options.read_ahead_bytes,
+        );
         Self {
             processor: None,
-            reader: None,
+            intake,
+            refused: None,
             delivered: worker.context.start.clone(),
             arrivals: Arrivals::new(shard_id, worker.options.deaggregates, worker.options.hash_key_range),
             batch: None,
@@ -161,30 +188,43 @@ impl Task {
     /// Does one step, after a wait if it failed before. Safe to cancel in reads and waits.
     async fn carry_out(&mut self, life: ShardLife) -> Event {
         if life.is_retrying() {
-            self.worker.progress.send_modify(|progress| progress.state = ShardState::BackingOff);
+            let state = self.refused.unwrap_or(ShardState::BackingOff);
+            self.worker.progress.send_modify(|progress| progress.state = state);
             // A batch is never given up: where a policy ends, its last wait repeats.
             let delay = self.delays.next().unwrap_or(self.last_delay);
             self.last_delay = delay;
-            tokio::time::sleep(delay).await;
+            let wait = tokio::time::sleep(delay);
+            match life.step() {
+                Step::Process => self.intake.beside(wait).await,
+                _ => wait.await,
+            }
         }
         let step = life.step();
+        let refused = self.refused.filter(|_| step == Step::Fetch);
         self.worker.progress.send_if_modified(|progress| {
-            let state = state_of(step);
+            let state = refused.unwrap_or(state_of(step));
             std::mem::replace(&mut progress.state, state) != state
         });
         let done = match step {
             Step::Fetch => match self.fetch().await {
                 Ok(event) => return self.succeeded(event),
-                Err(error) => Err(error.into()),
+                Err(error) => {
+                    self.refused = refusal(error.kind());
+                    Err(error.into())
+                }
             },
             Step::Initialize => self.initialize().await,
             Step::Process => self.process().await,
-            Step::NotifyEnd => self.call(|processor| processor.shard_ended()).await,
+            Step::NotifyEnd => call(&mut self.processor, |processor| processor.shard_ended()).await,
             Step::RecordEnd => self.record_end().await,
-            Step::NotifyStop => self.call(|processor| processor.shutdown_requested()).await,
+            Step::NotifyStop => {
+                self.drop_intake();
+                call(&mut self.processor, |processor| processor.shutdown_requested()).await
+            }
             Step::Flush => self.worker.checkpointer.flush().await.map_err(Into::into),
             Step::NotifyLoss => {
-                self.call(|processor| {
+                self.drop_intake();
+                call(&mut self.processor, |processor| {
                     async move {
                         processor.lease_lost().await;
                         Ok(())
@@ -226,7 +266,7 @@ impl Task {
                 std::panic::catch_unwind(AssertUnwindSafe(create)).map_err(|panic| panic_error(&*panic))?,
             );
         }
-        self.call(|processor| processor.initialize()).await
+        call(&mut self.processor, |processor| processor.initialize()).await
     }
 
     async fn record_end(&mut self) -> Result<(), BoxError> {
@@ -236,25 +276,24 @@ impl Task {
     }
 
     async fn fetch(&mut self) -> Result<Event, SourceError> {
-        let fetched = match self.next_batch().await {
-            Ok(fetched) => fetched,
+        // A shard that always has more to read lets the others have their turn.
+        tokio::task::yield_now().await;
+        let (fetched, memory) = match self.next_batch().await {
+            Ok(Intaken { fetched, reservation }) => (fetched, Some(reservation)),
             Err(error) if error.kind() == SourceErrorKind::ShardNotFound => {
                 tracing::error!(
                     %error,
                     delivered = %self.delivered,
                     "the stream no longer has the shard; what was not read of it is past the retention period"
                 );
-                FetchedBatch {
-                    records: Vec::new(),
-                    millis_behind_latest: None,
-                    shard_end: Some(ShardEnd { children: Vec::new() }),
-                }
+                let shard_end = Some(ShardEnd { children: Vec::new() });
+                (FetchedBatch { records: Vec::new(), millis_behind_latest: None, shard_end }, None)
             }
-            // The reader is kept: it goes on where its last answer ended, while a new one at LATEST would skip what
-            // arrived in between.
             Err(error) => return Err(error),
         };
         // From here on nothing waits, so that a stop or a lost lease cannot come between reading and delivering.
+        self.refused = None;
+        let fetched_bytes = fetched.memory_bytes();
         let (records, counts) = self.arrivals.unpack(fetched.records, &mut self.delivered);
         self.worker.progress.send_if_modified(|progress| {
             progress.millis_behind_latest = fetched.millis_behind_latest.or(progress.millis_behind_latest);
@@ -264,28 +303,40 @@ impl Task {
         if let Some(shard_end) = fetched.shard_end {
             self.children = shard_end.children;
         }
-        self.batch = RecordBatch::new(records, fetched.millis_behind_latest);
+        self.batch = RecordBatch::new(records, fetched.millis_behind_latest).map(|batch| match memory {
+            Some(mut memory) => {
+                // What is taken apart can take more than it came in, and keeps that alive as a whole.
+                memory.resize(batch.memory_bytes().max(fetched_bytes));
+                batch.holding(memory)
+            }
+            None => batch,
+        });
         if let Some(batch) = &self.batch {
             self.worker.checkpointer.deliver(batch.last_position());
         }
         Ok(Event::Fetched { records: self.batch.is_some(), end })
     }
 
-    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
-        let reader = match &mut self.reader {
-            Some(reader) => reader,
-            None => {
-                let from = read_from(&self.delivered, self.worker.options.initial_timestamp)?;
-                let shard_id = &self.worker.context.shard_id;
-                self.reader.insert(self.worker.source.open(shard_id, &from).await?)
-            }
-        };
-        reader.next_batch().await
+    async fn next_batch(&mut self) -> Result<Intaken, SourceError> {
+        if !self.intake.is_opened() {
+            let from = read_from(&self.delivered, self.worker.options.initial_timestamp)?;
+            self.intake.open(&from).await?;
+        }
+        self.intake.next().await
+    }
+
+    /// Whatever was read ahead was not delivered, so nobody misses it; its memory is for others.
+    fn drop_intake(&mut self) {
+        let shard_id = self.worker.context.shard_id.clone();
+        self.intake =
+            Intake::new(self.worker.source.clone(), shard_id, self.worker.options.budget.clone(), 0);
+        self.batch = None;
     }
 
     async fn process(&mut self) -> Result<(), BoxError> {
         let Some(batch) = self.batch.clone() else { return Ok(()) };
-        self.call(|processor| processor.process(&batch)).await?;
+        let processing = call(&mut self.processor, |processor| processor.process(&batch));
+        self.intake.beside(processing).await?;
         let position = batch.last_position();
         self.worker.checkpointer.acknowledge(position.clone(), batch.len() as u64)?;
         self.batch = None;
@@ -297,24 +348,33 @@ impl Task {
         Ok(())
     }
 
-    /// Calls the application's code; a panic in it is an error like any other.
-    async fn call<'a, F>(&'a mut self, callback: F) -> Result<(), BoxError>
-    where
-        F: FnOnce(&'a mut Box<dyn RecordProcessor>) -> futures::future::BoxFuture<'a, Result<(), BoxError>>,
-    {
-        let Some(processor) = &mut self.processor else { return Ok(()) };
-        // A processor that panicked is called again with the same batch, as after an error: its own state is its own
-        // business, and replacing it could lose what it holds.
-        AssertUnwindSafe(async move { callback(processor).await })
-            .catch_unwind()
-            .await
-            .map_err(|panic| panic_error(&*panic))?
-    }
-
     async fn finish(self, outcome: ShardOutcome) {
         self.worker.progress.send_modify(|progress| progress.state = ShardState::Finished);
         self.worker.checkpointer.close().await;
         tracing::info!(?outcome, delivered = %self.delivered, "the work on the shard is over");
+    }
+}
+
+/// Calls the application's code; a panic in it is an error like any other.
+async fn call<'a, F>(processor: &'a mut Option<Box<dyn RecordProcessor>>, callback: F) -> Result<(), BoxError>
+where
+    F: FnOnce(&'a mut Box<dyn RecordProcessor>) -> BoxFuture<'a, Result<(), BoxError>>,
+{
+    let Some(processor) = processor else { return Ok(()) };
+    // A processor that panicked is called again with the same batch, as after an error: its own state is its own
+    // business, and replacing it could lose what it holds.
+    AssertUnwindSafe(async move { callback(processor).await })
+        .catch_unwind()
+        .await
+        .map_err(|panic| panic_error(&*panic))?
+}
+
+/// The state of a shard that cannot be read until somebody mends something.
+fn refusal(kind: SourceErrorKind) -> Option<ShardState> {
+    match kind {
+        SourceErrorKind::Denied => Some(ShardState::Denied),
+        SourceErrorKind::KeyUnavailable => Some(ShardState::KeyUnavailable),
+        _ => None,
     }
 }
 

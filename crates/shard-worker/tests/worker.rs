@@ -123,6 +123,7 @@ impl Fixture {
                 worker_id: worker_id.clone(),
                 fencing_token: FencingToken { owner: worker_id, counter: 1 },
                 start: start.clone(),
+                pending_checkpoint: None,
                 lease_lost: self.lease_lost.clone(),
             },
             source: Arc::new(self.stream.clone()),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! kinesis_word_count --stream words --application word-count --region eu-west-1
+//! kinesis_word_count --stream words --application word-count --retrieval fan-out
 //! ```
 //!
 //! SIGTERM and Ctrl-C stop it gracefully. Exit status: 0 when everything delivered was also checkpointed, 3 when not,
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use examples::{DeliveryLog, Journal};
 use futures::StreamExt as _;
 use kinesis_streaming::FleetMetrics;
@@ -67,9 +68,42 @@ struct Arguments {
     /// Another endpoint for CloudWatch.
     #[arg(long, requires = "cloudwatch")]
     cloudwatch_endpoint_url: Option<String>,
+    /// How records are fetched: by asking again and again, or pushed over a subscription, which AWS charges for.
+    #[arg(long, value_enum, default_value_t = Retrieval::Polling)]
+    retrieval: Retrieval,
+    /// As which consumer of the stream to subscribe, registered if there is none; by default named after the application.
+    #[arg(long)]
+    consumer_name: Option<String>,
+    /// Deregister the consumer at the end, if this process registered it. Others that still use it are interrupted.
+    #[arg(long)]
+    deregister_at_end: bool,
     /// A file that each delivered record is appended to before it is acknowledged.
     #[arg(long)]
     journal: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Retrieval {
+    Polling,
+    FanOut,
+}
+
+impl Arguments {
+    fn retrieval_mode(&self) -> Result<RetrievalMode, BoxError> {
+        if self.retrieval == Retrieval::Polling {
+            return match (&self.consumer_name, self.deregister_at_end) {
+                (None, false) => Ok(RetrievalMode::Polling),
+                _ => Err(
+                    "--consumer-name and --deregister-at-end mean something only with --retrieval fan-out"
+                        .into(),
+                ),
+            };
+        }
+        let name = self.consumer_name.as_ref().unwrap_or(&self.application);
+        let mut settings = FanOutSettings::with_consumer_name(name);
+        settings.deregister_at_end = self.deregister_at_end;
+        Ok(RetrievalMode::FanOut(settings))
+    }
 }
 
 fn initial_position(text: &str) -> Result<InitialPosition, String> {
@@ -106,8 +140,13 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     settings.dynamodb_endpoint_url =
         arguments.dynamodb_endpoint_url.clone().or(arguments.endpoint_url.clone());
     settings.cloudwatch_endpoint_url = arguments.cloudwatch_endpoint_url.clone();
+    settings.retrieval = arguments.retrieval_mode()?;
     let aws = KinesisAsl::connect(settings).await?;
     let stream = aws.stream();
+    println!("retrieval: {}", stream.retrieval());
+    if let Some(consumer) = stream.ensure_consumer().await? {
+        println!("consumer: {}", consumer.arn);
+    }
 
     let shards = stream.list_shards(&ShardFilter::All).await?;
     let open = shards.iter().filter(|shard| !shard.is_closed).count();
@@ -117,7 +156,7 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     let (processors, mut batches) = united_stream(UNITED_BUFFER);
     let mut builder = Consumer::builder()
         .application(&arguments.application)
-        .source(stream)
+        .source(stream.clone())
         .lease_store(aws.lease_store(&arguments.application)?)
         .initial_position(arguments.initial_position)
         .failover_time(Duration::from_millis(arguments.failover_time_ms))
@@ -164,6 +203,9 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
         metrics.stop().await;
     }
     let reports = running.await??;
+    if stream.end_retrieval().await? {
+        println!("deregistered the consumer");
+    }
     print_totals(&lock(&log));
     let is_drained = reports.iter().all(StopReport::is_drained);
     println!("stopped, {}", if is_drained { "drained" } else { "NOT drained: some records will come again" });

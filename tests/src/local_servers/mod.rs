@@ -7,7 +7,11 @@
 //! | end of a closed shard | on an empty answer after the last records | with the last records | no next iterator, on either |
 //! | children in that answer | absent | named | named; where absent they are looked up by listing |
 //! | `MillisBehindLatest` of an open shard | always 0 | behind the newest record | only a hint for the pace, never the end |
+//! | where a subscription starts | lost in the reading of the request, which we bypass | as asked | as asked |
+//! | end of a subscription at the end of a shard | children in every event of a closed shard, then the stream ends | never | no continuation in the last event; both are understood |
 //! | reads per second and shard | not limited | not limited | five; our own pace is tested by itself |
+//!
+//! The Java KCL relies on more than that; [`InProcessServers::start_for_java`] adds what it needs to the first.
 //!
 //! | what | `dynoxide` 3.2 | `dynalite` 4.0 | AWS, and what we rely on |
 //! | --- | --- | --- | --- |
@@ -15,6 +19,7 @@
 //! | a new table | active at the next call | active after a while | active after a while; asked for until it is |
 
 mod in_process;
+mod kinesis_answers;
 mod node;
 
 use std::fmt;

@@ -11,17 +11,20 @@ const MAX_MALFORMED_IN_A_ROW: u32 = 3;
 
 /// How records are asked for and read.
 ///
-/// Whatever was asked for, an answer is read in the encoding in which it comes.
+/// Whatever was asked for, an answer is read in the encoding in which it comes. In the formats of this crate a failed call
+/// is repeated as often as the client is configured to, and each attempt counts among the five reads in a second that a
+/// shard allows; by the SDK it is tried once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum GetRecordsFormat {
     /// In CBOR (`application/x-amz-cbor-1.1`): payloads come as bytes, which is a third less to receive and costs the
-    /// least to read. A server that does not speak it is remembered, and asked in JSON from then on.
-    #[default]
+    /// least to read. A server that does not speak it is remembered, and asked in JSON from then on. The AWS SDK for Java
+    /// reads Kinesis so; this crate has not been tried against AWS itself yet, so it has to be chosen.
     Cbor,
     /// In JSON, read by this crate.
     Json,
-    /// In JSON, asked for and read by the AWS SDK alone: the reference, at several times the cost.
+    /// In JSON, asked for and read by the AWS SDK alone: the reference, at several times the cost. The default.
+    #[default]
     Sdk,
 }
 

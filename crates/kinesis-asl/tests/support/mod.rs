@@ -4,6 +4,8 @@
 #![allow(dead_code)] // no test program uses all of it
 
 pub(crate) mod cbor;
+pub(crate) mod fan_out;
+pub(crate) mod scripted;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -33,7 +33,9 @@ pub struct StoreCalls {
     pub prepares: u64,
     /// Leases asked to be taken.
     pub takes: u64,
-    /// Requests to hand a lease over.
+    /// Leases handed over.
+    pub hand_overs: u64,
+    /// Requests to hand a lease over, and requests taken back.
     pub requests: u64,
     /// Leases offered to others.
     pub offers: u64,
@@ -51,6 +53,7 @@ impl StoreCalls {
             + self.checkpoints
             + self.prepares
             + self.takes
+            + self.hand_overs
             + self.requests
             + self.offers
             + self.releases
@@ -70,6 +73,7 @@ struct Counters {
     checkpoints: AtomicU64,
     prepares: AtomicU64,
     takes: AtomicU64,
+    hand_overs: AtomicU64,
     requests: AtomicU64,
     offers: AtomicU64,
     releases: AtomicU64,
@@ -103,6 +107,7 @@ impl<S: LeaseStore> CountingLeaseStore<S> {
             checkpoints: read(&self.counters.checkpoints),
             prepares: read(&self.counters.prepares),
             takes: read(&self.counters.takes),
+            hand_overs: read(&self.counters.hand_overs),
             requests: read(&self.counters.requests),
             offers: read(&self.counters.offers),
             releases: read(&self.counters.releases),
@@ -148,7 +153,8 @@ impl<S: LeaseStore> LeaseStore for CountingLeaseStore<S> {
                 LeaseChange::Checkpoint { .. } => &self.counters.checkpoints,
                 LeaseChange::Prepare(_) => &self.counters.prepares,
                 LeaseChange::Take { .. } => &self.counters.takes,
-                LeaseChange::Request { .. } => &self.counters.requests,
+                LeaseChange::HandOver { .. } => &self.counters.hand_overs,
+                LeaseChange::Request { .. } | LeaseChange::Withdraw { .. } => &self.counters.requests,
                 LeaseChange::Offer => &self.counters.offers,
                 LeaseChange::Release => &self.counters.releases,
             },

@@ -49,10 +49,24 @@ impl Expression {
             LeaseChange::Renew => expression.count_up(row::LEASE_COUNTER),
             LeaseChange::Checkpoint { position, children } => expression.checkpoint(position, children),
             LeaseChange::Prepare(pending) => expression.prepare(pending),
-            LeaseChange::Take { owner, facts } => expression.take(expected, owner, facts),
+            LeaseChange::Take { owner, facts } => {
+                expression.give_to(expected, owner);
+                expression.note(facts);
+            }
+            LeaseChange::HandOver { to } => {
+                // In a hand-over of KCL 3.x the new owner stands in the row already, and in the version.
+                if expected.checkpoint_owner.is_none() {
+                    expression.require(row::REQUESTED_BY, worker_value(Some(to)));
+                }
+                expression.give_to(expected, to);
+            }
             LeaseChange::Request { by, instead_of } => {
                 expression.require(row::REQUESTED_BY, worker_value(instead_of.as_ref()));
                 expression.set(row::REQUESTED_BY, row::text_value(by.as_str()));
+            }
+            LeaseChange::Withdraw { by } => {
+                expression.require(row::REQUESTED_BY, worker_value(Some(by)));
+                expression.remove(row::REQUESTED_BY);
             }
             LeaseChange::Offer => {
                 expression.count_up(row::LEASE_COUNTER);
@@ -125,7 +139,7 @@ impl Expression {
 
     /// An update has no *if*, so whether this take counts as a switch is decided here. The condition holds the row to
     /// all that the rule looks at, both owners; only the count itself is the table's to know.
-    fn take(&mut self, expected: &LeaseVersion, owner: &WorkerId, facts: &LeaseFacts) {
+    fn give_to(&mut self, expected: &LeaseVersion, owner: &WorkerId) {
         self.count_up(row::LEASE_COUNTER);
         self.set(row::LEASE_OWNER, row::text_value(owner.as_str()));
         if LeaseChange::counts_as_owner_switch(expected, owner) {
@@ -134,6 +148,9 @@ impl Expression {
         self.remove(row::CHECKPOINT_OWNER);
         self.remove(row::REQUESTED_BY);
         self.remove(row::OFFERED_BY);
+    }
+
+    fn note(&mut self, facts: &LeaseFacts) {
         if let Some(stream) = &facts.stream {
             self.fill_in(row::STREAM_ARN, row::text_value(&stream.arn));
             self.fill_in(row::STREAM_CREATION_EPOCH, row::number_value(stream.creation_epoch_seconds));
@@ -330,6 +347,21 @@ mod tests {
         ] {
             assert!(text.contains(filled), "{filled} in {text}");
         }
+    }
+
+    #[test]
+    fn a_hand_over_goes_only_to_whoever_asks() {
+        let hand_over = LeaseChange::HandOver { to: worker("b") };
+        let of_a_request = Expression::update(&version(Some("a"), None), &hand_over);
+        assert!(
+            condition(&of_a_request).ends_with(" AND handOverRequestedBy = b"),
+            "{}",
+            condition(&of_a_request)
+        );
+        let of_kcl_3 = Expression::update(&version(Some("b"), Some("a")), &hand_over);
+        assert_eq!(condition(&of_kcl_3), "leaseCounter = 7 AND leaseOwner = b AND checkpointOwner = a");
+        let text = filled(&of_a_request, of_a_request.update_text());
+        assert_eq!(text, update(&version(Some("a"), None), &take("b")), "besides, it is a take");
     }
 
     #[test]

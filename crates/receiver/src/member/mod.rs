@@ -13,7 +13,8 @@ use checkpointer::RetryPolicy;
 use fastrand::Rng;
 use lease_store::{LeaseListing, MalformedLease, ShardId, StreamIdentity};
 use tokio::sync::Notify;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::task::JoinError;
+use tokio::time::{Duration, Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
 
@@ -27,6 +28,9 @@ use crate::{LeaseObservations, Receiver, ReceiverError, ReceiverState, StopRepor
 
 /// How many leases are taken, created, asked for or released at the same time.
 const MAX_CONCURRENT_WRITES: usize = 16;
+
+/// How long what is under way with the lease store may go on when a stop comes.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The running receiver.
 pub(crate) struct Member {
@@ -44,6 +48,15 @@ pub(crate) struct Member {
     sync: ShardSync,
     /// Malformed rows that were reported, so that each is reported once.
     reported_malformed: Vec<MalformedLease>,
+}
+
+/// What the loop acts upon.
+enum Event {
+    ShardIsOver(ShardId, Result<ShardEnding, JoinError>),
+    NewLeases,
+    RequestsDue,
+    AuditDue,
+    RoundDue,
 }
 
 /// What the stream said of itself at the start.
@@ -75,23 +88,45 @@ impl Member {
     pub(crate) async fn run(mut self) -> Result<StopReport, ReceiverError> {
         let stop = self.receiver.shared.stop.clone();
         let facts = tokio::select! {
+            biased;
             started = self.start() => started?,
             () = stop.cancelled() => return Ok(self.report(Vec::new())),
         };
         self.receiver.shared.live().state = ReceiverState::Running;
         loop {
             let next_poll = self.requests.next_poll();
-            tokio::select! {
+            let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some((shard_id, ended)) = self.tasks.join_next() => self.shard_is_over(&facts, &shard_id, ended).await,
-                () = self.new_leases.notified() => self.look_at_new_leases(),
-                () = sleep_until(next_poll), if !self.requests.is_empty() => self.poll_requests(&facts).await,
-                () = sleep_until(self.sync.next_audit) => self.audit(&facts).await,
-                () = sleep_until(self.rounds.next) => self.look_at_leases(&facts).await,
+                Some((shard_id, ended)) = self.tasks.join_next() => Event::ShardIsOver(shard_id, ended),
+                () = self.new_leases.notified() => Event::NewLeases,
+                () = sleep_until(next_poll), if !self.requests.is_empty() => Event::RequestsDue,
+                () = sleep_until(self.sync.next_audit) => Event::AuditDue,
+                () = sleep_until(self.rounds.next) => Event::RoundDue,
+            };
+            let stop_and_patience = async {
+                stop.cancelled().await;
+                sleep(STOP_PATIENCE).await;
+            };
+            // A take that is cut short leaves a lease that nobody reads; a store that never answers must not hold up a
+            // stop.
+            tokio::select! {
+                biased;
+                () = self.on(&facts, event) => {}
+                () = stop_and_patience => break,
             }
         }
         Ok(self.drain().await)
+    }
+
+    async fn on(&mut self, facts: &StreamFacts, event: Event) {
+        match event {
+            Event::ShardIsOver(shard_id, ended) => self.shard_is_over(facts, &shard_id, ended).await,
+            Event::NewLeases => self.look_at_new_leases(),
+            Event::RequestsDue => self.poll_requests(facts).await,
+            Event::AuditDue => self.audit(facts).await,
+            Event::RoundDue => self.look_at_leases(facts).await,
+        }
     }
 
     /// Makes the store ready and creates the first leases. Failures that pass are tried again a few times; all workers
@@ -106,7 +141,7 @@ impl Member {
             let delay = if error.is_retryable() { delays.next() } else { None };
             let Some(delay) = delay else { return Err(error) };
             tracing::warn!(%error, ?delay, "the start failed; trying again");
-            tokio::time::sleep(delay).await;
+            sleep(delay).await;
         }
     }
 

@@ -1,10 +1,10 @@
 //! Leases that this worker has asked live workers for, and what becomes of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use futures::StreamExt as _;
 use lease_store::{
-    Lease, LeaseChange, LeaseWrite, ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
+    Lease, LeaseChange, LeaseStore, LeaseWrite, ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
 use tokio::time::{Duration, Instant};
 
@@ -14,10 +14,14 @@ use super::{MAX_CONCURRENT_WRITES, Member, StreamFacts};
 /// read by nobody.
 const POLLS_PER_FAILOVER_TIME: u32 = 40;
 
+/// How often a request is tried to be taken back while the row changes.
+const MAX_WITHDRAWALS: usize = 5;
+
 /// The leases that this worker has asked for and that are not settled.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    under_way: HashMap<ShardId, Request>,
+    /// In the order of the shards, so that the same generator always gives the same course.
+    under_way: BTreeMap<ShardId, Request>,
     next_poll: Option<Instant>,
 }
 
@@ -79,8 +83,9 @@ impl Requests {
 }
 
 impl Member {
-    /// Asks the live owners of these leases for them.
-    pub(super) async fn request(&mut self, wanted: Vec<Lease>) {
+    /// Asks the live owners of these leases for them; `false` when the store failed at one of them.
+    pub(super) async fn request(&mut self, wanted: Vec<Lease>) -> bool {
+        let mut store_answers = true;
         let (store, worker_id) = (self.receiver.store.clone(), self.receiver.worker_id.clone());
         let asked: Vec<(Lease, Result<WriteOutcome, StoreError>)> = futures::stream::iter(wanted)
             .map(|lease| async {
@@ -105,17 +110,21 @@ impl Member {
                 Ok(WriteOutcome::Lost { .. }) => {
                     tracing::debug!(%shard_id, "the lease changed before it could be asked for");
                 }
-                Err(error) => tracing::warn!(%shard_id, %error, "the lease could not be asked for"),
+                Err(error) => {
+                    store_answers = false;
+                    tracing::warn!(%shard_id, %error, "the lease could not be asked for");
+                }
             }
         }
         self.schedule_poll();
+        store_answers
     }
 
     /// Reads the rows that were asked for, and takes those that were handed over.
     pub(super) async fn poll_requests(&mut self, facts: &StreamFacts) {
         let store = self.receiver.store.clone();
         let rows: Vec<(ShardId, Result<Option<Lease>, StoreError>)> =
-            futures::stream::iter(self.requests.shards())
+            futures::stream::iter(self.requests.under_way.keys().cloned().collect::<Vec<_>>())
                 .map(|shard_id| async {
                     let row = store.get(&shard_id).await;
                     (shard_id, row)
@@ -145,10 +154,52 @@ impl Member {
         self.schedule_poll();
     }
 
+    /// Takes back what is not answered, and releases what has just been handed over: nobody would read those shards until
+    /// the fail-over time is over.
+    pub(super) async fn withdraw_requests(&mut self) {
+        let (store, worker_id) = (self.receiver.store.clone(), self.receiver.worker_id.clone());
+        let requests = std::mem::take(&mut self.requests);
+        futures::stream::iter(requests.under_way)
+            .for_each_concurrent(MAX_CONCURRENT_WRITES, |(shard_id, request)| {
+                let (store, worker_id) = (&store, &worker_id);
+                async move {
+                    if let Err(error) = withdraw(store.as_ref(), worker_id, &shard_id, &request).await {
+                        tracing::warn!(%shard_id, %error, "a request could not be taken back");
+                    }
+                }
+            })
+            .await;
+    }
+
     fn schedule_poll(&mut self) {
         let interval = self.receiver.settings.failover_time / POLLS_PER_FAILOVER_TIME;
         self.requests.next_poll = (!self.requests.is_empty()).then(|| Instant::now() + interval);
     }
+}
+
+/// Takes one request back, whatever became of it in the meantime.
+async fn withdraw(
+    store: &dyn LeaseStore,
+    worker_id: &WorkerId,
+    shard_id: &ShardId,
+    request: &Request,
+) -> Result<(), StoreError> {
+    for _ in 0..MAX_WITHDRAWALS {
+        let row = store.get(shard_id).await?;
+        let change = match (request.answer(row.as_ref(), worker_id), &row) {
+            (Answer::None, Some(_)) => LeaseChange::Withdraw { by: worker_id.clone() },
+            (Answer::HandedOver, Some(_)) => LeaseChange::Release,
+            _ => return Ok(()),
+        };
+        let Some(row) = row else { return Ok(()) };
+        let (shard_id, expected) = (shard_id.clone(), row.version());
+        match store.write(&LeaseWrite::Update { shard_id, expected, change }).await? {
+            WriteOutcome::Applied { .. } => return Ok(()),
+            // The owner wrote in between, or it is open what happened: look again.
+            WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_) => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -106,12 +106,13 @@ impl Member {
         // The children of a shard whose row cannot be read have to wait: it may not be finished.
         let unreadable = unreadable_shards(&listing);
         listing.leases.retain(|lease| lease.parents.is_disjoint(&unreadable));
-        let is_partial = self.carry_out_plan(facts, &listing, asked_at).await;
+        let is_partial = self.carry_out_plan(facts, &listing, consistency, asked_at).await;
         if is_partial {
             self.rounds.has_new_leases = true;
             let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
             self.rounds.next = asked_at + jittered(follow_up, &mut self.receiver.rng);
         }
+        self.clean_up(&listing.leases).await;
         let of_others: Vec<&ShardId> = listing
             .leases
             .iter()
@@ -132,7 +133,16 @@ impl Member {
         let failover_time = self.receiver.settings.failover_time;
         let observed = self.observations.of(leases, asked_at);
         self.rounds.live_peers = live_peers(&observed, &self.receiver.worker_id, failover_time);
-        let is_leader = kcl_leader(leases).is_none_or(|leader| *leader == self.receiver.worker_id);
+        // The row of an ended shard keeps its last owner, who may be long gone and leads nobody.
+        let is_alive = |worker: &WorkerId| {
+            observed.iter().any(|observed| {
+                observed.lease.is_owned_by(worker)
+                    && !observed.lease.is_finished()
+                    && observed.unchanged_for < failover_time
+            })
+        };
+        let is_leader =
+            kcl_leader(leases).is_none_or(|leader| *leader == self.receiver.worker_id || !is_alive(leader));
         if is_leader != self.rounds.is_leader {
             tracing::debug!(is_leader, "who lists the shards for the fleet has changed");
             self.rounds.is_leader = is_leader;
@@ -145,6 +155,7 @@ impl Member {
         &mut self,
         facts: &StreamFacts,
         listing: &LeaseListing,
+        consistency: Consistency,
         asked_at: Instant,
     ) -> bool {
         let settings = &self.receiver.settings;
@@ -163,17 +174,29 @@ impl Member {
             max_takes: MAX_TAKES_PER_ROUND,
         };
         let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
-        let take: Vec<Lease> = plan.take.into_iter().cloned().collect();
-        let request: Vec<Lease> = plan.request.into_iter().cloned().collect();
-        self.take(facts, take).await;
+        // An eventually consistent listing may show a child and not yet its parent, which would then count as done.
+        let listed: HashSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
+        let is_sure = |lease: &&Lease| {
+            consistency == Consistency::Strong
+                || matches!(lease.checkpoint, Position::After(_))
+                || lease.parents.iter().all(|parent| listed.contains(parent))
+        };
+        let planned = plan.take.len() + plan.request.len();
+        let take: Vec<Lease> = plan.take.into_iter().filter(is_sure).cloned().collect();
+        let request: Vec<Lease> = plan.request.into_iter().filter(is_sure).cloned().collect();
+        // What is left out is seen rightly by the next listing, which is strongly consistent.
+        let is_partial = plan.is_partial || take.len() + request.len() < planned;
+        let mut store_answers = self.take(facts, take).await;
         if !request.is_empty() {
-            self.request(request).await;
+            store_answers &= self.request(request).await;
         }
-        plan.is_partial
+        // A store in trouble is not asked again before its time.
+        is_partial && store_answers
     }
 
-    /// Takes these leases and starts their shards.
-    pub(super) async fn take(&mut self, facts: &StreamFacts, wanted: Vec<Lease>) {
+    /// Takes these leases and starts their shards; `false` when the store failed at one of them.
+    pub(super) async fn take(&mut self, facts: &StreamFacts, wanted: Vec<Lease>) -> bool {
+        let mut store_answers = true;
         let taken: Vec<(Lease, Result<HeldLease, StoreError>)> = futures::stream::iter(wanted)
             .map(|lease| async {
                 let (store, worker_id) = (self.receiver.store.clone(), &self.receiver.worker_id);
@@ -195,9 +218,13 @@ impl Member {
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {
                     tracing::debug!(shard_id = %seen.shard_id, %error, "somebody else was first");
                 }
-                Err(error) => tracing::warn!(shard_id = %seen.shard_id, %error, "lease not taken"),
+                Err(error) => {
+                    store_answers = false;
+                    tracing::warn!(shard_id = %seen.shard_id, %error, "lease not taken");
+                }
             }
         }
+        store_answers
     }
 
     /// What a row that a KCL worker wrote lacks.

@@ -62,6 +62,8 @@ impl Member {
         };
         options.deaggregates = settings.deaggregates;
         options.hash_key_range = held.taken().hash_key_range;
+        options.budget = self.receiver.shared.budget.clone();
+        options.read_ahead_bytes = settings.read_ahead_bytes;
         let stop = self.stop_shards.child_token();
         let trigger = checkpointer.trigger();
         let worker = ShardWorker {

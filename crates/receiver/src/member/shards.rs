@@ -35,8 +35,9 @@ pub(super) struct ShardSync {
 struct Hole {
     range: HashKeyRange,
     since: Instant,
-    /// The shards were listed, and none of them needs a lease: there is nothing to repair.
-    is_accepted: bool,
+    /// When the shards were listed and none of them needed a lease: there is nothing to repair, unless the listing did
+    /// not show all of them yet.
+    accepted_at: Option<Instant>,
 }
 
 impl ShardSync {
@@ -55,7 +56,7 @@ impl Member {
         listing.map_err(|error| store_error("listing the leases", error))
     }
 
-    /// The leader's look at shards and leases: creates what is missing, and deletes what nobody needs.
+    /// The leader's look at shards and leases: creates what is missing.
     pub(super) async fn audit(&mut self, facts: &StreamFacts) {
         self.schedule_audit();
         if !self.rounds.is_leader {
@@ -63,10 +64,7 @@ impl Member {
         }
         let audited = async {
             let listing = self.list_all().await?;
-            let leases = listing.leases.clone();
-            self.sync_shards(facts, listing).await?;
-            self.clean_up(&leases).await;
-            Ok::<(), ReceiverError>(())
+            self.sync_shards(facts, listing).await
         };
         if let Err(error) = audited.await {
             tracing::warn!(%error, "shard sync failed; the next one is due after its interval");
@@ -165,7 +163,9 @@ impl Member {
         Ok(true)
     }
 
-    async fn clean_up(&self, leases: &[Lease]) {
+    /// Deletes the leases of ended shards that nobody needs, whoever owns them: KCL workers count such leases as work, take
+    /// them, renew them, and look for those to delete every five minutes.
+    pub(super) async fn clean_up(&self, leases: &[Lease]) {
         for lease in plan_cleanup(leases) {
             let delete = LeaseWrite::Delete { shard_id: lease.shard_id.clone(), expected: lease.version() };
             match self.receiver.store.write(&delete).await {
@@ -194,10 +194,12 @@ impl Member {
             return;
         };
         let known = self.sync.hole.filter(|hole| hole.range == range);
-        let hole = known.unwrap_or_else(|| Hole { range, since: Instant::now(), is_accepted: false });
+        let hole = known.unwrap_or_else(|| Hole { range, since: Instant::now(), accepted_at: None });
         self.sync.hole = Some(hole);
         let patience = self.receiver.settings.failover_time / PATIENCE_PER_FAILOVER_TIME;
-        if hole.is_accepted || !(self.rounds.is_leader || hole.since.elapsed() >= patience) {
+        let listed_again_after = self.receiver.settings.shard_sync_interval;
+        let is_accepted = hole.accepted_at.is_some_and(|at| at.elapsed() < listed_again_after);
+        if is_accepted || !(self.rounds.is_leader || hole.since.elapsed() >= patience) {
             return;
         }
         if consistency == Consistency::Eventual {
@@ -212,7 +214,7 @@ impl Member {
         );
         match self.sync_shards(facts, listing.clone()).await {
             // What was created is seen in the next round; if nothing was, there is nothing to repair.
-            Ok(()) => self.sync.hole = Some(Hole { is_accepted: true, ..hole }),
+            Ok(()) => self.sync.hole = Some(Hole { accepted_at: Some(Instant::now()), ..hole }),
             Err(error) => tracing::warn!(%error, "the missing leases could not be created; trying again"),
         }
     }

@@ -30,8 +30,16 @@ impl Member {
         self.receiver.shared.live().state = ReceiverState::Stopping;
         let deadline = Instant::now() + self.receiver.settings.drain_time;
         let mut outcomes = Vec::new();
-        if self.rounds.live_peers > 0 && !self.tasks.is_empty() {
-            self.offer_shards(deadline, &mut outcomes).await;
+        let with_others = async {
+            self.withdraw_requests().await;
+            if self.rounds.live_peers > 0 && !self.tasks.is_empty() {
+                self.offer_shards(deadline, &mut outcomes).await;
+            }
+        };
+        if timeout_at(deadline, with_others).await.is_err() {
+            tracing::warn!(
+                "the lease store did not answer; the drain time passed before the shards could finish"
+            );
         }
         self.stop_shards.cancel();
         while let Ok(Some((shard_id, ended))) = timeout_at(deadline, self.tasks.join_next()).await {
@@ -117,7 +125,7 @@ impl Member {
             }
         }
         let releases = futures::stream::iter(&cut_off)
-            .for_each_concurrent(MAX_CONCURRENT_WRITES, |held| async { drop(give_up(held, None).await) });
+            .for_each_concurrent(MAX_CONCURRENT_WRITES, |held| async { drop(give_up(held).await) });
         if timeout_at(deadline, releases).await.is_err() {
             tracing::warn!("not all leases could be released in time; others wait the fail-over time");
         }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use self::reader::InMemoryReader;
-use self::topology::{Slice, Topology};
+use self::topology::{ReadLimits, Slice, Topology};
 use crate::{
     ReadFrom, RecordSource, Shard, ShardFilter, SourceError, SourceErrorKind, StreamDescription,
     StreamSource, hash_key_of,
@@ -29,6 +29,9 @@ const DEFAULT_CAPACITY_BYTES: usize = 256 * 1024 * 1024;
 
 /// The most records of one read (Kinesis API: `GetRecords`).
 const MAX_BATCH_RECORDS: usize = 10_000;
+
+/// The most bytes of one read, as they count in memory (Kinesis API: 10 MiB of payload). One record goes through alone.
+const MAX_BATCH_BYTES: u64 = 10 * 1024 * 1024;
 
 /// The wall clock of a stream at its creation: 2026-01-01, in seconds since 1970. Arrival times count from here by the
 /// runtime's clock, so that a paused runtime controls them.
@@ -222,13 +225,32 @@ impl InMemoryStream {
         self.shared.version.subscribe()
     }
 
-    fn read(&self, shard_id: &ShardId, after: Option<&SequenceNumber>) -> Result<Slice, SourceError> {
+    /// How many bytes the next read takes; `None`: there is nothing to read. Does not count as a read.
+    fn look(&self, shard_id: &ShardId, after: Option<&SequenceNumber>) -> Option<u64> {
+        let state = self.state();
+        if matches!(state.failing_reads, Some((_, 1..))) {
+            return Some(0);
+        }
+        let limits = ReadLimits { records: state.max_batch_records, bytes: MAX_BATCH_BYTES };
+        state.topology.look(shard_id, after, limits)
+    }
+
+    fn read(
+        &self,
+        shard_id: &ShardId,
+        after: Option<&SequenceNumber>,
+        max_bytes: u64,
+    ) -> Result<Slice, SourceError> {
         let mut state = self.state();
         if let Some((kind, reads @ 1..)) = state.failing_reads {
             state.failing_reads = Some((kind, reads - 1));
             return Err(SourceError::new(kind, format!("injected: {kind:?}")));
         }
-        state.topology.read(shard_id, after, state.max_batch_records)
+        state.topology.read(
+            shard_id,
+            after,
+            ReadLimits { records: state.max_batch_records, bytes: max_bytes },
+        )
     }
 }
 
@@ -258,7 +280,12 @@ impl StreamSource for InMemoryStream {
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
         let after = self.state().topology.resolve(shard_id, from)?;
-        Ok(Box::new(InMemoryReader { stream: self.clone(), shard_id: shard_id.clone(), after }))
+        Ok(Box::new(InMemoryReader {
+            stream: self.clone(),
+            shard_id: shard_id.clone(),
+            after,
+            announced: None,
+        }))
     }
 }
 

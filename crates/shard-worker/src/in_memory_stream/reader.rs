@@ -17,35 +17,49 @@ pub(super) struct InMemoryReader {
     pub(super) shard_id: ShardId,
     /// The newest number that was returned; `None`: none yet, and reading starts at the trim horizon.
     pub(super) after: Option<SequenceNumber>,
+    /// The bytes that the next read was said to take.
+    pub(super) announced: Option<u64>,
 }
 
 #[async_trait]
 impl RecordSource for InMemoryReader {
-    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
+    async fn ready(&mut self) -> u64 {
+        if let Some(bytes) = self.announced {
+            return bytes;
+        }
         let mut version = self.stream.subscribe();
         let deadline = Instant::now() + IDLE_ANSWER_INTERVAL;
         loop {
-            // Marked as seen before the read: a change after it wakes the wait below.
+            // Marked as seen before the look: a change after it wakes the wait below.
             version.mark_unchanged();
-            let batch = self.stream.read(&self.shard_id, self.after.as_ref())?;
-            let is_late = Instant::now() >= deadline;
-            if !batch.records.is_empty() || batch.end.is_some() || is_late {
-                if let Some(last) = batch.records.last() {
-                    self.after = Some(last.sequence_number.clone());
-                }
-                let unread_for = batch.newest_unread.and_then(|newest| {
-                    let read_to = batch.records.last()?.approximate_arrival?;
-                    newest.duration_since(read_to).ok()
-                });
-                let millis_behind_latest = unread_for.unwrap_or_default().as_millis();
-                return Ok(FetchedBatch {
-                    records: batch.records,
-                    millis_behind_latest: Some(u64::try_from(millis_behind_latest).unwrap_or(u64::MAX)),
-                    shard_end: batch.end.map(|children| ShardEnd { children }),
-                });
+            let found = self.stream.look(&self.shard_id, self.after.as_ref());
+            if found.is_some() || Instant::now() >= deadline {
+                let bytes = found.unwrap_or(0);
+                self.announced = Some(bytes);
+                return bytes;
             }
             // The sender lives in the stream that this reader holds, so only a change or the deadline ends the wait.
             let _ = timeout_at(deadline, version.changed()).await;
         }
+    }
+
+    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
+        let announced = self.ready().await;
+        self.announced = None;
+        // What arrived since then is for the next read, for which memory is set aside.
+        let batch = self.stream.read(&self.shard_id, self.after.as_ref(), announced)?;
+        if let Some(last) = batch.records.last() {
+            self.after = Some(last.sequence_number.clone());
+        }
+        let unread_for = batch.newest_unread.and_then(|newest| {
+            let read_to = batch.records.last()?.approximate_arrival?;
+            newest.duration_since(read_to).ok()
+        });
+        let millis_behind_latest = unread_for.unwrap_or_default().as_millis();
+        Ok(FetchedBatch {
+            records: batch.records,
+            millis_behind_latest: Some(u64::try_from(millis_behind_latest).unwrap_or(u64::MAX)),
+            shard_end: batch.end.map(|children| ShardEnd { children }),
+        })
     }
 }

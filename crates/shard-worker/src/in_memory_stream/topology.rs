@@ -38,6 +38,14 @@ pub(super) struct Slice {
     pub(super) newest_unread: Option<SystemTime>,
 }
 
+/// How much one read may give.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadLimits {
+    pub(super) records: usize,
+    /// As they count in memory. A first record that is larger goes through alone, unless nothing at all may.
+    pub(super) bytes: u64,
+}
+
 impl Topology {
     pub(super) fn new(shard_count: NonZeroUsize, capacity_bytes: usize) -> Self {
         let mut topology = Self {
@@ -193,17 +201,27 @@ impl Topology {
         self.next_record_number.checked_sub(1).map(sequence_number)
     }
 
+    /// How many bytes a read would give; `None`: nothing, and no end. What is wrong shows in the read.
+    pub(super) fn look(
+        &self,
+        shard_id: &ShardId,
+        after: Option<&SequenceNumber>,
+        limits: ReadLimits,
+    ) -> Option<u64> {
+        let Ok(log) = self.shard(shard_id) else { return Some(0) };
+        let bytes = log.next(after, limits).map(Record::memory_bytes).sum();
+        (bytes > 0 || log.is_closed).then_some(bytes)
+    }
+
     pub(super) fn read(
         &self,
         shard_id: &ShardId,
         after: Option<&SequenceNumber>,
-        max_records: usize,
+        limits: ReadLimits,
     ) -> Result<Slice, SourceError> {
         let log = self.shard(shard_id)?;
-        let start =
-            after.map_or(0, |after| log.records.partition_point(|record| record.sequence_number <= *after));
-        let records: Vec<Record> = log.records.range(start..).take(max_records).cloned().collect();
-        let is_all = start + records.len() == log.records.len();
+        let records: Vec<Record> = log.next(after, limits).cloned().collect();
+        let is_all = log.first_after(after) + records.len() == log.records.len();
         let newest = log.records.back().and_then(|record| record.approximate_arrival);
         Ok(Slice {
             end: (is_all && log.is_closed).then(|| self.children(shard_id)),
@@ -240,6 +258,21 @@ impl Topology {
 }
 
 impl ShardLog {
+    fn first_after(&self, after: Option<&SequenceNumber>) -> usize {
+        after.map_or(0, |after| self.records.partition_point(|record| record.sequence_number <= *after))
+    }
+
+    /// The records of the next read.
+    fn next(&self, after: Option<&SequenceNumber>, limits: ReadLimits) -> impl Iterator<Item = &Record> {
+        let mut bytes = 0;
+        let fits = move |record: &&Record| {
+            let is_first = bytes == 0;
+            bytes += record.memory_bytes();
+            bytes <= limits.bytes || (is_first && limits.bytes > 0)
+        };
+        self.records.range(self.first_after(after)..).take(limits.records).take_while(fits)
+    }
+
     fn describe(&self, shard_id: &ShardId) -> Shard {
         Shard {
             shard_id: shard_id.clone(),
@@ -292,7 +325,9 @@ mod tests {
             let shard_id = &next.unwrap().shard_id;
             let mut after = None;
             loop {
-                let slice = topology.read(shard_id, after.as_ref(), 3).unwrap();
+                let slice = topology
+                    .read(shard_id, after.as_ref(), ReadLimits { records: 3, bytes: u64::MAX })
+                    .unwrap();
                 after = slice.records.last().map(|record| record.sequence_number.clone()).or(after);
                 numbers.extend(slice.records.iter().map(|record| record.sequence_number.clone()));
                 if slice.records.is_empty() {

@@ -82,6 +82,7 @@ pub(crate) async fn run(
             worker_id: worker_id.clone(),
             fencing_token: FencingToken { owner: worker_id, counter: 1 },
             start: start.clone(),
+            pending_checkpoint: None,
             lease_lost: CancellationToken::new(),
         },
         source: Arc::new(stream.clone()),

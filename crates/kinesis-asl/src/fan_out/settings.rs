@@ -1,0 +1,234 @@
+//! How the records of a stream are fetched: by polling, or by enhanced fan-out and as whom.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How long a subscription may be silent before it counts as dead. AWS sends an event every few seconds, an empty one if
+/// there is no record.
+const DEFAULT_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The shortest inactivity time-out: above the time between two events of a quiet shard.
+const MIN_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest inactivity time-out: the life of a subscription (AWS: 5 min).
+const MAX_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// How long a shard is polled before fan-out is tried again.
+const DEFAULT_RETRY_FAN_OUT_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// The shortest time of polling: AWS refuses two subscriptions within five seconds.
+const MIN_RETRY_FAN_OUT_AFTER: Duration = Duration::from_secs(5);
+
+/// The longest name of a consumer, in bytes (Kinesis API).
+const MAX_CONSUMER_NAME_BYTES: usize = 128;
+
+/// How the records of a stream are fetched. It is chosen explicitly and logged at the start, with the ARN of the consumer
+/// once that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RetrievalMode {
+    /// `GetRecords`: all applications share 2 MB and five reads in a second and shard. Costs nothing extra.
+    #[default]
+    Polling,
+    /// `SubscribeToShard`: this application has 2 MB in a second and shard for itself, and records arrive without being
+    /// asked for. AWS charges for it by consumer, shard, hour and byte.
+    FanOut(FanOutSettings),
+}
+
+impl RetrievalMode {
+    /// Every fault, as one line each; empty when the mode can be used.
+    pub fn faults(&self) -> Vec<String> {
+        match self {
+            Self::Polling => Vec::new(),
+            Self::FanOut(settings) => settings.faults(),
+        }
+    }
+}
+
+impl fmt::Display for RetrievalMode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Polling => formatter.write_str("polling"),
+            Self::FanOut(settings) => {
+                let fall_back =
+                    if settings.fall_back_to_polling { "falls back to" } else { "never falls back to" };
+                write!(formatter, "fan-out as consumer {}, {fall_back} polling", settings.consumer)
+            }
+        }
+    }
+}
+
+/// As which consumer of the stream an application subscribes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConsumerChoice {
+    /// The consumer with this name, registered if there is none. All processes of an application share one; two
+    /// applications with one name would throw each other out.
+    Name(String),
+    /// A consumer that somebody has registered. It is used as it is, and neither registered nor deregistered.
+    Arn(String),
+}
+
+impl fmt::Display for ConsumerChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(formatter, "{name:?}"),
+            Self::Arn(arn) => formatter.write_str(arn),
+        }
+    }
+}
+
+/// The settings of enhanced fan-out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FanOutSettings {
+    /// As which consumer.
+    pub consumer: ConsumerChoice,
+    /// Whether [`KinesisStream::end_retrieval`](crate::KinesisStream::end_retrieval) deregisters the consumer; not by default. It does so only
+    /// for a consumer that was registered through the same stream value or a clone of it, and only when it is called:
+    /// nobody can know which process of a fleet is the last. Processes that still use the consumer then register it
+    /// again under a new ARN; they lose nothing, but are interrupted. A process that crashes leaves its consumer behind.
+    pub deregister_at_end: bool,
+    /// Whether a shard is polled for a while when its subscriptions keep failing; so by default.
+    pub fall_back_to_polling: bool,
+    /// How long a subscription may be silent before it counts as dead; 30 s by default, 10 s to 5 min.
+    pub inactivity_timeout: Duration,
+    /// How long a shard is polled before fan-out is tried again; 5 min by default, at least 5 s. Drawn from three quarters
+    /// to five quarters of it, so that not all shards come back at once.
+    pub retry_fan_out_after: Duration,
+}
+
+impl FanOutSettings {
+    /// Fan-out as the consumer with this name, registered if there is none.
+    pub fn with_consumer_name(name: impl Into<String>) -> Self {
+        Self::new(ConsumerChoice::Name(name.into()))
+    }
+
+    /// Fan-out as a consumer that somebody has registered.
+    pub fn with_consumer_arn(arn: impl Into<String>) -> Self {
+        Self::new(ConsumerChoice::Arn(arn.into()))
+    }
+
+    fn new(consumer: ConsumerChoice) -> Self {
+        Self {
+            consumer,
+            deregister_at_end: false,
+            fall_back_to_polling: true,
+            inactivity_timeout: DEFAULT_INACTIVITY_TIMEOUT,
+            retry_fan_out_after: DEFAULT_RETRY_FAN_OUT_AFTER,
+        }
+    }
+
+    /// Every fault, as one line each; empty when the settings are sound.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        match &self.consumer {
+            ConsumerChoice::Name(name) if !is_consumer_name(name) => faults.push(format!(
+                "consumer name {name:?} must be 1 to {MAX_CONSUMER_NAME_BYTES} letters, digits, '_', '.' or '-'"
+            )),
+            ConsumerChoice::Arn(arn) if !is_consumer_arn(arn) => faults.push(format!(
+                "consumer ARN {arn:?} must look like arn:aws:kinesis:<region>:<account>:stream/<stream>/consumer/<name>:<time>"
+            )),
+            ConsumerChoice::Arn(_) if self.deregister_at_end => faults.push(
+                "deregister_at_end has no effect on a consumer given by its ARN, which is never deregistered; leave it \
+                 out, or give the name"
+                    .to_owned(),
+            ),
+            ConsumerChoice::Name(_) | ConsumerChoice::Arn(_) => {}
+        }
+        if !(MIN_INACTIVITY_TIMEOUT..=MAX_INACTIVITY_TIMEOUT).contains(&self.inactivity_timeout) {
+            faults.push(format!(
+                "inactivity_timeout {:?} must be {MIN_INACTIVITY_TIMEOUT:?} to {MAX_INACTIVITY_TIMEOUT:?}: AWS is silent for \
+                 seconds on a quiet shard",
+                self.inactivity_timeout
+            ));
+        }
+        if self.retry_fan_out_after < MIN_RETRY_FAN_OUT_AFTER {
+            faults.push(format!(
+                "retry_fan_out_after {:?} must be at least {MIN_RETRY_FAN_OUT_AFTER:?}",
+                self.retry_fan_out_after
+            ));
+        }
+        faults
+    }
+}
+
+fn is_consumer_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    (1..=MAX_CONSUMER_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_allowed)
+}
+
+fn is_consumer_arn(arn: &str) -> bool {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    let [prefix, _partition, service, _region, _account, resource] = parts[..] else { return false };
+    let Some((stream, consumer)) =
+        resource.strip_prefix("stream/").and_then(|rest| rest.split_once("/consumer/"))
+    else {
+        return false;
+    };
+    let Some((name, created_at)) = consumer.split_once(':') else { return false };
+    prefix == "arn"
+        && service == "kinesis"
+        && !stream.is_empty()
+        && is_consumer_name(name)
+        && !created_at.is_empty()
+        && created_at.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARN: &str = "arn:aws:kinesis:eu-west-1:111122223333:stream/words/consumer/count:1525898737";
+
+    #[test]
+    fn polling_is_the_default_and_the_mode_says_what_it_is() {
+        assert_eq!(RetrievalMode::default(), RetrievalMode::Polling);
+        assert_eq!(RetrievalMode::Polling.to_string(), "polling");
+        let mut settings = FanOutSettings::with_consumer_name("count");
+        let said = RetrievalMode::FanOut(settings.clone()).to_string();
+        assert_eq!(said, "fan-out as consumer \"count\", falls back to polling");
+        settings.fall_back_to_polling = false;
+        assert!(RetrievalMode::FanOut(settings).to_string().ends_with("never falls back to polling"));
+        let by_arn = RetrievalMode::FanOut(FanOutSettings::with_consumer_arn(ARN));
+        assert!(by_arn.to_string().contains(ARN));
+    }
+
+    #[test]
+    fn names_and_arns_are_those_of_the_api() {
+        let longest = "a".repeat(MAX_CONSUMER_NAME_BYTES);
+        for name in ["a", "Count_2.x-y", longest.as_str()] {
+            assert_eq!(FanOutSettings::with_consumer_name(name).faults(), Vec::<String>::new(), "{name}");
+        }
+        for name in ["", "two words", "wörter", ARN, &format!("{longest}a")] {
+            assert_eq!(FanOutSettings::with_consumer_name(name).faults().len(), 1, "{name}");
+        }
+        assert_eq!(FanOutSettings::with_consumer_arn(ARN).faults(), Vec::<String>::new());
+        for arn in [
+            "",
+            "count",
+            "arn:aws:kinesis:eu-west-1:111122223333:stream/words",
+            "arn:aws:kinesis:eu-west-1:111122223333:stream/words/consumer/count",
+            "arn:aws:kinesis:eu-west-1:111122223333:stream/words/consumer/count:soon",
+            "arn:aws:kinesis:eu-west-1:111122223333:stream//consumer/count:1",
+            "arn:aws:dynamodb:eu-west-1:111122223333:stream/words/consumer/count:1",
+        ] {
+            assert_eq!(FanOutSettings::with_consumer_arn(arn).faults().len(), 1, "{arn}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_listed_at_once() {
+        let mut settings = FanOutSettings::with_consumer_arn(ARN);
+        settings.deregister_at_end = true;
+        settings.inactivity_timeout = Duration::from_secs(1);
+        settings.retry_fan_out_after = Duration::from_secs(1);
+        let faults = RetrievalMode::FanOut(settings).faults();
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        for (fault, name) in
+            faults.iter().zip(["deregister_at_end", "inactivity_timeout", "retry_fan_out_after"])
+        {
+            assert!(fault.contains(name), "{fault}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! A transport without a network: answers and streams of events as a test wants them, in virtual time.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_kinesis::config::http::{HttpRequest, HttpResponse};
+use aws_sdk_kinesis::primitives::event_stream::{Header, HeaderValue, Message};
+use aws_sdk_kinesis::primitives::{DateTime, DateTimeFormat};
+use aws_sdk_kinesis::{Client, error::ConnectorError};
+use aws_smithy_eventstream::frame::write_message_to;
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use serde_json::{Value, json};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{REGION, client_config, locked};
+
+/// When the virtual time begins, by the clock of the service: seconds since 1970.
+pub(crate) const EPOCH_SECONDS: u64 = 1_700_000_000;
+
+/// What the service does with one request.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// An answer as JSON, with a status.
+    Json(u16, Value),
+    /// A stream of events.
+    Events(Vec<Part>),
+    /// No answer, ever.
+    Silence,
+    /// The connection breaks.
+    Broken,
+}
+
+/// A part of a stream of events. At the end of the parts the stream ends as it should.
+#[derive(Debug, Clone)]
+pub(crate) enum Part {
+    /// What AWS sends first: the call was accepted.
+    Accepted,
+    Wait(Duration),
+    /// A `SubscribeToShardEvent`.
+    Event(Value),
+    /// An exception of this kind instead of an event.
+    Exception(&'static str),
+    /// The beginning of an event, and no more of it.
+    HalfAnEvent,
+    /// The connection breaks.
+    Tear,
+    /// Nothing comes any more, but the connection stays.
+    Hang,
+}
+
+/// One request, and when it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) at: Instant,
+    pub(crate) operation: String,
+    pub(crate) body: Value,
+}
+
+type Answering = dyn Fn(&str, &Value) -> Answer + Send + Sync;
+
+/// Kinesis, as the test wants it.
+#[derive(Clone)]
+pub(crate) struct ScriptedKinesis {
+    answer: Arc<Answering>,
+    requests: Arc<Mutex<Vec<Request>>>,
+    messages_taken: Arc<AtomicUsize>,
+    started_at: Instant,
+    tells_time: bool,
+}
+
+impl std::fmt::Debug for ScriptedKinesis {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ScriptedKinesis").finish_non_exhaustive()
+    }
+}
+
+impl ScriptedKinesis {
+    /// Answers with what a closure makes of the operation and the body of each request.
+    pub(crate) fn new(answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Self {
+        Self {
+            answer: Arc::new(answer),
+            requests: Arc::default(),
+            messages_taken: Arc::default(),
+            started_at: Instant::now(),
+            tells_time: true,
+        }
+    }
+
+    /// The same, but without a date in its answers.
+    pub(crate) fn without_date(mut self) -> Self {
+        self.tells_time = false;
+        self
+    }
+
+    /// A client for it that repeats nothing.
+    pub(crate) fn client(&self) -> Client {
+        let connector = SharedHttpConnector::new(self.clone());
+        let config = client_config("http://kinesis.test", REGION)
+            .http_client(http_client_fn(move |_, _| connector.clone()));
+        Client::from_conf(config.build())
+    }
+
+    /// The bodies of the requests of one operation so far.
+    pub(crate) fn bodies(&self, operation: &str) -> Vec<Value> {
+        self.requests(operation).into_iter().map(|request| request.body).collect()
+    }
+
+    /// The requests of one operation so far.
+    pub(crate) fn requests(&self, operation: &str) -> Vec<Request> {
+        let requests = locked(&self.requests);
+        requests.iter().filter(|request| request.operation == operation).cloned().collect()
+    }
+
+    /// How many messages were taken from streams of events so far.
+    pub(crate) fn messages_taken(&self) -> usize {
+        self.messages_taken.load(Ordering::Relaxed)
+    }
+
+    /// When the test began.
+    pub(crate) fn started_at(&self) -> Instant {
+        self.started_at
+    }
+
+    fn date(&self) -> String {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS) + self.started_at.elapsed();
+        DateTime::from(now).fmt(DateTimeFormat::HttpDate).expect("a date")
+    }
+}
+
+impl HttpConnector for ScriptedKinesis {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+        let body = request.body().bytes().expect("a body in memory");
+        let body: Value = serde_json::from_slice(body).expect("JSON");
+        let answer = (self.answer)(&operation, &body);
+        locked(&self.requests).push(Request { at: Instant::now(), operation, body });
+        let (status, content_type, body) = match answer {
+            Answer::Silence => return HttpConnectorFuture::new(std::future::pending()),
+            Answer::Broken => {
+                return HttpConnectorFuture::ready(Err(ConnectorError::io("the connection broke".into())));
+            }
+            Answer::Json(status, body) => {
+                (status, "application/x-amz-json-1.1", SdkBody::from(body.to_string()))
+            }
+            Answer::Events(parts) => {
+                let body = SdkBody::from_body_1_x(Events::new(parts, self.messages_taken.clone()));
+                (200, "application/vnd.amazon.eventstream", body)
+            }
+        };
+        let mut response = HttpResponse::new(status.try_into().expect("a status"), body);
+        response.headers_mut().insert("content-type", content_type);
+        if self.tells_time {
+            response.headers_mut().insert("date", self.date());
+        }
+        HttpConnectorFuture::ready(Ok(response))
+    }
+}
+
+/// The body of a stream of events.
+struct Events {
+    parts: VecDeque<Part>,
+    waiting: Option<Pin<Box<Sleep>>>,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Events {
+    fn new(parts: Vec<Part>, taken: Arc<AtomicUsize>) -> Self {
+        Self { parts: parts.into(), waiting: None, taken }
+    }
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                std::task::ready!(waiting.as_mut().poll(context));
+                self.waiting = None;
+            }
+            let Some(part) = self.parts.pop_front() else { return Poll::Ready(None) };
+            let bytes = match part {
+                Part::Wait(wait) => {
+                    self.waiting = Some(Box::pin(sleep(wait)));
+                    continue;
+                }
+                Part::Accepted => frame("event", ":event-type", "initial-response", &json!({})),
+                Part::Event(event) => frame("event", ":event-type", "SubscribeToShardEvent", &event),
+                Part::Exception(kind) => {
+                    frame("exception", ":exception-type", kind, &json!({ "message": "as the test wants it" }))
+                }
+                Part::HalfAnEvent => {
+                    let mut bytes =
+                        frame("event", ":event-type", "SubscribeToShardEvent", &event(&[1], None, &[]));
+                    bytes.truncate(bytes.len() / 2);
+                    bytes
+                }
+                Part::Tear => return Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into()))),
+                Part::Hang => {
+                    self.parts.push_front(Part::Hang);
+                    return Poll::Pending;
+                }
+            };
+            self.taken.fetch_add(1, Ordering::Relaxed);
+            return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
+        }
+    }
+}
+
+/// A message as it goes over the wire.
+fn frame(
+    message_type: &'static str,
+    type_header: &'static str,
+    kind: &'static str,
+    content: &Value,
+) -> Vec<u8> {
+    let header = |name, value: &'static str| Header::new(name, HeaderValue::String(value.into()));
+    let message = Message::new(Bytes::from(content.to_string()))
+        .add_header(header(":message-type", message_type))
+        .add_header(header(type_header, kind))
+        .add_header(header(":content-type", "application/json"));
+    let mut bytes = Vec::new();
+    write_message_to(&message, &mut bytes).expect("a message");
+    bytes
+}
+
+/// A record with this sequence number, as AWS writes it.
+pub(crate) fn record(number: u64) -> Value {
+    json!({
+        "SequenceNumber": number.to_string(), "PartitionKey": "key", "Data": "AA==",
+        "ApproximateArrivalTimestamp": EPOCH_SECONDS,
+    })
+}
+
+/// An event with these records, this continuation and these children.
+pub(crate) fn event(numbers: &[u64], continuation: Option<u64>, children: &[&str]) -> Value {
+    let children: Vec<Value> = children
+        .iter()
+        .map(|child| {
+            let range = json!({ "StartingHashKey": "0", "EndingHashKey": "7" });
+            json!({ "ShardId": child, "ParentShards": ["shardId-000000000000"], "HashKeyRange": range })
+        })
+        .collect();
+    json!({
+        "Records": numbers.iter().copied().map(record).collect::<Vec<_>>(),
+        "ContinuationSequenceNumber": continuation.map(|number| number.to_string()),
+        "MillisBehindLatest": 0,
+        "ChildShards": if children.is_empty() { Value::Null } else { Value::from(children) },
+    })
+}

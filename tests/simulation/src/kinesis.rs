@@ -1,0 +1,340 @@
+//! A model of Kinesis: shards with their history, records, reshards and retention. How a process sees it is
+//! `kinesis_client`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use lease_store::{HashKey, HashKeyRange, ShardId};
+use shard_worker::{Aggregator, Record, Shard};
+use tokio::sync::Notify;
+use tokio::time::{Duration, Instant};
+
+use crate::event::{What, sequence_number};
+use crate::network::Sky;
+use crate::observer::Observer;
+
+/// The wall clock of the stream at the start: 2026-01-01, in seconds since 1970.
+const EPOCH_SECONDS: u64 = 1_767_225_600;
+
+/// The most parts of an aggregate that the producer makes.
+const MAX_PARTS: u64 = 6;
+
+/// The narrowest shard that is still split: keys in it.
+const MIN_WIDTH: u128 = 1024;
+
+/// The stream. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Kinesis {
+    state: Arc<Mutex<State>>,
+    /// What is seen.
+    pub observer: Observer,
+    /// How it behaves.
+    pub sky: Sky,
+    started_at: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    shards: BTreeMap<u32, Log>,
+    next_shard: u32,
+    next_record: u64,
+    /// A shard that was resharded a moment ago, from which the producer still takes its picture of the stream.
+    outdated: Option<HashKeyRange>,
+}
+
+#[derive(Debug)]
+struct Log {
+    range: HashKeyRange,
+    parents: BTreeSet<u32>,
+    is_closed: bool,
+    closed_at: Option<SystemTime>,
+    visible_at: Instant,
+    records: VecDeque<(u64, Record)>,
+    changed: Arc<Notify>,
+}
+
+/// What a read finds.
+#[derive(Debug)]
+pub struct Page {
+    /// The records, with their numbers.
+    pub records: Vec<(u64, Record)>,
+    /// Nothing comes behind them, ever; these follow.
+    pub end: Option<Vec<Shard>>,
+}
+
+impl Log {
+    /// Whether the stream no longer keeps the shard: it closed before the limit, and so did all of its records arrive.
+    fn is_over(&self, limit: SystemTime) -> bool {
+        self.closed_at.is_some_and(|closed_at| closed_at < limit) && self.records.is_empty()
+    }
+
+    fn describe(&self, number: u32) -> Shard {
+        Shard {
+            shard_id: ShardId::numbered(u64::from(number)),
+            parents: self.parents.iter().map(|parent| ShardId::numbered(u64::from(*parent))).collect(),
+            hash_key_range: Some(self.range),
+            is_closed: self.is_closed,
+        }
+    }
+}
+
+fn range(start: u128, end: u128) -> HashKeyRange {
+    HashKeyRange::new(HashKey(start), HashKey(end)).unwrap_or(HashKeyRange::FULL)
+}
+
+impl Kinesis {
+    /// A stream with so many shards.
+    pub fn new(observer: Observer, shard_count: u64) -> Self {
+        let state = State { shards: BTreeMap::new(), next_shard: 0, next_record: 1, outdated: None };
+        let stream = Self {
+            state: Arc::new(Mutex::new(state)),
+            observer,
+            sky: Sky::default(),
+            started_at: Instant::now(),
+        };
+        let width = u128::MAX / u128::from(shard_count);
+        for index in 0..u128::from(shard_count) {
+            let end = if index + 1 == u128::from(shard_count) { u128::MAX } else { (index + 1) * width - 1 };
+            stream.add(range(index * width, end), BTreeSet::new(), Duration::ZERO);
+        }
+        stream
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time by the clock of the stream.
+    pub fn clock(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS) + self.started_at.elapsed()
+    }
+
+    fn add(&self, range: HashKeyRange, parents: BTreeSet<u32>, hidden_for: Duration) {
+        let born = {
+            let state = &mut *self.state();
+            let number = state.next_shard;
+            state.next_shard += 1;
+            // A listing that shows a shard shows its parents too, as long as they are kept.
+            let of_parents =
+                parents.iter().filter_map(|parent| state.shards.get(parent)).map(|log| log.visible_at);
+            let visible_at = of_parents.max().unwrap_or(Instant::now()).max(Instant::now() + hidden_for);
+            let log = Log {
+                range,
+                parents: parents.clone(),
+                is_closed: false,
+                closed_at: None,
+                visible_at,
+                records: VecDeque::new(),
+                changed: Arc::new(Notify::new()),
+            };
+            state.shards.insert(number, log);
+            (number, visible_at - Instant::now())
+        };
+        let (born, hidden_for) = born;
+        let hidden_for = u64::try_from(hidden_for.as_millis()).unwrap_or(u64::MAX);
+        self.observer.note(What::Born {
+            shard: born,
+            parents: parents.into_iter().collect(),
+            range: (range.start().0, range.end().0),
+            visible_at: self.observer.now() + hidden_for,
+        });
+    }
+
+    /// The shards that a listing shows now.
+    pub fn list(&self) -> Vec<Shard> {
+        let now = Instant::now();
+        let state = self.state();
+        let visible = state.shards.iter().filter(|(_, log)| log.visible_at <= now);
+        visible.map(|(number, log)| log.describe(*number)).collect()
+    }
+
+    /// Something to wait for until a shard changes.
+    pub fn changes(&self, shard: u32) -> Option<Arc<Notify>> {
+        self.state().shards.get(&shard).map(|log| log.changed.clone())
+    }
+
+    /// What stands behind a record; `None`: the stream has no such shard.
+    pub fn read(&self, shard: u32, after: u64, max_records: usize) -> Option<Page> {
+        let now = Instant::now();
+        let state = self.state();
+        let log = state.shards.get(&shard)?;
+        let first = log.records.partition_point(|(number, _)| *number <= after);
+        let records: Vec<_> = log.records.range(first..).take(max_records).cloned().collect();
+        let is_all = first + records.len() == log.records.len();
+        let end = (is_all && log.is_closed).then(|| {
+            let children = state.shards.iter().filter(|(_, log)| log.parents.contains(&shard));
+            let visible = children.filter(|(_, log)| log.visible_at <= now);
+            visible.map(|(number, log)| log.describe(*number)).collect()
+        });
+        Some(Page { records, end })
+    }
+
+    /// The last record before a time.
+    pub fn last_before(&self, shard: u32, time: SystemTime) -> Option<u64> {
+        let state = self.state();
+        let log = state.shards.get(&shard)?;
+        let before = log
+            .records
+            .iter()
+            .rev()
+            .find(|(_, record)| record.approximate_arrival.is_some_and(|arrival| arrival < time));
+        Some(before.map_or(0, |(number, _)| *number))
+    }
+
+    /// The newest record of the whole stream.
+    pub fn newest(&self) -> u64 {
+        self.state().next_record - 1
+    }
+
+    /// Puts a record, or an aggregate of the producer's picture of the stream, which may be outdated.
+    pub fn produce(&self, rng: &mut Rng, is_aggregate: bool) {
+        if !is_aggregate {
+            self.put(HashKey(rng.u128(..)), Bytes::from_static(b"simulated"), None);
+            return;
+        }
+        let outdated = self.state().outdated.filter(|_| rng.u64(..3) > 0);
+        let belief = outdated.unwrap_or_else(|| {
+            let key = HashKey(rng.u128(..));
+            self.open_range_of(key)
+        });
+        let (start, end) = (belief.start().0, belief.end().0);
+        let mut keys: Vec<HashKey> =
+            (0..rng.u64(1..=MAX_PARTS)).map(|_| HashKey(rng.u128(start..=end))).collect();
+        // What turns out to belong to another shard is sent again, as a producer does that learns where it went.
+        while !keys.is_empty() {
+            keys = self.put_aggregate(&keys);
+        }
+    }
+
+    fn open_range_of(&self, key: HashKey) -> HashKeyRange {
+        let state = self.state();
+        let open = state.shards.values().find(|log| !log.is_closed && log.range.contains(key));
+        open.map_or(HashKeyRange::FULL, |log| log.range)
+    }
+
+    /// Puts an aggregate and yields the keys that belong elsewhere.
+    fn put_aggregate(&self, keys: &[HashKey]) -> Vec<HashKey> {
+        let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+        for key in keys {
+            // It has room for a few parts of one byte.
+            let _ = aggregator.add("key", Some(*key), b"x");
+        }
+        let Some(aggregate) = aggregator.finish() else { return Vec::new() };
+        let range = self.open_range_of(aggregate.hash_key);
+        let subs = (0..).zip(keys).filter(|(_, key)| range.contains(**key)).map(|(sub, _)| sub).collect();
+        self.put(aggregate.hash_key, aggregate.data, Some(subs));
+        keys.iter().copied().filter(|key| !range.contains(*key)).collect()
+    }
+
+    fn put(&self, key: HashKey, data: Bytes, subs: Option<Vec<u64>>) {
+        let arrival = self.clock();
+        let put = {
+            let state = &mut *self.state();
+            let number = state.next_record;
+            let owner = state.shards.iter_mut().find(|(_, log)| !log.is_closed && log.range.contains(key));
+            owner.map(|(shard, log)| {
+                let record = Record {
+                    sequence_number: sequence_number(number),
+                    sub_sequence_number: 0,
+                    partition_key: Some("key".into()),
+                    data,
+                    approximate_arrival: Some(arrival),
+                };
+                log.records.push_back((number, record));
+                state.next_record += 1;
+                (*shard, number, log.changed.clone())
+            })
+        };
+        let Some((shard, record, changed)) = put else { return };
+        self.observer.note(What::Put { shard, record, subs: subs.unwrap_or_else(|| vec![0]) });
+        changed.notify_waiters();
+    }
+
+    /// Splits a shard in the middle.
+    pub fn split(&self, choice: u64, hidden_for: Duration) {
+        let chosen = self.open_shard(choice);
+        let Some((shard, old)) = chosen else { return };
+        let (start, end) = (old.start().0, old.end().0);
+        if end - start < MIN_WIDTH {
+            return;
+        }
+        let middle = start + (end - start) / 2;
+        self.close(shard, old);
+        self.add(range(start, middle), BTreeSet::from([shard]), hidden_for);
+        self.add(range(middle + 1, end), BTreeSet::from([shard]), hidden_for);
+        self.announce(shard);
+    }
+
+    /// Merges a shard with its right neighbour, if it has one.
+    pub fn merge(&self, choice: u64, hidden_for: Duration) {
+        let chosen = self.open_shard(choice);
+        let Some((left, left_range)) = chosen else { return };
+        let neighbour = {
+            let state = self.state();
+            let next = left_range.end().0.checked_add(1);
+            let found =
+                state.shards.iter().find(|(_, log)| !log.is_closed && Some(log.range.start().0) == next);
+            found.map(|(number, log)| (*number, log.range))
+        };
+        let Some((right, right_range)) = neighbour else { return };
+        self.close(left, left_range);
+        self.close(right, right_range);
+        let whole = range(left_range.start().0, right_range.end().0);
+        self.add(whole, BTreeSet::from([left, right]), hidden_for);
+        self.announce(left);
+        self.announce(right);
+    }
+
+    fn open_shard(&self, choice: u64) -> Option<(u32, HashKeyRange)> {
+        let state = self.state();
+        let open: Vec<_> = state.shards.iter().filter(|(_, log)| !log.is_closed).collect();
+        let index = usize::try_from(choice.checked_rem(open.len() as u64)?).ok()?;
+        open.get(index).map(|(number, log)| (**number, log.range))
+    }
+
+    fn close(&self, shard: u32, range: HashKeyRange) {
+        let now = self.clock();
+        {
+            let state = &mut *self.state();
+            state.outdated = Some(range);
+            if let Some(log) = state.shards.get_mut(&shard) {
+                log.is_closed = true;
+                log.closed_at = Some(now);
+            }
+        }
+        self.observer.note(What::Closed { shard });
+    }
+
+    fn announce(&self, shard: u32) {
+        if let Some(changed) = self.changes(shard) {
+            changed.notify_waiters();
+        }
+    }
+
+    /// Removes what is older, and shards that closed before.
+    pub fn trim(&self, older_than: Duration) {
+        let limit = self.clock().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut trimmed = Vec::new();
+        {
+            let state = &mut *self.state();
+            for (number, log) in &mut state.shards {
+                let is_old = |record: &Record| record.approximate_arrival.is_some_and(|at| at < limit);
+                let mut before = None;
+                while log.records.front().is_some_and(|(_, record)| is_old(record)) {
+                    before = log.records.pop_front().map(|(number, _)| number + 1);
+                }
+                if log.is_over(limit) {
+                    before = Some(u64::MAX);
+                }
+                trimmed.extend(before.map(|before| (*number, before)));
+            }
+            state.shards.retain(|_, log| !log.is_over(limit));
+        }
+        for (shard, before) in trimmed {
+            self.observer.note(What::Trimmed { shard, before });
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The stream as one process sees it: latency, throttling, expired iterators, empty pages, ends without children.
+
+use async_trait::async_trait;
+use lease_store::{ShardId, StreamIdentity};
+use shard_worker::{
+    FetchedBatch, ReadFrom, RecordSource, Shard, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
+    StreamDescription, StreamSource,
+};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
+
+use crate::event::{Process, What, record_number, shard_number};
+use crate::kinesis::Kinesis;
+use crate::network::{Fate, Link, Service};
+use crate::plan::Planted;
+
+/// A reader that waits for records answers at least this often.
+const IDLE_ANSWER_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The time between two reads of a shard, at least (Kinesis API: five reads in a second).
+const MIN_READ_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The most records of one read.
+const MAX_PAGE_RECORDS: usize = 50;
+
+/// The stream of one process.
+#[derive(Debug, Clone)]
+pub struct KinesisClient {
+    /// The stream.
+    pub kinesis: Kinesis,
+    /// The way to it.
+    pub link: Link,
+    /// Whose it is.
+    pub process: Process,
+    /// A defect.
+    pub planted: Option<Planted>,
+}
+
+fn failed(kind: SourceErrorKind, why: &str) -> SourceError {
+    SourceError::new(kind, format!("simulated: {why}"))
+}
+
+impl KinesisClient {
+    /// One call; whether it is answered with an empty page.
+    async fn call(&self) -> Result<bool, SourceError> {
+        self.link.pass().await;
+        let weather = self.kinesis.sky.now();
+        let is_cut = self.link.is_cut(Service::Stream);
+        let fate = self.link.fate(Service::Stream, weather);
+        if is_cut {
+            self.link.time_out().await;
+            return Err(failed(SourceErrorKind::Unavailable, "no answer"));
+        }
+        self.link.travel(weather).await;
+        self.link.pass().await;
+        match fate {
+            Fate::Throttled => Err(failed(SourceErrorKind::Throttled, "throttled")),
+            Fate::Unavailable => Err(failed(SourceErrorKind::Unavailable, "unavailable")),
+            Fate::Dropped => Err(failed(SourceErrorKind::Unavailable, "the iterator has expired")),
+            Fate::Applied => Ok(true),
+            Fate::Fine | Fate::Late => Ok(false),
+        }
+    }
+}
+
+#[async_trait]
+impl StreamSource for KinesisClient {
+    fn stream_name(&self) -> &str {
+        "simulated"
+    }
+
+    async fn describe(&self) -> Result<StreamDescription, SourceError> {
+        self.call().await?;
+        let identity = StreamIdentity { arn: "arn:simulated".to_owned(), creation_epoch_seconds: 1 };
+        Ok(StreamDescription { identity, now: Some(self.kinesis.clock()) })
+    }
+
+    async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
+        self.call().await?;
+        let mut shards = self.kinesis.list();
+        shards.retain(|shard| match filter {
+            ShardFilter::All => true,
+            ShardFilter::Open => !shard.is_closed,
+            ShardFilter::After(parent) => shard.shard_id > *parent,
+        });
+        Ok(shards)
+    }
+
+    async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
+        self.call().await?;
+        let shard = shard_number(shard_id);
+        let after = match from {
+            ReadFrom::TrimHorizon => Some(0),
+            ReadFrom::Latest => Some(self.kinesis.newest()),
+            ReadFrom::AtTimestamp(time) => self.kinesis.last_before(shard, *time),
+            ReadFrom::At(number) => Some(record_number(number).saturating_sub(1)),
+        };
+        let known = after.filter(|_| self.kinesis.changes(shard).is_some());
+        let Some(after) = known else {
+            return Err(failed(SourceErrorKind::ShardNotFound, "no such shard"));
+        };
+        Ok(Box::new(Reader { client: self.clone(), shard, after }))
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    client: KinesisClient,
+    shard: u32,
+    after: u64,
+}
+
+#[async_trait]
+impl RecordSource for Reader {
+    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
+        let client = self.client.clone();
+        sleep(MIN_READ_INTERVAL + Duration::from_millis(client.link.draw(300))).await;
+        if client.call().await? {
+            return Ok(FetchedBatch {
+                records: Vec::new(),
+                millis_behind_latest: Some(1000),
+                shard_end: None,
+            });
+        }
+        let deadline = Instant::now() + IDLE_ANSWER_INTERVAL;
+        loop {
+            let gone = || failed(SourceErrorKind::ShardNotFound, "the shard is gone");
+            let changed = client.kinesis.changes(self.shard).ok_or_else(gone)?;
+            // Counts from its creation, so that no change between the read and the wait is missed.
+            let change = changed.notified();
+            let page = client.kinesis.read(self.shard, self.after, MAX_PAGE_RECORDS).ok_or_else(gone)?;
+            if !page.records.is_empty() || page.end.is_some() || Instant::now() >= deadline {
+                return Ok(self.answer(page));
+            }
+            let _ = timeout_at(deadline, change).await;
+            client.link.pass().await;
+            if client.link.is_cut(Service::Stream) {
+                return Err(failed(SourceErrorKind::Unavailable, "no answer"));
+            }
+        }
+    }
+}
+
+impl Reader {
+    fn answer(&mut self, page: crate::kinesis::Page) -> FetchedBatch {
+        let client = &self.client;
+        if let Some((last, _)) = page.records.last() {
+            self.after = *last;
+        }
+        if !page.records.is_empty() || page.end.is_some() {
+            client.kinesis.observer.note(What::Read {
+                process: client.process,
+                shard: self.shard,
+                count: page.records.len(),
+                is_end: page.end.is_some(),
+            });
+        }
+        let mut records: Vec<_> = page.records.into_iter().map(|(_, record)| record).collect();
+        if client.planted == Some(Planted::StreamSkips) && records.len() > 1 {
+            records.remove(0);
+        }
+        let shard_end = page.end.map(|children| {
+            // The API does not always say.
+            let is_silent = client.link.draw(4) == 0;
+            ShardEnd { children: if is_silent { Vec::new() } else { children } }
+        });
+        FetchedBatch { records, millis_behind_latest: Some(0), shard_end }
+    }
+}

@@ -1,0 +1,93 @@
+//! Our receiver as a peer of the Java KCL: notes every record in a file, and drains on SIGTERM.
+//!
+//! ```text
+//! interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS FILE
+//! ```
+//!
+//! Exit status: 0 when everything delivered was also checkpointed, 3 when not, 1 after an error.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use end_to_end_tests::interop::deliveries::{Delivery, DeliveryFile, now_millis};
+use end_to_end_tests::interop::lease_rows::Place;
+use kinesis_streaming::prelude::*;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The exit status after a stop that had to leave something undone.
+const NOT_DRAINED: u8 = 3;
+
+/// About as often as the Java side checkpoints, so that both repeat about as much after a kill.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,receiver=debug"));
+    tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run().await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(NOT_DRAINED),
+        Err(error) => {
+            eprintln!("interop_consumer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<bool, BoxError> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [stream, application, kinesis, dynamodb, worker, failover_millis, file] = arguments.as_slice() else {
+        return Err(
+            "usage: interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS FILE"
+                .into(),
+        );
+    };
+    let mut settings = AwsSettings::new(stream);
+    settings.kinesis_endpoint_url = Some(kinesis.clone());
+    settings.dynamodb_endpoint_url = Some(dynamodb.clone());
+    let aws = KinesisAsl::connect(settings).await?;
+    let file = Arc::new(Mutex::new(DeliveryFile::append_to(Path::new(file))?));
+    let mut receiver_settings = ReceiverSettings::default();
+    receiver_settings.application.clone_from(application);
+    receiver_settings.worker_id = Some(worker.clone());
+    receiver_settings.initial_position = InitialPosition::TrimHorizon;
+    receiver_settings.failover_time = Duration::from_millis(failover_millis.parse()?);
+    receiver_settings.checkpoint_interval = CHECKPOINT_INTERVAL;
+    let consumer = Consumer::builder()
+        .settings(receiver_settings)
+        .source(aws.stream())
+        .lease_store(aws.lease_store(application)?)
+        .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
+            let noted = note(&file, &shard, &batch);
+            async move { noted }
+        }))
+        .build()?;
+    let handle = consumer.handle();
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        terminate.recv().await;
+        handle.stop();
+    });
+    Ok(consumer.run().await?.is_drained())
+}
+
+fn note(file: &Mutex<DeliveryFile>, shard: &ShardContext, batch: &RecordBatch) -> Result<(), BoxError> {
+    let at_millis = now_millis();
+    let batch: Vec<Delivery> = batch
+        .iter()
+        .map(|record| {
+            Ok(Delivery {
+                worker: shard.worker_id.to_string(),
+                shard: shard.shard_id.to_string(),
+                place: Place::new(&record.sequence_number.to_string(), record.sub_sequence_number),
+                number: std::str::from_utf8(&record.data)?.parse()?,
+                at_millis,
+            })
+        })
+        .collect::<Result<_, BoxError>>()?;
+    file.lock().unwrap_or_else(PoisonError::into_inner).note(&batch)?;
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! A file of everything that a worker delivered: the format that workers of both kinds write, and the test reads.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::lease_rows::Place;
+
+/// One delivery of one record: one line of the file, its fields between spaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// By which worker.
+    pub worker: String,
+    /// From which shard.
+    pub shard: String,
+    /// The record's place in its shard.
+    pub place: Place,
+    /// The record's payload: its number, unique in the stream.
+    pub number: usize,
+    /// When it was delivered, in milliseconds since 1970 by the clock that all processes here share.
+    pub at_millis: u128,
+}
+
+impl Delivery {
+    fn to_line(&self) -> String {
+        let (sequence_number, sub_sequence_number) = self.place.parts();
+        let Self { worker, shard, number, at_millis, .. } = self;
+        format!("{worker} {shard} {sequence_number} {sub_sequence_number} {number} {at_millis}\n")
+    }
+
+    fn from_line(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let mut field = || fields.next();
+        Some(Self {
+            worker: field()?.to_owned(),
+            shard: field()?.to_owned(),
+            place: Place::new(field()?, field()?.parse().ok()?),
+            number: field()?.parse().ok()?,
+            at_millis: field()?.parse().ok()?,
+        })
+    }
+}
+
+/// The time by the clock of the machine.
+// What several processes did is put in order by it; it decides nothing.
+#[allow(clippy::disallowed_methods)]
+pub fn now_millis() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}
+
+/// Appends deliveries to a file, which several processes may share.
+#[derive(Debug)]
+pub struct DeliveryFile {
+    file: File,
+}
+
+impl DeliveryFile {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn append_to(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: OpenOptions::new().create(true).append(true).open(path)? })
+    }
+
+    /// Appends a batch in one write, so that lines of several processes do not mix. What this has returned for survives
+    /// the end of the process.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note(&mut self, batch: &[Delivery]) -> io::Result<()> {
+        let lines: String = batch.iter().map(Delivery::to_line).collect();
+        self.file.write_all(lines.as_bytes())
+    }
+}
+
+/// All deliveries in the files of a directory, read as they grow.
+#[derive(Debug)]
+pub struct Deliveries {
+    directory: PathBuf,
+    read_bytes: BTreeMap<PathBuf, u64>,
+    all: Vec<Delivery>,
+}
+
+impl Deliveries {
+    /// The ending of the files' names.
+    pub const EXTENSION: &str = "deliveries";
+
+    /// Those in this directory.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), read_bytes: BTreeMap::new(), all: Vec::new() }
+    }
+
+    /// All that are in the files now: in the order of time, and in that of the file where the time is the same.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn refresh(&mut self) -> io::Result<&[Delivery]> {
+        for entry in std::fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == Self::EXTENSION) {
+                let read_bytes = self.read_bytes.entry(path.clone()).or_default();
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(*read_bytes))?;
+                let mut text = String::new();
+                file.read_to_string(&mut text)?;
+                // A line without an end is still being written, or never will be.
+                let whole = text.rfind('\n').map_or(0, |last| last + 1);
+                *read_bytes += whole as u64;
+                self.all.extend(text[..whole].lines().filter_map(Delivery::from_line));
+            }
+        }
+        self.all.sort_by_key(|delivery| delivery.at_millis);
+        Ok(&self.all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(number: usize, at_millis: u128) -> Delivery {
+        let place = Place::new("4959", 2);
+        Delivery { worker: "java-1".to_owned(), shard: "shardId-0".to_owned(), place, number, at_millis }
+    }
+
+    #[test]
+    fn what_is_noted_is_read_again_and_a_half_line_waits() {
+        let directory = std::env::temp_dir().join(format!("deliveries-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("a.deliveries");
+        let mut deliveries = Deliveries::new(&directory);
+        DeliveryFile::append_to(&path).unwrap().note(&[delivery(1, 20), delivery(2, 10)]).unwrap();
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"java-1 shardId-0 4959 2").unwrap();
+        assert_eq!(deliveries.refresh().unwrap(), [delivery(2, 10), delivery(1, 20)]);
+        file.write_all(b" 3 30\n").unwrap();
+        assert_eq!(deliveries.refresh().unwrap()[2], delivery(3, 30));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

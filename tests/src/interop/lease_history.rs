@@ -1,0 +1,198 @@
+//! What the lease table said over time: a watcher that reads it again and again and keeps every change.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::deliveries::now_millis;
+use super::lease_rows::{LeaseRow, LeaseRows, Place, lease_rows};
+
+/// Between two readings of the table.
+const READ_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A reading of a lease that differed in owner or checkpoint from the one before.
+#[derive(Debug, Clone)]
+struct Change {
+    at_millis: u128,
+    owner: Option<String>,
+    checkpoint: Place,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    changes: BTreeMap<String, Vec<Change>>,
+    /// The last reading of each lease, also of those that were deleted since.
+    last: LeaseRows,
+    faults: Vec<String>,
+}
+
+/// A watched lease table.
+#[derive(Debug)]
+pub struct LeaseHistory {
+    seen: Arc<Mutex<Seen>>,
+    watcher: JoinHandle<()>,
+}
+
+impl Drop for LeaseHistory {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+impl LeaseHistory {
+    /// Watches a table, which need not exist yet.
+    pub fn watch(client: aws_sdk_dynamodb::Client, table: &str) -> Self {
+        let (seen, table) = (Arc::new(Mutex::new(Seen::default())), table.to_owned());
+        let shared = seen.clone();
+        let watcher = tokio::spawn(async move {
+            loop {
+                // Until the table exists there is nothing to note; the test finds out if it never does.
+                if let Ok(rows) = lease_rows(&client, &table).await {
+                    locked(&shared).note(now_millis(), rows);
+                }
+                sleep(READ_INTERVAL).await;
+            }
+        });
+        Self { seen, watcher }
+    }
+
+    /// All leases that there ever were, as they were last seen.
+    pub fn last_seen(&self) -> LeaseRows {
+        locked(&self.seen).last.clone()
+    }
+
+    /// What the table must never do: a counter or checkpoint that went back, an ended shard that had not ended.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = locked(&self.seen).faults.clone();
+        if self.watcher.is_finished() {
+            faults.push("the watcher of the lease table has ended: see its panic above".to_owned());
+        }
+        faults
+    }
+
+    /// How often leases went from one owner to another.
+    pub fn owner_changes(&self) -> usize {
+        let seen = locked(&self.seen);
+        let owners = |changes: &Vec<Change>| {
+            let mut owners: Vec<String> = changes.iter().filter_map(|change| change.owner.clone()).collect();
+            owners.dedup();
+            owners.len().saturating_sub(1)
+        };
+        seen.changes.values().map(owners).sum()
+    }
+
+    /// When a lease last got another owner, or none.
+    pub fn last_owner_change_millis(&self) -> Option<u128> {
+        let seen = locked(&self.seen);
+        let last = |changes: &Vec<Change>| {
+            let mut moved = changes.windows(2).rev().filter(|pair| pair[0].owner != pair[1].owner);
+            moved.next().or(changes.get(..1))?.last().map(|change| change.at_millis)
+        };
+        seen.changes.values().filter_map(last).max()
+    }
+
+    /// Who owned the lease of a shard at a time.
+    pub fn owner_at(&self, shard: &str, at_millis: u128) -> Option<String> {
+        let seen = locked(&self.seen);
+        let changes = seen.changes.get(shard)?;
+        changes.iter().rfind(|change| change.at_millis <= at_millis)?.owner.clone()
+    }
+
+    /// The checkpoint that the owner at a time started from, or one before it: that of the last reading before the lease
+    /// became his. `None` while the lease had its first owner.
+    pub fn start_of_owner_at(&self, shard: &str, at_millis: u128) -> Option<Place> {
+        let seen = locked(&self.seen);
+        let mut changes = seen.changes.get(shard)?.iter().rev();
+        let owner = changes.find(|change| change.at_millis <= at_millis)?.owner.clone();
+        changes.find(|change| change.owner != owner).map(|before| before.checkpoint.clone())
+    }
+}
+
+fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Seen {
+    fn note(&mut self, at_millis: u128, rows: LeaseRows) {
+        for (shard, row) in rows {
+            let before = self.last.get(&shard);
+            if let Some(before) = before {
+                self.faults.extend(fault(&shard, before, &row));
+            }
+            if before
+                .is_none_or(|before| (&before.owner, &before.checkpoint) != (&row.owner, &row.checkpoint))
+            {
+                let (owner, checkpoint) = (row.owner.clone(), row.checkpoint.clone());
+                self.changes.entry(shard.clone()).or_default().push(Change { at_millis, owner, checkpoint });
+            }
+            self.last.insert(shard, row);
+        }
+    }
+}
+
+fn fault(shard: &str, before: &LeaseRow, now: &LeaseRow) -> Option<String> {
+    let is_same_writer_later = now.counter > before.counter
+        // The names of children, and a release, may leave the counter as it is.
+        || (now.counter == before.counter && (now.owner == before.owner || now.owner.is_none()));
+    let is_fault = !is_same_writer_later || now.checkpoint < before.checkpoint;
+    is_fault.then(|| format!("{shard} went back: {before:?} became {now:?}"))
+}
+
+#[cfg(test)]
+impl LeaseHistory {
+    /// A history of these readings.
+    pub(super) fn of(readings: &[(u128, LeaseRows)]) -> Self {
+        let mut seen = Seen::default();
+        for (at_millis, rows) in readings {
+            seen.note(*at_millis, rows.clone());
+        }
+        Self { seen: Arc::new(Mutex::new(seen)), watcher: tokio::spawn(std::future::pending()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(owner: &str, counter: u64, checkpoint: &str) -> LeaseRows {
+        let row = LeaseRow {
+            owner: Some(owner.to_owned()),
+            counter,
+            checkpoint: Place::new(checkpoint, 0),
+            children: Default::default(),
+            parents: Default::default(),
+        };
+        LeaseRows::from([("s".to_owned(), row)])
+    }
+
+    #[tokio::test]
+    async fn the_start_of_an_owner_is_the_last_checkpoint_before_him() {
+        let history = LeaseHistory::of(&[
+            (10, rows("a", 1, "5")),
+            (20, rows("a", 2, "6")),
+            (30, rows("b", 3, "6")),
+            (40, rows("b", 4, "9")),
+        ]);
+        assert_eq!(history.faults(), Vec::<String>::new());
+        assert_eq!(history.owner_at("s", 29).as_deref(), Some("a"));
+        assert_eq!(history.owner_at("s", 30).as_deref(), Some("b"));
+        assert_eq!(history.start_of_owner_at("s", 50), Some(Place::new("6", 0)));
+        assert_eq!(history.start_of_owner_at("s", 25), None);
+        assert_eq!(history.owner_changes(), 1);
+        assert_eq!(history.last_owner_change_millis(), Some(30));
+    }
+
+    #[tokio::test]
+    async fn what_goes_back_is_a_fault() {
+        let faults = |next| LeaseHistory::of(&[(10, rows("a", 5, "50")), (20, next)]).faults().len();
+        assert_eq!(faults(rows("a", 5, "50")), 0);
+        assert_eq!(faults(rows("b", 6, "50")), 0);
+        assert_eq!(faults(rows("a", 4, "50")), 1, "the counter");
+        assert_eq!(faults(rows("b", 5, "50")), 1, "another owner without a rise");
+        assert_eq!(faults(rows("a", 6, "9")), 1, "the checkpoint");
+        assert_eq!(faults(rows("a", 6, "SHARD_END")), 0);
+    }
+}

@@ -1,0 +1,299 @@
+//! What was delivered, held against what was put and what the lease table said: nothing missing, in order, and every
+//! repeat with a reason.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::time::Duration;
+
+use super::deliveries::Delivery;
+use super::lease_history::LeaseHistory;
+use super::lease_rows::{LeaseRows, Place};
+use super::scene::Legacy;
+use super::workers::{End, Ended, Kind};
+
+/// How much later than it happened a change may be seen in the history of the table.
+const HISTORY_LAG_MILLIS: u128 = 1000;
+
+/// Why a record was delivered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Its owner was killed before it had checkpointed it.
+    AfterKill(Kind),
+    /// Its owner was stopped in order and had not checkpointed it.
+    AfterStop(Kind),
+    /// Its lease was taken from a living owner of the first kind by one of the second.
+    Taken(Kind, Kind),
+    /// A worker that had lost the lease without knowing it yet had it in hand.
+    NotYetNoticed(Kind),
+    /// The same worker had the lease twice, with nobody in between that delivered the record.
+    OwnAgain(Kind),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AfterKill(kind) => {
+                write!(formatter, "not yet checkpointed by a {kind} worker that was killed")
+            }
+            Self::AfterStop(kind) => {
+                write!(formatter, "not checkpointed by a {kind} worker that was stopped")
+            }
+            Self::Taken(from, to) => write!(formatter, "taken by {to} from a living {from} worker"),
+            Self::NotYetNoticed(kind) => {
+                write!(formatter, "in hand of a {kind} worker that did not know yet that its lease was taken")
+            }
+            Self::OwnAgain(kind) => write!(formatter, "by the same {kind} worker in a second ownership"),
+        }
+    }
+}
+
+/// The repeats of one cause.
+#[derive(Debug, Default)]
+pub struct Repeats {
+    /// How many there are at each change of hands: by shard, the worker before and the worker after.
+    by_hands: BTreeMap<(String, String, String), usize>,
+}
+
+impl Repeats {
+    /// How many there are.
+    pub fn total(&self) -> usize {
+        self.by_hands.values().sum()
+    }
+
+    /// Over how many changes of hands.
+    pub fn hands(&self) -> usize {
+        self.by_hands.len()
+    }
+
+    /// How many there are at the change of hands with the most.
+    pub fn most(&self) -> usize {
+        self.by_hands.values().copied().max().unwrap_or(0)
+    }
+}
+
+/// The outcome of a run.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Different records.
+    pub records: usize,
+    /// How many of them each kind of worker was the first to deliver.
+    pub first_by: BTreeMap<Kind, usize>,
+    /// Numbers that were never delivered.
+    pub missing: Vec<usize>,
+    /// Deliveries beyond the first of their record, by their cause.
+    pub repeats: BTreeMap<Cause, Repeats>,
+    /// Everything that must not be, one line each.
+    pub faults: Vec<String>,
+}
+
+impl Verdict {
+    /// Looks at everything: `deliveries` in the order of time, the numbers from 0 up to `total` that were put, the table
+    /// over time, and the workers that ended.
+    pub fn new(deliveries: &[Delivery], total: usize, history: &LeaseHistory, ended: &[Ended]) -> Self {
+        let mut verdict = Self::default();
+        let mut last_by: HashMap<(&str, &Place), &Delivery> = HashMap::new();
+        let mut newest: BTreeMap<&str, &Place> = BTreeMap::new();
+        let mut numbers = BTreeSet::new();
+        for delivery in deliveries {
+            let shard = delivery.shard.as_str();
+            if let Some(before) = last_by.insert((shard, &delivery.place), delivery) {
+                let cause = cause(before, delivery, history, ended);
+                let hands = (shard.to_owned(), before.worker.clone(), delivery.worker.clone());
+                *verdict.repeats.entry(cause).or_default().by_hands.entry(hands).or_default() += 1;
+                // Whoever delivers again starts at a checkpoint, and what is checkpointed never comes again.
+                let start = history.start_of_owner_at(shard, delivery.at_millis);
+                if start.as_ref().is_some_and(|start| delivery.place <= *start) {
+                    verdict
+                        .faults
+                        .push(format!("delivered again though checkpointed: {delivery:?} <= {start:?}"));
+                }
+                continue;
+            }
+            *verdict.first_by.entry(Kind::of(&delivery.worker)).or_default() += 1;
+            if !numbers.insert(delivery.number) {
+                verdict.faults.push(format!("another record has the number of {delivery:?}"));
+            }
+            if newest.insert(shard, &delivery.place).is_some_and(|newest| *newest > delivery.place) {
+                verdict.faults.push(format!("out of order within its shard: {delivery:?}"));
+            }
+        }
+        verdict.records = numbers.len();
+        verdict.missing = (0..total).filter(|number| !numbers.contains(number)).collect();
+        verdict.faults.extend(parents_after_children(deliveries, &history.last_seen()));
+        verdict.faults.extend(history.faults());
+        verdict
+    }
+}
+
+fn cause(before: &Delivery, again: &Delivery, history: &LeaseHistory, ended: &[Ended]) -> Cause {
+    let (from, to) = (Kind::of(&before.worker), Kind::of(&again.worker));
+    let owns = |at_millis| history.owner_at(&again.shard, at_millis).as_ref() == Some(&again.worker);
+    if before.worker == again.worker {
+        return Cause::OwnAgain(to);
+    }
+    if !owns(again.at_millis) && !owns(again.at_millis + HISTORY_LAG_MILLIS) {
+        return Cause::NotYetNoticed(to);
+    }
+    let end = ended.iter().find(|ended| ended.name == before.worker && ended.at_millis <= again.at_millis);
+    let owned_to_the_end =
+        |end: &&Ended| history.owner_at(&again.shard, end.at_millis).as_ref() == Some(&before.worker);
+    match end.filter(owned_to_the_end).map(|end| end.how) {
+        Some(End::Killed) => Cause::AfterKill(from),
+        Some(End::Stopped) => Cause::AfterStop(from),
+        None => Cause::Taken(from, to),
+    }
+}
+
+/// A child must not be read before its parents are done.
+fn parents_after_children(deliveries: &[Delivery], leases: &LeaseRows) -> Vec<String> {
+    let mut first: HashMap<&str, &Delivery> = HashMap::new();
+    let mut last_first: HashMap<&str, &Delivery> = HashMap::new();
+    let mut seen = BTreeSet::new();
+    for delivery in deliveries {
+        first.entry(&delivery.shard).or_insert(delivery);
+        if seen.insert(delivery.number) {
+            last_first.insert(&delivery.shard, delivery);
+        }
+    }
+    let mut faults = Vec::new();
+    for (shard, lease) in leases {
+        for parent in &lease.parents {
+            if let (Some(child), Some(parent)) = (first.get(shard.as_str()), last_first.get(parent.as_str()))
+                && child.at_millis < parent.at_millis
+            {
+                faults.push(format!("a child before its parent: {child:?} before {parent:?}"));
+            }
+        }
+    }
+    faults
+}
+
+/// What heirs made of the shards of a worker that was killed.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// On how many shards an heir delivered something.
+    pub shards: usize,
+    /// From the kill to the first delivery of the last heir.
+    pub last_start: Duration,
+    /// Everything that must not be, one line each.
+    pub faults: Vec<String>,
+}
+
+/// Checks that on each shard the first delivery by an heir is that of the very record behind the checkpoint which the
+/// dead worker left.
+pub fn inheritance(deliveries: &[Delivery], legacy: &Legacy) -> Inheritance {
+    let Legacy { dead, checkpoints } = legacy;
+    let mut inheritance = Inheritance { shards: 0, last_start: Duration::ZERO, faults: Vec::new() };
+    for (shard, checkpoint) in checkpoints {
+        let of_shard = || deliveries.iter().filter(|delivery| delivery.shard == *shard);
+        let is_by_heir =
+            |delivery: &&Delivery| delivery.worker != dead.name && delivery.at_millis >= dead.at_millis;
+        let Some(first) = of_shard().find(is_by_heir) else { continue };
+        inheritance.shards += 1;
+        let start =
+            u64::try_from(first.at_millis - dead.at_millis).map_or(Duration::MAX, Duration::from_millis);
+        inheritance.last_start = inheritance.last_start.max(start);
+        let next = of_shard().map(|delivery| &delivery.place).filter(|place| *place > checkpoint).min();
+        if Some(&first.place) != next {
+            let fault =
+                format!("{shard}: {} left {checkpoint}, but the heir began with {first:?}", dead.name);
+            inheritance.faults.push(fault);
+        }
+    }
+    inheritance
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interop::lease_rows::LeaseRow;
+
+    const SHARD: &str = "shardId-0";
+
+    fn row(owner: &str, counter: u64, checkpoint: &str, parent: Option<&str>) -> LeaseRow {
+        LeaseRow {
+            owner: Some(owner.to_owned()),
+            counter,
+            checkpoint: Place::new(checkpoint, 0),
+            children: BTreeSet::new(),
+            parents: parent.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Java owned the shard, and at 100 ours took it at checkpoint 2.
+    fn history() -> LeaseHistory {
+        let rows = |owner, counter| LeaseRows::from([(SHARD.to_owned(), row(owner, counter, "2", None))]);
+        LeaseHistory::of(&[(1, rows("java-1", 1)), (100, rows("rust-2", 2))])
+    }
+
+    fn delivery(worker: &str, shard: &str, number: usize, at_millis: u128) -> Delivery {
+        let place = Place::new(&(number + 1).to_string(), 0);
+        Delivery { worker: worker.to_owned(), shard: shard.to_owned(), place, number, at_millis }
+    }
+
+    fn by_java(numbers: std::ops::Range<usize>) -> Vec<Delivery> {
+        numbers.map(|number| delivery("java-1", SHARD, number, 10 + number as u128)).collect()
+    }
+
+    fn dead(how: End) -> Ended {
+        Ended { name: "java-1".to_owned(), how, at_millis: 50 }
+    }
+
+    #[tokio::test]
+    async fn a_missing_record_and_a_wrong_order_are_found() {
+        let mut deliveries = by_java(0..4);
+        deliveries.remove(1);
+        let verdict = Verdict::new(&deliveries, 4, &history(), &[]);
+        assert_eq!((verdict.records, verdict.missing), (3, vec![1]));
+        assert_eq!(verdict.faults, Vec::<String>::new());
+        deliveries.swap(0, 1);
+        assert_eq!(Verdict::new(&deliveries, 4, &history(), &[]).faults.len(), 1, "out of order");
+    }
+
+    #[tokio::test]
+    async fn a_repeat_has_a_cause_and_is_never_one_that_was_checkpointed() {
+        let mut deliveries = by_java(0..4);
+        deliveries.push(delivery("rust-2", SHARD, 2, 120)); // its place is 3, behind the checkpoint
+        let causes = |ended: &[Ended]| {
+            let verdict = Verdict::new(&deliveries, 4, &history(), ended);
+            assert_eq!(verdict.faults, Vec::<String>::new());
+            verdict.repeats.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(causes(&[]), [Cause::Taken(Kind::Java, Kind::Rust)]);
+        assert_eq!(causes(&[dead(End::Killed)]), [Cause::AfterKill(Kind::Java)]);
+        assert_eq!(causes(&[dead(End::Stopped)]), [Cause::AfterStop(Kind::Java)]);
+        let late = delivery("java-1", SHARD, 2, 130);
+        let verdict = Verdict::new(&[&deliveries[..], &[late]].concat(), 4, &history(), &[]);
+        assert!(verdict.repeats.contains_key(&Cause::NotYetNoticed(Kind::Java)), "{verdict:?}");
+        deliveries.push(delivery("rust-2", SHARD, 1, 140));
+        assert_eq!(Verdict::new(&deliveries, 4, &history(), &[]).faults.len(), 1, "was checkpointed");
+    }
+
+    #[tokio::test]
+    async fn a_child_before_its_parent_is_found() {
+        let child = ("shardId-1".to_owned(), row("rust-2", 1, "TRIM_HORIZON", Some(SHARD)));
+        let parent = (SHARD.to_owned(), row("java-1", 1, "SHARD_END", None));
+        let history = LeaseHistory::of(&[(1, LeaseRows::from([parent, child]))]);
+        let faults = |at_millis| {
+            let mut deliveries = by_java(0..4);
+            deliveries.push(delivery("rust-2", "shardId-1", 4, at_millis));
+            deliveries.sort_by_key(|delivery| delivery.at_millis);
+            Verdict::new(&deliveries, 5, &history, &[]).faults.len()
+        };
+        assert_eq!((faults(12), faults(20)), (1, 0));
+    }
+
+    #[test]
+    fn an_heir_begins_with_the_record_behind_the_checkpoint() {
+        let checkpoints = BTreeMap::from([(SHARD.to_owned(), Place::new("2", 0))]);
+        let legacy = Legacy { dead: dead(End::Killed), checkpoints };
+        let faults = |first: usize| {
+            let mut deliveries = by_java(0..4);
+            deliveries.push(delivery("rust-2", SHARD, first, 120));
+            let inheritance = inheritance(&deliveries, &legacy);
+            assert_eq!((inheritance.shards, inheritance.last_start), (1, Duration::from_millis(70)));
+            inheritance.faults.len()
+        };
+        assert_eq!((faults(1), faults(2), faults(3)), (1, 0, 1));
+    }
+}

@@ -1,0 +1,171 @@
+//! What AWS documents and `ferrokinesis` does not answer, added in front of it: the Java KCL relies on it.
+//!
+//! | call | AWS | `ferrokinesis` 0.7 | here |
+//! | --- | --- | --- | --- |
+//! | any but writes, by `StreamARN` | as good as by name | refused | the ARN is replaced by the name |
+//! | `GetRecords`, end of a closed shard | no next iterator, and `ChildShards` | no next iterator | `ChildShards` added |
+//! | `ListShards` with `ShardFilter` | `AT_LATEST`: the open shards; `AT_TRIM_HORIZON`: those at the oldest record | ignored | applied |
+//!
+//! Nothing is trimmed while a test runs, so the shards at the trim horizon are those without a parent. Either filter
+//! thus yields shards that together cover every hash key exactly once, which the Java KCL checks. Other filters are
+//! refused, so that a test which needs one does not pass by accident.
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::Request;
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use ferrokinesis::shard_iterator::decode_shard_iterator;
+use ferrokinesis::store::Store;
+use serde_json::{Value, json};
+
+use super::in_process::MAX_BODY_BYTES;
+
+/// The most that an answer holds: 10,000 records in base64, with room to spare.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Passes a request on, and makes request and answer what AWS documents.
+pub(super) async fn answer_as_aws(store: &Store, request: Request, next: Next) -> Response {
+    let operation = operation(&request);
+    if operation.starts_with("PutRecord") {
+        return next.run(request).await;
+    }
+    let (mut parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
+        return refusal("the request body is too large or was cut off");
+    };
+    let (body, asked) = match rewritten(&body) {
+        Some(asked) => (Bytes::from(asked.to_string()), asked),
+        // The server says itself what is wrong with it.
+        None => (body.clone(), Value::Null),
+    };
+    let filter = match shard_filter(&asked) {
+        Ok(filter) => filter,
+        Err(why) => return refusal(&why),
+    };
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let answer = next.run(Request::from_parts(parts, Body::from(body))).await;
+    if answer.status() != StatusCode::OK {
+        return answer;
+    }
+    match operation.as_str() {
+        "GetRecords" => with_children(store, &asked, answer).await,
+        "ListShards" => filtered(filter, answer).await,
+        _ => answer,
+    }
+}
+
+fn operation(request: &Request) -> String {
+    let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
+    target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned()
+}
+
+/// The request with a name in the place of an ARN; `None` where it is no object.
+fn rewritten(body: &[u8]) -> Option<Value> {
+    let mut asked: Value = serde_json::from_slice(body).ok()?;
+    let request = asked.as_object_mut()?;
+    let name = request.get("StreamARN").and_then(Value::as_str).and_then(|arn| arn.rsplit('/').next());
+    if let Some(name) = name.map(str::to_owned) {
+        request.remove("StreamARN");
+        // Calls that go by an iterator have no name.
+        if !request.contains_key("ShardIterator") {
+            request.insert("StreamName".to_owned(), Value::String(name));
+        }
+    }
+    Some(asked)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ShardFilter {
+    AtLatest,
+    AtTrimHorizon,
+}
+
+fn shard_filter(asked: &Value) -> Result<Option<ShardFilter>, String> {
+    match asked["ShardFilter"]["Type"].as_str() {
+        None => Ok(None),
+        Some("AT_LATEST") => Ok(Some(ShardFilter::AtLatest)),
+        Some("AT_TRIM_HORIZON") => Ok(Some(ShardFilter::AtTrimHorizon)),
+        Some(other) => Err(format!("this test server does not know the shard filter {other}")),
+    }
+}
+
+async fn filtered(filter: Option<ShardFilter>, answer: Response) -> Response {
+    let Some(filter) = filter else { return answer };
+    changed(answer, |listed| {
+        let Some(shards) = listed["Shards"].as_array_mut() else { return };
+        shards.retain(|shard| match filter {
+            ShardFilter::AtLatest => shard["SequenceNumberRange"]["EndingSequenceNumber"].is_null(),
+            ShardFilter::AtTrimHorizon => shard["ParentShardId"].is_null(),
+        });
+    })
+    .await
+}
+
+/// An answer of `GetRecords`; if it is the last one of its shard, with the shard's children.
+async fn with_children(store: &Store, asked: &Value, answer: Response) -> Response {
+    let children = async {
+        let (_, stream, shard, _) = decode_shard_iterator(asked["ShardIterator"].as_str()?).ok()?;
+        let stream = store.get_stream(&stream).await.ok()?;
+        let children = stream.shards.iter().filter_map(|child| {
+            let parents = [&child.parent_shard_id, &child.adjacent_parent_shard_id];
+            let parents: Vec<&String> = parents.into_iter().flatten().collect();
+            if !parents.contains(&&shard) {
+                return None;
+            }
+            let (id, range) = (&child.shard_id, &child.hash_key_range);
+            Some(json!({"ShardId": id, "ParentShards": parents, "HashKeyRange": range}))
+        });
+        Some(Value::Array(children.collect()))
+    };
+    let Some(children) = children.await else { return answer };
+    changed(answer, |got| {
+        if got["NextShardIterator"].is_null() {
+            got["ChildShards"] = children;
+        }
+    })
+    .await
+}
+
+async fn changed(answer: Response, change: impl FnOnce(&mut Value)) -> Response {
+    let (mut parts, body) = answer.into_parts();
+    let Ok(body) = to_bytes(body, MAX_ANSWER_BYTES).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let Ok(mut value) = serde_json::from_slice(&body) else {
+        return Response::from_parts(parts, Body::from(body));
+    };
+    change(&mut value);
+    let body = value.to_string();
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    Response::from_parts(parts, Body::from(body))
+}
+
+fn refusal(why: &str) -> Response {
+    let body = json!({"__type": "InvalidArgumentException", "message": why}).to_string();
+    (StatusCode::BAD_REQUEST, [("content-type", "application/x-amz-json-1.1")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arn_becomes_a_name_unless_there_is_an_iterator() {
+        let asked = rewritten(br#"{"StreamARN": "arn:aws:kinesis:us-east-1:000000000000:stream/words"}"#);
+        assert_eq!(asked, Some(json!({"StreamName": "words"})));
+        let asked = rewritten(br#"{"StreamARN": "arn:x/words", "ShardIterator": "i", "Limit": 10}"#);
+        assert_eq!(asked, Some(json!({"ShardIterator": "i", "Limit": 10})));
+        assert_eq!(rewritten(b"no object"), None);
+    }
+
+    #[test]
+    fn an_unknown_filter_is_refused() {
+        let filter = |text: &str| shard_filter(&json!({"ShardFilter": {"Type": text}}));
+        assert_eq!(filter("AT_LATEST"), Ok(Some(ShardFilter::AtLatest)));
+        assert_eq!(filter("AT_TRIM_HORIZON"), Ok(Some(ShardFilter::AtTrimHorizon)));
+        assert!(filter("AFTER_SHARD_ID").is_err());
+        assert_eq!(shard_filter(&json!({"StreamName": "words"})), Ok(None));
+    }
+}

@@ -1,0 +1,138 @@
+//! What 2,048 shards take on the heap, idle and busy. A program of its own, since it counts every allocation in it.
+
+#![allow(clippy::unwrap_used)] // a test may
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use end_to_end_tests::fleet::{Member, SEED, setup, wait_until};
+use kinesis_streaming::lease_store::StreamIdentity;
+use kinesis_streaming::prelude::*;
+use kinesis_streaming::shard_worker::{
+    FetchedBatch, ReadFrom, RecordSource, Shard, SourceError, StreamDescription,
+};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+const SHARDS: usize = 2048;
+
+/// The most heap of an idle shard, in bytes.
+const MAX_IDLE_BYTES: usize = 64 * 1024;
+
+/// The budget for records in the busy run, in bytes, and how far the heap may go beyond it, in percent.
+const BUDGET: usize = 32 * 1024 * 1024;
+const MAX_EXCESS_PERCENT: usize = 10;
+
+/// A batch of the busy run: so many records of so many bytes.
+const BATCH_RECORDS: usize = 64;
+const PAYLOAD_BYTES: usize = 1024;
+
+/// How many batches are processed in the busy run: several for each shard.
+const BATCHES: usize = 3 * SHARDS;
+
+/// Shards that always have more, made when it is read: nothing of it is on the heap before.
+#[derive(Debug)]
+struct Endless {
+    shards: InMemoryStream,
+    is_open: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl StreamSource for Endless {
+    fn stream_name(&self) -> &str {
+        self.shards.stream_name()
+    }
+
+    async fn describe(&self) -> Result<StreamDescription, SourceError> {
+        let identity = StreamIdentity { arn: "arn:endless".to_owned(), creation_epoch_seconds: 1 };
+        Ok(StreamDescription { identity, now: None })
+    }
+
+    async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
+        self.shards.list_shards(filter).await
+    }
+
+    async fn open(&self, _: &ShardId, _: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
+        Ok(Box::new(EndlessShard { next: 1, is_open: self.is_open.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct EndlessShard {
+    next: u128,
+    is_open: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl RecordSource for EndlessShard {
+    async fn ready(&mut self) -> u64 {
+        while self.is_open.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // As with a real stream, more than it turns out to be.
+        (BATCH_RECORDS * PAYLOAD_BYTES * 3) as u64
+    }
+
+    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
+        let records = (0..BATCH_RECORDS).map(|_| {
+            self.next += 1;
+            Record {
+                sequence_number: (10_u128.pow(38) + self.next).into(),
+                sub_sequence_number: 0,
+                partition_key: Some(format!("key-{}", self.next).into()),
+                data: vec![0; PAYLOAD_BYTES].into(),
+                approximate_arrival: None,
+            }
+        });
+        let records = records.collect();
+        // An answer takes its time.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(FetchedBatch { records, millis_behind_latest: Some(1000), shard_end: None })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_shard_is_cheap_and_busy_ones_stay_within_the_budget() {
+    let (stream, store, _) = setup(SHARDS);
+    let (is_open, batches) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = batches.clone();
+    let builder = Consumer::builder()
+        .application("heap")
+        .worker_id("w")
+        .source(Endless { shards: stream, is_open: is_open.clone() })
+        .lease_store(store)
+        .seed(SEED)
+        .max_buffered_bytes(BUDGET as u64)
+        .processors(batch_handler(move |_, _| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok(())
+            }
+        }));
+
+    let before = HEAP.current_usage();
+    let member = Member::start(builder);
+    member.wait_until_holding(SHARDS).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    HEAP.reset_peak_usage();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let idle = HEAP.peak_usage() - before;
+    let idle_bytes = idle / SHARDS;
+    println!("heap for each idle shard: {idle_bytes} B (with its row in the lease table)");
+    assert!(idle_bytes <= MAX_IDLE_BYTES, "{idle_bytes}");
+
+    HEAP.reset_peak_usage();
+    is_open.store(1, Ordering::Relaxed);
+    wait_until("each shard had several batches", || batches.load(Ordering::Relaxed) >= BATCHES).await;
+    let busy = HEAP.peak_usage() - before - idle;
+    let used = member.handle.status().memory;
+    println!("heap for busy shards beyond that: {busy} B at a budget of {BUDGET} B; {used:?}");
+    assert!(used.most_buffered_bytes <= BUDGET as u64, "{used:?}");
+    assert!(busy > BUDGET / 4, "the budget is used: {busy}");
+    assert!(busy <= BUDGET + BUDGET * MAX_EXCESS_PERCENT / 100, "{busy}");
+    member.crash().await;
+}

@@ -1,0 +1,214 @@
+//! A fleet member over enhanced fan-out, against servers in this process: sessions that end, a split in the middle, a crash
+//! and a restart.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, StreamStatus};
+use end_to_end_tests::Journal;
+use end_to_end_tests::fleet::Member;
+use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
+use kinesis_streaming::kinesis_asl::{ConsumerStatus, KinesisStream};
+use kinesis_streaming::prelude::*;
+use lease_store::dynamodb::DynamoDbLeaseStore;
+use lease_store::{Consistency, Lease};
+use tokio::time::{Instant, sleep};
+
+const STREAM: &str = "words";
+const APPLICATION: &str = "fan-out-test";
+
+/// How long any single thing may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the server keeps a subscription.
+const SUBSCRIPTION: Duration = Duration::from_secs(7);
+
+fn stream(endpoints: &Endpoints, deregister_at_end: bool) -> KinesisStream {
+    let mut settings = FanOutSettings::with_consumer_name(APPLICATION);
+    settings.deregister_at_end = deregister_at_end;
+    // Whatever goes wrong must show.
+    settings.fall_back_to_polling = false;
+    KinesisStream::from_client(endpoints.kinesis_client(), STREAM)
+        .with_retrieval(RetrievalMode::FanOut(settings))
+}
+
+fn leases(endpoints: &Endpoints) -> DynamoDbLeaseStore {
+    DynamoDbLeaseStore::new(endpoints.dynamodb_client(), APPLICATION).unwrap()
+}
+
+fn member(endpoints: &Endpoints, source: &KinesisStream, journal: &Journal) -> Member {
+    let journal = journal.clone();
+    let builder = Consumer::builder()
+        .application(APPLICATION)
+        .worker_id("counter")
+        .source(source.clone())
+        .lease_store(leases(endpoints))
+        .failover_time(Duration::from_secs(3))
+        .processors(batch_handler(move |shard: ShardContext, batch| {
+            journal.note(&shard, &batch);
+            async { Ok(()) }
+        }));
+    Member::start(builder)
+}
+
+async fn create_stream(endpoints: &Endpoints) {
+    endpoints.kinesis_client().create_stream().stream_name(STREAM).shard_count(2).send().await.unwrap();
+    wait_until_active(endpoints).await;
+}
+
+async fn wait_until_active(endpoints: &Endpoints) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let described =
+            endpoints.kinesis_client().describe_stream_summary().stream_name(STREAM).send().await.unwrap();
+        if described.stream_description_summary.unwrap().stream_status == StreamStatus::Active {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the stream does not become active");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn put(endpoints: &Endpoints, numbers: std::ops::Range<usize>) {
+    let entry = |number: usize| {
+        PutRecordsRequestEntry::builder()
+            .data(Blob::new(number.to_string()))
+            .partition_key(format!("key-{number}"))
+            .build()
+            .unwrap()
+    };
+    let entries = numbers.map(entry).collect();
+    let answer = endpoints
+        .kinesis_client()
+        .put_records()
+        .stream_name(STREAM)
+        .set_records(Some(entries))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.failed_record_count.unwrap_or(0), 0);
+}
+
+async fn split_first_shard(endpoints: &Endpoints) {
+    let client = endpoints.kinesis_client();
+    let shards = client.list_shards().stream_name(STREAM).send().await.unwrap().shards.unwrap();
+    let range = shards[0].hash_key_range.as_ref().unwrap();
+    let (start, end): (u128, u128) =
+        (range.starting_hash_key.parse().unwrap(), range.ending_hash_key.parse().unwrap());
+    client
+        .split_shard()
+        .stream_name(STREAM)
+        .shard_to_split(&shards[0].shard_id)
+        .new_starting_hash_key((start + (end - start) / 2 + 1).to_string())
+        .send()
+        .await
+        .unwrap();
+    wait_until_active(endpoints).await;
+}
+
+fn each_once(count: usize) -> BTreeMap<String, usize> {
+    (0..count).map(|number| (number.to_string(), 1)).collect()
+}
+
+/// Waits until what was delivered of each shard is also checkpointed.
+async fn wait_until_checkpointed(endpoints: &Endpoints, journal: &Journal) {
+    let store = leases(endpoints);
+    let mut delivered = BTreeMap::new();
+    for delivery in journal.all() {
+        delivered.insert(delivery.shard_id, delivery.position);
+    }
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let found = store.list(Consistency::Strong).await.unwrap().leases;
+        let is_done = |lease: &Lease| {
+            delivered.get(&lease.shard_id).is_none_or(|position| lease.checkpoint >= *position)
+        };
+        if found.iter().all(is_done) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not checkpointed: {found:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_over_fan_out_delivers_everything_once_through_renewals_and_a_split() {
+    let servers = InProcessServers::start().await.unwrap();
+    let endpoints = servers.endpoints();
+    create_stream(endpoints).await;
+    put(endpoints, 0..300).await;
+    let (source, journal) = (stream(endpoints, true), Journal::default());
+    let running = member(endpoints, &source, &journal);
+    journal.wait_for(300, LIMIT).await;
+    let subscribed_at = Instant::now();
+
+    split_first_shard(endpoints).await;
+    put(endpoints, 300..600).await;
+    journal.wait_for(600, LIMIT).await;
+    // Records keep coming while subscriptions end and others begin.
+    let mut count = 600;
+    while subscribed_at.elapsed() < SUBSCRIPTION * 2 {
+        put(endpoints, count..count + 10).await;
+        count += 10;
+        journal.wait_for(count, LIMIT).await;
+    }
+
+    let status = source.fan_out_status().unwrap();
+    assert_eq!((status.failed_sessions, status.polled_shards), (0, 0), "{status:?}");
+    assert_eq!(status.subscribed_shards, 3, "the parent is read to its end: {status:?}");
+    // Two shards, two children, and at least one renewal for three of them.
+    assert!(status.sessions >= 7, "{status:?}");
+    assert!(running.stop().await.is_drained());
+
+    assert_eq!(journal.times(), each_once(count));
+    journal.check_order();
+    let parents: BTreeMap<ShardId, BTreeSet<ShardId>> = source
+        .list_shards(&ShardFilter::All)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|shard| (shard.shard_id, shard.parents))
+        .collect();
+    assert!(parents.values().any(|parents| !parents.is_empty()));
+    journal.check_parents_first(&parents);
+
+    let consumers = source.list_consumers().await.unwrap();
+    assert_eq!(consumers.len(), 1);
+    assert_eq!((consumers[0].name.as_str(), consumers[0].status), (APPLICATION, ConsumerStatus::Active));
+    assert_eq!(Some(&consumers[0].arn), status.consumer_arn.as_ref());
+    assert!(source.end_retrieval().await.unwrap(), "it was registered here");
+    let deadline = Instant::now() + LIMIT;
+    while !source.list_consumers().await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "the consumer is still there");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_fan_out_goes_on_from_the_checkpoint() {
+    let servers = InProcessServers::start().await.unwrap();
+    let endpoints = servers.endpoints();
+    create_stream(endpoints).await;
+    put(endpoints, 0..200).await;
+    let journal = Journal::default();
+    let first = stream(endpoints, false);
+    let running = member(endpoints, &first, &journal);
+    journal.wait_for(200, LIMIT).await;
+    wait_until_checkpointed(endpoints, &journal).await;
+    running.crash().await;
+
+    put(endpoints, 200..400).await;
+    // Another process: it knows the consumer by its name only.
+    let second = stream(endpoints, true);
+    let running = member(endpoints, &second, &journal);
+    journal.wait_for(400, LIMIT).await;
+    assert!(running.stop().await.is_drained());
+    assert_eq!(journal.times(), each_once(400));
+    let arn = |stream: &KinesisStream| stream.fan_out_status().unwrap().consumer_arn.unwrap();
+    assert_eq!(arn(&first), arn(&second));
+    assert!(!second.end_retrieval().await.unwrap(), "it was registered by another");
+    assert_eq!(second.list_consumers().await.unwrap().len(), 1);
+}

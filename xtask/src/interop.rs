@@ -1,0 +1,134 @@
+//! The real Java KCL beside our receiver: installs it into `target/interop` and runs the test.
+
+use std::path::{Path, PathBuf};
+
+use crate::process::{Outcome, cargo, command, root};
+
+/// The package that holds the Java KCL 3.1.3 and all jars it needs, with its exact version.
+const PACKAGE: &str = "kclpy-ext";
+const PACKAGE_VERSION: &str = "3.1.3.post4";
+
+/// Where the package has its jars, and the one that shows that all are there.
+const JARS: &str = "amazon_kclpy/jars";
+const KCL_JAR: &str = "amazon-kinesis-client-3.1.3.jar";
+
+/// The oldest Java that is known to run it.
+const JAVA_VERSION: u32 = 17;
+
+/// How much is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// 100,000 records, and fleets that replace each other.
+    Full,
+    /// 10,000 records, about a minute.
+    Short,
+}
+
+impl Form {
+    fn test(self) -> &'static str {
+        match self {
+            Self::Full => "interop_kcl_full",
+            Self::Short => "interop_kcl_short",
+        }
+    }
+}
+
+/// Installs what is absent and runs the test. Fails where Java or Python is absent.
+pub(crate) fn run(form: Form) -> Outcome {
+    if let Some(missing) = missing() {
+        return Err(format!("interop runs the real Java KCL: {missing}"));
+    }
+    let jars = install()?;
+    // The feature set of `wire` and `ci`, so that nothing is built twice. The workers are programs of the test's package,
+    // which cargo builds with it.
+    cargo("test --workspace --all-features --test interop_kcl --")
+        .args(["--nocapture", "--exact", form.test()])
+        .env("KCL_JARS_DIR", jars)
+        .run()
+}
+
+/// The short form where Java and Python are present; where not, it says that it was left out, and why.
+pub(crate) fn run_short_where_possible() -> Outcome {
+    match missing() {
+        None => run(Form::Short),
+        Some(missing) => {
+            println!("LEFT OUT: the Java KCL as a peer: {missing}");
+            Ok(())
+        }
+    }
+}
+
+/// What this machine lacks.
+fn missing() -> Option<String> {
+    if let Err(error) = command("python3").args(["-m", "pip", "--version"]).output() {
+        return Some(format!("Python 3 with pip is needed to install it: {error}"));
+    }
+    match command("java").args(["--version"]).output() {
+        Err(error) => Some(format!("Java {JAVA_VERSION} or newer is needed: {error}")),
+        Ok(said) => match java_version(&said) {
+            Some(version) if version >= JAVA_VERSION => None,
+            _ => {
+                let said = said.lines().next().unwrap_or_default();
+                Some(format!("Java {JAVA_VERSION} or newer is needed, and this is {said:?}"))
+            }
+        },
+    }
+}
+
+/// The major version in what `java --version` says: `openjdk 17.0.15 2025-04-15`.
+fn java_version(said: &str) -> Option<u32> {
+    said.split_whitespace().nth(1)?.split(['.', '-', '+']).next()?.parse().ok()
+}
+
+/// Downloads the package and unpacks it, unless that is done. Returns where the jars are.
+fn install() -> Outcome<PathBuf> {
+    let directory = root().join("target/interop");
+    let unpacked = directory.join(format!("{PACKAGE}-{PACKAGE_VERSION}"));
+    let jars = unpacked.join(JARS);
+    if jars.join(KCL_JAR).is_file() {
+        return Ok(jars);
+    }
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    // Only what is in the package itself: its own dependencies are Python's, and no Python of it runs here.
+    command("python3")
+        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--only-binary", ":all:", "--dest"])
+        .args([&directory])
+        .args([format!("{PACKAGE}=={PACKAGE_VERSION}")])
+        .run()?;
+    // Unpacked beside its place and moved there in one step, so that half of it is never taken for all.
+    let unpacking = directory.join("unpacking");
+    let _ = std::fs::remove_dir_all(&unpacking);
+    command("python3").args(["-m", "zipfile", "-e"]).args([wheel(&directory)?, unpacking.clone()]).run()?;
+    let _ = std::fs::remove_dir_all(&unpacked);
+    std::fs::rename(&unpacking, &unpacked).map_err(|error| format!("{}: {error}", unpacked.display()))?;
+    if jars.join(KCL_JAR).is_file() {
+        return Ok(jars);
+    }
+    Err(format!("{PACKAGE} {PACKAGE_VERSION} has no {KCL_JAR} in {}", jars.display()))
+}
+
+fn wheel(directory: &Path) -> Outcome<PathBuf> {
+    let prefix = format!("{}-{PACKAGE_VERSION}-", PACKAGE.replace('-', "_"));
+    let entries =
+        std::fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    let is_wheel = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&prefix) && name.ends_with(".whl")
+    };
+    paths.find(is_wheel).ok_or_else(|| format!("no {prefix}*.whl in {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::java_version;
+
+    #[test]
+    fn reads_the_version_of_java() {
+        assert_eq!(java_version("openjdk 17.0.15 2025-04-15\nOpenJDK Runtime Environment"), Some(17));
+        assert_eq!(java_version("java 21 2023-09-19 LTS"), Some(21));
+        assert_eq!(java_version("openjdk 22-ea 2024-03-19"), Some(22));
+        assert_eq!(java_version("no such option"), None);
+    }
+}
