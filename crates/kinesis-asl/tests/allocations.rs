@@ -21,6 +21,9 @@ const WARM_UP_READS: usize = 3;
 /// The least of so many reads counts.
 const COUNTED_READS: usize = 4;
 
+/// How many allocations the pieces of an answer may add: on a busy machine it comes in more of them.
+const PIECES: u64 = 25;
+
 /// Allocations of one read of an answer of this shape, in the thread that reads; the server is another one.
 #[allow(clippy::disallowed_methods)] // a server beside the runtime that is measured, not in it
 fn allocations(shape: Shape, format: GetRecordsFormat) -> u64 {
@@ -54,8 +57,9 @@ fn a_record_costs_no_allocation_of_its_own() {
         for (records, payload_bytes) in [(1000, 1000), (10_000, 100)] {
             let counted = allocations(Shape { records, payload_bytes }, format);
             println!("{format}, {records} records of {payload_bytes} bytes: {counted} allocations");
-            // 0.05 a record.
-            assert!(counted * 20 <= records as u64, "{format}: {counted} allocations for {records} records");
+            // 0.05 a record, and some for the pieces that the answer came in.
+            let allowed = records as u64 / 20 + PIECES;
+            assert!(counted <= allowed, "{format}: {counted} allocations for {records} records");
         }
     }
 }
