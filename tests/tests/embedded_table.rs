@@ -257,3 +257,16 @@ async fn a_cold_start_delivers_within_three_seconds_whoever_starts_with_it() {
     let moves: u64 = members.iter().map(|member| member.handle.status().handed_over_leases).sum();
     assert_eq!(moves, 0, "workers that start together share at once");
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_row_that_the_first_start_creates_keeps_the_instant_and_the_stream() {
+    let (stream, store, journal) = setup(3);
+    let latest = member("a", &stream, &store, &journal).initial_position(InitialPosition::Latest);
+    let first = Member::start(latest.max_leases(1));
+    wait_until("one lease is taken", || first.held().len() == 1).await;
+    let rows = rows(&store).await;
+    assert_eq!(rows.len(), 3);
+    let instants: BTreeSet<_> = rows.iter().map(|row| row.initial_time_millis).collect();
+    assert_eq!(instants.len(), 1, "{rows:?}");
+    assert!(rows.iter().all(|row| row.initial_time_millis.is_some() && row.stream.is_some()), "{rows:?}");
+}

@@ -134,7 +134,9 @@ async fn wait_until_checkpointed(endpoints: &Endpoints, journal: &Journal) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// The server's subscriptions hold a lock of its own over waits, and whoever wants the lock meanwhile blocks a thread. With
+// more threads than calls somebody is always left to go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 32)]
 async fn a_fleet_over_fan_out_delivers_everything_once_through_renewals_and_a_split() {
     let servers = InProcessServers::start().await.unwrap();
     let endpoints = servers.endpoints();
@@ -187,7 +189,9 @@ async fn a_fleet_over_fan_out_delivers_everything_once_through_renewals_and_a_sp
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// The server's subscriptions hold a lock of its own over waits, and whoever wants the lock meanwhile blocks a thread. With
+// more threads than calls somebody is always left to go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 32)]
 async fn after_a_crash_fan_out_goes_on_from_the_checkpoint() {
     let servers = InProcessServers::start().await.unwrap();
     let endpoints = servers.endpoints();
