@@ -22,7 +22,12 @@ const STEPS: [Step; 13] = [
     ("test all features", || {
         // These have steps of their own, which install what they need.
         let test = cargo("test --workspace --all-features -- --skip wire_fleet --skip wire_lease_store");
-        test.args(["--skip", "interop_kcl"]).run()
+        test.args(["--skip", "interop_kcl", "--skip", "wire_fan_out"]).run()?;
+        println!(
+            "LEFT OUT: fan-out against a local server, because subscriptions and writes can lock that server up for good; \
+             `cargo test -p end-to-end-tests --all-features --test wire_fan_out` runs it"
+        );
+        Ok(())
     }),
     ("simulation", || {
         sim(&["--seeds", "500"].map(str::to_owned))?;
