@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use lease_store::ShardId;
+use lease_store::{Position, ShardId};
 use tokio::time::{Duration, timeout};
 
 use crate::{
@@ -80,6 +80,13 @@ impl Intake {
         match self.ahead.take() {
             Some(ahead) => ahead,
             None => self.read(false).await,
+        }
+    }
+
+    /// Tells the source how far the shard is checkpointed, unless a read is under way.
+    pub(crate) fn checkpointed(&mut self, position: &Position) {
+        if let Some(reader) = &mut self.reader {
+            reader.checkpointed(position);
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use lease_store::{SequenceNumber, ShardId, StreamIdentity};
+use lease_store::{Position, SequenceNumber, ShardId, StreamIdentity};
 
 use crate::{Record, Shard, SourceError};
 
@@ -94,6 +94,12 @@ pub trait RecordSource: fmt::Debug + Send {
     /// # Errors
     /// Any [`SourceError`]; the caller decides whether and when to ask again.
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError>;
+
+    /// Everything up to this position is stored as done and will not be asked for again, by whoever reads the shard. For
+    /// sources that keep something; told before a read, not at once.
+    fn checkpointed(&mut self, position: &Position) {
+        let _ = position;
+    }
 }
 
 /// What one read of a shard gave.

@@ -322,6 +322,7 @@ impl Task {
             let from = read_from(&self.delivered, self.worker.options.initial_timestamp)?;
             self.intake.open(&from).await?;
         }
+        self.intake.checkpointed(self.worker.checkpointer.watermarks().checkpointed());
         self.intake.next().await
     }
 
