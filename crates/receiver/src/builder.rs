@@ -1,13 +1,13 @@
 //! Puts a receiver together and checks its parts and settings as a whole.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
-use shard_worker::{ByteBudget, RecordProcessorFactory, RetryPolicy, StreamSource};
+use shard_worker::{ByteBudget, FailurePolicy, RecordProcessorFactory, RetryPolicy, StreamSource};
 
 use crate::handle::Shared;
 use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings};
@@ -28,6 +28,7 @@ pub struct ReceiverBuilder {
     store: Option<Arc<dyn LeaseStore>>,
     processors: Option<Arc<dyn RecordProcessorFactory>>,
     retries: Retries,
+    failure_policy: FailurePolicy,
     seed: Option<u64>,
     budget: Option<ByteBudget>,
 }
@@ -168,8 +169,31 @@ impl ReceiverBuilder {
         self
     }
 
+    /// What happens to records that the application cannot process; by default the shard is halted, and nothing is passed.
+    #[must_use]
+    pub fn failure_policy(mut self, failure_policy: FailurePolicy) -> Self {
+        self.failure_policy = failure_policy;
+        self
+    }
+
+    /// After how long without progress a shard is started anew; see [`ReceiverSettings::no_progress_time`].
+    #[must_use]
+    pub fn no_progress_time(mut self, no_progress_time: Duration) -> Self {
+        self.settings.no_progress_time = no_progress_time;
+        self
+    }
+
+    /// How many records of a shard may be delivered and not acknowledged; see
+    /// [`ReceiverSettings::max_unacknowledged_records`].
+    #[must_use]
+    pub fn max_unacknowledged_records(mut self, max_unacknowledged_records: NonZeroUsize) -> Self {
+        self.settings.max_unacknowledged_records = max_unacknowledged_records;
+        self
+    }
+
     /// How long to wait before a batch whose handler failed, or a read that failed, is tried again; by default from
-    /// 200 ms up to 30 s. Attempts are not limited: a limit of the policy is only where its last wait repeats.
+    /// 200 ms up to 30 s. A limit of the policy is only where its last wait repeats; how often a batch is tried says the
+    /// [`failure_policy`](Self::failure_policy).
     #[must_use]
     pub fn processing_retry(mut self, retry: RetryPolicy) -> Self {
         self.retries.processing = Some(retry);
@@ -244,6 +268,7 @@ impl ReceiverBuilder {
             store,
             processors,
             retries: self.retries,
+            failure_policy: self.failure_policy,
             rng,
             shared,
         })

@@ -32,6 +32,7 @@ mod settings;
 mod shard_sync;
 mod shard_task;
 mod status;
+mod supervision;
 mod united_stream;
 
 pub use assignment::{AssignmentLimits, AssignmentPlan, Holdings, ObservedLease, plan_assignment};
@@ -49,4 +50,4 @@ pub use receiver::Receiver;
 pub use settings::ReceiverSettings;
 pub use shard_sync::plan_new_leases;
 pub use status::{ReceiverState, ReceiverStatus, ShardStatus, StopReport};
-pub use united_stream::{Delivery, UnitedStream, united_stream};
+pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

@@ -1,11 +1,14 @@
 //! The settings of a fleet member: plain data, checked as a whole.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use lease_store::WorkerId;
 use serde::{Deserialize, Serialize};
-use shard_worker::{DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_READ_AHEAD_BYTES};
+use shard_worker::{
+    DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_RECORDS,
+    DEFAULT_READ_AHEAD_BYTES, WatchdogLimits,
+};
 
 use crate::InitialPosition;
 
@@ -60,6 +63,17 @@ pub struct ReceiverSettings {
     /// While the application has a batch of a shard, the next one is read ahead if it cannot be larger than this, in bytes;
     /// 24 MiB by default, which is the largest batch with what its call needs; 0: nothing is read ahead.
     pub read_ahead_bytes: u64,
+    /// No more of a shard is read while so many of its records are delivered and not acknowledged; 100,000 by default. Only
+    /// applications that acknowledge later than their processors return come there.
+    pub max_unacknowledged_records: NonZeroUsize,
+    /// The same in bytes of memory that those records took when they were delivered; 64 MiB by default.
+    pub max_unacknowledged_bytes: u64,
+    /// After so long without progress the work on a shard is started anew, and its lease is given up in the end; 5 minutes
+    /// by default, 0: never. Longer than the application needs for a batch.
+    #[serde(rename = "no_progress_time_ms", with = "millis")]
+    pub no_progress_time: Duration,
+    /// How often the work on a shard that makes no progress is started anew before its lease is given up.
+    pub max_restarts: u32,
 }
 
 impl Default for ReceiverSettings {
@@ -79,11 +93,21 @@ impl Default for ReceiverSettings {
             drain_time: Duration::from_secs(30),
             max_buffered_bytes: DEFAULT_MAX_BUFFERED_BYTES.get(),
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
+            max_unacknowledged_records: DEFAULT_MAX_UNACKNOWLEDGED_RECORDS,
+            max_unacknowledged_bytes: DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
+            no_progress_time: Duration::from_secs(300),
+            max_restarts: 2,
         }
     }
 }
 
 impl ReceiverSettings {
+    /// What the watchdog goes by; `None`: there is none.
+    pub(crate) fn watchdog_limits(&self) -> Option<WatchdogLimits> {
+        let (no_progress_time, max_restarts) = (self.no_progress_time, self.max_restarts);
+        (!no_progress_time.is_zero()).then_some(WatchdogLimits { no_progress_time, max_restarts })
+    }
+
     /// Every fault of the settings, as one line each; empty when they are sound.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();

@@ -14,13 +14,17 @@
 //! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
 //! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
 
+mod acknowledgement;
 mod aggregation;
 mod arrivals;
 mod batch_handler;
 mod blocking_handler;
 mod byte_budget;
 mod byte_ledger;
+mod dead_letter;
 mod error;
+mod failure_policy;
+mod file_dead_letters;
 mod in_memory_stream;
 mod intake;
 mod life;
@@ -29,8 +33,13 @@ mod progress;
 mod record;
 mod shard;
 mod source;
+mod task;
+mod watchdog;
 mod worker;
 
+pub use acknowledgement::{Acknowledgement, RecordAcknowledgement};
+#[doc(hidden)]
+pub use acknowledgement::{Advance, Window};
 pub use aggregation::{
     AggregatedRecord, Aggregator, Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate, hash_key_of,
 };
@@ -38,14 +47,21 @@ pub use batch_handler::{BatchHandler, batch_handler};
 pub use blocking_handler::{BlockingHandler, ProcessorPool, blocking_handler};
 pub use byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFERED_BYTES};
 pub use checkpointer::RetryPolicy;
+pub use dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
 pub use error::{SourceError, SourceErrorKind};
+pub use failure_policy::FailurePolicy;
+pub use file_dead_letters::FileDeadLetters;
 pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;
-pub use processor::{RecordProcessor, RecordProcessorFactory, ShardContext};
+pub use processor::{DEFAULT_PROCESSING_RETRY, RecordProcessor, RecordProcessorFactory, ShardContext};
 pub use progress::{ShardProgress, ShardState};
-pub use record::{Record, RecordBatch};
+pub use record::{Record, RecordBatch, RecordId};
 pub use shard::Shard;
 pub use source::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, StreamDescription, StreamSource,
 };
-pub use worker::{DEFAULT_READ_AHEAD_BYTES, ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions};
+pub use watchdog::{Interventions, Watchdog, WatchdogAct, WatchdogLimits};
+pub use worker::{
+    DEFAULT_MAX_UNACKNOWLEDGED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES,
+    ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions,
+};

@@ -2,6 +2,7 @@
 //! and what it decides is pure and stands elsewhere.
 
 mod requests;
+mod rests;
 mod rounds;
 mod running;
 mod shards;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
 
 use self::requests::Requests;
+use self::rests::Rests;
 use self::rounds::Rounds;
 use self::shards::ShardSync;
 use crate::error::{source_error, store_error};
@@ -45,6 +47,8 @@ pub(crate) struct Member {
     rounds: Rounds,
     /// Leases that live workers were asked for.
     requests: Requests,
+    /// Shards to stay away from for a while.
+    rests: Rests,
     sync: ShardSync,
     /// Malformed rows that were reported, so that each is reported once.
     reported_malformed: Vec<MalformedLease>,
@@ -79,6 +83,7 @@ impl Member {
             new_leases: Arc::new(Notify::new()),
             rounds: Rounds::starting_at(now),
             requests: Requests::default(),
+            rests: Rests::default(),
             sync: ShardSync::starting_at(now),
             reported_malformed: Vec::new(),
             receiver,

@@ -1,0 +1,568 @@
+//! What a shard worker's steps do.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::time::SystemTime;
+
+use checkpointer::Delays;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use lease_store::{BoxError, Position, SequenceNumber};
+use tokio::time::{Duration, Instant, sleep_until, timeout};
+
+use crate::acknowledgement::{Deliveries, Failure, WindowLimits};
+use crate::arrivals::Arrivals;
+use crate::failure_policy::{LastResort, Verdict};
+use crate::intake::{Intake, Intaken};
+use crate::life::{Event, ShardLife, Step};
+use crate::{
+    DeadLetter, FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, Shard, ShardEnd, ShardOutcome,
+    ShardState, ShardWorker, SourceError, SourceErrorKind,
+};
+
+/// What the steps work on.
+pub(crate) struct Task {
+    worker: ShardWorker,
+    processor: Option<Box<dyn RecordProcessor>>,
+    intake: Intake,
+    /// Reading is refused for a reason that somebody has to mend.
+    refused: Option<ShardState>,
+    /// The newest position that was delivered; whatever is not beyond it is dropped on arrival.
+    delivered: Position,
+    /// The first record that was delivered: where to start anew while nothing is acknowledged.
+    first_delivered: Option<SequenceNumber>,
+    arrivals: Arrivals,
+    /// What has to be processed, in order.
+    work: VecDeque<Work>,
+    /// What the application has and had, and has not acknowledged.
+    deliveries: Deliveries,
+    /// The delivery that the application failed to acknowledge the last time.
+    redelivered: Option<u64>,
+    /// Until when a stop waits for what is acknowledged later.
+    settle_until: Option<Instant>,
+    /// The application has failed as often as its policy allows, and the policy is to halt.
+    is_halted: bool,
+    children: Vec<Shard>,
+    delays: Delays,
+    last_delay: Duration,
+}
+
+/// A batch, or a part of one, that has to be processed.
+struct Work {
+    batch: RecordBatch,
+    /// It is a part of a batch that failed as a whole.
+    is_part: bool,
+    /// The last resort is to be taken with it.
+    given_up: Option<GivenUp>,
+}
+
+struct GivenUp {
+    attempts: u32,
+    error: String,
+    /// How many of its records are stored elsewhere already.
+    stored: usize,
+}
+
+impl Work {
+    fn new(batch: RecordBatch, is_part: bool) -> Self {
+        Self { batch, is_part, given_up: None }
+    }
+}
+
+impl Task {
+    pub(crate) fn new(mut worker: ShardWorker) -> Self {
+        let delays = worker.context.retry.delays(worker.rng.fork());
+        let context = &worker.context;
+        let options = &worker.options;
+        let limits = WindowLimits {
+            records: options.max_unacknowledged_records.get(),
+            bytes: options.max_unacknowledged_bytes,
+        };
+        Self {
+            processor: None,
+            intake: intake(&worker, options.read_ahead_bytes),
+            refused: None,
+            delivered: context.start.clone(),
+            first_delivered: None,
+            arrivals: Arrivals::new(context.shard_id.clone(), options.deaggregates, context.hash_key_range),
+            work: VecDeque::new(),
+            deliveries: Deliveries::new(worker.checkpointer.acknowledger(), worker.progress.clone(), limits),
+            redelivered: None,
+            settle_until: None,
+            is_halted: false,
+            children: Vec::new(),
+            delays,
+            last_delay: DEFAULT_RETRY_DELAY,
+            worker,
+        }
+    }
+
+    /// Does one step, after a wait if it failed before. Safe to cancel in reads and waits.
+    pub(crate) async fn carry_out(&mut self, life: ShardLife) -> Event {
+        if life.is_retrying() {
+            self.wait_to_retry(life.step()).await;
+        }
+        let step = life.step();
+        let state = self.refused.filter(|_| step == Step::Fetch).unwrap_or(state_of(step));
+        self.worker
+            .progress
+            .send_if_modified(|progress| std::mem::replace(&mut progress.state, state) != state);
+        let done = match step {
+            Step::Fetch => match self.fetch().await {
+                Ok(event) => Ok(event),
+                Err(error) => {
+                    self.refused = refusal(error.kind());
+                    Err(error.into())
+                }
+            },
+            Step::Initialize => self.initialize().await.map(|()| Event::Succeeded),
+            Step::Process => self.process().await,
+            Step::Settle => self.settle(life).await,
+            Step::NotifyEnd => self.call(|processor| processor.shard_ended()).await,
+            Step::RecordEnd => self.record_end().await.map(|()| Event::Succeeded),
+            Step::NotifyStop => {
+                self.let_go();
+                self.call(|processor| processor.shutdown_requested()).await
+            }
+            Step::Flush => {
+                let flushed = self.worker.checkpointer.flush().await;
+                flushed.map(|()| Event::Succeeded).map_err(Into::into)
+            }
+            Step::NotifyLoss => {
+                self.let_go();
+                if life.is_giving_up() {
+                    // What the application has beside its processor ends as well.
+                    self.worker.context.lease_lost.cancel();
+                }
+                self.call(|processor| processor.lease_lost().map(Ok).boxed()).await
+            }
+            Step::Finish(_) => Ok(Event::Succeeded),
+        };
+        match done {
+            Ok(event) => self.succeeded(event),
+            Err(error) => self.failed(step, &error),
+        }
+    }
+
+    async fn wait_to_retry(&mut self, step: Step) {
+        let state = match step {
+            Step::Process if self.is_halted => ShardState::Halted,
+            _ => self.refused.unwrap_or(ShardState::BackingOff),
+        };
+        self.worker.progress.send_modify(|progress| progress.state = state);
+        // A batch is never given up: where a policy ends, its last wait repeats.
+        let delay = self.delays.next().unwrap_or(self.last_delay);
+        self.last_delay = delay;
+        let wait = tokio::time::sleep(delay);
+        match step {
+            Step::Process => self.intake.beside(wait).await,
+            _ => wait.await,
+        }
+    }
+
+    fn succeeded(&mut self, event: Event) -> Event {
+        // The lag of a quiet shard moves; what somebody has and does not acknowledge makes no progress by that.
+        let is_progress = self.deliveries.is_empty();
+        self.worker.progress.send_if_modified(|progress| {
+            if is_progress {
+                progress.progressed_at = Some(Instant::now());
+            }
+            false
+        });
+        if matches!(event, Event::Redeliver { .. } | Event::Restart) {
+            return event;
+        }
+        if self.redelivered.is_some_and(|delivery| self.deliveries.is_open(delivery)) {
+            // What failed before is only handed over again, and not done.
+            return event;
+        }
+        self.redelivered = None;
+        self.is_halted = false;
+        if self.worker.progress.borrow().last_error.is_some() {
+            self.delays = self.worker.context.retry.delays(self.worker.rng.fork());
+            self.worker.progress.send_modify(|progress| progress.last_error = None);
+        }
+        event
+    }
+
+    fn failed(&mut self, step: Step, error: &BoxError) -> Event {
+        let is_application = !matches!(step, Step::Fetch | Step::RecordEnd | Step::Flush);
+        self.worker.progress.send_modify(|progress| {
+            progress.failed_attempts += u64::from(is_application);
+            progress.last_error = Some(error.to_string());
+            if step == Step::Fetch && self.deliveries.is_empty() {
+                progress.progressed_at = Some(Instant::now());
+            }
+        });
+        let is_attempt =
+            step == Step::Process && self.work.front().is_some_and(|work| work.given_up.is_none());
+        if !is_attempt {
+            tracing::warn!(?step, %error, "the step failed and is done again; nothing is skipped");
+            return Event::Failed;
+        }
+        let Some(work) = self.work.pop_front() else { return Event::Failed };
+        match self.deliveries.deliver_again(&work.batch) {
+            Some(batch) => {
+                let attempts = work.batch.attempt();
+                self.take_up_again(Work { batch, ..work }, attempts, error)
+            }
+            // It failed only after all its records were acknowledged one by one.
+            None => self.after_a_part(),
+        }
+    }
+
+    /// Decides what becomes of a batch that failed, or of the records of it that did.
+    fn take_up_again(&mut self, work: Work, attempts: u32, error: &BoxError) -> Event {
+        let verdict = self.worker.context.failure_policy.verdict(attempts, work.batch.len(), work.is_part);
+        let position = work.batch.last_position();
+        let records = work.batch.len();
+        match verdict {
+            Verdict::Again => {
+                tracing::warn!(%error, attempts, records, %position, "a batch failed and is tried again");
+                self.work.push_front(work);
+                Event::Failed
+            }
+            Verdict::Halt => {
+                if !self.is_halted {
+                    tracing::error!(
+                        %error, attempts, records, %position,
+                        "the shard is halted: a batch fails again and again; it is tried again now and then, and nothing is skipped"
+                    );
+                }
+                self.is_halted = true;
+                self.work.push_front(work);
+                Event::Failed
+            }
+            Verdict::Divide => {
+                tracing::warn!(%error, attempts, records, %position, "a batch fails again and again, and is divided");
+                for half in self.deliveries.halves(&work.batch).into_iter().rev() {
+                    self.work.push_front(Work::new(half, true));
+                }
+                Event::MoreToProcess
+            }
+            Verdict::GiveUp => {
+                let given_up = GivenUp { attempts, error: error.to_string(), stored: 0 };
+                self.work.push_front(Work { given_up: Some(given_up), ..work });
+                Event::MoreToProcess
+            }
+        }
+    }
+
+    async fn initialize(&mut self) -> Result<(), BoxError> {
+        if self.processor.is_none() {
+            let create = || self.worker.processors.create(self.worker.context.clone());
+            self.processor = Some(
+                std::panic::catch_unwind(AssertUnwindSafe(create)).map_err(|panic| panic_error(&*panic))?,
+            );
+        }
+        call(&mut self.processor, |processor| processor.initialize()).await
+    }
+
+    async fn call<'a, F>(&'a mut self, callback: F) -> Result<Event, BoxError>
+    where
+        F: FnOnce(&'a mut Box<dyn RecordProcessor>) -> BoxFuture<'a, Result<(), BoxError>>,
+    {
+        call(&mut self.processor, callback).await.map(|()| Event::Succeeded)
+    }
+
+    async fn record_end(&mut self) -> Result<(), BoxError> {
+        // With nothing left to write the checkpointer stays quiet, and does not come behind the end of the shard.
+        self.worker.checkpointer.flush().await?;
+        self.worker.end_recorder.record_end(&self.children).await
+    }
+
+    async fn fetch(&mut self) -> Result<Event, SourceError> {
+        // A shard that always has more to read lets the others have their turn.
+        tokio::task::yield_now().await;
+        if let Some(failure) = self.deliveries.failure() {
+            return Ok(self.redeliver(failure));
+        }
+        if !self.deliveries.has_room() {
+            return Ok(Event::NoRoom);
+        }
+        if !self.intake.is_opened() {
+            let from = self.read_from()?;
+            self.intake.open(&from).await?;
+        }
+        self.intake.checkpointed(self.worker.checkpointer.watermarks().checkpointed());
+        let read = loop {
+            tokio::select! {
+                biased;
+                read = self.intake.next() => break read,
+                () = self.deliveries.changed() => {
+                    if let Some(failure) = self.deliveries.failure() {
+                        return Ok(self.redeliver(failure));
+                    }
+                }
+            }
+        };
+        let (fetched, memory) = match read {
+            Ok(Intaken { fetched, reservation }) => (fetched, Some(reservation)),
+            Err(error) if error.kind() == SourceErrorKind::ShardNotFound => {
+                tracing::error!(
+                    %error,
+                    delivered = %self.delivered,
+                    "the stream no longer has the shard; what was not read of it is past the retention period"
+                );
+                let shard_end = Some(ShardEnd { children: Vec::new() });
+                (FetchedBatch { records: Vec::new(), millis_behind_latest: None, shard_end }, None)
+            }
+            Err(error) => return Err(error),
+        };
+        // From here on nothing waits, so that a stop or a lost lease cannot come between reading and delivering.
+        self.refused = None;
+        let fetched_bytes = fetched.memory_bytes();
+        let (records, counts) = self.arrivals.unpack(fetched.records, &mut self.delivered);
+        self.worker.progress.send_if_modified(|progress| {
+            progress.millis_behind_latest = fetched.millis_behind_latest.or(progress.millis_behind_latest);
+            counts.add_to(progress) || fetched.millis_behind_latest.is_some()
+        });
+        let end = fetched.shard_end.is_some();
+        if let Some(shard_end) = fetched.shard_end {
+            self.children = shard_end.children;
+        }
+        let batch = RecordBatch::new(records, fetched.millis_behind_latest).map(|batch| match memory {
+            Some(mut memory) => {
+                // What is taken apart can take more than it came in, and keeps that alive as a whole.
+                memory.resize(batch.memory_bytes().max(fetched_bytes));
+                batch.holding(memory)
+            }
+            None => batch,
+        });
+        let records = batch.is_some();
+        if let Some(batch) = batch {
+            self.worker.checkpointer.deliver(batch.last_position());
+            if self.first_delivered.is_none() {
+                let first = batch.first().and_then(|record| record.sequence_number.as_str().parse().ok());
+                self.first_delivered = first;
+            }
+            self.work.push_back(Work::new(self.deliveries.deliver(batch), false));
+        }
+        Ok(Event::Fetched { records, end })
+    }
+
+    /// Where reading goes on.
+    fn read_from(&self) -> Result<ReadFrom, SourceError> {
+        match (&self.delivered, &self.first_delivered) {
+            (Position::TrimHorizon | Position::AtTimestamp | Position::Latest, Some(first)) => {
+                Ok(ReadFrom::At(first.clone()))
+            }
+            (delivered, _) => read_from(delivered, self.worker.options.initial_timestamp),
+        }
+    }
+
+    fn redeliver(&mut self, failure: Failure) -> Event {
+        let (batch, error) = match failure {
+            Failure::Records { batch, error } => (batch, error),
+            Failure::Restart(error) => {
+                tracing::warn!(%error, "records are not done and have to be read again");
+                self.worker.progress.send_modify(|progress| progress.last_error = Some(error.to_string()));
+                return Event::Restart;
+            }
+        };
+        self.worker.progress.send_modify(|progress| {
+            progress.failed_attempts += 1;
+            progress.last_error = Some(error.to_string());
+        });
+        let attempts = batch.attempt().saturating_sub(1);
+        self.redelivered = batch.delivered().map(|delivered| delivered.delivery());
+        let event = self.take_up_again(Work::new(batch, false), attempts, &error);
+        Event::Redeliver { wait: event == Event::Failed }
+    }
+
+    async fn process(&mut self) -> Result<Event, BoxError> {
+        let Some(work) = self.work.front_mut() else { return Ok(Event::Succeeded) };
+        if work.given_up.is_some() {
+            self.give_up_first().await?;
+            return Ok(self.after_a_part());
+        }
+        let batch = work.batch.clone();
+        let time_limit = self.worker.context.failure_policy.handler_time_limit();
+        let processing = call(&mut self.processor, |processor| processor.process(&batch));
+        let in_time = async {
+            let Some(time_limit) = time_limit else { return processing.await };
+            let too_slow =
+                || format!("the record processor took longer than {time_limit:?} and was cut short");
+            timeout(time_limit, processing).await.unwrap_or_else(|_| Err(too_slow().into()))
+        };
+        self.intake.beside(in_time).await?;
+        self.deliveries.processed(&batch);
+        self.work.pop_front();
+        Ok(self.after_a_part())
+    }
+
+    fn after_a_part(&self) -> Event {
+        if self.work.is_empty() { Event::Succeeded } else { Event::MoreToProcess }
+    }
+
+    /// Takes the last resort with what is to be processed first.
+    async fn give_up_first(&mut self) -> Result<(), BoxError> {
+        let Some(Work { batch, given_up: Some(given_up), .. }) = self.work.front_mut() else { return Ok(()) };
+        let context = &self.worker.context;
+        if let LastResort::DeadLetter(sink) = context.failure_policy.last_resort() {
+            while let Some(record) = batch.get(given_up.stored) {
+                let letter =
+                    DeadLetter::new(context, record.clone(), given_up.attempts, given_up.error.clone());
+                AssertUnwindSafe(sink.put(&letter))
+                    .catch_unwind()
+                    .await
+                    .map_err(|panic| panic_error(&*panic))??;
+                tracing::warn!(record = %letter.id(), error = %letter.error, "a record went to the dead letters");
+                given_up.stored += 1;
+                self.worker.progress.send_modify(|progress| progress.dead_letters += 1);
+            }
+        } else {
+            for record in batch.iter() {
+                let record = record.id(&context.stream, &context.shard_id);
+                tracing::error!(%record, error = %given_up.error, "a record is skipped, as the failure policy says");
+            }
+            self.worker.progress.send_modify(|progress| progress.skipped_records += batch.len() as u64);
+        }
+        self.deliveries.give_up(batch);
+        self.work.pop_front();
+        Ok(())
+    }
+
+    /// Waits for what the application acknowledges later.
+    async fn settle(&mut self, life: ShardLife) -> Result<Event, BoxError> {
+        if life.is_stopping() {
+            for work in self.work.drain(..) {
+                self.deliveries.abandon(&work.batch);
+            }
+        }
+        if self.deliveries.is_settled() {
+            return Ok(Event::Settled { all: self.deliveries.is_empty() });
+        }
+        call(&mut self.processor, |processor| processor.settle()).await?;
+        let stop = self.worker.stop.clone();
+        let until = life.is_stopping().then(|| {
+            let settle_time = self.worker.options.settle_time;
+            *self.settle_until.get_or_insert_with(|| Instant::now() + settle_time)
+        });
+        loop {
+            if let Some(failure) = self.deliveries.failure() {
+                if !life.is_stopping() {
+                    return Ok(self.redeliver(failure));
+                }
+                self.deliveries.abandon_failed(&failure);
+                continue;
+            }
+            let is_enough = !life.settles_all() && self.deliveries.has_room();
+            if is_enough || self.deliveries.is_settled() {
+                return Ok(Event::Settled { all: self.deliveries.is_empty() });
+            }
+            let time_is_up = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => stop.cancelled().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.deliveries.changed() => {}
+                () = time_is_up => {
+                    if life.is_stopping() {
+                        tracing::warn!("stopping although not everything is acknowledged; what is not comes again");
+                    }
+                    return Ok(Event::Settled { all: false });
+                }
+            }
+        }
+    }
+
+    /// Lets go of everything but the processor. Whatever was read ahead was not delivered, so nobody misses it, and its
+    /// memory is for others; handles that the application still has do nothing any more.
+    fn let_go(&mut self) {
+        self.intake = intake(&self.worker, 0);
+        self.work.clear();
+        self.deliveries.clear();
+    }
+
+    /// Goes back to what is acknowledged, with a new processor.
+    pub(crate) fn start_anew(&mut self) {
+        self.let_go();
+        self.intake = intake(&self.worker, self.worker.options.read_ahead_bytes);
+        self.processor = None;
+        self.children.clear();
+        self.delivered = self.worker.checkpointer.watermarks().acknowledged().clone();
+        tracing::warn!(from = %self.delivered, "the work on the shard starts anew, with a new processor");
+        self.worker.progress.send_modify(|progress| progress.restarts += 1);
+    }
+
+    pub(crate) async fn finish(self, outcome: ShardOutcome) {
+        self.worker.progress.send_modify(|progress| progress.state = ShardState::Finished);
+        self.worker.checkpointer.close().await;
+        tracing::info!(?outcome, delivered = %self.delivered, "the work on the shard is over");
+    }
+}
+
+fn intake(worker: &ShardWorker, read_ahead_bytes: u64) -> Intake {
+    let shard_id = worker.context.shard_id.clone();
+    Intake::new(worker.source.clone(), shard_id, worker.options.budget.clone(), read_ahead_bytes)
+}
+
+/// Calls the application's code; a panic in it is an error like any other.
+async fn call<'a, F>(processor: &'a mut Option<Box<dyn RecordProcessor>>, callback: F) -> Result<(), BoxError>
+where
+    F: FnOnce(&'a mut Box<dyn RecordProcessor>) -> BoxFuture<'a, Result<(), BoxError>>,
+{
+    let Some(processor) = processor else { return Ok(()) };
+    // A processor that panicked is called again with the same batch, as after an error: its own state is its own
+    // business, and replacing it could lose what it holds.
+    AssertUnwindSafe(async move { callback(processor).await })
+        .catch_unwind()
+        .await
+        .map_err(|panic| panic_error(&*panic))?
+}
+
+/// The state of a shard that cannot be read until somebody mends something.
+fn refusal(kind: SourceErrorKind) -> Option<ShardState> {
+    match kind {
+        SourceErrorKind::Denied => Some(ShardState::Denied),
+        SourceErrorKind::KeyUnavailable => Some(ShardState::KeyUnavailable),
+        _ => None,
+    }
+}
+
+/// The wait before a retry when the policy gives none at all.
+const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+fn state_of(step: Step) -> ShardState {
+    match step {
+        Step::Initialize => ShardState::Initializing,
+        Step::Fetch => ShardState::Reading,
+        Step::Process => ShardState::Processing,
+        Step::Settle => ShardState::Settling,
+        Step::NotifyEnd | Step::RecordEnd => ShardState::Ending,
+        Step::NotifyStop | Step::Flush | Step::NotifyLoss => ShardState::Stopping,
+        Step::Finish(_) => ShardState::Finished,
+    }
+}
+
+/// Where reading goes on after a position.
+fn read_from(delivered: &Position, initial_timestamp: Option<SystemTime>) -> Result<ReadFrom, SourceError> {
+    match (delivered, initial_timestamp) {
+        (Position::TrimHorizon, _) => Ok(ReadFrom::TrimHorizon),
+        (Position::AtTimestamp | Position::Latest, Some(timestamp)) => Ok(ReadFrom::AtTimestamp(timestamp)),
+        (Position::Latest, None) => Ok(ReadFrom::Latest),
+        (Position::AtTimestamp, None) => Err(SourceError::new(
+            SourceErrorKind::Invalid,
+            "the lease starts at AT_TIMESTAMP but no timestamp is configured; set the initial position to the \
+             timestamp that the application first started with",
+        )),
+        (Position::After(record), _) => Ok(ReadFrom::At(record.sequence_number.clone())),
+        (Position::ShardEnd, _) => Err(SourceError::new(
+            SourceErrorKind::Invalid,
+            "the shard is read to its end; there is nothing to open",
+        )),
+    }
+}
+
+fn panic_error(panic: &(dyn std::any::Any + Send)) -> BoxError {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a value that is no text".to_owned());
+    format!("the record processor panicked: {message}").into()
+}
