@@ -64,6 +64,7 @@ pub struct ShardProgress {
     pub restarts: u64,
     /// When there was progress the last time: a read was answered, records were acknowledged, or a step was done.
     pub progressed_at: Option<Instant>,
-    /// The newest error that made a step be done again; cleared when it succeeds.
+    /// The newest error that made a step, or the work on a record, be done again; cleared when it succeeds, or when
+    /// everything is acknowledged.
     pub last_error: Option<String>,
 }

@@ -101,7 +101,7 @@ impl RecordBatch {
     }
 
     /// The same batch, as it is delivered once.
-    pub(crate) fn as_delivered(self, delivered: Delivered) -> Self {
+    pub(crate) fn delivered_as(self, delivered: Delivered) -> Self {
         Self { delivered: Some(Arc::new(delivered)), ..self }
     }
 

@@ -12,12 +12,14 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use crate::acknowledgement::{Deliveries, Failure, WindowLimits};
 use crate::arrivals::Arrivals;
-use crate::failure_policy::{LastResort, Verdict};
+use crate::failure_policy::Verdict;
 use crate::intake::{Intake, Intaken};
+use crate::last_resort::take_last_resort;
 use crate::life::{Event, ShardLife, Step};
+use crate::panics::panic_error;
 use crate::{
-    DeadLetter, FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, Shard, ShardEnd, ShardOutcome,
-    ShardState, ShardWorker, SourceError, SourceErrorKind,
+    FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, Shard, ShardEnd, ShardOutcome, ShardState,
+    ShardWorker, SourceError, SourceErrorKind,
 };
 
 /// What the steps work on.
@@ -40,6 +42,8 @@ pub(crate) struct Task {
     redelivered: Option<u64>,
     /// Until when a stop waits for what is acknowledged later.
     settle_until: Option<Instant>,
+    /// A step has failed since one succeeded.
+    has_failed: bool,
     /// The application has failed as often as its policy allows, and the policy is to halt.
     is_halted: bool,
     children: Vec<Shard>,
@@ -59,8 +63,8 @@ struct Work {
 struct GivenUp {
     attempts: u32,
     error: String,
-    /// How many of its records are stored elsewhere already.
-    stored: usize,
+    /// With how many of its records the last resort was taken already.
+    taken: usize,
 }
 
 impl Work {
@@ -89,6 +93,7 @@ impl Task {
             deliveries: Deliveries::new(worker.checkpointer.acknowledger(), worker.progress.clone(), limits),
             redelivered: None,
             settle_until: None,
+            has_failed: false,
             is_halted: false,
             children: Vec::new(),
             delays,
@@ -178,7 +183,7 @@ impl Task {
         }
         self.redelivered = None;
         self.is_halted = false;
-        if self.worker.progress.borrow().last_error.is_some() {
+        if std::mem::take(&mut self.has_failed) {
             self.delays = self.worker.context.retry.delays(self.worker.rng.fork());
             self.worker.progress.send_modify(|progress| progress.last_error = None);
         }
@@ -186,6 +191,7 @@ impl Task {
     }
 
     fn failed(&mut self, step: Step, error: &BoxError) -> Event {
+        self.has_failed = true;
         let is_application = !matches!(step, Step::Fetch | Step::RecordEnd | Step::Flush);
         self.worker.progress.send_modify(|progress| {
             progress.failed_attempts += u64::from(is_application);
@@ -241,7 +247,7 @@ impl Task {
                 Event::MoreToProcess
             }
             Verdict::GiveUp => {
-                let given_up = GivenUp { attempts, error: error.to_string(), stored: 0 };
+                let given_up = GivenUp { attempts, error: error.to_string(), taken: 0 };
                 self.work.push_front(Work { given_up: Some(given_up), ..work });
                 Event::MoreToProcess
             }
@@ -252,7 +258,8 @@ impl Task {
         if self.processor.is_none() {
             let create = || self.worker.processors.create(self.worker.context.clone());
             self.processor = Some(
-                std::panic::catch_unwind(AssertUnwindSafe(create)).map_err(|panic| panic_error(&*panic))?,
+                std::panic::catch_unwind(AssertUnwindSafe(create))
+                    .map_err(|panic| panic_error(PROCESSOR, &*panic))?,
             );
         }
         call(&mut self.processor, |processor| processor.initialize()).await
@@ -356,10 +363,12 @@ impl Task {
             Failure::Records { batch, error } => (batch, error),
             Failure::Restart(error) => {
                 tracing::warn!(%error, "records are not done and have to be read again");
+                self.has_failed = true;
                 self.worker.progress.send_modify(|progress| progress.last_error = Some(error.to_string()));
                 return Event::Restart;
             }
         };
+        self.has_failed = true;
         self.worker.progress.send_modify(|progress| {
             progress.failed_attempts += 1;
             progress.last_error = Some(error.to_string());
@@ -399,24 +408,10 @@ impl Task {
     async fn give_up_first(&mut self) -> Result<(), BoxError> {
         let Some(Work { batch, given_up: Some(given_up), .. }) = self.work.front_mut() else { return Ok(()) };
         let context = &self.worker.context;
-        if let LastResort::DeadLetter(sink) = context.failure_policy.last_resort() {
-            while let Some(record) = batch.get(given_up.stored) {
-                let letter =
-                    DeadLetter::new(context, record.clone(), given_up.attempts, given_up.error.clone());
-                AssertUnwindSafe(sink.put(&letter))
-                    .catch_unwind()
-                    .await
-                    .map_err(|panic| panic_error(&*panic))??;
-                tracing::warn!(record = %letter.id(), error = %letter.error, "a record went to the dead letters");
-                given_up.stored += 1;
-                self.worker.progress.send_modify(|progress| progress.dead_letters += 1);
-            }
-        } else {
-            for record in batch.iter() {
-                let record = record.id(&context.stream, &context.shard_id);
-                tracing::error!(%record, error = %given_up.error, "a record is skipped, as the failure policy says");
-            }
-            self.worker.progress.send_modify(|progress| progress.skipped_records += batch.len() as u64);
+        while let Some(record) = batch.get(given_up.taken) {
+            let taken = take_last_resort(context, record, given_up.attempts, &given_up.error).await?;
+            given_up.taken += 1;
+            self.worker.progress.send_modify(|progress| taken.count(progress));
         }
         self.deliveries.give_up(batch);
         self.work.pop_front();
@@ -512,7 +507,7 @@ where
     AssertUnwindSafe(async move { callback(processor).await })
         .catch_unwind()
         .await
-        .map_err(|panic| panic_error(&*panic))?
+        .map_err(|panic| panic_error(PROCESSOR, &*panic))?
 }
 
 /// The state of a shard that cannot be read until somebody mends something.
@@ -523,6 +518,9 @@ fn refusal(kind: SourceErrorKind) -> Option<ShardState> {
         _ => None,
     }
 }
+
+/// Who panics, in errors.
+const PROCESSOR: &str = "the record processor";
 
 /// The wait before a retry when the policy gives none at all.
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -556,13 +554,4 @@ fn read_from(delivered: &Position, initial_timestamp: Option<SystemTime>) -> Res
             "the shard is read to its end; there is nothing to open",
         )),
     }
-}
-
-fn panic_error(panic: &(dyn std::any::Any + Send)) -> BoxError {
-    let message = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a value that is no text".to_owned());
-    format!("the record processor panicked: {message}").into()
 }

@@ -94,6 +94,13 @@ impl Delivered {
         self.delivery
     }
 
+    /// Changes the progress of the shard, unless the delivery is void.
+    pub(super) fn count(&self, change: impl FnOnce(&mut ShardProgress)) {
+        if !self.is_void.load(Ordering::Acquire) {
+            self.shared.progress.send_modify(change);
+        }
+    }
+
     /// Whether it is a delivery of the window, and not a part of one.
     pub(super) fn is_whole(&self) -> bool {
         self.indexes.is_none()
@@ -139,7 +146,8 @@ impl Delivered {
         // The lock is kept until the position has moved, so that a stop that finds everything acknowledged flushes it.
         let mut inner = self.shared.inner();
         if let Some(advance) = acknowledge(&mut inner) {
-            self.shared.advance(advance);
+            let is_all = inner.window.open() == 0;
+            self.shared.advance(advance, is_all);
             drop(inner);
             self.shared.changed.notify_one();
         }
@@ -190,7 +198,7 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn advance(&self, advance: Advance) {
+    fn advance(&self, advance: Advance, is_all: bool) {
         let Advance { position, records, payload_bytes } = advance;
         if let Err(error) = self.acknowledger.acknowledge(position.clone(), records) {
             // The worker delivers before it hands anything over, so this is a defect of its own.
@@ -202,6 +210,10 @@ impl Shared {
             progress.acknowledged_bytes += payload_bytes;
             progress.acknowledged = Some(position);
             progress.progressed_at = Some(Instant::now());
+            if is_all {
+                // Whatever failed is done by now.
+                progress.last_error = None;
+            }
         });
     }
 }
@@ -267,7 +279,7 @@ impl Deliveries {
         indexes: Option<Box<[usize]>>,
         attempts: u32,
     ) -> RecordBatch {
-        batch.as_delivered(Delivered {
+        batch.delivered_as(Delivered {
             shared: self.shared.clone(),
             delivery,
             indexes,

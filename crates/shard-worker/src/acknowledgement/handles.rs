@@ -7,6 +7,7 @@ use std::sync::Arc;
 use lease_store::BoxError;
 
 use super::deliveries::Delivered;
+use crate::last_resort::GivenUp;
 use crate::{Record, RecordBatch};
 
 /// Acknowledges a batch after [`process`](crate::RecordProcessor::process) has returned; see [`RecordBatch::defer`].
@@ -112,6 +113,28 @@ impl RecordAcknowledgement {
         if let Some(delivered) = claim.as_ref().and_then(|claim| claim.delivered.as_ref()) {
             delivered.acknowledge(self.index);
         }
+    }
+
+    /// The record is done, or the last resort was taken with it.
+    pub(crate) fn settle(self, given_up: Option<GivenUp>) {
+        if let (Some(given_up), Some(delivered)) = (given_up, self.delivered()) {
+            delivered.count(|progress| given_up.count(progress));
+        }
+        self.acknowledge();
+    }
+
+    /// An attempt failed, and whoever has the record tries again.
+    pub(crate) fn note_failure(&self, error: &BoxError) {
+        if let Some(delivered) = self.delivered() {
+            delivered.count(|progress| {
+                progress.failed_attempts += 1;
+                progress.last_error = Some(error.to_string());
+            });
+        }
+    }
+
+    fn delivered(&self) -> Option<&Arc<Delivered>> {
+        self.claim.as_ref().and_then(|claim| claim.delivered.as_ref())
     }
 
     /// The record could not be processed; it is delivered again as the failure policy says.

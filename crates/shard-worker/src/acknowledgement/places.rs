@@ -53,11 +53,12 @@ mod tests {
 
     #[test]
     fn every_position_comes_out_as_it_went_in() {
-        let places = [(7, 0), (7, 2), (7, 3), (8, 0), (1_000_000, 0), (1_000_001, 0), (1_000_001, 9)];
+        let places: [(u128, u64); 7] =
+            [(7, 0), (7, 2), (7, 3), (8, 0), (1_000_000, 0), (1_000_001, 0), (1_000_001, 9)];
         let records: Vec<Record> = places
             .iter()
             .map(|(number, sub_sequence_number)| Record {
-                sequence_number: u128::from(*number as u32).into(),
+                sequence_number: (*number).into(),
                 sub_sequence_number: *sub_sequence_number,
                 partition_key: None,
                 data: bytes::Bytes::new(),
