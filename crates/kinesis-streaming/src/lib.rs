@@ -56,8 +56,10 @@ pub mod prelude {
         ReceiverStatus, StopReport, UnitedStream, united_stream,
     };
     pub use shard_worker::{
-        ByteBudget, InMemoryStream, ProcessorPool, Record, RecordBatch, RecordProcessor, RetryPolicy,
-        ShardContext, ShardFilter, StreamSource, batch_handler, blocking_handler,
+        Acknowledgement, ByteBudget, Concurrency, DeadLetter, DeadLetterSink, FailurePolicy, FileDeadLetters,
+        InMemoryStream, ProcessorPool, Record, RecordAcknowledgement, RecordBatch, RecordProcessor,
+        RetryPolicy, ShardContext, ShardFilter, StreamSource, batch_handler, blocking_handler,
+        concurrent_handler,
     };
 
     pub use crate::Consumer;

@@ -74,7 +74,28 @@ pub(crate) async fn supervise(
 
 #[cfg(test)]
 mod tests {
+    use lease_store::{InMemoryLeaseStore, Lease, LeaseStore, LeaseWrite, Position, ShardId, WorkerId};
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn code_that_never_comes_to_an_end_loses_its_lease_over_its_head() {
+        let store = InMemoryLeaseStore::new();
+        let lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
+        store.write(&LeaseWrite::Create(lease.clone())).await.unwrap();
+        let me = WorkerId::new("a").unwrap();
+        let held = Arc::new(HeldLease::take(Arc::new(store.clone()), &lease, &me).await.unwrap());
+        // The worker never moves, and never looks at what it is asked to do.
+        let (_worker, progress) = watch::channel(ShardProgress::default());
+        let interventions = Interventions::default();
+        let limits = WatchdogLimits { no_progress_time: Duration::from_secs(60), max_restarts: 2 };
+        let started_at = Instant::now();
+        supervise(Some(limits), progress, interventions.clone(), held.clone()).await;
+        assert_eq!(started_at.elapsed(), Duration::from_secs(180) + LEAVING_TIME);
+        interventions.given_up().await;
+        assert!(held.is_fenced(), "it writes nothing more");
+        assert_eq!(store.get(&lease.shard_id).await.unwrap().unwrap().owner, None, "others can take it");
+    }
 
     #[test]
     fn the_rest_doubles_up_to_a_quarter_of_an_hour() {

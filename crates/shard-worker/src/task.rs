@@ -116,6 +116,10 @@ impl Task {
             Step::Fetch => match self.fetch().await {
                 Ok(event) => Ok(event),
                 Err(error) => {
+                    // The service is there, and says when to come again. Any other failure that lasts is for others to try.
+                    if error.kind() == SourceErrorKind::Throttled {
+                        self.note_progress();
+                    }
                     self.refused = refusal(error.kind());
                     Err(error.into())
                 }
@@ -166,14 +170,7 @@ impl Task {
     }
 
     fn succeeded(&mut self, event: Event) -> Event {
-        // The lag of a quiet shard moves; what somebody has and does not acknowledge makes no progress by that.
-        let is_progress = self.deliveries.is_empty();
-        self.worker.progress.send_if_modified(|progress| {
-            if is_progress {
-                progress.progressed_at = Some(Instant::now());
-            }
-            false
-        });
+        self.note_progress();
         if matches!(event, Event::Redeliver { .. } | Event::Restart) {
             return event;
         }
@@ -190,15 +187,22 @@ impl Task {
         event
     }
 
+    /// The lag of a quiet shard moves; what somebody has and does not acknowledge makes no progress by that.
+    fn note_progress(&self) {
+        if self.deliveries.is_empty() {
+            self.worker.progress.send_if_modified(|progress| {
+                progress.progressed_at = Some(Instant::now());
+                false
+            });
+        }
+    }
+
     fn failed(&mut self, step: Step, error: &BoxError) -> Event {
         self.has_failed = true;
         let is_application = !matches!(step, Step::Fetch | Step::RecordEnd | Step::Flush);
         self.worker.progress.send_modify(|progress| {
             progress.failed_attempts += u64::from(is_application);
             progress.last_error = Some(error.to_string());
-            if step == Step::Fetch && self.deliveries.is_empty() {
-                progress.progressed_at = Some(Instant::now());
-            }
         });
         let is_attempt =
             step == Step::Process && self.work.front().is_some_and(|work| work.given_up.is_none());

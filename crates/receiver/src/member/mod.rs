@@ -34,6 +34,10 @@ const MAX_CONCURRENT_WRITES: usize = 16;
 /// How long what is under way with the lease store may go on when a stop comes.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long one thing may take that the receiver does with store and stream. Their own time-outs are shorter; this one is
+/// there so that nothing can hang. What was cut short is seen and done again in a later round.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
 /// The running receiver.
 pub(crate) struct Member {
     receiver: Receiver,
@@ -119,6 +123,10 @@ impl Member {
                 biased;
                 () = self.on(&facts, event) => {}
                 () = stop_and_patience => break,
+                () = sleep(TIME_LIMIT) => tracing::error!(
+                    time = ?TIME_LIMIT,
+                    "the lease store or the stream did not answer in time; what was under way is given up and done again"
+                ),
             }
         }
         Ok(self.drain().await)
