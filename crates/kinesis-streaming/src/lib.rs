@@ -56,10 +56,10 @@ pub mod prelude {
         ReceiverStatus, StopReport, UnitedStream, united_stream,
     };
     pub use shard_worker::{
-        Acknowledgement, ByteBudget, Concurrency, DeadLetter, DeadLetterSink, FailurePolicy, FileDeadLetters,
-        InMemoryStream, ProcessorPool, Record, RecordAcknowledgement, RecordBatch, RecordProcessor,
-        RetryPolicy, ShardContext, ShardFilter, StreamSource, batch_handler, blocking_handler,
-        concurrent_handler,
+        Acknowledgement, BatchLimits, ByteBudget, Concurrency, DeadLetter, DeadLetterSink, FailurePolicy,
+        FileDeadLetters, InMemoryStream, ProcessorPool, Record, RecordAcknowledgement, RecordBatch,
+        RecordProcessor, RetryPolicy, ShardContext, ShardFilter, StreamSource, batch_handler,
+        blocking_handler, concurrent_handler,
     };
 
     pub use crate::Consumer;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
-use shard_worker::{ByteBudget, FailurePolicy, RecordProcessorFactory, RetryPolicy, StreamSource};
+use shard_worker::{
+    BatchLimits, ByteBudget, FailurePolicy, RateLimit, RecordProcessorFactory, RetryPolicy, StreamSource,
+};
 
 use crate::handle::Shared;
 use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings};
@@ -183,6 +185,37 @@ impl ReceiverBuilder {
         self
     }
 
+    /// When a batch is closed: by records, payload bytes or time, whichever comes first; see
+    /// [`ReceiverSettings::max_batch_records`].
+    #[must_use]
+    pub fn batch_limits(mut self, limits: BatchLimits) -> Self {
+        self.settings.max_batch_records = limits.max_records;
+        self.settings.max_batch_bytes = limits.max_payload_bytes;
+        self.settings.batch_time = limits.max_wait;
+        self
+    }
+
+    /// The most records handed over in a second; see [`ReceiverSettings::max_records_per_second`].
+    #[must_use]
+    pub fn max_records_per_second(mut self, max_records_per_second: NonZeroU64) -> Self {
+        self.settings.max_records_per_second = Some(max_records_per_second);
+        self
+    }
+
+    /// The most payload bytes handed over in a second; see [`ReceiverSettings::max_bytes_per_second`].
+    #[must_use]
+    pub fn max_bytes_per_second(mut self, max_bytes_per_second: NonZeroU64) -> Self {
+        self.settings.max_bytes_per_second = Some(max_bytes_per_second);
+        self
+    }
+
+    /// Whether a shard slows down after failures of the application; see [`ReceiverSettings::adapts_rate`].
+    #[must_use]
+    pub fn adapts_rate(mut self, adapts_rate: bool) -> Self {
+        self.settings.adapts_rate = adapts_rate;
+        self
+    }
+
     /// How many records of a shard may be delivered and not acknowledged; see
     /// [`ReceiverSettings::max_unacknowledged_records`].
     #[must_use]
@@ -261,6 +294,7 @@ impl ReceiverBuilder {
         let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
         let shared = Arc::new(Shared::new(worker_id.clone(), budget));
+        let (records, bytes) = (self.settings.max_records_per_second, self.settings.max_bytes_per_second);
         Ok(Receiver {
             settings: self.settings,
             worker_id,
@@ -269,6 +303,7 @@ impl ReceiverBuilder {
             processors,
             retries: self.retries,
             failure_policy: self.failure_policy,
+            rate_limit: RateLimit::new(records, bytes),
             rng,
             shared,
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
-use shard_worker::{FailurePolicy, RecordProcessorFactory, StreamSource};
+use shard_worker::{FailurePolicy, RateLimit, RecordProcessorFactory, StreamSource};
 use tracing::Instrument as _;
 
 use crate::builder::Retries;
@@ -25,6 +25,7 @@ pub struct Receiver {
     pub(crate) processors: Arc<dyn RecordProcessorFactory>,
     pub(crate) retries: Retries,
     pub(crate) failure_policy: FailurePolicy,
+    pub(crate) rate_limit: RateLimit,
     pub(crate) rng: Rng,
     pub(crate) shared: Arc<Shared>,
 }

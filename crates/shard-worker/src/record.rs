@@ -82,7 +82,10 @@ impl fmt::Display for RecordId {
 pub struct RecordBatch {
     records: Arc<[Record]>,
     millis_behind_latest: Option<u64>,
-    memory: Option<Arc<ByteReservation>>,
+    /// What it counts for in memory, in bytes.
+    bytes: u64,
+    /// Given back with the last clone; shared with other batches that came out of the same read.
+    _memory: Option<Arc<[Arc<ByteReservation>]>>,
     /// `None`: made by hand.
     delivered: Option<Arc<Delivered>>,
 }
@@ -91,13 +94,24 @@ impl RecordBatch {
     /// A batch, or `None` when there are no records.
     pub fn new(records: Vec<Record>, millis_behind_latest: Option<u64>) -> Option<Self> {
         let records = (!records.is_empty()).then(|| records.into());
-        records.map(|records| Self { records, millis_behind_latest, memory: None, delivered: None })
+        records.map(|records: Arc<[Record]>| Self {
+            bytes: records.iter().map(Record::memory_bytes).sum(),
+            records,
+            millis_behind_latest,
+            _memory: None,
+            delivered: None,
+        })
     }
 
     /// Some of its records, which answer for its memory together with it.
     pub(crate) fn part(&self, records: Vec<Record>) -> Option<Self> {
         let records = (!records.is_empty()).then(|| records.into());
-        records.map(|records| Self { records, delivered: None, ..self.clone() })
+        records.map(|records: Arc<[Record]>| Self {
+            bytes: records.iter().map(Record::memory_bytes).sum(),
+            records,
+            delivered: None,
+            ..self.clone()
+        })
     }
 
     /// The same batch, as it is delivered once.
@@ -110,8 +124,8 @@ impl RecordBatch {
     }
 
     /// The same batch, which now answers for the memory set aside for it.
-    pub(crate) fn holding(self, memory: ByteReservation) -> Self {
-        Self { memory: Some(Arc::new(memory)), ..self }
+    pub(crate) fn holding(self, memory: Vec<Arc<ByteReservation>>) -> Self {
+        Self { _memory: (!memory.is_empty()).then(|| memory.into()), ..self }
     }
 
     /// The records, in order.
@@ -130,10 +144,9 @@ impl RecordBatch {
         self.records.last().map_or(Position::TrimHorizon, Record::position)
     }
 
-    /// What the batch counts for in memory, in bytes: the records, and what they keep alive.
+    /// What the batch counts for in memory, in bytes.
     pub fn memory_bytes(&self) -> u64 {
-        let counted = || self.records.iter().map(Record::memory_bytes).sum();
-        self.memory.as_ref().map_or_else(counted, |memory| memory.bytes())
+        self.bytes
     }
 
     /// The size of all payloads, in bytes.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use checkpointer::Delays;
@@ -13,13 +14,15 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 use crate::acknowledgement::{Deliveries, Failure, WindowLimits};
 use crate::arrivals::Arrivals;
 use crate::failure_policy::Verdict;
+use crate::gathering::{BatchLimits, Gathering, NextBatch};
 use crate::intake::{Intake, Intaken};
 use crate::last_resort::take_last_resort;
 use crate::life::{Event, ShardLife, Step};
 use crate::panics::panic_error;
+use crate::rate_limit::AdaptiveRate;
 use crate::{
-    FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, Shard, ShardEnd, ShardOutcome, ShardState,
-    ShardWorker, SourceError, SourceErrorKind,
+    ByteReservation, FetchedBatch, ReadFrom, Record, RecordBatch, RecordProcessor, Shard, ShardEnd,
+    ShardOutcome, ShardState, ShardWorker, SourceError, SourceErrorKind,
 };
 
 /// What the steps work on.
@@ -34,6 +37,15 @@ pub(crate) struct Task {
     /// The first record that was delivered: where to start anew while nothing is acknowledged.
     first_delivered: Option<SequenceNumber>,
     arrivals: Arrivals,
+    /// What is read and not yet in a batch.
+    gathering: Gathering,
+    /// The memory that the gathered records take.
+    gathered_memory: Vec<Arc<ByteReservation>>,
+    /// The end of the shard was read, behind what is gathered.
+    is_end_read: bool,
+    /// When the next batch may be handed over, once it is counted against the limits of the rate.
+    paced_until: Option<Instant>,
+    rate: AdaptiveRate,
     /// What has to be processed, in order.
     work: VecDeque<Work>,
     /// What the application has and had, and has not acknowledged.
@@ -89,6 +101,11 @@ impl Task {
             delivered: context.start.clone(),
             first_delivered: None,
             arrivals: Arrivals::new(context.shard_id.clone(), options.deaggregates, context.hash_key_range),
+            gathering: Gathering::default(),
+            gathered_memory: Vec::new(),
+            is_end_read: false,
+            paced_until: None,
+            rate: AdaptiveRate::default(),
             work: VecDeque::new(),
             deliveries: Deliveries::new(worker.checkpointer.acknowledger(), worker.progress.clone(), limits),
             redelivered: None,
@@ -211,6 +228,9 @@ impl Task {
             return Event::Failed;
         }
         let Some(work) = self.work.pop_front() else { return Event::Failed };
+        if self.worker.options.adapts_rate {
+            self.rate.failed();
+        }
         match self.deliveries.deliver_again(&work.batch) {
             Some(batch) => {
                 let attempts = work.batch.attempt();
@@ -285,28 +305,74 @@ impl Task {
     async fn fetch(&mut self) -> Result<Event, SourceError> {
         // A shard that always has more to read lets the others have their turn.
         tokio::task::yield_now().await;
-        if let Some(failure) = self.deliveries.failure() {
-            return Ok(self.redeliver(failure));
-        }
-        if !self.deliveries.has_room() {
-            return Ok(Event::NoRoom);
-        }
-        if !self.intake.is_opened() {
-            let from = self.read_from()?;
-            self.intake.open(&from).await?;
-        }
-        self.intake.checkpointed(self.worker.checkpointer.watermarks().checkpointed());
-        let read = loop {
-            tokio::select! {
+        loop {
+            if let Some(failure) = self.deliveries.failure() {
+                return Ok(self.redeliver(failure));
+            }
+            if !self.deliveries.has_room() {
+                return Ok(Event::NoRoom);
+            }
+            let limits = self.batch_limits();
+            if let Some(next) = self.gathering.next(limits, Instant::now(), self.is_end_read) {
+                if self.is_paced(next) {
+                    return Ok(self.deliver(next));
+                }
+            } else if self.is_end_read {
+                return Ok(Event::Fetched { records: false, end: true });
+            }
+            let due_at = self.paced_until.or_else(|| self.gathering.due_at(limits));
+            let is_due = async {
+                match due_at {
+                    Some(due_at) => sleep_until(due_at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // While a batch waits for its time, only it is waited for: what is read beyond it would only take memory.
+            let reads = self.paced_until.is_none() && !self.is_end_read;
+            if reads && !self.intake.is_opened() {
+                let from = self.read_from()?;
+                self.intake.open(&from).await?;
+            }
+            if reads {
+                self.intake.checkpointed(self.worker.checkpointer.watermarks().checkpointed());
+            }
+            let read = tokio::select! {
                 biased;
-                read = self.intake.next() => break read,
-                () = self.deliveries.changed() => {
-                    if let Some(failure) = self.deliveries.failure() {
-                        return Ok(self.redeliver(failure));
-                    }
+                read = self.intake.next(), if reads => Some(read),
+                () = self.deliveries.changed() => None,
+                () = is_due => None,
+            };
+            if let Some(read) = read {
+                let is_new = self.take_in(read)?;
+                if !is_new && !self.is_end_read && self.gathering.is_empty() {
+                    return Ok(Event::Fetched { records: false, end: false });
                 }
             }
-        };
+        }
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        let options = &self.worker.options;
+        let rate = &options.rate_limit;
+        options
+            .batch_limits
+            .at_most(rate.records_at_once(), rate.payload_bytes_at_once())
+            .at_most(self.rate.records_at_once(), None)
+    }
+
+    /// Whether the time of the next batch has come. It is counted when it is asked for first.
+    fn is_paced(&mut self, next: NextBatch) -> bool {
+        let now = Instant::now();
+        let until = *self.paced_until.get_or_insert_with(|| {
+            let fixed = self.worker.options.rate_limit.take(next.records as u64, next.payload_bytes, now);
+            fixed.max(self.rate.take(next.records, now))
+        });
+        now >= until
+    }
+
+    /// Takes note of what a read gave; says whether there are new records. Nothing waits here, so that a stop or a lost
+    /// lease cannot come between reading and taking note.
+    fn take_in(&mut self, read: Result<Intaken, SourceError>) -> Result<bool, SourceError> {
         let (fetched, memory) = match read {
             Ok(Intaken { fetched, reservation }) => (fetched, Some(reservation)),
             Err(error) if error.kind() == SourceErrorKind::ShardNotFound => {
@@ -320,7 +386,6 @@ impl Task {
             }
             Err(error) => return Err(error),
         };
-        // From here on nothing waits, so that a stop or a lost lease cannot come between reading and delivering.
         self.refused = None;
         let fetched_bytes = fetched.memory_bytes();
         let (records, counts) = self.arrivals.unpack(fetched.records, &mut self.delivered);
@@ -328,28 +393,40 @@ impl Task {
             progress.millis_behind_latest = fetched.millis_behind_latest.or(progress.millis_behind_latest);
             counts.add_to(progress) || fetched.millis_behind_latest.is_some()
         });
-        let end = fetched.shard_end.is_some();
         if let Some(shard_end) = fetched.shard_end {
+            self.is_end_read = true;
             self.children = shard_end.children;
         }
-        let batch = RecordBatch::new(records, fetched.millis_behind_latest).map(|batch| match memory {
-            Some(mut memory) => {
-                // What is taken apart can take more than it came in, and keeps that alive as a whole.
-                memory.resize(batch.memory_bytes().max(fetched_bytes));
-                batch.holding(memory)
-            }
-            None => batch,
-        });
-        let records = batch.is_some();
-        if let Some(batch) = batch {
+        let is_new = !records.is_empty();
+        if is_new && let Some(mut memory) = memory {
+            // What is taken apart can take more than it came in, and keeps that alive as a whole.
+            let taken_apart = records.iter().map(Record::memory_bytes).sum();
+            memory.resize(fetched_bytes.max(taken_apart));
+            self.gathered_memory.push(Arc::new(memory));
+        }
+        self.gathering.add(records, Instant::now());
+        Ok(is_new)
+    }
+
+    /// Puts the next batch up for processing.
+    fn deliver(&mut self, next: NextBatch) -> Event {
+        self.paced_until = None;
+        let records = self.gathering.take(next);
+        let memory = match self.gathering.is_empty() {
+            true => std::mem::take(&mut self.gathered_memory),
+            false => self.gathered_memory.clone(),
+        };
+        let millis_behind_latest = self.worker.progress.borrow().millis_behind_latest;
+        if let Some(batch) = RecordBatch::new(records, millis_behind_latest) {
             self.worker.checkpointer.deliver(batch.last_position());
             if self.first_delivered.is_none() {
                 let first = batch.first().and_then(|record| record.sequence_number.as_str().parse().ok());
                 self.first_delivered = first;
             }
-            self.work.push_back(Work::new(self.deliveries.deliver(batch), false));
+            let batch = self.deliveries.deliver(batch.holding(memory));
+            self.work.push_back(Work::new(batch, false));
         }
-        Ok(Event::Fetched { records, end })
+        Event::Fetched { records: !self.work.is_empty(), end: self.is_end_read && self.gathering.is_empty() }
     }
 
     /// Where reading goes on.
@@ -398,9 +475,13 @@ impl Task {
                 || format!("the record processor took longer than {time_limit:?} and was cut short");
             timeout(time_limit, processing).await.unwrap_or_else(|_| Err(too_slow().into()))
         };
+        let begun_at = Instant::now();
         self.intake.beside(in_time).await?;
         self.deliveries.processed(&batch);
         self.work.pop_front();
+        if self.worker.options.adapts_rate {
+            self.rate.succeeded(batch.len(), begun_at.elapsed());
+        }
         Ok(self.after_a_part())
     }
 
@@ -473,6 +554,8 @@ impl Task {
     /// memory is for others; handles that the application still has do nothing any more.
     fn let_go(&mut self) {
         self.intake = intake(&self.worker, 0);
+        self.gathering = Gathering::default();
+        self.gathered_memory.clear();
         self.work.clear();
         self.deliveries.clear();
     }
@@ -482,6 +565,8 @@ impl Task {
         self.let_go();
         self.intake = intake(&self.worker, self.worker.options.read_ahead_bytes);
         self.processor = None;
+        self.is_end_read = false;
+        self.paced_until = None;
         self.children.clear();
         self.delivered = self.worker.checkpointer.watermarks().acknowledged().clone();
         tracing::warn!(from = %self.delivered, "the work on the shard starts anew, with a new processor");

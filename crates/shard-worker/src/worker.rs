@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::life::{Event, ShardLife, Step};
 use crate::task::Task;
 use crate::{
-    ByteBudget, Interventions, RecordProcessorFactory, Shard, ShardContext, ShardProgress, StreamSource,
+    BatchLimits, ByteBudget, Interventions, RateLimit, RecordProcessorFactory, Shard, ShardContext,
+    ShardProgress, StreamSource,
 };
 
 pub use crate::life::ShardOutcome;
@@ -40,6 +41,12 @@ pub struct ShardWorkerOptions {
     pub max_unacknowledged_records: NonZeroUsize,
     /// No more is read while what is delivered and not acknowledged took so many bytes.
     pub max_unacknowledged_bytes: u64,
+    /// When a batch is closed.
+    pub batch_limits: BatchLimits,
+    /// How fast records are handed over; clones of one limit share it over all shards.
+    pub rate_limit: RateLimit,
+    /// Whether the shard is slowed down when the application fails, and speeds up again when it does not.
+    pub adapts_rate: bool,
     /// How long a stop waits for what the application acknowledges later.
     pub settle_time: Duration,
 }
@@ -56,7 +63,8 @@ pub const DEFAULT_READ_AHEAD_BYTES: u64 = 24 * 1024 * 1024;
 
 impl Default for ShardWorkerOptions {
     /// Aggregates are taken apart, and nothing is left out of them; a budget of its own of 128 MiB, and one batch of up to
-    /// 24 MiB ahead; up to 100,000 records and 64 MiB unacknowledged, for which a stop waits 20 s.
+    /// 24 MiB ahead; up to 100,000 records and 64 MiB unacknowledged, for which a stop waits 20 s; a batch is what a read gave, at any
+    /// rate.
     fn default() -> Self {
         Self {
             initial_timestamp: None,
@@ -65,6 +73,9 @@ impl Default for ShardWorkerOptions {
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
             max_unacknowledged_records: DEFAULT_MAX_UNACKNOWLEDGED_RECORDS,
             max_unacknowledged_bytes: DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
+            batch_limits: BatchLimits::default(),
+            rate_limit: RateLimit::default(),
+            adapts_rate: false,
             settle_time: Duration::from_secs(20),
         }
     }

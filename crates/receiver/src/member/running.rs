@@ -75,6 +75,9 @@ impl Member {
         options.read_ahead_bytes = settings.read_ahead_bytes;
         options.max_unacknowledged_records = settings.max_unacknowledged_records;
         options.max_unacknowledged_bytes = settings.max_unacknowledged_bytes;
+        options.batch_limits = settings.batch_limits();
+        options.rate_limit = self.receiver.rate_limit.clone();
+        options.adapts_rate = settings.adapts_rate;
         options.settle_time = settings.drain_time.mul_f64(SETTLE_SHARE);
         let stop = self.stop_shards.child_token();
         let trigger = checkpointer.trigger();

@@ -66,6 +66,11 @@ impl OneShard {
         one_shard
     }
 
+    /// The same stream, of which nothing is read.
+    pub(crate) fn unread(&self) -> Self {
+        Self { stream: self.stream.clone(), stored: Stored::default() }
+    }
+
     /// Puts each text under itself as its key.
     pub(crate) fn put(&self, texts: impl IntoIterator<Item = impl ToString>) {
         for text in texts {
