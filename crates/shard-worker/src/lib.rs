@@ -60,7 +60,9 @@ pub use file_dead_letters::FileDeadLetters;
 pub use gathering::BatchLimits;
 pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;
-pub use processor::{DEFAULT_PROCESSING_RETRY, RecordProcessor, RecordProcessorFactory, ShardContext};
+pub use processor::{
+    DEFAULT_PROCESSING_RETRY, RecordProcessor, RecordProcessorFactory, Settling, ShardContext,
+};
 pub use progress::{ShardProgress, ShardState};
 pub use rate_limit::RateLimit;
 pub use record::{Record, RecordBatch, RecordId};

@@ -81,6 +81,8 @@ pub(crate) enum Event {
     Settled {
         /// Everything that was delivered is acknowledged.
         all: bool,
+        /// The application began with something and has not finished it.
+        left: bool,
     },
     /// Something that was to be acknowledged later has to be processed again.
     Redeliver {
@@ -203,9 +205,9 @@ impl ShardLife {
                 self.retrying = wait;
             }
             // With the end in sight it is reached even when stopping: nothing is left to read, and the children start.
-            Event::Settled { all: true } if self.end_seen => self.go(Step::NotifyEnd),
-            Event::Settled { all } if self.stopping => {
-                self.is_left |= !all;
+            Event::Settled { all: true, .. } if self.end_seen => self.go(Step::NotifyEnd),
+            Event::Settled { left, .. } if self.stopping => {
+                self.is_left |= left;
                 self.go(Step::NotifyStop);
             }
             Event::Settled { .. } if self.end_seen => self.go(Step::Settle),
@@ -302,8 +304,8 @@ mod tests {
     const RECORDS: Event = Event::Fetched { records: true, end: false };
     const LAST_RECORDS: Event = Event::Fetched { records: true, end: true };
     const EMPTY_END: Event = Event::Fetched { records: false, end: true };
-    const ALL: Event = Event::Settled { all: true };
-    const NOT_ALL: Event = Event::Settled { all: false };
+    const ALL: Event = Event::Settled { all: true, left: false };
+    const NOT_ALL: Event = Event::Settled { all: false, left: true };
     use Event::{Failed, StopRequested, Succeeded};
 
     #[test]
@@ -429,12 +431,13 @@ mod tests {
                     (Step::Settle, Succeeded) if life.is_stopping() => {
                         // As much as can be had in the time that there is.
                         deferred = deferred.min((draw % 2) as u32);
-                        Event::Settled { all: waiting == 0 && deferred == 0 }
+                        let all = waiting == 0 && deferred == 0;
+                        Event::Settled { all, left: !all }
                     }
                     (Step::Settle, Succeeded) if draw % 4 == 0 && deferred > 0 => Event::Redeliver { wait: true },
                     (Step::Settle, Succeeded) => {
                         deferred = if life.settles_all() { 0 } else { deferred / 2 };
-                        Event::Settled { all: deferred == 0 }
+                        Event::Settled { all: deferred == 0, left: deferred > 0 }
                     }
                     _ => event,
                 };
