@@ -10,7 +10,12 @@
 //! | what the application writes | [`RecordProcessor`], or a closure by [`batch_handler`], or one that blocks by [`blocking_handler`] |
 //! | where records come from | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
 //! | how much memory the records of all shards take | [`ByteBudget`] |
-//! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`] |
+//! | acknowledge later, or record by record | [`RecordBatch::defer`], [`Acknowledgement`], [`RecordAcknowledgement`] |
+//! | many records of a shard at a time | [`concurrent_handler`], [`Concurrency`] |
+//! | what cannot be processed | [`FailurePolicy`], [`DeadLetterSink`] |
+//! | payloads as values | [`Record::json`], [`Record::decode`] |
+//! | how large batches are, and how fast they come | [`BatchLimits`], [`RateLimit`] |
+//! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`]; [`Watchdog`] when it makes no progress |
 //! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
 //! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
 
@@ -23,6 +28,7 @@ mod byte_budget;
 mod byte_ledger;
 mod concurrent_handler;
 mod dead_letter;
+mod decoding;
 mod error;
 mod failure_policy;
 mod file_dead_letters;
@@ -54,6 +60,7 @@ pub use byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFER
 pub use checkpointer::RetryPolicy;
 pub use concurrent_handler::{Concurrency, ConcurrentHandler, concurrent_handler};
 pub use dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
+pub use decoding::DecodeError;
 pub use error::{SourceError, SourceErrorKind};
 pub use failure_policy::FailurePolicy;
 pub use file_dead_letters::FileDeadLetters;
