@@ -460,6 +460,11 @@ impl Task {
         });
         let attempts = batch.attempt().saturating_sub(1);
         self.redelivered = batch.delivered().map(|delivered| delivered.delivery());
+        // Each has a series of waits of its own, however many others have failed.
+        self.delays = self.worker.context.retry.delays(self.worker.rng.fork());
+        for _ in 1..attempts.min(MAX_WAITS) {
+            self.last_delay = self.delays.next().unwrap_or(self.last_delay);
+        }
         let event = self.take_up_again(Work::new(batch, false), attempts, &error);
         Event::Redeliver { wait: event == Event::Failed }
     }
@@ -620,6 +625,9 @@ fn refusal(kind: SourceErrorKind) -> Option<ShardState> {
         _ => None,
     }
 }
+
+/// After so many failed attempts the wait grows no more.
+const MAX_WAITS: u32 = 64;
 
 /// Who panics, in errors.
 const PROCESSOR: &str = "the record processor";

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use shard_worker::{BoxError, RecordBatch, RecordProcessor, RecordProcessorFactory, ShardContext};
+use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use crate::event::{At, Batch, Place, Process, What, record_number, shard_number};
@@ -22,6 +23,8 @@ pub struct Application {
     pub process: Process,
     /// A defect.
     pub planted: Option<Planted>,
+    /// Whether it acknowledges late and out of order.
+    pub acknowledges_late: bool,
     /// How it behaves, and until when.
     pub mood: Arc<Mutex<Option<(Mood, Instant)>>>,
 }
@@ -44,7 +47,7 @@ impl RecordProcessorFactory for Application {
         let (shard, token) = (shard_number(&context.shard_id), context.fencing_token.counter);
         let start = Place::of(&context.start);
         self.observer.note(What::Began { process: self.process, shard, token, start });
-        Box::new(ShardApplication { application: self.clone(), shard, token })
+        Box::new(ShardApplication { application: self.clone(), shard, token, context, tasks: JoinSet::new() })
     }
 }
 
@@ -52,6 +55,48 @@ struct ShardApplication {
     application: Application,
     shard: u32,
     token: u64,
+    context: ShardContext,
+    /// What is acknowledged late ends with the process.
+    tasks: JoinSet<()>,
+}
+
+/// The longest that a record is worked on when acknowledgements come late, in milliseconds.
+const LATE_MILLIS: u64 = 4_000;
+
+impl ShardApplication {
+    /// Hands the records of a batch to tasks of their own; each is acknowledged by itself, and a few are dropped.
+    async fn acknowledge_late(
+        &mut self,
+        whole: &RecordBatch,
+        batch: Batch,
+        places: &[At],
+    ) -> Result<(), BoxError> {
+        let application = &self.application;
+        let batch = Batch { late_attempt: whole.attempt(), ..batch };
+        application.observer.note(What::Delivered(batch));
+        application.link.pass().await;
+        for (place, (_, acknowledgement)) in places.iter().zip(whole.defer().into_records()) {
+            let one = Batch { first: *place, last: *place, count: 1, ..batch };
+            let (application, lost) = (self.application.clone(), self.context.lease_lost.clone());
+            let millis = application.link.draw(LATE_MILLIS);
+            let drops = application.link.draw(40) == 0;
+            self.tasks.spawn(async move {
+                sleep(Duration::from_millis(millis)).await;
+                application.link.pass().await;
+                if lost.is_cancelled() {
+                    application.observer.note(What::CutOff(one));
+                } else if drops {
+                    application.observer.note(What::Refused(one, "its acknowledgement was dropped"));
+                    drop(acknowledgement);
+                } else {
+                    application.observer.note(What::Acknowledged(one));
+                    acknowledgement.acknowledge();
+                }
+            });
+        }
+        while self.tasks.try_join_next().is_some() {}
+        Ok(())
+    }
 }
 
 /// Notes that a batch was cut off, unless it came to an end.
@@ -78,9 +123,9 @@ impl Drop for UnderWay<'_> {
 
 #[async_trait]
 impl RecordProcessor for ShardApplication {
-    async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
+    async fn process(&mut self, whole: &RecordBatch) -> Result<(), BoxError> {
         let application = &self.application;
-        let places = batch.records().iter().map(|record| At {
+        let places = whole.records().iter().map(|record| At {
             record: record_number(&record.sequence_number),
             sub: record.sub_sequence_number,
         });
@@ -96,7 +141,11 @@ impl RecordProcessor for ShardApplication {
             last: places[places.len() - 1],
             count: places.len(),
             is_sorted: places.is_sorted_by(|one, other| one < other),
+            late_attempt: 0,
         };
+        if application.acknowledges_late {
+            return self.acknowledge_late(whole, batch, &places).await;
+        }
         application.observer.note(What::Delivered(batch));
         let mut under_way = UnderWay { observer: &application.observer, batch, is_over: false };
         application.link.pass().await;

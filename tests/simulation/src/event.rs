@@ -352,6 +352,8 @@ pub struct Batch {
     pub count: usize,
     /// Whether its records come one after another as their numbers do.
     pub is_sorted: bool,
+    /// Which attempt it is, where the application acknowledges late; 0 where it does not.
+    pub late_attempt: u32,
 }
 
 /// An event with its time.

@@ -251,6 +251,7 @@ impl State {
             last: at(&records[records.len() - 1]),
             count: records.len(),
             is_sorted: true,
+            late_attempt: 0,
         };
         self.world.observer.note(What::Delivered(batch));
         self.world.observer.note(What::Acknowledged(batch));

@@ -27,6 +27,8 @@ pub struct Plan {
     pub quiet_at: u64,
     /// What goes wrong, in the order of the time.
     pub faults: Vec<Fault>,
+    /// Whether the applications acknowledge late and out of order.
+    pub acknowledges_late: bool,
     /// A defect that a check must find; only the simulator's own tests set one.
     pub planted: Option<Planted>,
 }

@@ -32,11 +32,14 @@ pub enum Scenario {
     Handlers,
     /// Of everything a little, rows that are deleted behind our back included.
     Everything,
+    /// Applications that acknowledge late, record by record and out of order, and now and then drop one, through crashes,
+    /// pauses and moves.
+    LateAcknowledgement,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Calm,
         Self::ReshardStorm,
         Self::CrashStorm,
@@ -48,6 +51,7 @@ impl Scenario {
         Self::MixedKcl,
         Self::Handlers,
         Self::Everything,
+        Self::LateAcknowledgement,
     ];
 
     /// Its name.
@@ -64,6 +68,7 @@ impl Scenario {
             Self::MixedKcl => "mixed-kcl",
             Self::Handlers => "handlers",
             Self::Everything => "everything",
+            Self::LateAcknowledgement => "late-acknowledgement",
         }
     }
 
@@ -82,6 +87,7 @@ impl Scenario {
             clock_spread: 0,
             quiet_at,
             faults: Vec::new(),
+            acknowledges_late: self == Self::LateAcknowledgement,
             planted: None,
         };
         if matches!(self, Self::Pauses | Self::CrashStorm | Self::Everything) {
@@ -157,6 +163,19 @@ impl Scenario {
                 1 => FaultKind::Leave { worker: rng.u64(..) },
                 2 => FaultKind::Join,
                 _ => handler(rng),
+            },
+            Self::LateAcknowledgement => match rng.u64(..8) {
+                0 => crash(rng),
+                1 => pause(rng),
+                2 => partition(rng),
+                3 | 4 => reshard(rng),
+                5 => FaultKind::Join,
+                6 => FaultKind::Leave { worker: rng.u64(..) },
+                _ => FaultKind::Replace {
+                    worker: rng.u64(..),
+                    after: rng.u64(0..20_000),
+                    same_name: rng.bool(),
+                },
             },
             Self::Everything => match rng.u64(..14) {
                 0 => crash(rng),

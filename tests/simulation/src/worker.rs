@@ -94,6 +94,7 @@ impl Worker {
             link: link.clone(),
             process,
             planted,
+            acknowledges_late: plan.acknowledges_late,
             mood: Arc::default(),
         };
         let is_limited = planted == Some(Planted::OneLeaseOnly) && process == 0;

@@ -156,6 +156,8 @@ struct Tenure {
     next: usize,
     /// The batch that is under way or was refused.
     last: Option<(usize, usize)>,
+    /// A record was given up, so that those after it that are done may come again elsewhere.
+    has_refused: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -251,6 +253,10 @@ impl Checks {
             What::Began { process, shard, token, start } => self.began(*process, *shard, *token, *start),
             What::Delivered(batch) => self.delivered(batch),
             What::Acknowledged(batch) => self.acknowledged(batch),
+            What::Refused(batch, _) => {
+                self.refused(batch);
+                Ok(())
+            }
             What::Written { by, shard, kind, before, after, asked_at } => {
                 let write = leases::Write { by: *by, shard: *shard, kind: *kind, asked_at: *asked_at };
                 self.written(&write, *before, *after)

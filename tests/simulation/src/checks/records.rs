@@ -1,7 +1,7 @@
 //! Promises about records: nothing is skipped, order, parents first, repeats only as far as a fault allows.
 
 use super::{Acknowledged, Checks, FAILOVER_MILLIS, Promise, SLACK_MILLIS, Tenure, Verdict};
-use crate::event::{Batch, Place, Process, ShardNumber};
+use crate::event::{At, Batch, Place, Process, ShardNumber};
 
 /// A crash takes what was not checkpointed: what was acknowledged within the checkpoint interval before it, and while
 /// the write was under way.
@@ -23,7 +23,7 @@ impl Checks {
         let Some(facts) = self.shards.get_mut(&shard) else { return Ok(()) };
         let next = facts.index_after(start);
         let open = facts.first_open(0, next);
-        facts.tenures.push(Tenure { process, token, next, last: None });
+        facts.tenures.push(Tenure { process, token, next, last: None, has_refused: false });
         match open {
             Some(at) => self.broken(
                 Promise::NothingSkipped,
@@ -51,6 +51,16 @@ impl Checks {
         let tenure = &mut facts.tenures[index];
         if tenure.last == Some((first, last)) {
             return Ok(()); // again, after it was refused
+        }
+        if batch.late_attempt > 1 {
+            // Some of what it had before and has not acknowledged; whatever lies between may be under way.
+            let is_open = |at: usize| !facts.acknowledged[at].is_some_and(|before| before.tenure == index);
+            let open = (first..last).filter(|index| is_open(*index)).count();
+            if last <= tenure.next && is_open(first) && is_open(last - 1) && batch.count <= open {
+                return Ok(());
+            }
+            let why = format!("s{}: {batch:?} comes again, and is not what was given up", batch.shard);
+            return self.broken(Promise::Repeats, why);
         }
         let next = tenure.next;
         tenure.last = Some((first, last));
@@ -88,6 +98,9 @@ impl Checks {
                 );
             }
             // A holder that cannot know yet that it was replaced reads what its heir has done.
+            if facts.tenures[before.tenure].has_refused {
+                continue;
+            }
             let is_replaced = self.is_disturbed(facts.tenures[tenure].process, before.at, self.now);
             if !is_replaced && !self.may_repeat(by, before.at) {
                 let why = format!(
@@ -155,14 +168,33 @@ impl Checks {
             .tenures
             .iter()
             .rposition(|tenure| tenure.process == batch.process && tenure.token == batch.token);
-        if let Some(tenure) = found
-            && let Some((first, last)) = facts.tenures[tenure].last.take()
-        {
+        let Some(tenure) = found else { return Ok(()) };
+        let range = if batch.late_attempt > 0 {
+            let range = |at: &At| facts.log.binary_search(at).ok().map(|index| (index, index + 1));
+            range(&batch.first)
+        } else {
+            facts.tenures[tenure].last.take()
+        };
+        if let Some((first, last)) = range {
             for index in first..last {
                 facts.acknowledged[index] = Some(Acknowledged { tenure, at });
             }
             facts.advance();
         }
         Ok(())
+    }
+
+    /// The application gave records up.
+    pub(super) fn refused(&mut self, batch: &Batch) {
+        let Some(facts) = self.shards.get_mut(&batch.shard).filter(|_| batch.late_attempt > 0) else {
+            return;
+        };
+        let tenure = facts
+            .tenures
+            .iter_mut()
+            .rfind(|tenure| tenure.process == batch.process && tenure.token == batch.token);
+        if let Some(tenure) = tenure {
+            tenure.has_refused = true;
+        }
     }
 }
