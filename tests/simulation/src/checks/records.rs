@@ -54,7 +54,7 @@ impl Checks {
         }
         if batch.late_attempt > 1 {
             // Some of what it had before and has not acknowledged; whatever lies between may be under way.
-            let is_open = |at: usize| !facts.acknowledged[at].is_some_and(|before| before.tenure == index);
+            let is_open = |at: usize| facts.acknowledged[at].is_none_or(|before| before.tenure != index);
             let open = (first..last).filter(|index| is_open(*index)).count();
             if last <= tenure.next && is_open(first) && is_open(last - 1) && batch.count <= open {
                 return Ok(());
