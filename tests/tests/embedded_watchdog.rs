@@ -92,6 +92,30 @@ async fn a_handler_that_hangs_always_costs_its_worker_the_lease_and_others_go_on
     assert!(hung.stop().await.is_drained());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_never_acknowledged_is_no_progress_however_many_others_are() {
+    let (stream, store, journal) = setup(1);
+    let handler = concurrent_handler(
+        Concurrency::Unordered(std::num::NonZeroUsize::new(8).unwrap()),
+        |_, record: Record| async move {
+            if &record.data[..] == b"0" {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        },
+    );
+    let stuck = member("stuck", &stream, &store, &journal).no_progress_time(NO_PROGRESS_TIME);
+    let stuck = Member::start(stuck.processors(handler));
+    let deadline = Instant::now() + Duration::from_secs(3600);
+    let mut number = 0;
+    while stuck.handle.status().given_up_leases == 0 {
+        assert!(Instant::now() < deadline, "it is not noticed");
+        put(&stream, number..number + 1);
+        number += 1;
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// A stream whose reads hang as long as they are told to.
 #[derive(Debug)]
 struct HungStream {

@@ -5,6 +5,7 @@ mod deny;
 mod emulators;
 mod features;
 mod interop;
+mod mutate;
 mod process;
 mod tidy;
 
@@ -53,6 +54,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Break the code on purpose, one change of `tests/mutations` at a time, and show which test notices.
+    Mutate {
+        /// Only the changes whose name contains this.
+        only: Option<String>,
+    },
     /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, interop, demo.
     Ci,
     /// Check what ordinary tools do not: module docs, README claims, work markers, file sizes.
@@ -72,6 +78,7 @@ fn main() -> ExitCode {
         Task::Interop { short: false } => interop::run(interop::Form::Full),
         Task::Local { arguments } => local(&arguments),
         Task::Sim { arguments } => sim(&arguments),
+        Task::Mutate { only } => mutate::run(only.as_deref()),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::check(),
         Task::Features => features::check(),

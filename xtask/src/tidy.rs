@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::mutate;
 use crate::process::{Outcome, command, root};
 
 /// The most lines of a source file.
@@ -13,9 +14,10 @@ const MAX_LINES: usize = 800;
 const SHOWN_IN_README: [&str; 1] = ["examples/src/bin/smallest_consumer.rs"];
 
 /// Documents in which a name between backticks in the last column of a table is a test.
-const LEDGERS: [&str; 6] = [
+const LEDGERS: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
+    "docs/delivery.md",
     "docs/first-start.md",
     "docs/hand-over.md",
     "docs/lease.md",
@@ -38,6 +40,7 @@ pub(crate) fn check() -> Outcome {
     for ledger in LEDGERS {
         faults.extend(ledger_faults(ledger, &read(Path::new(ledger))?, &tests));
     }
+    faults.extend(mutate::faults()?);
     faults.extend(readme_faults(&read(Path::new("README.md"))?)?);
     if faults.is_empty() {
         println!("tidy: {} source files, {} tests, no faults", sources.len(), tests.len());
