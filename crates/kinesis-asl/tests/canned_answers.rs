@@ -122,6 +122,7 @@ async fn a_stream_says_which_one_it_is_and_what_time_it_is_there() {
         (ARN, 1_690_000_000)
     );
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    assert_eq!(description.retention, Some(Duration::from_secs(24 * 3600)));
     let early = date.duration_since(description.now.unwrap()).unwrap();
     assert!(early < Duration::from_secs(5), "then or a little earlier, but never later: {early:?}");
     assert_eq!(server.requests(), [("DescribeStreamSummary".to_owned(), json!({ "StreamName": STREAM }))]);

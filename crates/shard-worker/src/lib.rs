@@ -11,6 +11,7 @@
 //! | where records come from | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
 //! | how much memory the records of all shards take | [`ByteBudget`] |
 //! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`] |
+//! | where it starts and ends, and what becomes of records that are no longer there | [`DataLossPolicy`], [`RetentionAlarm`], [`RunUntil`] |
 //! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
 //! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
 
@@ -20,6 +21,7 @@ mod batch_handler;
 mod blocking_handler;
 mod byte_budget;
 mod byte_ledger;
+mod data_loss;
 mod error;
 mod in_memory_stream;
 mod intake;
@@ -27,8 +29,11 @@ mod life;
 mod processor;
 mod progress;
 mod record;
+mod retention;
+mod run_until;
 mod shard;
 mod source;
+mod stream_clock;
 mod worker;
 
 pub use aggregation::{
@@ -38,14 +43,18 @@ pub use batch_handler::{BatchHandler, batch_handler};
 pub use blocking_handler::{BlockingHandler, ProcessorPool, blocking_handler};
 pub use byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFERED_BYTES};
 pub use checkpointer::RetryPolicy;
+pub use data_loss::{DataLossPolicy, LossEvidence, LostSpan};
 pub use error::{SourceError, SourceErrorKind};
 pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;
 pub use processor::{RecordProcessor, RecordProcessorFactory, ShardContext};
 pub use progress::{ShardProgress, ShardState};
 pub use record::{Record, RecordBatch};
+pub use retention::RetentionAlarm;
+pub use run_until::RunUntil;
 pub use shard::Shard;
 pub use source::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, StreamDescription, StreamSource,
 };
+pub use stream_clock::StreamClock;
 pub use worker::{DEFAULT_READ_AHEAD_BYTES, ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions};
