@@ -53,11 +53,11 @@ pub mod prelude {
     pub use lease_store::{BoxError, InMemoryLeaseStore, LeaseStore, Position, SequenceNumber, ShardId};
     pub use receiver::{
         Delivery, InitialPosition, ReceiverBuilder, ReceiverGroup, ReceiverHandle, ReceiverSettings,
-        ReceiverStatus, StopReport, UnitedStream, united_stream,
+        ReceiverStatus, ShardPosition, StopReport, UnitedStream, united_stream,
     };
     pub use shard_worker::{
-        ByteBudget, InMemoryStream, ProcessorPool, Record, RecordBatch, RecordProcessor, RetryPolicy,
-        ShardContext, ShardFilter, StreamSource, batch_handler, blocking_handler,
+        ByteBudget, DataLossPolicy, InMemoryStream, ProcessorPool, Record, RecordBatch, RecordProcessor,
+        RetryPolicy, RunUntil, ShardContext, ShardFilter, StreamSource, batch_handler, blocking_handler,
     };
 
     pub use crate::Consumer;
