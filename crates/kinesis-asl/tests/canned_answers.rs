@@ -288,6 +288,28 @@ async fn latest_goes_on_where_it_began_when_its_iterator_expires() {
 }
 
 #[tokio::test]
+async fn a_position_that_the_service_refuses_is_invalid_and_stays_the_place() {
+    for format in every_format() {
+        let server = CannedKinesis::start(|operation, request| match operation {
+            "GetShardIterator" if request["ShardIteratorType"] == "AT_SEQUENCE_NUMBER" => {
+                refusal(400, "InvalidArgumentException")
+            }
+            "GetRecords" => ok(&json!({ "Records": [record("7")], "NextShardIterator": "next" })),
+            _ => iterator_for(request),
+        })
+        .await;
+        // The caller hears of it, and may look at the oldest record instead; nothing is read elsewhere by itself.
+        let mut refused = reader(&server, format, ReadFrom::At("5".parse().unwrap())).await;
+        for _ in 0..2 {
+            let error = refused.next_batch().await.unwrap_err();
+            assert_eq!(error.kind(), SourceErrorKind::Invalid, "{error}");
+        }
+        let mut oldest = reader(&server, format, ReadFrom::TrimHorizon).await;
+        assert_eq!(oldest.next_batch().await.unwrap().records.len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn latest_keeps_its_place_over_any_failure() {
     for format in every_format() {
         // The service says nothing about the iterator, so it is kept; or it may be worthless, so the time counts.

@@ -184,7 +184,7 @@ impl<'a> ShardSync<'a> {
             .filter(|shard_id| {
                 let mut above = BTreeSet::new();
                 self.add_ancestors(shard_id, &mut above);
-                above.iter().any(|ancestor| leads_on(&ancestor))
+                above.iter().any(leads_on)
             })
             .filter_map(|shard_id| self.shards.get(shard_id).copied())
             .collect();

@@ -1,6 +1,6 @@
 //! What to tell people at a start about where shards begin: pure, from what was asked for and what the table holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -24,28 +24,34 @@ pub struct StartNotice {
 }
 
 /// What to say when the table goes before the request: shards that have a lease go on from there, wherever the settings say that
-/// shards start. `leases` is the table before the start, `new_leases` how many it adds. `None`: nothing is overridden, as at the
-/// first start of an application.
-pub fn start_notice(settings: &ReceiverSettings, leases: &[Lease], new_leases: usize) -> Option<StartNotice> {
+/// shards start. `leases` is the table before the start, `new_leases` are the shards of those that it adds. `None`: nothing is
+/// overridden, as at the first start of an application.
+pub fn start_notice(
+    settings: &ReceiverSettings,
+    leases: &[Lease],
+    new_leases: &[ShardId],
+) -> Option<StartNotice> {
     let named = &settings.initial_positions;
-    let goes_on = |lease: &&Lease| {
-        let asked_for = named.get(&lease.shard_id).cloned();
-        !lease.is_finished() && !is_at(lease, &asked_for.unwrap_or_else(|| settings.initial_position.into()))
-    };
+    let asked_for =
+        |shard_id: &ShardId| named.get(shard_id).cloned().unwrap_or_else(|| settings.initial_position.into());
+    let goes_on = |lease: &&Lease| !lease.is_finished() && !is_at(lease, &asked_for(&lease.shard_id));
     let count = leases.iter().filter(goes_on).count();
-    let unused: BTreeSet<&ShardId> = leases
-        .iter()
-        .filter(|lease| {
-            named.get(&lease.shard_id).is_some_and(|position| lease.is_finished() || !is_at(lease, position))
-        })
-        .map(|lease| &lease.shard_id)
-        .collect();
+    let rows: BTreeMap<&ShardId, &Lease> = leases.iter().map(|lease| (&lease.shard_id, lease)).collect();
+    let new: BTreeSet<&ShardId> = new_leases.iter().collect();
+    let is_used = |shard_id: &ShardId, position: &ShardPosition| {
+        let row = rows.get(shard_id);
+        new.contains(shard_id) || row.is_some_and(|lease| !lease.is_finished() && is_at(lease, position))
+    };
+    // In an empty table a position can only be that of a shard which nobody knows, and that is said apart.
+    let overridden = named.iter().filter(|_| !leases.is_empty());
+    let unused: BTreeSet<&ShardId> =
+        overridden.filter(|(shard_id, position)| !is_used(shard_id, position)).map(|(id, _)| id).collect();
     if count == 0 && unused.is_empty() {
         return None;
     }
-    let initial = name_of(settings.initial_position);
+    let (initial, new) = (name_of(settings.initial_position), new.len());
     let mut text = format!(
-        "{count} shards go on from their checkpoints; the initial position {initial} applies to {new_leases} new ones"
+        "{count} shards go on from their checkpoints; the initial position {initial} applies to {new} new ones"
     );
     if !unused.is_empty() {
         let all = named.len();
@@ -156,9 +162,10 @@ mod tests {
         Position::after(number.into(), 0)
     }
 
-    /// The line, and whether it is a warning.
-    fn said(settings: &ReceiverSettings, leases: &[Lease], new_leases: usize) -> Option<(String, bool)> {
-        start_notice(settings, leases, new_leases).map(|notice| (notice.text, notice.is_warning))
+    /// The line, and whether it is a warning; the new leases are of the shards from 100 on.
+    fn said(settings: &ReceiverSettings, leases: &[Lease], new_leases: u64) -> Option<(String, bool)> {
+        let new_leases: Vec<ShardId> = (100..100 + new_leases).map(ShardId::numbered).collect();
+        start_notice(settings, leases, &new_leases).map(|notice| (notice.text, notice.is_warning))
     }
 
     #[test]
@@ -202,13 +209,15 @@ mod tests {
     fn positions_of_single_shards_that_are_not_used_are_named() {
         let mut settings = settings(InitialPosition::TrimHorizon);
         let position = ShardPosition::After { sequence_number: 7u128.into(), sub_sequence_number: 0 };
+        // Five of them get their leases now, and one was read and its lease is deleted.
+        let numbers = (0..15).chain(100..105).chain([50]);
         settings.initial_positions =
-            (0..20).map(|number| (ShardId::numbered(number), position.clone())).collect();
+            numbers.map(|number| (ShardId::numbered(number), position.clone())).collect();
         // The first is where it was told to start.
         let leases: Vec<Lease> = (0..15).map(|number| lease(number, after(7 + u128::from(number)))).collect();
         let (text, is_warning) = said(&settings, &leases, 5).unwrap();
-        let named = "of 20 positions of single shards these are not used: shardId-000000000001, ";
-        assert!(is_warning && text.contains(named) && text.ends_with(" and 4 more"), "{text}");
+        let named = "of 21 positions of single shards these are not used: shardId-000000000001, ";
+        assert!(is_warning && text.contains(named) && text.ends_with(" and 5 more"), "{text}");
         assert!(text.starts_with("14 shards go on from their checkpoints;"), "{text}");
     }
 

@@ -144,6 +144,8 @@ mod tests {
         let expected = [(0, false, false), (0, false, true)];
         assert_eq!(left(RunUntil::Tip, 100, vec![empty(Some(0)), empty(Some(0))]), expected);
         assert_eq!(left(RunUntil::Tip, 100, vec![empty(None), empty(None)]), expected);
+        // Something has arrived meanwhile, and the answer does not hold it yet.
+        assert_eq!(left(RunUntil::Tip, 100, vec![empty(Some(0)), empty(Some(1))]), expected);
     }
 
     #[test]

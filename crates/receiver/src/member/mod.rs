@@ -182,12 +182,12 @@ impl Member {
         let facts = StreamFacts { identity: stream.identity, initial_time_millis, clock };
         let leases = listing.leases.clone();
         let new_leases = self.create_missing_leases(&facts, listing).await?;
-        match start_notice(&settings, &leases, new_leases) {
+        match start_notice(&settings, &leases, &new_leases) {
             Some(notice) if notice.is_warning => tracing::warn!("{}", notice.text),
             Some(notice) => tracing::info!("{}", notice.text),
             None => {}
         }
-        if new_leases > 0
+        if !new_leases.is_empty()
             && let Some(warning) = too_old_starts(&settings, stream.now, stream.retention)
         {
             tracing::warn!("{warning}");

@@ -80,28 +80,28 @@ impl Member {
         self.sync.next_audit = Instant::now() + jittered(interval, &mut self.receiver.rng);
     }
 
-    /// What a start does: the shards are listed only if the table does not show that all of them have leases. Yields how
-    /// many leases were missing.
+    /// What a start does: the shards are listed only if the table does not show that all of them have leases. Yields the
+    /// shards whose leases were missing.
     pub(super) async fn create_missing_leases(
         &mut self,
         facts: &StreamFacts,
         listing: LeaseListing,
-    ) -> Result<usize, ReceiverError> {
+    ) -> Result<Vec<ShardId>, ReceiverError> {
         self.schedule_audit();
         self.report_malformed(&listing);
         if listing.malformed.is_empty() && coverage(&listing.leases) == Coverage::Complete {
-            return Ok(0);
+            return Ok(Vec::new());
         }
         self.sync_shards(facts, listing).await
     }
 
-    /// Lists the shards and creates the leases that are missing. Any number of workers may do so at once. Yields how many
-    /// were missing at first.
+    /// Lists the shards and creates the leases that are missing. Any number of workers may do so at once. Yields the
+    /// shards whose leases were missing at first.
     async fn sync_shards(
         &mut self,
         facts: &StreamFacts,
         mut listing: LeaseListing,
-    ) -> Result<usize, ReceiverError> {
+    ) -> Result<Vec<ShardId>, ReceiverError> {
         let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
         let settings = &self.receiver.settings;
         let (initial_position, named) = (settings.initial_position, settings.initial_positions.clone());
@@ -122,18 +122,20 @@ impl Member {
         // Each pass creates at least one lease, or others have created what it wanted.
         for _ in 0..=shards.len() {
             let missing = missing_leases(&shards, &listing, initial_position, &named, facts);
-            let missing_at_first = *missing_at_first.get_or_insert(missing.len());
+            missing_at_first.get_or_insert_with(|| {
+                missing.iter().map(|lease| lease.shard_id.clone()).collect::<Vec<_>>()
+            });
             if missing.is_empty() {
-                return Ok(missing_at_first);
+                break;
             }
             self.look_at_new_leases();
             if self.create(missing).await? {
-                return Ok(missing_at_first);
+                break;
             }
             // Others are at it too; what they have created need not be tried.
             listing = self.list_all().await?;
         }
-        Ok(missing_at_first.unwrap_or(0))
+        Ok(missing_at_first.unwrap_or_default())
     }
 
     /// Creates leases, parents before children; `false` when another worker was first with some of them, and the rest
