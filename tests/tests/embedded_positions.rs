@@ -236,7 +236,8 @@ async fn a_quiet_shard_is_not_halted_after_days() {
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_hangs_past_the_retention_period_does_not_lose_records_silently() {
     let (stream, store, journal) = setup(1);
-    stream.set_retention(Some(HOUR));
+    let retention = Duration::from_secs(600);
+    stream.set_retention(Some(retention));
     stream.set_max_batch_records(NonZeroUsize::MIN);
     let noted = journal.clone();
     let builder = member("a", &stream, &store, &journal).read_ahead_bytes(0).processors(batch_handler(
@@ -244,7 +245,7 @@ async fn a_handler_that_hangs_past_the_retention_period_does_not_lose_records_si
             let journal = noted.clone();
             async move {
                 if journal.all().is_empty() {
-                    sleep(HOUR * 3).await;
+                    sleep(retention * 3).await;
                 }
                 journal.note(&shard, &batch);
                 Ok(())
@@ -255,12 +256,12 @@ async fn a_handler_that_hangs_past_the_retention_period_does_not_lose_records_si
     let member = Member::start(builder);
     member.wait_until_holding(1).await;
     for number in 1..18 {
-        sleep(HOUR / 6).await;
+        sleep(retention / 6).await;
         put(&stream, number..number + 1);
-        stream.trim_older_than(HOUR);
+        stream.trim_older_than(retention);
     }
     let shard_id = stream.open_shards()[0].clone();
-    sleep(HOUR / 6).await;
+    sleep(retention / 6).await;
     wait_until("the shard is halted", || state(&member, &shard_id) == Some(ShardState::DataLost)).await;
     assert_eq!(texts(&journal), strings(["0"]));
     assert!(progress(&member, &shard_id).unwrap().last_error.unwrap().contains("between the two"));
@@ -363,6 +364,8 @@ async fn a_position_that_was_never_one_of_the_shard_is_an_error_and_skips_nothin
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_falls_behind_the_retention_period_raises_an_alarm_before_records_are_lost() {
     let (stream, store, journal) = setup(1);
+    let part = Duration::from_secs(60);
+    stream.set_retention(Some(part * 24));
     put(&stream, 0..10);
     let shard_id = stream.open_shards()[0].clone();
     let builder = member("a", &stream, &store, &journal)
@@ -370,11 +373,11 @@ async fn a_shard_that_falls_behind_the_retention_period_raises_an_alarm_before_r
     let member = Member::start(builder);
     member.wait_until_holding(1).await;
     let alarm = || progress(&member, &shard_id).unwrap().retention_alarm;
-    sleep(HOUR * 11).await;
+    sleep(part * 11).await;
     assert_eq!(alarm(), RetentionAlarm::None);
-    sleep(HOUR * 2).await;
+    sleep(part * 2).await;
     assert_eq!(alarm(), RetentionAlarm::Half);
-    sleep(HOUR * 7).await;
+    sleep(part * 7).await;
     assert_eq!(alarm(), RetentionAlarm::FourFifths);
 }
 
@@ -408,7 +411,7 @@ async fn an_alarm_ends_when_the_shard_has_caught_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_shard_at_latest_is_at_its_tip_and_misses_nothing_days_later() {
+async fn an_idle_shard_at_latest_is_at_its_tip_and_misses_nothing_hours_later() {
     let (stream, store, journal) = setup(1);
     put(&stream, 0..10);
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -419,9 +422,10 @@ async fn an_idle_shard_at_latest_is_at_its_tip_and_misses_nothing_days_later() {
         progress(&first, &shard_id).is_some_and(|progress| progress.millis_behind_latest == Some(0))
     })
     .await;
-    sleep(HOUR * 60).await;
+    sleep(HOUR).await;
     // Nothing was ever acknowledged, so nothing is checkpointed; the instant stands in the row.
     assert!(first.stop().await.is_drained());
+    tokio::time::advance(HOUR * 20).await;
     put(&stream, 10..15);
     let second = Member::start(latest("b"));
     put(&stream, 15..20);
@@ -592,6 +596,32 @@ async fn a_batch_that_fails_holds_a_bounded_run_up_and_is_not_left_out() {
     ));
     assert!(ends(builder.build().unwrap()).await.is_drained());
     assert_eq!(journal.times(), (0..5).map(|number| (number.to_string(), 1)).collect());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_halted_holds_a_bounded_run_up() {
+    let (stream, store, journal) = setup(2);
+    let left = with_a_loss(&stream, &store, &journal).await;
+    let (busy, before) = (stream.open_shards()[0].clone(), texts(&journal));
+    // All that is left lies before the instant, but for one record in the same answer.
+    let instant = now(&stream).await + Duration::from_secs(1);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    put_at(&stream, ranges(&stream).await[&busy].start(), "beyond");
+    let bounded = |name, policy| {
+        let builder = member(name, &stream, &store, &journal).run_until(RunUntil::Instant(instant));
+        builder.data_loss_policy(policy)
+    };
+    let halted = Member::start(bounded("fails", DataLossPolicy::Fail));
+    wait_until("the shard is halted", || state(&halted, &busy) == Some(ShardState::DataLost)).await;
+    let lease_counter = || halted.handle.status().shards.first().map(|shard| shard.lease_counter);
+    let counter = lease_counter();
+    sleep(Duration::from_secs(300)).await;
+    assert_eq!(state(&halted, &busy), Some(ShardState::DataLost));
+    assert_eq!(lease_counter(), counter, "it is not given up and taken again");
+    assert!(halted.stop().await.is_drained());
+    assert_eq!(texts(&journal), before);
+    ends(bounded("continues", DataLossPolicy::Continue).build().unwrap()).await;
+    assert_eq!(texts(&journal), before.union(&left).cloned().collect());
 }
 
 /// A stream that does not say what time it is.
