@@ -28,6 +28,7 @@ mod intake;
 mod life;
 mod processor;
 mod progress;
+mod reading_guard;
 mod record;
 mod retention;
 mod run_until;

@@ -12,15 +12,17 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use lease_store::{BoxError, HashKeyRange, Position};
 use tokio::sync::watch;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::arrivals::Arrivals;
 use crate::intake::{Intake, Intaken};
 use crate::life::{Event, ShardLife, Step};
+use crate::reading_guard::ReadingGuard;
 use crate::{
-    ByteBudget, FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, RecordProcessorFactory, Shard,
-    ShardContext, ShardEnd, ShardProgress, ShardState, SourceError, SourceErrorKind, StreamSource,
+    ByteBudget, DataLossPolicy, FetchedBatch, ReadFrom, RecordBatch, RecordProcessor, RecordProcessorFactory,
+    RunUntil, Shard, ShardContext, ShardEnd, ShardProgress, ShardState, SourceError, SourceErrorKind,
+    StreamClock, StreamSource,
 };
 
 pub use crate::life::ShardOutcome;
@@ -44,6 +46,16 @@ pub struct ShardWorkerOptions {
     pub budget: ByteBudget,
     /// While the application has a batch, the next one is read if it cannot be larger than this, in bytes; 0: never.
     pub read_ahead_bytes: u64,
+    /// What to do when records that were not read are no longer in the stream.
+    pub data_loss: DataLossPolicy,
+    /// How long the stream keeps records, where that is known.
+    pub retention: Option<Duration>,
+    /// The clock that stamps the records, where the stream tells its time. Without it, or without the retention period, a loss
+    /// of records is never more than possible.
+    pub stream_clock: Option<StreamClock>,
+    /// Where the worker stops by itself, drained: everything before it is acknowledged and checkpointed, and nothing
+    /// beyond it is delivered. [`ShardProgress::has_reached_bound`] says that this is why. `None`: never.
+    pub run_until: Option<RunUntil>,
 }
 
 /// How much is read ahead unless it is set otherwise, in bytes: the largest batch that Kinesis gives, with what its call
@@ -62,6 +74,10 @@ impl Default for ShardWorkerOptions {
             hash_key_range: None,
             budget: ByteBudget::default(),
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
+            data_loss: DataLossPolicy::default(),
+            retention: None,
+            stream_clock: None,
+            run_until: None,
         }
     }
 }
@@ -149,6 +165,7 @@ struct Task {
     worker: ShardWorker,
     processor: Option<Box<dyn RecordProcessor>>,
     intake: Intake,
+    guard: ReadingGuard,
     /// Reading is refused for a reason that somebody has to mend.
     refused: Option<ShardState>,
     /// The newest position that was delivered; whatever is not beyond it is dropped on arrival.
@@ -165,15 +182,10 @@ impl Task {
     fn new(mut worker: ShardWorker) -> Self {
         let delays = worker.options.retry.delays(worker.rng.fork());
         let shard_id = worker.context.shard_id.clone();
-        let intake = Intake::new(
-            worker.source.clone(),
-            shard_id.clone(),
-            worker.options.budget.clone(),
-            worker.options.read_ahead_bytes,
-        );
         Self {
             processor: None,
-            intake,
+            intake: intake_of(&worker),
+            guard: ReadingGuard::new(&worker.options, &worker.context.start, Instant::now()),
             refused: None,
             delivered: worker.context.start.clone(),
             arrivals: Arrivals::new(shard_id, worker.options.deaggregates, worker.options.hash_key_range),
@@ -190,6 +202,7 @@ impl Task {
         if life.is_retrying() {
             let state = self.refused.unwrap_or(ShardState::BackingOff);
             self.worker.progress.send_modify(|progress| progress.state = state);
+            self.guard.watch_retention(Instant::now(), &self.worker.progress);
             // A batch is never given up: where a policy ends, its last wait repeats.
             let delay = self.delays.next().unwrap_or(self.last_delay);
             self.last_delay = delay;
@@ -251,7 +264,9 @@ impl Task {
 
     fn failed(&self, step: Step, error: &BoxError) -> Event {
         let application = !matches!(step, Step::Fetch | Step::RecordEnd | Step::Flush);
-        tracing::warn!(?step, %error, "the step failed and is done again; nothing is skipped");
+        if self.refused != Some(ShardState::DataLost) {
+            tracing::warn!(?step, %error, "the step failed and is done again; nothing is skipped");
+        }
         self.worker.progress.send_modify(|progress| {
             progress.failed_attempts += u64::from(application);
             progress.last_error = Some(error.to_string());
@@ -278,19 +293,29 @@ impl Task {
     async fn fetch(&mut self) -> Result<Event, SourceError> {
         // A shard that always has more to read lets the others have their turn.
         tokio::task::yield_now().await;
-        let (fetched, memory) = match self.next_batch().await {
+        if self.guard.is_at_bound() {
+            // All before the bound is processed; the stop checkpoints it.
+            self.worker.stop.cancel();
+            return Ok(Event::Fetched { records: false, end: false });
+        }
+        let (mut fetched, memory) = match self.next_batch().await {
             Ok(Intaken { fetched, reservation }) => (fetched, Some(reservation)),
             Err(error) if error.kind() == SourceErrorKind::ShardNotFound => {
-                tracing::error!(
-                    %error,
-                    delivered = %self.delivered,
-                    "the stream no longer has the shard; what was not read of it is past the retention period"
-                );
+                self.guard.shard_is_gone(&error, Instant::now(), &self.worker.progress)?;
                 let shard_end = Some(ShardEnd { children: Vec::new() });
                 (FetchedBatch { records: Vec::new(), millis_behind_latest: None, shard_end }, None)
             }
+            Err(error) if self.guard.is_start_refused(&error) => {
+                self.intake = intake_of(&self.worker);
+                return Ok(Event::Fetched { records: false, end: false });
+            }
             Err(error) => return Err(error),
         };
+        if let Err(error) = self.guard.look(&mut fetched, Instant::now(), &self.worker.progress) {
+            // What was read is not delivered, so it has to be read again.
+            self.intake = intake_of(&self.worker);
+            return Err(error);
+        }
         // From here on nothing waits, so that a stop or a lost lease cannot come between reading and delivering.
         self.refused = None;
         let fetched_bytes = fetched.memory_bytes();
@@ -320,7 +345,7 @@ impl Task {
     async fn next_batch(&mut self) -> Result<Intaken, SourceError> {
         if !self.intake.is_opened() {
             let from = read_from(&self.delivered, self.worker.options.initial_timestamp)?;
-            self.intake.open(&from).await?;
+            self.intake.open(&self.guard.read_from(from)).await?;
         }
         self.intake.checkpointed(self.worker.checkpointer.watermarks().checkpointed());
         self.intake.next().await
@@ -356,6 +381,12 @@ impl Task {
     }
 }
 
+/// What reads the shard of a worker, not opened yet.
+fn intake_of(worker: &ShardWorker) -> Intake {
+    let (source, shard_id) = (worker.source.clone(), worker.context.shard_id.clone());
+    Intake::new(source, shard_id, worker.options.budget.clone(), worker.options.read_ahead_bytes)
+}
+
 /// Calls the application's code; a panic in it is an error like any other.
 async fn call<'a, F>(processor: &'a mut Option<Box<dyn RecordProcessor>>, callback: F) -> Result<(), BoxError>
 where
@@ -375,6 +406,7 @@ fn refusal(kind: SourceErrorKind) -> Option<ShardState> {
     match kind {
         SourceErrorKind::Denied => Some(ShardState::Denied),
         SourceErrorKind::KeyUnavailable => Some(ShardState::KeyUnavailable),
+        SourceErrorKind::DataLost => Some(ShardState::DataLost),
         _ => None,
     }
 }

@@ -48,6 +48,7 @@ impl Member {
             store: self.receiver.store.clone(),
             source: self.receiver.source.clone(),
             initial_position: settings.initial_position,
+            has_named_positions: !settings.initial_positions.is_empty(),
             lease_lost,
             new_leases: self.new_leases.clone(),
             child_lookups: AtomicU32::new(0),
@@ -64,6 +65,9 @@ impl Member {
         options.hash_key_range = held.taken().hash_key_range;
         options.budget = self.receiver.shared.budget.clone();
         options.read_ahead_bytes = settings.read_ahead_bytes;
+        options.data_loss = settings.data_loss_policy;
+        options.run_until = settings.run_until;
+        (options.stream_clock, options.retention) = (self.keeps.clock, self.keeps.retention);
         let stop = self.stop_shards.child_token();
         let trigger = checkpointer.trigger();
         let worker = ShardWorker {
