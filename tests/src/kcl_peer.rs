@@ -215,16 +215,8 @@ impl State {
             Position::ShardEnd => return,
             _ => ReadFrom::TrimHorizon,
         };
-        let context = ShardContext {
-            application: "kcl".into(),
-            stream: self.stream.stream_name().into(),
-            shard_id: shard_id.clone(),
-            worker_id: self.worker_id.clone(),
-            fencing_token: FencingToken { owner: self.worker_id.clone(), counter: row.counter },
-            start: row.checkpoint.clone(),
-            pending_checkpoint: None,
-            lease_lost: CancellationToken::new(),
-        };
+        let token = FencingToken { owner: self.worker_id.clone(), counter: row.counter };
+        let context = ShardContext::new("kcl", self.stream.stream_name(), shard_id.clone(), token);
         let mut reader = self.stream.open(&shard_id, &from).await.unwrap();
         loop {
             let mut batch = reader.next_batch().await.unwrap();

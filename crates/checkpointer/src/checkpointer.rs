@@ -42,6 +42,8 @@ struct Progress {
     unwritten: Unwritten,
     /// Somebody asked for a write before the cadence does.
     is_asked_for: bool,
+    /// When the newest write succeeded.
+    written_at: Option<Instant>,
 }
 
 /// Asks for a checkpoint before its time; see [`Checkpointer::trigger`].
@@ -65,6 +67,36 @@ impl CheckpointTrigger {
     }
 }
 
+/// Acknowledges positions of one shard; see [`Checkpointer::acknowledger`].
+#[derive(Debug, Clone)]
+pub struct Acknowledger {
+    shared: Arc<Shared>,
+}
+
+impl Acknowledger {
+    /// As [`Checkpointer::acknowledge`].
+    ///
+    /// # Errors
+    /// `Invalid` when the position was not delivered.
+    pub fn acknowledge(&self, position: Position, records: u64) -> Result<(), CheckpointError> {
+        {
+            let mut progress = self.shared.progress();
+            progress.marks.acknowledge(position)?;
+            if progress.marks.unwritten().is_some() {
+                // At least one, so that a position without a count is due like any other.
+                progress.unwritten.records += records.max(1);
+            }
+        }
+        self.shared.acknowledged.notify_one();
+        Ok(())
+    }
+
+    /// When the newest checkpoint was written; `None` before the first.
+    pub fn written_at(&self) -> Option<Instant> {
+        self.shared.progress().written_at
+    }
+}
+
 impl Shared {
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,6 +117,7 @@ impl Checkpointer {
                 marks: Watermarks::starting_at(start),
                 unwritten: Unwritten { records: 0, last_write_at: Instant::now() },
                 is_asked_for: false,
+                written_at: None,
             }),
             acknowledged: Notify::new(),
         });
@@ -115,16 +148,12 @@ impl Checkpointer {
     /// # Errors
     /// `Invalid` when the position was not delivered.
     pub fn acknowledge(&self, position: Position, records: u64) -> Result<(), CheckpointError> {
-        {
-            let mut progress = self.shared.progress();
-            progress.marks.acknowledge(position)?;
-            if progress.marks.unwritten().is_some() {
-                // At least one, so that a position without a count is due like any other.
-                progress.unwritten.records += records.max(1);
-            }
-        }
-        self.shared.acknowledged.notify_one();
-        Ok(())
+        self.acknowledger().acknowledge(position, records)
+    }
+
+    /// A handle by which others acknowledge, for as long as the checkpointer runs.
+    pub fn acknowledger(&self) -> Acknowledger {
+        Acknowledger { shared: self.shared.clone() }
     }
 
     /// A handle by which others ask for a checkpoint before its time: whoever renews a lease, since a checkpoint renews
@@ -270,6 +299,7 @@ impl Driver {
                 Ok(()) => {
                     let mut progress = self.shared.progress();
                     progress.marks.checkpoint(position);
+                    progress.written_at = Some(Instant::now());
                     progress.unwritten.records -= records;
                     return Ok(());
                 }

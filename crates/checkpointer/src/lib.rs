@@ -11,7 +11,7 @@
 //! | when to write, pure | [`Cadence`], [`Due`] |
 //! | how long to wait before trying again | [`RetryPolicy`], [`Delays`] |
 //! | where it is written to | [`CheckpointWriter`], implemented by [`lease_store::HeldLease`] |
-//! | the task that does it | [`Checkpointer`], [`CheckpointTrigger`] |
+//! | the task that does it | [`Checkpointer`], [`Acknowledger`], [`CheckpointTrigger`] |
 
 mod backoff_delays;
 mod cadence;
@@ -22,7 +22,7 @@ mod watermarks;
 mod writer;
 
 pub use cadence::{Cadence, Due, Unwritten};
-pub use checkpointer::{CheckpointTrigger, Checkpointer};
+pub use checkpointer::{Acknowledger, CheckpointTrigger, Checkpointer};
 pub use error::{CheckpointError, CheckpointErrorKind};
 pub use retry_policy::{Delays, RetryPolicy};
 pub use watermarks::Watermarks;

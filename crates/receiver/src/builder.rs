@@ -1,13 +1,16 @@
 //! Puts a receiver together and checks its parts and settings as a whole.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, ShardId, WorkerId};
-use shard_worker::{ByteBudget, DataLossPolicy, RecordProcessorFactory, RetryPolicy, RunUntil, StreamSource};
+use shard_worker::{
+    BatchLimits, ByteBudget, DataLossPolicy, FailurePolicy, RateLimit, RecordProcessorFactory, RetryPolicy,
+    RunUntil, StreamSource,
+};
 
 use crate::handle::Shared;
 use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings, ShardPosition};
@@ -28,6 +31,7 @@ pub struct ReceiverBuilder {
     store: Option<Arc<dyn LeaseStore>>,
     processors: Option<Arc<dyn RecordProcessorFactory>>,
     retries: Retries,
+    failure_policy: FailurePolicy,
     seed: Option<u64>,
     budget: Option<ByteBudget>,
 }
@@ -189,8 +193,62 @@ impl ReceiverBuilder {
         self
     }
 
+    /// What happens to records that the application cannot process; by default the shard is halted, and nothing is passed.
+    #[must_use]
+    pub fn failure_policy(mut self, failure_policy: FailurePolicy) -> Self {
+        self.failure_policy = failure_policy;
+        self
+    }
+
+    /// After how long without progress a shard is started anew; see [`ReceiverSettings::no_progress_time`].
+    #[must_use]
+    pub fn no_progress_time(mut self, no_progress_time: Duration) -> Self {
+        self.settings.no_progress_time = no_progress_time;
+        self
+    }
+
+    /// When a batch is closed: by records, payload bytes or time, whichever comes first; see
+    /// [`ReceiverSettings::max_batch_records`].
+    #[must_use]
+    pub fn batch_limits(mut self, limits: BatchLimits) -> Self {
+        self.settings.max_batch_records = limits.max_records;
+        self.settings.max_batch_bytes = limits.max_payload_bytes;
+        self.settings.batch_time = limits.max_wait;
+        self
+    }
+
+    /// The most records handed over in a second; see [`ReceiverSettings::max_records_per_second`].
+    #[must_use]
+    pub fn max_records_per_second(mut self, max_records_per_second: NonZeroU64) -> Self {
+        self.settings.max_records_per_second = Some(max_records_per_second);
+        self
+    }
+
+    /// The most payload bytes handed over in a second; see [`ReceiverSettings::max_bytes_per_second`].
+    #[must_use]
+    pub fn max_bytes_per_second(mut self, max_bytes_per_second: NonZeroU64) -> Self {
+        self.settings.max_bytes_per_second = Some(max_bytes_per_second);
+        self
+    }
+
+    /// Whether a shard slows down after failures of the application; see [`ReceiverSettings::adapts_rate`].
+    #[must_use]
+    pub fn adapts_rate(mut self, adapts_rate: bool) -> Self {
+        self.settings.adapts_rate = adapts_rate;
+        self
+    }
+
+    /// How many records of a shard may be delivered and not acknowledged; see
+    /// [`ReceiverSettings::max_unacknowledged_records`].
+    #[must_use]
+    pub fn max_unacknowledged_records(mut self, max_unacknowledged_records: NonZeroUsize) -> Self {
+        self.settings.max_unacknowledged_records = max_unacknowledged_records;
+        self
+    }
+
     /// How long to wait before a batch whose handler failed, or a read that failed, is tried again; by default from
-    /// 200 ms up to 30 s. Attempts are not limited: a limit of the policy is only where its last wait repeats.
+    /// 200 ms up to 30 s. A limit of the policy is only where its last wait repeats; how often a batch is tried says the
+    /// [`failure_policy`](Self::failure_policy).
     #[must_use]
     pub fn processing_retry(mut self, retry: RetryPolicy) -> Self {
         self.retries.processing = Some(retry);
@@ -258,6 +316,7 @@ impl ReceiverBuilder {
         let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
         let shared = Arc::new(Shared::new(worker_id.clone(), budget));
+        let (records, bytes) = (self.settings.max_records_per_second, self.settings.max_bytes_per_second);
         Ok(Receiver {
             settings: self.settings,
             worker_id,
@@ -265,6 +324,8 @@ impl ReceiverBuilder {
             store,
             processors,
             retries: self.retries,
+            failure_policy: self.failure_policy,
+            rate_limit: RateLimit::new(records, bytes),
             rng,
             shared,
         })

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use checkpointer::Acknowledger;
 use lease_store::{HeldLease, ShardId, WorkerId};
 use shard_worker::{ByteBudget, ByteUsage, ShardProgress};
 use tokio::sync::watch;
@@ -54,6 +55,7 @@ pub(crate) struct Live {
     pub(crate) acknowledged_bytes: u64,
     pub(crate) lost_leases: u64,
     pub(crate) handed_over_leases: u64,
+    pub(crate) given_up_leases: u64,
     pub(crate) is_leader: bool,
 }
 
@@ -62,6 +64,7 @@ pub(crate) struct Live {
 pub(crate) struct LiveShard {
     pub(crate) held: Arc<HeldLease>,
     pub(crate) progress: watch::Receiver<ShardProgress>,
+    pub(crate) acknowledger: Acknowledger,
 }
 
 impl Shared {
@@ -74,6 +77,7 @@ impl Shared {
             acknowledged_bytes: 0,
             lost_leases: 0,
             handed_over_leases: 0,
+            given_up_leases: 0,
             is_leader: false,
         };
         Self { worker_id, stop: CancellationToken::new(), budget, live: Mutex::new(live) }
@@ -99,6 +103,7 @@ impl Live {
             acknowledged_bytes: self.acknowledged_bytes + bytes,
             lost_leases: self.lost_leases,
             handed_over_leases: self.handed_over_leases,
+            given_up_leases: self.given_up_leases,
             is_leader: self.is_leader,
             memory: ByteUsage::default(),
         }
@@ -107,10 +112,14 @@ impl Live {
 
 impl LiveShard {
     fn status(&self, shard_id: &ShardId) -> ShardStatus {
+        let progress = self.progress.borrow().clone();
         ShardStatus {
             shard_id: shard_id.clone(),
+            owner: self.held.fencing_token().owner.clone(),
             lease_counter: self.held.fencing_token().counter,
-            progress: self.progress.borrow().clone(),
+            since_progress: progress.progressed_at.map(|at| at.elapsed()),
+            since_checkpoint: self.acknowledger.written_at().map(|at| at.elapsed()),
+            progress,
         }
     }
 }

@@ -34,6 +34,7 @@ mod shard_sync;
 mod shard_task;
 mod start_notice;
 mod status;
+mod supervision;
 mod united_stream;
 
 pub use assignment::{AssignmentLimits, AssignmentPlan, Holdings, ObservedLease, plan_assignment};
@@ -52,4 +53,4 @@ pub use settings::ReceiverSettings;
 pub use shard_sync::plan_new_leases;
 pub use start_notice::{StartNotice, start_notice};
 pub use status::{ReceiverState, ReceiverStatus, ShardStatus, StopReport};
-pub use united_stream::{Delivery, UnitedStream, united_stream};
+pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
-use shard_worker::{RecordProcessorFactory, StreamSource};
+use shard_worker::{FailurePolicy, RateLimit, RecordProcessorFactory, StreamSource};
 use tracing::Instrument as _;
 
 use crate::builder::Retries;
@@ -24,6 +24,8 @@ pub struct Receiver {
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) processors: Arc<dyn RecordProcessorFactory>,
     pub(crate) retries: Retries,
+    pub(crate) failure_policy: FailurePolicy,
+    pub(crate) rate_limit: RateLimit,
     pub(crate) rng: Rng,
     pub(crate) shared: Arc<Shared>,
 }

@@ -1,12 +1,15 @@
 //! The settings of a fleet member: plain data, checked as a whole.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use lease_store::{ShardId, WorkerId};
 use serde::{Deserialize, Serialize};
-use shard_worker::{DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RunUntil};
+use shard_worker::{
+    BatchLimits, DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
+    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RunUntil, WatchdogLimits,
+};
 
 use crate::initial_position::millis_since_1970;
 use crate::{InitialPosition, ShardPosition};
@@ -72,6 +75,31 @@ pub struct ReceiverSettings {
     /// While the application has a batch of a shard, the next one is read ahead if it cannot be larger than this, in bytes;
     /// 24 MiB by default, which is the largest batch with what its call needs; 0: nothing is read ahead.
     pub read_ahead_bytes: u64,
+    /// The most records of a batch, those of aggregates counted one by one; `None`: as many as a read gave.
+    pub max_batch_records: Option<NonZeroUsize>,
+    /// The most payload bytes of a batch; a record that alone is larger goes alone. `None`: as many as a read gave.
+    pub max_batch_bytes: Option<NonZeroU64>,
+    /// How long a batch that is not full waits for more records after its first one was read; 0 by default.
+    #[serde(rename = "batch_time_ms", with = "millis")]
+    pub batch_time: Duration,
+    /// The most records handed over in a second, over all shards of this receiver, those of aggregates counted one by one;
+    /// they come evenly. `None`: as many as there are.
+    pub max_records_per_second: Option<NonZeroU64>,
+    /// The same in payload bytes.
+    pub max_bytes_per_second: Option<NonZeroU64>,
+    /// Whether a shard is slowed down to half after a failure of the application, and speeds up again with its successes.
+    pub adapts_rate: bool,
+    /// No more of a shard is read while so many of its records are delivered and not acknowledged; 100,000 by default. Only
+    /// applications that acknowledge later than their processors return come there.
+    pub max_unacknowledged_records: NonZeroUsize,
+    /// The same in bytes of memory that those records took when they were delivered; 64 MiB by default.
+    pub max_unacknowledged_bytes: u64,
+    /// After so long without progress the work on a shard is started anew, and its lease is given up in the end; 5 minutes
+    /// by default, 0: never. Longer than the application needs for a batch.
+    #[serde(rename = "no_progress_time_ms", with = "millis")]
+    pub no_progress_time: Duration,
+    /// How often the work on a shard that makes no progress is started anew before its lease is given up.
+    pub max_restarts: u32,
 }
 
 impl Default for ReceiverSettings {
@@ -94,11 +122,33 @@ impl Default for ReceiverSettings {
             drain_time: Duration::from_secs(30),
             max_buffered_bytes: DEFAULT_MAX_BUFFERED_BYTES.get(),
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
+            max_batch_records: None,
+            max_batch_bytes: None,
+            batch_time: Duration::ZERO,
+            max_records_per_second: None,
+            max_bytes_per_second: None,
+            adapts_rate: false,
+            max_unacknowledged_records: DEFAULT_MAX_UNACKNOWLEDGED_RECORDS,
+            max_unacknowledged_bytes: DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
+            no_progress_time: Duration::from_secs(300),
+            max_restarts: 2,
         }
     }
 }
 
 impl ReceiverSettings {
+    /// When a batch is closed.
+    pub(crate) fn batch_limits(&self) -> BatchLimits {
+        let (max_records, max_payload_bytes) = (self.max_batch_records, self.max_batch_bytes);
+        BatchLimits { max_records, max_payload_bytes, max_wait: self.batch_time }
+    }
+
+    /// What the watchdog goes by; `None`: there is none.
+    pub(crate) fn watchdog_limits(&self) -> Option<WatchdogLimits> {
+        let (no_progress_time, max_restarts) = (self.no_progress_time, self.max_restarts);
+        (!no_progress_time.is_zero()).then_some(WatchdogLimits { no_progress_time, max_restarts })
+    }
+
     /// Every fault of the settings, as one line each; empty when they are sound.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();

@@ -1,17 +1,19 @@
-//! One shard in the hand of a receiver: its worker, and beside it the keeper of its lease.
+//! One shard in the hand of a receiver: its worker, and beside it the keeper of its lease and the watchdog.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use checkpointer::{CheckpointTrigger, RetryPolicy};
 use lease_store::{HeldLease, StoreError, StoreErrorKind, WorkerId};
-use shard_worker::{ShardOutcome, ShardWorker};
+use shard_worker::{Interventions, ShardOutcome, ShardProgress, ShardWorker, WatchdogLimits};
+use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::keeper::keep;
+use crate::supervision::supervise;
 
 /// How a lease that was refused its last write is written again.
 const LAST_WRITE_RETRY: RetryPolicy =
@@ -27,6 +29,11 @@ pub(crate) struct ShardTask {
     pub(crate) trigger: CheckpointTrigger,
     /// Makes the worker finish; cancelled by a stop of the whole receiver too.
     pub(crate) stop: CancellationToken,
+    /// Starts the worker anew, or makes it leave.
+    pub(crate) interventions: Interventions,
+    pub(crate) progress: watch::Receiver<ShardProgress>,
+    /// `None`: nobody watches.
+    pub(crate) watchdog: Option<WatchdogLimits>,
     pub(crate) failover_time: Duration,
     /// How long the worker may take to finish when another one asks for the shard.
     pub(crate) drain_time: Duration,
@@ -43,10 +50,23 @@ impl ShardTask {
     /// Works until the shard is over for this receiver. After a stop the lease is free for others at once; when another
     /// worker asks for the shard, this one finishes and hands the lease over.
     pub(crate) async fn run(self) -> ShardEnding {
-        let Self { worker, held, trigger, stop, failover_time, drain_time } = self;
+        let Self {
+            worker,
+            held,
+            trigger,
+            stop,
+            interventions,
+            progress,
+            watchdog,
+            failover_time,
+            drain_time,
+        } = self;
         let lost = worker.context.lease_lost.clone();
-        let keeper = keep(held.clone(), failover_time, trigger, lost).in_current_span();
-        let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
+        // Both go on although the application's code may not come to an await point.
+        let keeper = keep(held.clone(), failover_time, trigger, lost);
+        let supervisor = supervise(watchdog, progress, interventions, held.clone());
+        let beside = async { tokio::join!(keeper, supervisor) }.in_current_span();
+        let _beside = AbortOnDropHandle::new(tokio::spawn(beside));
         let mut working = Box::pin(worker.run());
         let outcome = tokio::select! {
             biased;
@@ -64,7 +84,7 @@ impl ShardTask {
         };
         drop(working);
         let handed_over_to = match outcome {
-            ShardOutcome::Stopped { .. } => give_up(&held).await,
+            ShardOutcome::Stopped { .. } | ShardOutcome::GivenUp => give_up(&held).await,
             // An ended shard's lease needs no owner; nobody takes it, and the clean-up deletes it.
             _ => {
                 held.fence();

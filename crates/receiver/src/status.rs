@@ -1,5 +1,7 @@
 //! How a fleet member is doing, as data.
 
+use std::time::Duration;
+
 use lease_store::{ShardId, WorkerId};
 use shard_worker::{ByteUsage, ShardOutcome, ShardProgress};
 
@@ -37,6 +39,8 @@ pub struct ReceiverStatus {
     pub lost_leases: u64,
     /// Leases it handed over to workers that asked for them: nothing of those is read again.
     pub handed_over_leases: u64,
+    /// Leases it gave up because their shards made no progress here.
+    pub given_up_leases: u64,
     /// Whether it lists the shards for the whole fleet.
     pub is_leader: bool,
     /// The memory for records, over all shards that share the budget with it.
@@ -49,9 +53,15 @@ pub struct ReceiverStatus {
 pub struct ShardStatus {
     /// The shard.
     pub shard_id: ShardId,
+    /// Who holds its lease: this worker.
+    pub owner: WorkerId,
     /// The lease counter when this worker took it: larger for each new holder.
     pub lease_counter: u64,
-    /// How the work on it is going.
+    /// How long ago there was progress; `None`: not yet. See [`ShardProgress::progressed_at`].
+    pub since_progress: Option<Duration>,
+    /// How long ago a checkpoint was written; `None`: not yet by this holder.
+    pub since_checkpoint: Option<Duration>,
+    /// How the work on it is going: its state, its lag, what failed.
     pub progress: ShardProgress,
 }
 

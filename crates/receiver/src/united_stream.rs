@@ -1,13 +1,18 @@
 //! All shards, of one receiver or of several, as one stream of batches.
 
+use std::num::NonZeroUsize;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use futures::Stream;
 use lease_store::BoxError;
-use shard_worker::{RecordBatch, RecordProcessor, RecordProcessorFactory, ShardContext};
-use tokio::sync::{mpsc, oneshot};
+use shard_worker::{
+    Acknowledgement, Record, RecordAcknowledgement, RecordBatch, RecordProcessor, RecordProcessorFactory,
+    ShardContext,
+};
+use tokio::sync::{Semaphore, mpsc};
 
 /// A record processor factory and the stream that its batches come out of.
 ///
@@ -27,11 +32,9 @@ use tokio::sync::{mpsc, oneshot};
 /// }
 /// # }
 /// ```
-pub fn united_stream(
-    buffer: std::num::NonZeroUsize,
-) -> (impl RecordProcessorFactory + Clone + std::fmt::Debug, UnitedStream) {
+pub fn united_stream(buffer: NonZeroUsize) -> (UnitedProcessors, UnitedStream) {
     let (sender, receiver) = mpsc::channel(buffer.get());
-    (UnitedProcessors { sender }, UnitedStream { receiver })
+    (UnitedProcessors { sender, batches_per_shard: NonZeroUsize::MIN }, UnitedStream { receiver })
 }
 
 /// The batches of all shards; see [`united_stream`]. It ends when every receiver has ended.
@@ -48,13 +51,16 @@ impl Stream for UnitedStream {
     }
 }
 
-/// A batch of one shard, to be acknowledged. Dropped without it, the same batch is delivered again after a wait.
+/// A batch of one shard, to be acknowledged as a whole or record by record.
+///
+/// Dropped without it, the batch, or what of it is not acknowledged, is delivered again as the failure policy of the
+/// receiver says. When the lease is lost, which [`ShardContext::lease_lost`] tells, acknowledgements do nothing.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped is delivered again; acknowledge it"]
 pub struct Delivery {
-    shard: ShardContext,
+    shard: Arc<ShardContext>,
     batch: RecordBatch,
-    answer: oneshot::Sender<Result<(), BoxError>>,
+    acknowledgement: Acknowledgement,
 }
 
 impl Delivery {
@@ -70,41 +76,69 @@ impl Delivery {
 
     /// The batch is done: a checkpoint may pass it.
     pub fn acknowledge(self) {
-        // If nobody waits for the answer any more, the lease is lost and the batch is its new owner's.
-        let _ = self.answer.send(Ok(()));
+        self.acknowledgement.acknowledge();
     }
 
-    /// The batch could not be processed; it is delivered again after a wait.
+    /// The batch could not be processed; it is delivered again as the failure policy says.
     pub fn fail(self, error: impl Into<BoxError>) {
-        let _ = self.answer.send(Err(error.into()));
+        self.acknowledgement.fail(error);
+    }
+
+    /// The records, each with a handle of its own, to be acknowledged in any order.
+    pub fn into_records(self) -> impl ExactSizeIterator<Item = (Record, RecordAcknowledgement)> {
+        self.acknowledgement.into_records()
     }
 }
 
+/// Sends the batches of its shards to a [`UnitedStream`].
 #[derive(Debug, Clone)]
-struct UnitedProcessors {
+pub struct UnitedProcessors {
     sender: mpsc::Sender<Delivery>,
+    batches_per_shard: NonZeroUsize,
+}
+
+impl UnitedProcessors {
+    /// So many batches of a shard are under way at a time, in order; 1 by default. With more, a batch that is delivered
+    /// again comes after others that were delivered before it.
+    #[must_use]
+    pub fn batches_per_shard(self, batches_per_shard: NonZeroUsize) -> Self {
+        Self { batches_per_shard, ..self }
+    }
 }
 
 impl RecordProcessorFactory for UnitedProcessors {
     fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
-        Box::new(ShardOfUnitedStream { shard: context, sender: self.sender.clone() })
+        let limit = self.batches_per_shard.get().min(Semaphore::MAX_PERMITS);
+        Box::new(ShardOfUnitedStream {
+            shard: Arc::new(context),
+            sender: self.sender.clone(),
+            under_way: Arc::new(Semaphore::new(limit)),
+            is_one_by_one: limit == 1,
+        })
     }
 }
 
 struct ShardOfUnitedStream {
-    shard: ShardContext,
+    shard: Arc<ShardContext>,
     sender: mpsc::Sender<Delivery>,
+    /// One permit for each batch that may be under way.
+    under_way: Arc<Semaphore>,
+    is_one_by_one: bool,
 }
 
 #[async_trait]
 impl RecordProcessor for ShardOfUnitedStream {
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
-        let (answer, answered) = oneshot::channel();
-        let delivery = Delivery { shard: self.shard.clone(), batch: batch.clone(), answer };
-        self.sender
-            .send(delivery)
-            .await
-            .map_err(|_| "the united stream was dropped; nobody takes batches")?;
-        answered.await.map_err(|_| "the delivery was dropped without being acknowledged")?
+        let permit = self.under_way.clone().acquire_owned().await?;
+        let acknowledgement = batch.defer().with_guard(permit);
+        let delivery = Delivery { shard: self.shard.clone(), batch: batch.clone(), acknowledgement };
+        if self.sender.send(delivery).await.is_err() {
+            return Err("the united stream was dropped; nobody takes batches".into());
+        }
+        if self.is_one_by_one {
+            // Until it is settled, so that one that fails comes again before the next.
+            drop(self.under_way.acquire().await?);
+        }
+        Ok(())
     }
 }

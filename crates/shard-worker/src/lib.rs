@@ -15,19 +15,28 @@
 //! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
 //! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
 
+mod acknowledgement;
 mod aggregation;
 mod arrivals;
 mod batch_handler;
 mod blocking_handler;
 mod byte_budget;
 mod byte_ledger;
+mod concurrent_handler;
 mod data_loss;
+mod dead_letter;
 mod error;
+mod failure_policy;
+mod file_dead_letters;
+mod gathering;
 mod in_memory_stream;
 mod intake;
+mod last_resort;
 mod life;
+mod panics;
 mod processor;
 mod progress;
+mod rate_limit;
 mod reading_guard;
 mod record;
 mod retention;
@@ -35,8 +44,13 @@ mod run_until;
 mod shard;
 mod source;
 mod stream_clock;
+mod task;
+mod watchdog;
 mod worker;
 
+pub use acknowledgement::{Acknowledgement, RecordAcknowledgement};
+#[doc(hidden)]
+pub use acknowledgement::{Advance, Window};
 pub use aggregation::{
     AggregatedRecord, Aggregator, Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate, hash_key_of,
 };
@@ -44,13 +58,19 @@ pub use batch_handler::{BatchHandler, batch_handler};
 pub use blocking_handler::{BlockingHandler, ProcessorPool, blocking_handler};
 pub use byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFERED_BYTES};
 pub use checkpointer::RetryPolicy;
+pub use concurrent_handler::{Concurrency, ConcurrentHandler, concurrent_handler};
 pub use data_loss::{DataLossPolicy, LossEvidence, LostSpan};
+pub use dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
 pub use error::{SourceError, SourceErrorKind};
+pub use failure_policy::FailurePolicy;
+pub use file_dead_letters::FileDeadLetters;
+pub use gathering::BatchLimits;
 pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;
-pub use processor::{RecordProcessor, RecordProcessorFactory, ShardContext};
+pub use processor::{DEFAULT_PROCESSING_RETRY, RecordProcessor, RecordProcessorFactory, ShardContext};
 pub use progress::{ShardProgress, ShardState};
-pub use record::{Record, RecordBatch};
+pub use rate_limit::RateLimit;
+pub use record::{Record, RecordBatch, RecordId};
 pub use retention::RetentionAlarm;
 pub use run_until::RunUntil;
 pub use shard::Shard;
@@ -58,4 +78,8 @@ pub use source::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, StreamDescription, StreamSource,
 };
 pub use stream_clock::StreamClock;
-pub use worker::{DEFAULT_READ_AHEAD_BYTES, ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions};
+pub use watchdog::{Interventions, Watchdog, WatchdogAct, WatchdogLimits};
+pub use worker::{
+    DEFAULT_MAX_UNACKNOWLEDGED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES,
+    ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions,
+};

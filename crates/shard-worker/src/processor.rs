@@ -1,12 +1,19 @@
 //! What the application writes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_store::{BoxError, FencingToken, PendingCheckpoint, Position, ShardId, WorkerId};
+use checkpointer::RetryPolicy;
+use lease_store::{BoxError, FencingToken, HashKeyRange, PendingCheckpoint, Position, ShardId, WorkerId};
 use tokio_util::sync::CancellationToken;
 
-use crate::RecordBatch;
+use crate::{FailurePolicy, RecordBatch};
+
+/// How long to wait before something is tried again, unless it is set otherwise: from 200 ms up to 30 s.
+pub const DEFAULT_PROCESSING_RETRY: RetryPolicy =
+    RetryPolicy::exponential(Duration::from_millis(200), Duration::from_secs(30));
 
 /// The application's code for one shard. One value lives as long as this worker holds the shard.
 ///
@@ -21,14 +28,26 @@ pub trait RecordProcessor: Send + 'static {
         Ok(())
     }
 
-    /// Processes a batch. `Ok` acknowledges all of it: a checkpoint may pass it from then on.
+    /// Processes a batch. `Ok` acknowledges all of it: a checkpoint may pass it from then on. A processor that finishes
+    /// later, or record by record, calls [`RecordBatch::defer`].
     ///
     /// The future is dropped at its next await point when the lease is lost, since another worker is about to read the
     /// same records.
     ///
     /// # Errors
-    /// An error, like a panic, acknowledges nothing: the same batch comes again after a wait, on the same value.
+    /// An error, like a panic, acknowledges nothing: the same batch comes again after a wait, on the same value, until the
+    /// [`FailurePolicy`] says otherwise. Without the records that were acknowledged one by one, if there are any.
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError>;
+
+    /// No batch comes before what is deferred is acknowledged: at the end of the shard all of it, at a stop as much as can
+    /// be, otherwise enough to be within the limits for what is unacknowledged. A processor that holds acknowledgements
+    /// back, to store something before them, does it now. It need not wait for work that is under way.
+    ///
+    /// # Errors
+    /// Any error is logged, and the call is made again after a wait.
+    async fn settle(&mut self) -> Result<(), BoxError> {
+        Ok(())
+    }
 
     /// Another worker owns the shard now. Nothing can be acknowledged any more.
     async fn lease_lost(&mut self) {}
@@ -86,6 +105,34 @@ pub struct ShardContext {
     /// A checkpoint that an earlier holder, a KCL application, prepared and did not complete. The next checkpoint clears
     /// it.
     pub pending_checkpoint: Option<PendingCheckpoint>,
+    /// The shards that this one came out of, as far as they are known.
+    pub parent_shard_ids: BTreeSet<ShardId>,
+    /// The hash keys that the shard covers, where that is known.
+    pub hash_key_range: Option<HashKeyRange>,
+    /// What happens to records that cannot be processed, for processors that work on records one by one.
+    pub failure_policy: FailurePolicy,
+    /// How long to wait before something is tried again.
+    pub retry: RetryPolicy,
     /// Cancelled when the lease is lost, for work that goes on beside [`RecordProcessor::process`].
     pub lease_lost: CancellationToken,
+}
+
+impl ShardContext {
+    /// A context with the defaults for all else, for tests of an application among others.
+    pub fn new(application: &str, stream: &str, shard_id: ShardId, owner: FencingToken) -> Self {
+        Self {
+            application: application.into(),
+            stream: stream.into(),
+            shard_id,
+            worker_id: owner.owner.clone(),
+            fencing_token: owner,
+            start: Position::TrimHorizon,
+            pending_checkpoint: None,
+            parent_shard_ids: BTreeSet::new(),
+            hash_key_range: None,
+            failure_policy: FailurePolicy::default(),
+            retry: DEFAULT_PROCESSING_RETRY,
+            lease_lost: CancellationToken::new(),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! How the work on a shard is going, as data.
 
 use lease_store::Position;
+use tokio::time::Instant;
 
 use crate::RetentionAlarm;
 
@@ -15,8 +16,13 @@ pub enum ShardState {
     Reading,
     /// The application has a batch.
     Processing,
+    /// The application has what it acknowledges later, and no more is read before it does.
+    Settling,
     /// A step failed and will be done again.
     BackingOff,
+    /// The application has failed with a batch as often as the failure policy allows, and the policy is to halt: the batch
+    /// is tried again at long intervals, and somebody has to look at it.
+    Halted,
     /// Reading is tried again and again, but is not allowed; somebody has to mend credentials or policy.
     Denied,
     /// Reading is tried again and again, but the key that the stream is encrypted with cannot be used; somebody has to
@@ -61,8 +67,17 @@ pub struct ShardProgress {
     pub possibly_lost_spans: u64,
     /// In a bounded run: all that lies before the bound was fetched, and nothing more is.
     pub has_reached_bound: bool,
-    /// Attempts of the application's code that failed or panicked.
+    /// Attempts of the application's code that failed, panicked, or took too long.
     pub failed_attempts: u64,
-    /// The newest error that made a step be done again; cleared when it succeeds.
+    /// Records that went to the dead-letter sink.
+    pub dead_letters: u64,
+    /// Records that were passed because the failure policy says so: they are lost to the application.
+    pub skipped_records: u64,
+    /// How often the work was started anew, because it made no progress or the application let go of records.
+    pub restarts: u64,
+    /// When there was progress the last time: a read was answered, records were acknowledged, or a step was done.
+    pub progressed_at: Option<Instant>,
+    /// The newest error that made a step, or the work on a record, be done again; cleared when it succeeds, or when
+    /// everything is acknowledged.
     pub last_error: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! What each answer of a shard is held against before it is handed over: lost records, the retention period, and the bound of
 //! a bounded run. The decisions are pure and stand in modules of their own; here they meet the log and the progress.
 
-use lease_store::Position;
+use lease_store::{Position, SequenceNumber};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub(crate) struct ReadingGuard {
     /// People were told that the shard is not read on.
     is_halted: bool,
     alarm: RetentionAlarm,
-    /// How far the newest answer lay behind the tip, and when it came.
+    /// How far back the newest answer reached, and when it came.
     newest_answer: (Duration, Instant),
 }
 
@@ -45,6 +45,25 @@ impl ReadingGuard {
             alarm: RetentionAlarm::default(),
             newest_answer: (Duration::ZERO, now),
         }
+    }
+
+    /// Reading starts anew, at what is acknowledged; `first_read` is the first record that was read, which is not
+    /// acknowledged if nothing is.
+    pub(crate) fn start_anew(
+        &mut self,
+        options: &ShardWorkerOptions,
+        start: &Position,
+        first_read: Option<&SequenceNumber>,
+    ) {
+        let first_read = first_read.map(|first| Position::after(first.clone(), 0));
+        let start = match start {
+            Position::After(_) => start,
+            // It has to be there still, as a stored one.
+            sentinel => first_read.as_ref().unwrap_or(sentinel),
+        };
+        let anew = Self::new(options, start, self.newest_answer.1);
+        *self =
+            Self { is_halted: self.is_halted, alarm: self.alarm, newest_answer: self.newest_answer, ..anew };
     }
 
     /// Whether nothing more of the shard is to be delivered in this run.
@@ -94,14 +113,16 @@ impl ReadingGuard {
         }
         // Only an answer that is delivered comes closer to the bound.
         self.bound = bound;
-        let has_reached_bound = self.is_at_bound();
-        progress.send_if_modified(|progress| {
-            std::mem::replace(&mut progress.has_reached_bound, has_reached_bound) != has_reached_bound
-        });
         self.is_halted = false;
-        let is_at_tip = lag_millis.unwrap_or(0) == 0 && !has_reached_bound && !self.starts_at_horizon;
+        let is_at_tip = lag_millis.unwrap_or(0) == 0 && !self.is_at_bound() && !self.starts_at_horizon;
         self.watch.accept(&fetched.records, is_at_tip);
-        self.newest_answer = (Duration::from_millis(lag_millis.unwrap_or(0)), now);
+        // What is not done yet is as old as the first of these; a lag is told of what comes behind them.
+        let age = fetched
+            .records
+            .first()
+            .and_then(|first| self.clock?.at(now).duration_since(first.approximate_arrival?).ok());
+        let lag = Duration::from_millis(lag_millis.unwrap_or(0));
+        self.newest_answer = (lag.max(age.unwrap_or_default()), now);
         self.watch_retention(now, progress);
         Ok(())
     }

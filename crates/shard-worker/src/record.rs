@@ -1,14 +1,16 @@
 //! Records, and batches of them.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use lease_store::{Position, SequenceNumber};
+use lease_store::{Position, RecordPosition, SequenceNumber, ShardId};
 
 use crate::ByteReservation;
+use crate::acknowledgement::Delivered;
 
 /// What the allocator and the sharing of buffers cost a record beside its bytes, about: two shared buffers (sequence
 /// number and key) of some tens of bytes each.
@@ -35,11 +37,42 @@ impl Record {
         Position::after(self.sequence_number.clone(), self.sub_sequence_number)
     }
 
+    /// What tells it from every other record.
+    pub fn id(&self, stream: &str, shard_id: &ShardId) -> RecordId {
+        RecordId {
+            stream: stream.to_owned(),
+            shard_id: shard_id.clone(),
+            place: RecordPosition {
+                sequence_number: self.sequence_number.clone(),
+                sub_sequence_number: self.sub_sequence_number,
+            },
+        }
+    }
+
     /// What it takes in memory, in bytes: payload, key, sequence number, and the record itself.
     pub fn memory_bytes(&self) -> u64 {
         let key = self.partition_key.as_ref().map_or(0, |key| key.len());
         let text = self.data.len() + key + self.sequence_number.as_str().len();
         (text + size_of::<Self>()) as u64 + BOOKKEEPING_BYTES
+    }
+}
+
+/// What tells a record from every other one: the same whoever reads it and however often, so that an application can tell
+/// what it has seen. As text: `stream/shard/sequence number/sub-sequence number`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId {
+    /// The name of the stream.
+    pub stream: String,
+    /// The shard that the record was put into.
+    pub shard_id: ShardId,
+    /// Its place in the shard.
+    pub place: RecordPosition,
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RecordId { stream, shard_id, place } = self;
+        write!(formatter, "{stream}/{shard_id}/{}/{}", place.sequence_number, place.sub_sequence_number)
     }
 }
 
@@ -49,18 +82,50 @@ impl Record {
 pub struct RecordBatch {
     records: Arc<[Record]>,
     millis_behind_latest: Option<u64>,
-    memory: Option<Arc<ByteReservation>>,
+    /// What it counts for in memory, in bytes.
+    bytes: u64,
+    /// Given back with the last clone; shared with other batches that came out of the same read.
+    _memory: Option<Arc<[Arc<ByteReservation>]>>,
+    /// `None`: made by hand.
+    delivered: Option<Arc<Delivered>>,
 }
 
 impl RecordBatch {
     /// A batch, or `None` when there are no records.
     pub fn new(records: Vec<Record>, millis_behind_latest: Option<u64>) -> Option<Self> {
-        (!records.is_empty()).then(|| Self { records: records.into(), millis_behind_latest, memory: None })
+        let records = (!records.is_empty()).then(|| records.into());
+        records.map(|records: Arc<[Record]>| Self {
+            bytes: records.iter().map(Record::memory_bytes).sum(),
+            records,
+            millis_behind_latest,
+            _memory: None,
+            delivered: None,
+        })
+    }
+
+    /// Some of its records, which answer for its memory together with it.
+    pub(crate) fn part(&self, records: Vec<Record>) -> Option<Self> {
+        let records = (!records.is_empty()).then(|| records.into());
+        records.map(|records: Arc<[Record]>| Self {
+            bytes: records.iter().map(Record::memory_bytes).sum(),
+            records,
+            delivered: None,
+            ..self.clone()
+        })
+    }
+
+    /// The same batch, as it is delivered once.
+    pub(crate) fn delivered_as(self, delivered: Delivered) -> Self {
+        Self { delivered: Some(Arc::new(delivered)), ..self }
+    }
+
+    pub(crate) fn delivered(&self) -> Option<&Arc<Delivered>> {
+        self.delivered.as_ref()
     }
 
     /// The same batch, which now answers for the memory set aside for it.
-    pub(crate) fn holding(self, memory: ByteReservation) -> Self {
-        Self { memory: Some(Arc::new(memory)), ..self }
+    pub(crate) fn holding(self, memory: Vec<Arc<ByteReservation>>) -> Self {
+        Self { _memory: (!memory.is_empty()).then(|| memory.into()), ..self }
     }
 
     /// The records, in order.
@@ -79,10 +144,9 @@ impl RecordBatch {
         self.records.last().map_or(Position::TrimHorizon, Record::position)
     }
 
-    /// What the batch counts for in memory, in bytes: the records, and what they keep alive.
+    /// What the batch counts for in memory, in bytes.
     pub fn memory_bytes(&self) -> u64 {
-        let counted = || self.records.iter().map(Record::memory_bytes).sum();
-        self.memory.as_ref().map_or_else(counted, |memory| memory.bytes())
+        self.bytes
     }
 
     /// The size of all payloads, in bytes.

@@ -65,8 +65,8 @@ async fn what_is_left_out_or_malformed_is_logged_without_its_content() {
         numbers.push(stream.put("k", payload.clone()).unwrap().1);
     }
     stream.split(&stream.open_shards()[0]).unwrap();
-    let reading = run(&stream, Position::TrimHorizon, None, |options| {
-        options.hash_key_range = HashKeyRange::new(HashKey(10), HashKey(19)).ok();
+    let reading = run(&stream, Position::TrimHorizon, None, |worker| {
+        worker.context.hash_key_range = HashKeyRange::new(HashKey(10), HashKey(19)).ok();
     });
     let reading = reading.await;
     assert_eq!(reading.outcome, ShardOutcome::Ended);

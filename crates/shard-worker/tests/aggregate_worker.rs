@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 
 use lease_store::{HashKey, HashKeyRange, Position};
 use reading::run;
-use shard_worker::{Aggregator, InMemoryStream, ShardOutcome, ShardWorkerOptions};
+use shard_worker::{Aggregator, InMemoryStream, ShardOutcome, ShardWorker};
 
 /// How many records the stream of the tests holds, counted as the application counts them.
 const RECORDS: usize = 7;
@@ -32,8 +32,8 @@ fn stream() -> InMemoryStream {
     stream
 }
 
-fn in_range(options: &mut ShardWorkerOptions) {
-    options.hash_key_range = HashKeyRange::new(HashKey(10), HashKey(19)).ok();
+fn in_range(worker: &mut ShardWorker) {
+    worker.context.hash_key_range = HashKeyRange::new(HashKey(10), HashKey(19)).ok();
 }
 
 fn texts(numbers: impl IntoIterator<Item = usize>) -> Vec<String> {
@@ -93,7 +93,7 @@ async fn what_was_met_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn taking_apart_can_be_switched_off() {
     let stream = stream();
-    let whole = |options: &mut ShardWorkerOptions| options.deaggregates = false;
+    let whole = |worker: &mut ShardWorker| worker.options.deaggregates = false;
     let all = run(&stream, Position::TrimHorizon, None, whole).await;
     assert_eq!(all.seen.positions().len(), 4);
     assert_eq!(all.progress.aggregates, 0);

@@ -82,8 +82,8 @@ async fn losses_and_alarms_are_said_once_with_the_span() {
     let (stream, start, clock) = with_a_loss().await;
 
     // Halted, and tried again all the time.
-    let halted = run(&stream, start.clone(), None, |options| {
-        keeps(options, clock, HOUR * 10, DataLossPolicy::Fail);
+    let halted = run(&stream, start.clone(), None, |worker| {
+        keeps(&mut worker.options, clock, HOUR * 10, DataLossPolicy::Fail);
     });
     assert!(timeout(HOUR / 2, halted).await.is_err(), "a shard that is halted does not end by itself");
     let all = said();
@@ -99,9 +99,9 @@ async fn losses_and_alarms_are_said_once_with_the_span() {
     // Told to go on: everything that is left, and the lag goes from ten hours to none.
     stream.set_max_batch_records(NonZeroUsize::MIN);
     let clock = StreamClock::new(stream.describe().await.unwrap().now.unwrap(), Instant::now());
-    let continued = run(&stream, start.clone(), None, |options| {
-        keeps(options, clock, HOUR * 10, DataLossPolicy::Continue);
-        options.read_ahead_bytes = 0;
+    let continued = run(&stream, start.clone(), None, |worker| {
+        keeps(&mut worker.options, clock, HOUR * 10, DataLossPolicy::Continue);
+        worker.options.read_ahead_bytes = 0;
     })
     .await;
     assert_eq!((continued.outcome, continued.seen.texts().len()), (ShardOutcome::Ended, 11));
@@ -118,9 +118,9 @@ async fn losses_and_alarms_are_said_once_with_the_span() {
     assert!(text.contains("if there were records") && text.contains("is not known"), "{text}");
 
     // Half is a warning; the rest of the way is none.
-    let half = run(&stream, Position::TrimHorizon, None, |options| {
-        keeps(options, clock, HOUR * 15, DataLossPolicy::Fail);
-        options.read_ahead_bytes = 0;
+    let half = run(&stream, Position::TrimHorizon, None, |worker| {
+        keeps(&mut worker.options, clock, HOUR * 15, DataLossPolicy::Fail);
+        worker.options.read_ahead_bytes = 0;
     });
     assert_eq!(half.await.outcome, ShardOutcome::Ended);
     let all = said();

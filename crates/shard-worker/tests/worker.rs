@@ -11,8 +11,8 @@ use checkpointer::{Cadence, CheckpointWriter, Checkpointer, RetryPolicy};
 use fastrand::Rng;
 use lease_store::{BoxError, FencingToken, Position, ShardId, StoreError, WorkerId};
 use shard_worker::{
-    InMemoryStream, RecordBatch, RecordProcessor, Shard, ShardContext, ShardEndRecorder, ShardOutcome,
-    ShardProgress, ShardWorker, ShardWorkerOptions,
+    InMemoryStream, Interventions, RecordBatch, RecordProcessor, Shard, ShardContext, ShardEndRecorder,
+    ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -117,14 +117,13 @@ impl Fixture {
         let writer = Arc::new(self.events.clone());
         ShardWorker {
             context: ShardContext {
-                application: "test".into(),
-                stream: "s".into(),
-                shard_id: self.shard_id.clone(),
-                worker_id: worker_id.clone(),
-                fencing_token: FencingToken { owner: worker_id, counter: 1 },
-                start: start.clone(),
-                pending_checkpoint: None,
                 lease_lost: self.lease_lost.clone(),
+                ..ShardContext::new(
+                    "test",
+                    "s",
+                    self.shard_id.clone(),
+                    FencingToken { owner: worker_id, counter: 1 },
+                )
             },
             source: Arc::new(self.stream.clone()),
             processors: Arc::new(move |_| Noting { events: events.clone(), failing_starts, hangs }),
@@ -133,6 +132,7 @@ impl Fixture {
             stop: self.stop.clone(),
             progress: watch::channel(ShardProgress::default()).0,
             options: ShardWorkerOptions::default(),
+            interventions: Interventions::default(),
             rng,
         }
     }

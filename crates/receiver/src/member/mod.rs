@@ -3,6 +3,7 @@
 
 mod bounded;
 mod requests;
+mod rests;
 mod rounds;
 mod running;
 mod shards;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
 
 use self::requests::Requests;
+use self::rests::Rests;
 use self::rounds::Rounds;
 use self::shards::ShardSync;
 use crate::bounded_run::BoundedRun;
@@ -36,6 +38,10 @@ const MAX_CONCURRENT_WRITES: usize = 16;
 /// How long what is under way with the lease store may go on when a stop comes.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long one thing may take that the receiver does with store and stream. Their own time-outs are shorter; this one is
+/// there so that nothing can hang. What was cut short is seen and done again in a later round.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
 /// The running receiver.
 pub(crate) struct Member {
     receiver: Receiver,
@@ -49,6 +55,8 @@ pub(crate) struct Member {
     rounds: Rounds,
     /// Leases that live workers were asked for.
     requests: Requests,
+    /// Shards to stay away from for a while.
+    rests: Rests,
     sync: ShardSync,
     /// Malformed rows that were reported, so that each is reported once.
     reported_malformed: Vec<MalformedLease>,
@@ -94,6 +102,7 @@ impl Member {
             new_leases: Arc::new(Notify::new()),
             rounds: Rounds::starting_at(now),
             requests: Requests::default(),
+            rests: Rests::default(),
             sync: ShardSync::starting_at(now),
             reported_malformed: Vec::new(),
             keeps: StreamKeeps::default(),
@@ -131,6 +140,10 @@ impl Member {
                 biased;
                 () = self.on(&facts, event) => {}
                 () = stop_and_patience => break,
+                () = sleep(TIME_LIMIT) => tracing::error!(
+                    time = ?TIME_LIMIT,
+                    "the lease store or the stream did not answer in time; what was under way is given up and done again"
+                ),
             }
         }
         Ok(self.drain().await)

@@ -183,8 +183,11 @@ impl Member {
                 || lease.parents.iter().all(|parent| listed.contains(parent))
         };
         let planned = plan.take.len() + plan.request.len();
-        let take: Vec<Lease> = plan.take.into_iter().filter(is_sure).cloned().collect();
-        let request: Vec<Lease> = plan.request.into_iter().filter(is_sure).cloned().collect();
+        // Others take those shards when nobody has for a while, or this worker when its rest is over.
+        let (planned_takes, planned_requests) = (plan.take.into_iter(), plan.request.into_iter());
+        let is_mine = |lease: &&Lease| !self.rests.is_resting(&lease.shard_id, asked_at);
+        let take: Vec<Lease> = planned_takes.filter(is_mine).filter(is_sure).cloned().collect();
+        let request: Vec<Lease> = planned_requests.filter(is_mine).filter(is_sure).cloned().collect();
         // What is left out is seen rightly by the next listing, which is strongly consistent.
         let is_partial = plan.is_partial || take.len() + request.len() < planned;
         let mut store_answers = self.take(facts, take).await;

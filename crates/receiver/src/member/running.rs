@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use checkpointer::{Cadence, Checkpointer};
 use lease_store::{HeldLease, Position, ShardId};
-use shard_worker::{ShardContext, ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions};
+use shard_worker::{
+    DEFAULT_PROCESSING_RETRY, Interventions, ShardContext, ShardOutcome, ShardProgress, ShardWorker,
+    ShardWorkerOptions,
+};
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +19,10 @@ use super::{Member, StreamFacts};
 use crate::children::ShardEndWriter;
 use crate::handle::LiveShard;
 use crate::shard_task::{ShardEnding, ShardTask};
+
+/// For which part of the drain time a stop waits for what the application acknowledges later: the last checkpoint needs
+/// time too.
+const SETTLE_SHARE: f64 = 0.75;
 
 impl Member {
     pub(super) fn start_shard(&mut self, held: Arc<HeldLease>) {
@@ -34,6 +41,10 @@ impl Member {
             fencing_token: held.fencing_token().clone(),
             start: held.taken().checkpoint.clone(),
             pending_checkpoint: held.taken().pending_checkpoint.clone(),
+            parent_shard_ids: held.taken().parents.clone(),
+            hash_key_range: held.taken().hash_key_range,
+            failure_policy: self.receiver.failure_policy.clone(),
+            retry: self.receiver.retries.processing.unwrap_or(DEFAULT_PROCESSING_RETRY),
             lease_lost: lease_lost.clone(),
         };
         let cadence =
@@ -54,7 +65,6 @@ impl Member {
             child_lookups: AtomicU32::new(0),
         };
         let mut options = ShardWorkerOptions::default();
-        options.retry = self.receiver.retries.processing.unwrap_or(options.retry);
         options.initial_timestamp = match (held.taken().initial_time_millis, &context.start) {
             (Some(millis), _) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)),
             // A row of a KCL worker: the time comes from the configuration, the same in the whole fleet.
@@ -62,14 +72,21 @@ impl Member {
             (None, _) => None,
         };
         options.deaggregates = settings.deaggregates;
-        options.hash_key_range = held.taken().hash_key_range;
         options.budget = self.receiver.shared.budget.clone();
         options.read_ahead_bytes = settings.read_ahead_bytes;
         options.data_loss = settings.data_loss_policy;
         options.run_until = settings.run_until;
         (options.stream_clock, options.retention) = (self.keeps.clock, self.keeps.retention);
+        options.max_unacknowledged_records = settings.max_unacknowledged_records;
+        options.max_unacknowledged_bytes = settings.max_unacknowledged_bytes;
+        options.batch_limits = settings.batch_limits();
+        options.rate_limit = self.receiver.rate_limit.clone();
+        options.adapts_rate = settings.adapts_rate;
+        options.settle_time = settings.drain_time.mul_f64(SETTLE_SHARE);
         let stop = self.stop_shards.child_token();
         let trigger = checkpointer.trigger();
+        let acknowledger = checkpointer.acknowledger();
+        let interventions = Interventions::default();
         let worker = ShardWorker {
             context,
             source: self.receiver.source.clone(),
@@ -77,6 +94,7 @@ impl Member {
             checkpointer,
             end_recorder: Arc::new(end_recorder),
             stop: stop.clone(),
+            interventions: interventions.clone(),
             progress: progress_sender,
             options,
             rng: self.receiver.rng.fork(),
@@ -86,10 +104,17 @@ impl Member {
             held: held.clone(),
             trigger,
             stop,
+            interventions,
+            progress: progress.clone(),
+            watchdog: settings.watchdog_limits(),
             failover_time: settings.failover_time,
             drain_time: settings.drain_time,
         };
-        self.receiver.shared.live().shards.insert(shard_id.clone(), LiveShard { held, progress });
+        self.receiver
+            .shared
+            .live()
+            .shards
+            .insert(shard_id.clone(), LiveShard { held, progress, acknowledger });
         self.tasks.spawn(shard_id, task.run().instrument(span));
     }
 
@@ -123,9 +148,13 @@ impl Member {
             live.acknowledged_records += progress.acknowledged_records;
             live.acknowledged_bytes += progress.acknowledged_bytes;
         }
+        drop(live);
+        self.note_rest(shard_id, ended);
+        let mut live = self.receiver.shared.live();
         match ended {
             Ok(ShardEnding { handed_over_to: Some(_), .. }) => live.handed_over_leases += 1,
             Ok(ShardEnding { outcome: ShardOutcome::LeaseLost, .. }) => live.lost_leases += 1,
+            Ok(ShardEnding { outcome: ShardOutcome::GivenUp, .. }) => live.given_up_leases += 1,
             Ok(_) => {}
             Err(error) if error.is_cancelled() => {}
             Err(error) => {

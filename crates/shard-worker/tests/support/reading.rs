@@ -10,8 +10,8 @@ use checkpointer::{Cadence, CheckpointWriter, Checkpointer, RetryPolicy};
 use fastrand::Rng;
 use lease_store::{BoxError, FencingToken, Position, ShardId, StoreError, WorkerId};
 use shard_worker::{
-    InMemoryStream, Record, RecordBatch, Shard, ShardContext, ShardEndRecorder, ShardOutcome, ShardProgress,
-    ShardWorker, ShardWorkerOptions, batch_handler,
+    InMemoryStream, Interventions, Record, RecordBatch, Shard, ShardContext, ShardEndRecorder, ShardOutcome,
+    ShardProgress, ShardWorker, ShardWorkerOptions, batch_handler,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -64,26 +64,23 @@ pub(crate) async fn run(
     stream: &InMemoryStream,
     start: Position,
     stop_at: Option<&'static str>,
-    change: impl FnOnce(&mut ShardWorkerOptions),
+    change: impl FnOnce(&mut ShardWorker),
 ) -> Run {
     let seen = Seen::default();
     let worker_id = WorkerId::new("w").unwrap();
     let cadence = Cadence { interval: Duration::from_secs(3600), records: None };
     let (rng, stop) = (Rng::with_seed(1), CancellationToken::new());
     let (sender, progress) = watch::channel(ShardProgress::default());
-    let mut options = ShardWorkerOptions::default();
-    change(&mut options);
     let (noted, stopper) = (seen.clone(), stop.clone());
-    let worker = ShardWorker {
+    let mut worker = ShardWorker {
         context: ShardContext {
-            application: "test".into(),
-            stream: "s".into(),
-            shard_id: ShardId::numbered(0),
-            worker_id: worker_id.clone(),
-            fencing_token: FencingToken { owner: worker_id, counter: 1 },
             start: start.clone(),
-            pending_checkpoint: None,
-            lease_lost: CancellationToken::new(),
+            ..ShardContext::new(
+                "test",
+                "s",
+                ShardId::numbered(0),
+                FencingToken { owner: worker_id, counter: 1 },
+            )
         },
         source: Arc::new(stream.clone()),
         processors: Arc::new(batch_handler(move |_, batch: RecordBatch| {
@@ -105,9 +102,11 @@ pub(crate) async fn run(
         end_recorder: Arc::new(seen.clone()),
         stop,
         progress: sender,
-        options,
+        options: ShardWorkerOptions::default(),
+        interventions: Interventions::default(),
         rng,
     };
+    change(&mut worker);
     let outcome = worker.run().await;
     let progress = progress.borrow().clone();
     Run { seen, outcome, progress }
