@@ -665,9 +665,7 @@ async fn a_bounded_run_hands_over_what_waits_for_a_full_batch_and_waits_for_what
     let (stream, store, journal) = setup(1);
     put(&stream, 0..25);
     let noted = journal.clone();
-    let mut limits = BatchLimits::default();
-    limits.max_records = NonZeroUsize::new(10);
-    limits.max_wait = HOUR;
+    let limits = BatchLimits { max_records: NonZeroUsize::new(10), max_wait: HOUR, ..BatchLimits::default() };
     let builder = member("a", &stream, &store, &journal)
         .run_until(RunUntil::Tip)
         .batch_limits(limits)
