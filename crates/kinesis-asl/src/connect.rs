@@ -10,7 +10,7 @@ use lease_store::dynamodb::DynamoDbLeaseStore;
 
 use crate::error::{AslError, AslErrorKind};
 use crate::settings::endpoint_fault;
-use crate::{AwsSettings, CloudWatchPublisher, KinesisStream};
+use crate::{AwsSettings, CloudWatchPublisher, KinesisDeadLetters, KinesisStream};
 
 /// How often the SDK tries a call, the first attempt included (the SDK's own default, made explicit).
 const MAX_ATTEMPTS: u32 = 3;
@@ -26,6 +26,7 @@ const MAX_LEASE_OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct KinesisAsl {
     stream: KinesisStream,
+    kinesis: aws_sdk_kinesis::Client,
     dynamodb: aws_sdk_dynamodb::Client,
     cloudwatch: aws_sdk_cloudwatch::Client,
     lease_table: Option<String>,
@@ -71,10 +72,8 @@ impl KinesisAsl {
         let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(loaded).region(cloudwatch_region);
         cloudwatch.set_endpoint_url(endpoints.cloudwatch.url);
 
-        let stream = KinesisStream::from_client(
-            aws_sdk_kinesis::Client::from_conf(kinesis.build()),
-            &settings.stream_name,
-        );
+        let kinesis = aws_sdk_kinesis::Client::from_conf(kinesis.build());
+        let stream = KinesisStream::from_client(kinesis.clone(), &settings.stream_name);
         Ok(Self {
             stream: stream
                 .with_idle_time_between_reads(settings.idle_time_between_reads)
@@ -82,6 +81,7 @@ impl KinesisAsl {
                 .with_read_share_percent(settings.read_share_percent)
                 .with_retrieval(settings.retrieval.clone())
                 .with_get_records_format(settings.get_records_format),
+            kinesis,
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
             cloudwatch: aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()),
             lease_table: settings.lease_table.clone(),
@@ -103,6 +103,11 @@ impl KinesisAsl {
             AslError::new(AslErrorKind::InvalidSettings, format!("the lease table: {error}"))
                 .with_source(error)
         })
+    }
+
+    /// Puts records that could not be processed into another stream of the same account and region.
+    pub fn dead_letters(&self, stream_name: impl Into<String>) -> KinesisDeadLetters {
+        KinesisDeadLetters::from_client(self.kinesis.clone(), stream_name)
     }
 
     /// Publishes metrics to CloudWatch. The namespace is by default the name of the application, as with the KCL.

@@ -21,11 +21,12 @@
 //! | polling or enhanced fan-out, registered consumers | [`RetrievalMode`], [`FanOutSettings`], [`KinesisStream::list_consumers`] |
 //! | how records come over the wire, and a fall-back | [`GetRecordsFormat`] |
 //! | the lease table | [`KinesisAsl::lease_store`] opens it; it is `lease_store::dynamodb` |
+//! | records that could not be processed, into a stream | [`KinesisDeadLetters`] |
 //! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] |
 //! | what can fail | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
 //!
-//! Types of the SDK appear in two places only: [`KinesisStream::from_client`] and [`CloudWatchPublisher::new`] take a
-//! client that the caller has configured.
+//! Types of the SDK appear in three places only: [`KinesisStream::from_client`], [`KinesisDeadLetters::from_client`] and
+//! [`CloudWatchPublisher::new`] take a client that the caller has configured.
 //!
 //! # Reading from `LATEST`
 //!
@@ -67,6 +68,7 @@
 
 mod call_notes;
 mod connect;
+mod dead_letters;
 mod error;
 mod fan_out;
 mod get_records;
@@ -78,6 +80,7 @@ mod settings;
 mod stream;
 
 pub use connect::KinesisAsl;
+pub use dead_letters::KinesisDeadLetters;
 pub use error::{AslError, AslErrorKind};
 pub use fan_out::{
     ConsumerChoice, ConsumerStatus, FanOutSettings, FanOutStatus, RetrievalMode, StreamConsumer,

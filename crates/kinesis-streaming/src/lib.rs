@@ -65,5 +65,5 @@ pub mod prelude {
     pub use crate::Consumer;
 
     #[cfg(feature = "kinesis-asl")]
-    pub use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, RetrievalMode};
+    pub use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, KinesisDeadLetters, RetrievalMode};
 }

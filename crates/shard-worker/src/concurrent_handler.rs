@@ -20,7 +20,8 @@ use crate::failure_policy::Verdict;
 use crate::last_resort::take_last_resort;
 use crate::panics::panic_error;
 use crate::{
-    Record, RecordAcknowledgement, RecordBatch, RecordProcessor, RecordProcessorFactory, ShardContext,
+    Record, RecordAcknowledgement, RecordBatch, RecordProcessor, RecordProcessorFactory, Settling,
+    ShardContext,
 };
 
 /// Which records of a shard are worked on at the same time.
@@ -34,10 +35,15 @@ pub enum Concurrency {
 }
 
 /// Calls a closure for many records at a time; see [`concurrent_handler`].
-#[derive(Clone)]
 pub struct ConcurrentHandler<F> {
     concurrency: Concurrency,
     handle: Arc<F>,
+}
+
+impl<F> Clone for ConcurrentHandler<F> {
+    fn clone(&self) -> Self {
+        Self { concurrency: self.concurrency, handle: self.handle.clone() }
+    }
 }
 
 impl<F> fmt::Debug for ConcurrentHandler<F> {
@@ -84,27 +90,81 @@ where
         let rng = Rng::with_seed(context.fencing_token.counter);
         let work = Work { context: Arc::new(context), handle: self.handle.clone() };
         let (limit, queues) = match self.concurrency {
-            Concurrency::PerKey(limit) => (limit, Some(Queues::default())),
+            Concurrency::PerKey(limit) => (limit, Some(Arc::default())),
             Concurrency::Unordered(limit) => (limit, None),
         };
         let slots = Arc::new(Semaphore::new(limit.get().min(Semaphore::MAX_PERMITS)));
-        Box::new(Concurrent { work, slots, queues, tasks: JoinSet::new(), rng })
+        Box::new(Concurrent { work, slots, queues, tasks: JoinSet::new(), count: 0, rng })
     }
 }
 
 /// A record and what it is acknowledged with.
-type Item = (Record, RecordAcknowledgement);
+#[derive(Debug)]
+struct Item {
+    /// Counts on from record to record.
+    number: u64,
+    record: Record,
+    acknowledgement: RecordAcknowledgement,
+}
 
-/// For each key that is worked on, the records that wait for it. They are bounded by what may be unacknowledged.
-type Queues = Arc<Mutex<HashMap<Option<ByteString>, VecDeque<Item>>>>;
+/// The records that wait because one with the same key is worked on. They are bounded by what may be unacknowledged.
+#[derive(Debug, Default)]
+struct Queues {
+    /// For each key that is worked on.
+    waiting: HashMap<Option<ByteString>, VecDeque<Item>>,
+    /// The newest record that was begun with.
+    newest_begun: u64,
+}
+
+impl Queues {
+    /// Begins with a record, or lets it wait behind others of its key.
+    fn enqueue(&mut self, key: &Option<ByteString>, item: Item) -> Option<Item> {
+        match self.waiting.get_mut(key) {
+            Some(queue) => {
+                queue.push_back(item);
+                None
+            }
+            None => Some(item),
+        }
+    }
+
+    fn begin(&mut self, key: &Option<ByteString>, number: u64) {
+        self.newest_begun = self.newest_begun.max(number);
+        self.waiting.entry(key.clone()).or_default();
+    }
+
+    /// The next record of a key; without one the key is worked on no more.
+    fn dequeue(&mut self, key: &Option<ByteString>) -> Option<Item> {
+        let next = self.waiting.get_mut(key)?.pop_front();
+        match &next {
+            Some(item) => self.newest_begun = self.newest_begun.max(item.number),
+            None => drop(self.waiting.remove(key)),
+        }
+        next
+    }
+
+    /// Takes out what comes after all that was begun with. What comes before it has to be done, or what is done already
+    /// would come again elsewhere.
+    fn take_untouched(&mut self) -> Vec<Item> {
+        let newest_begun = self.newest_begun;
+        let mut untouched = Vec::new();
+        for queue in self.waiting.values_mut() {
+            let kept = queue.partition_point(|item| item.number < newest_begun);
+            untouched.extend(queue.split_off(kept));
+        }
+        untouched
+    }
+}
 
 /// A task for each record or key that is worked on. They end with the processor.
 struct Concurrent<F> {
     work: Work<F>,
     slots: Arc<Semaphore>,
     /// `None`: unordered.
-    queues: Option<Queues>,
+    queues: Option<Arc<Mutex<Queues>>>,
     tasks: JoinSet<()>,
+    /// How many records came so far.
+    count: u64,
     rng: Rng,
 }
 
@@ -117,24 +177,32 @@ where
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
         for (record, acknowledgement) in batch.defer().into_records() {
             let key = record.partition_key.clone();
-            let mut item = (record, acknowledgement);
+            self.count += 1;
+            let mut item = Item { number: self.count, record, acknowledgement };
             if let Some(queues) = &self.queues {
-                item = match enqueue(queues, &key, item) {
+                item = match lock(queues).enqueue(&key, item) {
                     Some(item) => item,
                     None => continue,
                 };
             }
-            let slot = self.slots.clone().acquire_owned().await?;
+            let slot = tokio::select! {
+                biased;
+                () = self.work.context.stopping.cancelled() => {
+                    item.acknowledgement.release();
+                    continue;
+                }
+                slot = self.slots.clone().acquire_owned() => slot?,
+            };
             while self.tasks.try_join_next().is_some() {}
             if let Some(queues) = &self.queues {
-                lock(queues).entry(key.clone()).or_default();
+                lock(queues).begin(&key, item.number);
             }
             let (work, queues, mut rng) = (self.work.clone(), self.queues.clone(), self.rng.fork());
             let task = async move {
                 let mut next = Some(item);
-                while let Some((record, acknowledgement)) = next {
+                while let Some(Item { record, acknowledgement, .. }) = next {
                     work.carry_through(record, acknowledgement, rng.fork()).await;
-                    next = queues.as_ref().and_then(|queues| dequeue(queues, &key));
+                    next = queues.as_ref().and_then(|queues| lock(queues).dequeue(&key));
                 }
                 drop(slot);
             };
@@ -142,31 +210,19 @@ where
         }
         Ok(())
     }
-}
 
-fn lock(queues: &Queues) -> MutexGuard<'_, HashMap<Option<ByteString>, VecDeque<Item>>> {
-    queues.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Lets a record wait behind others of its key; gives it back if there are none.
-fn enqueue(queues: &Queues, key: &Option<ByteString>, item: Item) -> Option<Item> {
-    match lock(queues).get_mut(key) {
-        Some(queue) => {
-            queue.push_back(item);
-            None
+    async fn settle(&mut self, reason: Settling) -> Result<(), BoxError> {
+        if let (Settling::Stop, Some(queues)) = (reason, &self.queues) {
+            for untouched in lock(queues).take_untouched() {
+                untouched.acknowledgement.release();
+            }
         }
-        None => Some(item),
+        Ok(())
     }
 }
 
-/// The next record of a key; without one the key is worked on no more.
-fn dequeue(queues: &Queues, key: &Option<ByteString>) -> Option<Item> {
-    let mut queues = lock(queues);
-    let next = queues.get_mut(key)?.pop_front();
-    if next.is_none() {
-        queues.remove(key);
-    }
-    next
+fn lock(queues: &Mutex<Queues>) -> MutexGuard<'_, Queues> {
+    queues.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Work<F> {

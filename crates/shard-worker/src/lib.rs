@@ -10,7 +10,12 @@
 //! | what the application writes | [`RecordProcessor`], or a closure by [`batch_handler`], or one that blocks by [`blocking_handler`] |
 //! | where records come from | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
 //! | how much memory the records of all shards take | [`ByteBudget`] |
-//! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`] |
+//! | acknowledge later, or record by record | [`RecordBatch::defer`], [`Acknowledgement`], [`RecordAcknowledgement`] |
+//! | many records of a shard at a time | [`concurrent_handler`], [`Concurrency`] |
+//! | what cannot be processed | [`FailurePolicy`], [`DeadLetterSink`] |
+//! | payloads as values | [`Record::json`], [`Record::decode`] |
+//! | how large batches are, and how fast they come | [`BatchLimits`], [`RateLimit`] |
+//! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`]; [`Watchdog`] when it makes no progress |
 //! | where it starts and ends, and what becomes of records that are no longer there | [`DataLossPolicy`], [`RetentionAlarm`], [`RunUntil`] |
 //! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
 //! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
@@ -25,6 +30,7 @@ mod byte_ledger;
 mod concurrent_handler;
 mod data_loss;
 mod dead_letter;
+mod decoding;
 mod error;
 mod failure_policy;
 mod file_dead_letters;
@@ -61,13 +67,16 @@ pub use checkpointer::RetryPolicy;
 pub use concurrent_handler::{Concurrency, ConcurrentHandler, concurrent_handler};
 pub use data_loss::{DataLossPolicy, LossEvidence, LostSpan};
 pub use dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
+pub use decoding::DecodeError;
 pub use error::{SourceError, SourceErrorKind};
 pub use failure_policy::FailurePolicy;
 pub use file_dead_letters::FileDeadLetters;
 pub use gathering::BatchLimits;
 pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;
-pub use processor::{DEFAULT_PROCESSING_RETRY, RecordProcessor, RecordProcessorFactory, ShardContext};
+pub use processor::{
+    DEFAULT_PROCESSING_RETRY, RecordProcessor, RecordProcessorFactory, Settling, ShardContext,
+};
 pub use progress::{ShardProgress, ShardState};
 pub use rate_limit::RateLimit;
 pub use record::{Record, RecordBatch, RecordId};

@@ -83,6 +83,8 @@ pub(crate) enum Event {
     Settled {
         /// Everything that was delivered is acknowledged.
         all: bool,
+        /// The application began with something and has not finished it.
+        left: bool,
     },
     /// Something that was to be acknowledged later has to be processed again.
     Redeliver {
@@ -151,6 +153,11 @@ impl ShardLife {
         self.giving_up
     }
 
+    /// Whether the shard is read up to the bound of a bounded run, and nothing of that is yet to be handed over.
+    pub(crate) fn is_at_bound(&self) -> bool {
+        self.is_at_bound
+    }
+
     /// Whether `Settle` has to wait for everything, and not only for room.
     pub(crate) fn settles_all(&self) -> bool {
         self.end_seen || self.is_at_bound || self.stopping
@@ -212,12 +219,12 @@ impl ShardLife {
                 self.retrying = wait;
             }
             // With the end in sight it is reached even when stopping: nothing is left to read, and the children start.
-            Event::Settled { all: true } if self.end_seen => self.go(Step::NotifyEnd),
-            Event::Settled { all } if self.stopping => {
-                self.is_left |= !all;
+            Event::Settled { all: true, .. } if self.end_seen => self.go(Step::NotifyEnd),
+            Event::Settled { left, .. } if self.stopping => {
+                self.is_left |= left;
                 self.go(Step::NotifyStop);
             }
-            Event::Settled { all: true } if self.is_at_bound => {
+            Event::Settled { all: true, .. } if self.is_at_bound => {
                 self.stopping = true;
                 self.go(Step::NotifyStop);
             }
@@ -315,8 +322,8 @@ mod tests {
     const RECORDS: Event = Event::Fetched { records: true, end: false };
     const LAST_RECORDS: Event = Event::Fetched { records: true, end: true };
     const EMPTY_END: Event = Event::Fetched { records: false, end: true };
-    const ALL: Event = Event::Settled { all: true };
-    const NOT_ALL: Event = Event::Settled { all: false };
+    const ALL: Event = Event::Settled { all: true, left: false };
+    const NOT_ALL: Event = Event::Settled { all: false, left: true };
     use Event::{Failed, StopRequested, Succeeded};
 
     #[test]
@@ -456,12 +463,13 @@ mod tests {
                     (Step::Settle, Succeeded) if life.is_stopping() => {
                         // As much as can be had in the time that there is.
                         deferred = deferred.min((draw % 2) as u32);
-                        Event::Settled { all: waiting == 0 && deferred == 0 }
+                        let all = waiting == 0 && deferred == 0;
+                        Event::Settled { all, left: !all }
                     }
                     (Step::Settle, Succeeded) if draw % 4 == 0 && deferred > 0 => Event::Redeliver { wait: true },
                     (Step::Settle, Succeeded) => {
                         deferred = if life.settles_all() { 0 } else { deferred / 2 };
-                        Event::Settled { all: deferred == 0 }
+                        Event::Settled { all: deferred == 0, left: deferred > 0 }
                     }
                     _ => event,
                 };

@@ -39,13 +39,14 @@ pub trait RecordProcessor: Send + 'static {
     /// [`FailurePolicy`] says otherwise. Without the records that were acknowledged one by one, if there are any.
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError>;
 
-    /// No batch comes before what is deferred is acknowledged: at the end of the shard all of it, at a stop as much as can
-    /// be, otherwise enough to be within the limits for what is unacknowledged. A processor that holds acknowledgements
-    /// back, to store something before them, does it now. It need not wait for work that is under way.
+    /// No batch comes before what is deferred is acknowledged, or as much of it as the reason asks for. A processor that
+    /// holds acknowledgements back, to store something before them, does it now. It need not wait for work that is under
+    /// way; at a stop it [releases](crate::RecordAcknowledgement::release) what it has not begun with.
     ///
     /// # Errors
     /// Any error is logged, and the call is made again after a wait.
-    async fn settle(&mut self) -> Result<(), BoxError> {
+    async fn settle(&mut self, reason: Settling) -> Result<(), BoxError> {
+        let _ = reason;
         Ok(())
     }
 
@@ -68,6 +69,19 @@ pub trait RecordProcessor: Send + 'static {
     async fn shutdown_requested(&mut self) -> Result<(), BoxError> {
         Ok(())
     }
+}
+
+/// Why what is deferred has to be acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settling {
+    /// As much is unacknowledged as may be; the next batches come as soon as there is room.
+    Room,
+    /// The shard is read to its end, which is recorded when everything is acknowledged; or up to the bound of a bounded
+    /// run, and the worker stops then.
+    ShardEnd,
+    /// The worker is stopping; it waits as long as its settings say.
+    Stop,
 }
 
 /// Makes a processor for each shard that this worker comes to hold. Any `Fn(ShardContext) -> impl RecordProcessor` is
@@ -113,6 +127,9 @@ pub struct ShardContext {
     pub failure_policy: FailurePolicy,
     /// How long to wait before something is tried again.
     pub retry: RetryPolicy,
+    /// Cancelled when the worker is asked to finish: its process stops, or the shard is handed over. A processor may return
+    /// early then, and [release](crate::RecordAcknowledgement::release) what it has not begun with.
+    pub stopping: CancellationToken,
     /// Cancelled when the lease is lost, for work that goes on beside [`RecordProcessor::process`].
     pub lease_lost: CancellationToken,
 }
@@ -132,6 +149,7 @@ impl ShardContext {
             hash_key_range: None,
             failure_policy: FailurePolicy::default(),
             retry: DEFAULT_PROCESSING_RETRY,
+            stopping: CancellationToken::new(),
             lease_lost: CancellationToken::new(),
         }
     }

@@ -65,7 +65,7 @@ pub struct ShardProgress {
     pub lost_spans: u64,
     /// The same where a loss is possible and no more is known.
     pub possibly_lost_spans: u64,
-    /// In a bounded run: all that lies before the bound was fetched, and nothing more is.
+    /// In a bounded run: all that lies before the bound is acknowledged, and nothing more is read.
     pub has_reached_bound: bool,
     /// Attempts of the application's code that failed, panicked, or took too long.
     pub failed_attempts: u64,

@@ -22,7 +22,7 @@ use crate::panics::panic_error;
 use crate::rate_limit::AdaptiveRate;
 use crate::reading_guard::ReadingGuard;
 use crate::{
-    ByteReservation, FetchedBatch, ReadFrom, Record, RecordBatch, RecordProcessor, Shard, ShardEnd,
+    ByteReservation, FetchedBatch, ReadFrom, Record, RecordBatch, RecordProcessor, Settling, Shard, ShardEnd,
     ShardOutcome, ShardState, ShardWorker, SourceError, SourceErrorKind,
 };
 
@@ -147,7 +147,12 @@ impl Task {
             },
             Step::Initialize => self.initialize().await.map(|()| Event::Succeeded),
             Step::Process => self.process().await,
-            Step::Settle => self.settle(life).await,
+            Step::Settle => self.settle(life).await.inspect(|event| {
+                let is_all = matches!(event, Event::Settled { all: true, .. });
+                if life.is_at_bound() && is_all {
+                    self.worker.progress.send_modify(|progress| progress.has_reached_bound = true);
+                }
+            }),
             Step::NotifyEnd => self.call(|processor| processor.shard_ended()).await,
             Step::RecordEnd => self.record_end().await.map(|()| Event::Succeeded),
             Step::NotifyStop => {
@@ -329,7 +334,6 @@ impl Task {
             } else if self.is_end_read {
                 return Ok(Event::Fetched { records: false, end: true });
             } else if is_read_up {
-                self.worker.progress.send_modify(|progress| progress.has_reached_bound = true);
                 return Ok(Event::AtBound);
             }
             let due_at = self.paced_until.or_else(|| self.gathering.due_at(limits));
@@ -462,6 +466,10 @@ impl Task {
     fn redeliver(&mut self, failure: Failure) -> Event {
         let (batch, error) = match failure {
             Failure::Records { batch, error } => (batch, error),
+            Failure::Untouched(batch) => {
+                self.work.push_front(Work::new(batch, false));
+                return Event::Redeliver { wait: false };
+            }
             Failure::Restart(error) => {
                 tracing::warn!(%error, "records are not done and have to be read again");
                 self.has_failed = true;
@@ -531,9 +539,14 @@ impl Task {
             }
         }
         if self.deliveries.is_settled() {
-            return Ok(Event::Settled { all: self.deliveries.is_empty() });
+            return Ok(self.settled());
         }
-        call(&mut self.processor, |processor| processor.settle()).await?;
+        let reason = match (life.is_stopping(), life.settles_all()) {
+            (true, _) => Settling::Stop,
+            (false, true) => Settling::ShardEnd,
+            (false, false) => Settling::Room,
+        };
+        call(&mut self.processor, |processor| processor.settle(reason)).await?;
         let stop = self.worker.stop.clone();
         let until = life.is_stopping().then(|| {
             let settle_time = self.worker.options.settle_time;
@@ -549,7 +562,7 @@ impl Task {
             }
             let is_enough = !life.settles_all() && self.deliveries.has_room();
             if is_enough || self.deliveries.is_settled() {
-                return Ok(Event::Settled { all: self.deliveries.is_empty() });
+                return Ok(self.settled());
             }
             let time_is_up = async {
                 match until {
@@ -564,10 +577,14 @@ impl Task {
                     if life.is_stopping() {
                         tracing::warn!("stopping although not everything is acknowledged; what is not comes again");
                     }
-                    return Ok(Event::Settled { all: false });
+                    return Ok(self.settled());
                 }
             }
         }
+    }
+
+    fn settled(&self) -> Event {
+        Event::Settled { all: self.deliveries.is_empty(), left: self.deliveries.is_anything_left() }
     }
 
     /// Lets go of everything but the processor. Whatever was read ahead was not delivered, so nobody misses it, and its

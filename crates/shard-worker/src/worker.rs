@@ -120,7 +120,7 @@ pub struct ShardWorker {
     pub checkpointer: Checkpointer,
     /// Records the end of the shard.
     pub end_recorder: Arc<dyn ShardEndRecorder>,
-    /// Cancelled to make the worker finish its batch, checkpoint and end.
+    /// Cancelled to make the worker finish its batch, checkpoint and end; the context's `stopping` should be the same.
     pub stop: CancellationToken,
     /// How others interfere when it makes no progress.
     pub interventions: Interventions,

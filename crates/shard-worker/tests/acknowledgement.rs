@@ -15,7 +15,7 @@ use lease_store::{BoxError, Position};
 use one_shard::{OneShard, wait_until};
 use shard_worker::{
     Acknowledgement, Aggregator, FailurePolicy, Record, RecordAcknowledgement, RecordBatch, RecordProcessor,
-    RecordProcessorFactory, ShardContext, ShardOutcome, ShardState,
+    RecordProcessorFactory, Settling, ShardContext, ShardOutcome, ShardState,
 };
 use tokio::time::Instant;
 
@@ -45,7 +45,7 @@ impl RecordProcessor for Deferring {
         Ok(())
     }
 
-    async fn settle(&mut self) -> Result<(), BoxError> {
+    async fn settle(&mut self, _reason: Settling) -> Result<(), BoxError> {
         self.settled.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

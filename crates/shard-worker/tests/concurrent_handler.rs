@@ -173,3 +173,32 @@ async fn the_failure_policy_holds_for_each_record() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_begins_with_nothing_new_and_leaves_it_to_the_next_worker() {
+    for concurrency in [Concurrency::PerKey(degree(4)), Concurrency::Unordered(degree(4))] {
+        let (shard, done) = (OneShard::with(0..100), Arc::new(Mutex::new(Vec::new())));
+        let noted = done.clone();
+        let handler = concurrent_handler(concurrency, move |_, record: Record| {
+            let done = noted.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                done.lock().unwrap().push(text(&record));
+                Ok(())
+            }
+        });
+        let running = shard.start(handler.clone(), FailurePolicy::halt(), |_| {});
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let asked_at = tokio::time::Instant::now();
+        assert_eq!(running.stop().await, ShardOutcome::Stopped { drained: true });
+        assert!(asked_at.elapsed() < Duration::from_secs(6), "{:?}", asked_at.elapsed());
+        assert_eq!(done.lock().unwrap().len(), 4);
+        let running = shard.start(handler, FailurePolicy::halt(), |_| {});
+        running.wait_for("the others are done", |progress| progress.acknowledged_records == 96).await;
+        running.stop().await;
+        let mut all = done.lock().unwrap().clone();
+        all.sort();
+        all.dedup();
+        assert_eq!((done.lock().unwrap().len(), all.len()), (100, 100), "each once");
+    }
+}

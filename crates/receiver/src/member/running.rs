@@ -31,7 +31,7 @@ impl Member {
         // Application, stream and worker stand in the span around this one.
         let lease_counter = held.fencing_token().counter;
         let span = tracing::info_span!("shard", %shard_id, lease_counter);
-        let lease_lost = CancellationToken::new();
+        let (lease_lost, stop) = (CancellationToken::new(), self.stop_shards.child_token());
         let (progress_sender, progress) = watch::channel(ShardProgress::default());
         let context = ShardContext {
             application: self.application.clone(),
@@ -45,6 +45,7 @@ impl Member {
             hash_key_range: held.taken().hash_key_range,
             failure_policy: self.receiver.failure_policy.clone(),
             retry: self.receiver.retries.processing.unwrap_or(DEFAULT_PROCESSING_RETRY),
+            stopping: stop.clone(),
             lease_lost: lease_lost.clone(),
         };
         let cadence =
@@ -83,7 +84,6 @@ impl Member {
         options.rate_limit = self.receiver.rate_limit.clone();
         options.adapts_rate = settings.adapts_rate;
         options.settle_time = settings.drain_time.mul_f64(SETTLE_SHARE);
-        let stop = self.stop_shards.child_token();
         let trigger = checkpointer.trigger();
         let acknowledger = checkpointer.acknowledger();
         let interventions = Interventions::default();

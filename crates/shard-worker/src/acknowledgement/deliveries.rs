@@ -48,6 +48,8 @@ struct Inner {
     restart: Option<BoxError>,
     /// Records that are not done and will not be delivered again here.
     abandoned: usize,
+    /// Those that nobody has begun with.
+    released: usize,
 }
 
 /// Records that somebody gave up.
@@ -57,7 +59,8 @@ struct Failed {
     batch: RecordBatch,
     /// Which records of the batch.
     indexes: Vec<usize>,
-    error: BoxError,
+    /// `None`: nobody has begun with them.
+    error: Option<BoxError>,
 }
 
 /// Why something that was delivered has to be delivered again.
@@ -65,6 +68,8 @@ struct Failed {
 pub(crate) enum Failure {
     /// These records are not done.
     Records { batch: RecordBatch, error: BoxError },
+    /// Nobody has begun with these records.
+    Untouched(RecordBatch),
     /// Records that nobody has any more are not done: they have to be read again.
     Restart(BoxError),
 }
@@ -158,7 +163,7 @@ impl Delivered {
         self: &Arc<Self>,
         batch: &RecordBatch,
         indexes: impl Iterator<Item = usize>,
-        error: BoxError,
+        error: Option<BoxError>,
     ) {
         let mut inner = self.shared.inner();
         let inner = &mut *inner;
@@ -171,7 +176,11 @@ impl Delivered {
             return;
         }
         match inner.failed.back_mut() {
-            Some(failed) if Arc::ptr_eq(&failed.delivered, self) => failed.indexes.extend(open),
+            Some(failed)
+                if Arc::ptr_eq(&failed.delivered, self) && failed.error.is_some() == error.is_some() =>
+            {
+                failed.indexes.extend(open);
+            }
             _ => inner.failed.push_back(Failed {
                 delivered: self.clone(),
                 batch: batch.clone(),
@@ -244,11 +253,16 @@ impl Deliveries {
             let is_open = |index: &usize| inner.window.is_open(delivered.delivery, delivered.index(*index));
             (0..batch.len()).filter(is_open).collect()
         };
-        self.again(delivered, batch, &open)
+        self.again(delivered, batch, &open, delivered.attempts + 1)
     }
 
-    fn again(&self, delivered: &Delivered, batch: &RecordBatch, open: &[usize]) -> Option<RecordBatch> {
-        let attempts = delivered.attempts + 1;
+    fn again(
+        &self,
+        delivered: &Delivered,
+        batch: &RecordBatch,
+        open: &[usize],
+        attempts: u32,
+    ) -> Option<RecordBatch> {
         if open.len() == batch.len() {
             return Some(self.ticket(batch.clone(), delivered.delivery, delivered.indexes.clone(), attempts));
         }
@@ -323,8 +337,12 @@ impl Deliveries {
         let Failed { delivered, batch, mut indexes, error } = failed;
         indexes.sort_unstable();
         // Failed records are open, so there is something to deliver.
-        let batch = self.again(&delivered, &batch, &indexes)?;
-        Some(Failure::Records { batch, error })
+        let attempts = delivered.attempts + u32::from(error.is_some());
+        let batch = self.again(&delivered, &batch, &indexes, attempts)?;
+        Some(match error {
+            Some(error) => Failure::Records { batch, error },
+            None => Failure::Untouched(batch),
+        })
     }
 
     /// Waits until something changed since the last call that waited.
@@ -340,10 +358,16 @@ impl Deliveries {
             || (inner.window.records() < limits.records && inner.window.bytes() < limits.bytes)
     }
 
-    /// Whether nobody works on anything any more: all is acknowledged or abandoned.
+    /// Whether nobody works on anything any more: all is acknowledged, abandoned or released.
     pub(crate) fn is_settled(&self) -> bool {
         let inner = self.shared.inner();
-        inner.window.open() == inner.abandoned
+        inner.window.open() == inner.abandoned + inner.released
+    }
+
+    /// Whether something that was begun with is not acknowledged.
+    pub(crate) fn is_anything_left(&self) -> bool {
+        let inner = self.shared.inner();
+        inner.window.open() > inner.released
     }
 
     /// Whether everything that was delivered is acknowledged.
@@ -367,10 +391,15 @@ impl Deliveries {
     pub(crate) fn abandon_failed(&self, failure: &Failure) {
         match failure {
             Failure::Records { batch, .. } => self.abandon(batch),
+            Failure::Untouched(batch) => {
+                if let Some(batch) = self.deliver_again(batch) {
+                    self.shared.inner().released += batch.len();
+                }
+            }
             // Nobody knows how many these are: whatever is open is not waited for.
             Failure::Restart(_) => {
                 let mut inner = self.shared.inner();
-                inner.abandoned = inner.window.open();
+                inner.abandoned = inner.window.open() - inner.released;
             }
         }
     }
@@ -382,6 +411,7 @@ impl Deliveries {
         inner.failed.clear();
         inner.restart = None;
         inner.abandoned = 0;
+        inner.released = 0;
     }
 }
 

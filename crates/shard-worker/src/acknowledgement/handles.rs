@@ -115,6 +115,14 @@ impl RecordAcknowledgement {
         }
     }
 
+    /// Nobody has begun with the record. At a stop it is left to the next owner, and the stop still counts as drained;
+    /// otherwise it is delivered again, and that counts as no attempt.
+    pub fn release(mut self) {
+        if let Some(claim) = self.claim.take() {
+            claim.fail(self.index, None);
+        }
+    }
+
     /// The record is done, or the last resort was taken with it.
     pub(crate) fn settle(self, given_up: Option<GivenUp>) {
         if let (Some(given_up), Some(delivered)) = (given_up, self.delivered()) {
@@ -140,7 +148,7 @@ impl RecordAcknowledgement {
     /// The record could not be processed; it is delivered again as the failure policy says.
     pub fn fail(mut self, error: impl Into<BoxError>) {
         if let Some(claim) = self.claim.take() {
-            claim.fail(self.index, error.into());
+            claim.fail(self.index, Some(error.into()));
         }
     }
 }
@@ -148,13 +156,13 @@ impl RecordAcknowledgement {
 impl Claim {
     fn fail_all(&self, error: BoxError) {
         match (&self.delivered, &self.batch) {
-            (Some(delivered), Some(batch)) => delivered.fail(batch, 0..batch.len(), error),
+            (Some(delivered), Some(batch)) => delivered.fail(batch, 0..batch.len(), Some(error)),
             (Some(delivered), None) => delivered.fail_without_records(error),
             (None, _) => {}
         }
     }
 
-    fn fail(&self, index: usize, error: BoxError) {
+    fn fail(&self, index: usize, error: Option<BoxError>) {
         if let (Some(delivered), Some(batch)) = (&self.delivered, &self.batch) {
             delivered.fail(batch, std::iter::once(index), error);
         }
@@ -172,7 +180,7 @@ impl Drop for Acknowledgement {
 impl Drop for RecordAcknowledgement {
     fn drop(&mut self) {
         if let Some(claim) = self.claim.take() {
-            claim.fail(self.index, DROPPED.into());
+            claim.fail(self.index, Some(DROPPED.into()));
         }
     }
 }

@@ -110,6 +110,7 @@ impl OneShard {
         let mut worker = ShardWorker {
             context: ShardContext {
                 start: start.clone(),
+                stopping: stop.clone(),
                 lease_lost: lease_lost.clone(),
                 failure_policy: policy,
                 ..ShardContext::new("test", "s", self.shard_id(), owner)

@@ -1,0 +1,107 @@
+//! Payloads as values: a small adaptor over serde.
+
+use std::fmt;
+
+use lease_store::{BoxError, RecordPosition};
+use serde::de::DeserializeOwned;
+
+use crate::{Record, RecordBatch};
+
+/// A payload is not what the application expects.
+///
+/// The message names the record and nothing of its content, so that it can be logged; [`source`](std::error::Error::source)
+/// is the error of the decoder, which may quote the payload.
+#[derive(Debug)]
+pub struct DecodeError {
+    place: RecordPosition,
+    source: BoxError,
+}
+
+impl DecodeError {
+    /// The place of the record in its shard.
+    pub fn place(&self) -> &RecordPosition {
+        &self.place
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RecordPosition { sequence_number, sub_sequence_number } = &self.place;
+        write!(formatter, "the payload of record {sequence_number}/{sub_sequence_number} cannot be decoded")
+    }
+}
+
+impl std::error::Error for DecodeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl Record {
+    /// The payload as a value, by any decoder.
+    ///
+    /// # Errors
+    /// What the decoder refuses.
+    pub fn decode<T, E: Into<BoxError>>(
+        &self,
+        decoder: impl FnOnce(&[u8]) -> Result<T, E>,
+    ) -> Result<T, DecodeError> {
+        decoder(&self.data).map_err(|error| DecodeError {
+            place: RecordPosition {
+                sequence_number: self.sequence_number.clone(),
+                sub_sequence_number: self.sub_sequence_number,
+            },
+            source: error.into(),
+        })
+    }
+
+    /// The payload as a value, by JSON.
+    ///
+    /// # Errors
+    /// It is no JSON, or not of this type.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        self.decode(|payload| serde_json::from_slice(payload))
+    }
+}
+
+impl RecordBatch {
+    /// All payloads as values, by JSON.
+    ///
+    /// As the result of a processor the error fails the batch; a policy that divides finds the one record and goes on with
+    /// the others.
+    ///
+    /// # Errors
+    /// One of them is no JSON, or not of this type.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<Vec<T>, DecodeError> {
+        self.iter().map(Record::json).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn record(number: u128, data: &'static str) -> Record {
+        Record {
+            sequence_number: number.into(),
+            sub_sequence_number: 3,
+            partition_key: None,
+            data: data.into(),
+            approximate_arrival: None,
+        }
+    }
+
+    #[test]
+    fn payloads_become_values_and_an_error_names_the_record_without_its_content() {
+        let batch = RecordBatch::new(vec![record(1, "[1, 2]"), record(2, "[]")], None).unwrap();
+        assert_eq!(batch.json::<Vec<u8>>().unwrap(), [vec![1, 2], vec![]]);
+        let error = record(7, "\"secret\"").json::<u8>().unwrap_err();
+        assert_eq!(error.to_string(), "the payload of record 7/3 cannot be decoded");
+        assert_eq!(error.place().sub_sequence_number, 3);
+        assert!(error.source().unwrap().to_string().contains("secret"), "for whoever asks");
+        let upper = record(8, "text").decode(|payload| String::from_utf8(payload.to_ascii_uppercase()));
+        assert_eq!(upper.unwrap(), "TEXT");
+    }
+}
