@@ -682,3 +682,38 @@ async fn a_bounded_run_hands_over_what_waits_for_a_full_batch_and_waits_for_what
     assert_eq!((report.acknowledged_records, report.is_drained()), (25, true));
     assert_eq!(journal.times(), (0..25).map(|number| (number.to_string(), 1)).collect());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_and_is_gone_before_it_was_acknowledged_is_a_loss_when_the_work_starts_anew() {
+    let (stream, store, journal) = setup(1);
+    let retention = Duration::from_secs(600);
+    stream.set_retention(Some(retention));
+    stream.set_max_batch_records(NonZeroUsize::MIN);
+    let noted = journal.clone();
+    let builder = member("a", &stream, &store, &journal)
+        .no_progress_time(retention + Duration::from_secs(20))
+        .read_ahead_bytes(0)
+        .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
+            let journal = noted.clone();
+            async move {
+                if batch[0].data == "1" {
+                    std::future::pending::<()>().await;
+                }
+                journal.note(&shard, &batch);
+                Ok(())
+            }
+        }));
+    put(&stream, 0..1);
+    let member = Member::start(builder);
+    journal.wait_for(1, LIMIT).await;
+    sleep(Duration::from_secs(10)).await;
+    put(&stream, 1..2);
+    sleep(Duration::from_secs(10)).await;
+    put(&stream, 2..3);
+    sleep(retention - Duration::from_secs(5)).await;
+    stream.trim_older_than(retention);
+    let shard_id = stream.open_shards()[0].clone();
+    wait_until("the shard is halted", || state(&member, &shard_id) == Some(ShardState::DataLost)).await;
+    assert_eq!(progress(&member, &shard_id).unwrap().restarts, 1);
+    assert_eq!(texts(&journal), strings(["0"]));
+}
