@@ -33,6 +33,9 @@ use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
 /// How many shards are asked for in one page (AWS: 1000 unless told otherwise).
 const SHARDS_PER_PAGE: i32 = 1000;
 
+/// The service tells the retention period in hours.
+const SECONDS_PER_HOUR: u64 = 60 * 60;
+
 /// The most pages of one listing, far above the shards of any stream: a bound for a server that never ends.
 const MAX_PAGES: usize = 1000;
 
@@ -271,9 +274,11 @@ impl StreamSource for KinesisStream {
             created_at.ok_or_else(|| self.invalid("the stream says that it was created before 1970"))?;
         // The date is cut to the second below, and from the end of the call at the latest.
         let now = notes.date().and_then(|date| date.checked_sub(asked_at.elapsed()));
+        let retention = u64::try_from(summary.retention_period_hours).ok().filter(|hours| *hours > 0);
+        let retention = retention.map(|hours| Duration::from_secs(hours * SECONDS_PER_HOUR));
         let identity =
             StreamIdentity { arn: summary.stream_arn, creation_epoch_seconds: created_at.as_secs() };
-        Ok(StreamDescription { identity, now })
+        Ok(StreamDescription { identity, now, retention })
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {

@@ -122,6 +122,7 @@ async fn a_stream_says_which_one_it_is_and_what_time_it_is_there() {
         (ARN, 1_690_000_000)
     );
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    assert_eq!(description.retention, Some(Duration::from_secs(24 * 3600)));
     let early = date.duration_since(description.now.unwrap()).unwrap();
     assert!(early < Duration::from_secs(5), "then or a little earlier, but never later: {early:?}");
     assert_eq!(server.requests(), [("DescribeStreamSummary".to_owned(), json!({ "StreamName": STREAM }))]);
@@ -283,6 +284,28 @@ async fn latest_goes_on_where_it_began_when_its_iterator_expires() {
         let read: Vec<_> =
             server.requests().into_iter().filter(|(operation, _)| operation == "GetRecords").collect();
         assert_eq!(read[1].1["ShardIterator"], "next");
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_the_service_refuses_is_invalid_and_stays_the_place() {
+    for format in every_format() {
+        let server = CannedKinesis::start(|operation, request| match operation {
+            "GetShardIterator" if request["ShardIteratorType"] == "AT_SEQUENCE_NUMBER" => {
+                refusal(400, "InvalidArgumentException")
+            }
+            "GetRecords" => ok(&json!({ "Records": [record("7")], "NextShardIterator": "next" })),
+            _ => iterator_for(request),
+        })
+        .await;
+        // The caller hears of it, and may look at the oldest record instead; nothing is read elsewhere by itself.
+        let mut refused = reader(&server, format, ReadFrom::At("5".parse().unwrap())).await;
+        for _ in 0..2 {
+            let error = refused.next_batch().await.unwrap_err();
+            assert_eq!(error.kind(), SourceErrorKind::Invalid, "{error}");
+        }
+        let mut oldest = reader(&server, format, ReadFrom::TrimHorizon).await;
+        assert_eq!(oldest.next_batch().await.unwrap().records.len(), 1);
     }
 }
 

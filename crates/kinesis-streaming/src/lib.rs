@@ -53,13 +53,13 @@ pub mod prelude {
     pub use lease_store::{BoxError, InMemoryLeaseStore, LeaseStore, Position, SequenceNumber, ShardId};
     pub use receiver::{
         Delivery, InitialPosition, ReceiverBuilder, ReceiverGroup, ReceiverHandle, ReceiverSettings,
-        ReceiverStatus, StopReport, UnitedStream, united_stream,
+        ReceiverStatus, ShardPosition, StopReport, UnitedStream, united_stream,
     };
     pub use shard_worker::{
-        Acknowledgement, BatchLimits, ByteBudget, Concurrency, DeadLetter, DeadLetterSink, FailurePolicy,
-        FileDeadLetters, InMemoryStream, ProcessorPool, Record, RecordAcknowledgement, RecordBatch,
-        RecordProcessor, RetryPolicy, ShardContext, ShardFilter, StreamSource, batch_handler,
-        blocking_handler, concurrent_handler,
+        Acknowledgement, BatchLimits, ByteBudget, Concurrency, DataLossPolicy, DeadLetter, DeadLetterSink,
+        FailurePolicy, FileDeadLetters, InMemoryStream, ProcessorPool, Record, RecordAcknowledgement,
+        RecordBatch, RecordProcessor, RetryPolicy, RunUntil, ShardContext, ShardFilter, StreamSource,
+        batch_handler, blocking_handler, concurrent_handler,
     };
 
     pub use crate::Consumer;

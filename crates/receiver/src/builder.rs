@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use lease_store::{LeaseStore, WorkerId};
+use lease_store::{LeaseStore, ShardId, WorkerId};
 use shard_worker::{
-    BatchLimits, ByteBudget, FailurePolicy, RateLimit, RecordProcessorFactory, RetryPolicy, StreamSource,
+    BatchLimits, ByteBudget, DataLossPolicy, FailurePolicy, RateLimit, RecordProcessorFactory, RetryPolicy,
+    RunUntil, StreamSource,
 };
 
 use crate::handle::Shared;
-use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings};
+use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings, ShardPosition};
 
 /// How long to wait before something is tried again.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,6 +72,27 @@ impl ReceiverBuilder {
     #[must_use]
     pub fn initial_position(mut self, initial_position: InitialPosition) -> Self {
         self.settings.initial_position = initial_position;
+        self
+    }
+
+    /// Where one shard starts when its lease is created; see [`ReceiverSettings::initial_positions`].
+    #[must_use]
+    pub fn initial_position_of(mut self, shard_id: ShardId, position: ShardPosition) -> Self {
+        self.settings.initial_positions.insert(shard_id, position);
+        self
+    }
+
+    /// What to do when records were lost; see [`ReceiverSettings::data_loss_policy`].
+    #[must_use]
+    pub fn data_loss_policy(mut self, policy: DataLossPolicy) -> Self {
+        self.settings.data_loss_policy = policy;
+        self
+    }
+
+    /// Reads up to there and ends by itself; see [`ReceiverSettings::run_until`].
+    #[must_use]
+    pub fn run_until(mut self, run_until: RunUntil) -> Self {
+        self.settings.run_until = Some(run_until);
         self
     }
 

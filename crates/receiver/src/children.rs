@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::InitialPosition;
+use crate::initial_position::start_of_child;
 use crate::shard_sync::new_lease;
 
 /// How often the stream is asked for the children of a closed shard before it is asked whether it still has the shard.
@@ -27,6 +28,8 @@ pub(crate) struct ShardEndWriter {
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) source: Arc<dyn StreamSource>,
     pub(crate) initial_position: InitialPosition,
+    /// Whether single shards have positions of their own.
+    pub(crate) has_named_positions: bool,
     /// Cancelled when the lease turns out to be lost.
     pub(crate) lease_lost: CancellationToken,
     /// Told when there are new leases to take.
@@ -75,11 +78,12 @@ impl ShardEndWriter {
     }
 
     async fn create_lease(&self, child: &Shard) -> Result<(), BoxError> {
-        let mut lease = new_lease(child, self.initial_position.position_of_child());
         let parent = self.held.taken();
+        let (position, millis) =
+            start_of_child(self.initial_position, self.has_named_positions, parent.initial_time_millis);
+        let mut lease = new_lease(child, position);
         lease.stream.clone_from(&parent.stream);
-        lease.initial_time_millis =
-            parent.initial_time_millis.filter(|_| lease.checkpoint == Position::AtTimestamp);
+        lease.initial_time_millis = millis;
         match self.store.write(&LeaseWrite::Create(lease)).await? {
             WriteOutcome::Applied { .. } | WriteOutcome::Lost { lease: Some(_) } => Ok(()),
             WriteOutcome::Lost { lease: None } | WriteOutcome::Unknown(_) => {

@@ -53,7 +53,7 @@ impl ReceiverGroup {
         self.receivers
     }
 
-    /// Runs all receivers until each was asked to stop. If one fails to start, the others are stopped too.
+    /// Runs all receivers until each was asked to stop, or has ended a bounded run. If one fails to start, the others are stopped too.
     ///
     /// # Errors
     /// The first failure to start, after all have ended.

@@ -10,10 +10,11 @@
 //! | the fleet member | [`Receiver`], built by [`ReceiverBuilder`], steered by [`ReceiverHandle`] |
 //! | several in one process | [`ReceiverGroup`] |
 //! | all shards as one stream | [`united_stream`], [`UnitedStream`], [`Delivery`] |
-//! | its settings | [`ReceiverSettings`], [`InitialPosition`] |
+//! | its settings | [`ReceiverSettings`], [`InitialPosition`], [`ShardPosition`] |
 //! | how it is doing | [`ReceiverStatus`], [`StopReport`] |
 
 mod assignment;
+mod bounded_run;
 mod builder;
 mod children;
 mod cleanup;
@@ -31,6 +32,7 @@ mod receiver;
 mod settings;
 mod shard_sync;
 mod shard_task;
+mod start_notice;
 mod status;
 mod supervision;
 mod united_stream;
@@ -43,11 +45,12 @@ pub use error::{ReceiverError, ReceiverErrorKind};
 pub use group::{ReceiverGroup, ReceiverGroupHandle};
 pub use handle::ReceiverHandle;
 pub use identity::{check_identity, check_shards};
-pub use initial_position::InitialPosition;
+pub use initial_position::{InitialPosition, ShardPosition};
 pub use leader::kcl_leader;
 pub use observations::LeaseObservations;
 pub use receiver::Receiver;
 pub use settings::ReceiverSettings;
 pub use shard_sync::plan_new_leases;
+pub use start_notice::{StartNotice, start_notice};
 pub use status::{ReceiverState, ReceiverStatus, ShardStatus, StopReport};
 pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

@@ -56,7 +56,7 @@ impl Receiver {
         &self.worker_id
     }
 
-    /// Works until it is asked to stop, and says what became of its shards.
+    /// Works until it is asked to stop, or a bounded run is over for it, and says what became of its shards.
     ///
     /// # Errors
     /// Only the start can fail: an unknown stream, missing credentials, a table of another layout. What fails later is

@@ -1,16 +1,18 @@
 //! The settings of a fleet member: plain data, checked as a whole.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use lease_store::WorkerId;
+use lease_store::{ShardId, WorkerId};
 use serde::{Deserialize, Serialize};
 use shard_worker::{
     BatchLimits, DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
-    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, WatchdogLimits,
+    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RunUntil, WatchdogLimits,
 };
 
-use crate::InitialPosition;
+use crate::initial_position::millis_since_1970;
+use crate::{InitialPosition, ShardPosition};
 
 /// The shortest fail-over time: below it a renewal has no time to be answered.
 const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
@@ -28,6 +30,16 @@ pub struct ReceiverSettings {
     pub worker_id: Option<String>,
     /// Where a shard without a checkpoint starts.
     pub initial_position: InitialPosition,
+    /// Where single shards start whose leases are created for the first time, such as positions that the application has kept
+    /// elsewhere; all others start at `initial_position`. A shard that has a lease, or whose descendants have, goes on from
+    /// there. The same in the whole fleet.
+    pub initial_positions: BTreeMap<ShardId, ShardPosition>,
+    /// What to do when records that were not read are no longer in the stream: a shard that has most likely lost records is
+    /// not read on (the default), or it is.
+    pub data_loss_policy: DataLossPolicy,
+    /// A bounded run: each shard is read up to there and released, and the receiver ends by itself when nothing is left for
+    /// it; `None`: it works until it is stopped.
+    pub run_until: Option<RunUntil>,
     /// After so long without a sign of life from its owner a lease is free to take (KCL: `failoverTimeMillis`, 10 s).
     /// The same in the whole fleet. A lease is renewed three times in it.
     #[serde(rename = "failover_time_ms", with = "millis")]
@@ -96,6 +108,9 @@ impl Default for ReceiverSettings {
             application: String::new(),
             worker_id: None,
             initial_position: InitialPosition::default(),
+            initial_positions: BTreeMap::new(),
+            data_loss_policy: DataLossPolicy::default(),
+            run_until: None,
             failover_time: Duration::from_secs(10),
             max_leases: usize::MAX,
             max_lease_moves: 16,
@@ -153,6 +168,16 @@ impl ReceiverSettings {
         {
             check(false, error.to_string());
         }
+        let times = self.initial_positions.iter().filter_map(|(shard_id, position)| match position {
+            ShardPosition::AtTimestamp(timestamp) => Some((shard_id.as_str(), *timestamp)),
+            _ => None,
+        });
+        for (what, timestamp) in
+            times.chain(self.initial_position.timestamp().map(|timestamp| ("initial_position", timestamp)))
+        {
+            let fault = || format!("{what} starts at a time before 1970; no stream has records from then");
+            check(millis_since_1970(timestamp).is_some(), fault());
+        }
         check(
             self.failover_time >= MIN_FAILOVER_TIME,
             format!("failover_time {:?} must be at least {MIN_FAILOVER_TIME:?}", self.failover_time),
@@ -206,6 +231,7 @@ mod tests {
 
     #[test]
     fn all_faults_are_listed_at_once() {
+        let before_1970 = std::time::UNIX_EPOCH - Duration::from_secs(1);
         let settings = ReceiverSettings {
             application: "no spaces".to_owned(),
             worker_id: Some(String::new()),
@@ -215,15 +241,25 @@ mod tests {
             checkpoint_interval: Duration::ZERO,
             shard_sync_interval: Duration::ZERO,
             max_buffered_bytes: 0,
+            initial_position: InitialPosition::AtTimestamp(before_1970),
+            initial_positions: BTreeMap::from([
+                (ShardId::numbered(0), ShardPosition::AtTimestamp(before_1970)),
+                (ShardId::numbered(1), ShardPosition::Latest),
+            ]),
             ..ReceiverSettings::default()
         };
-        assert_eq!(settings.faults().len(), 8, "{:#?}", settings.faults());
+        assert_eq!(settings.faults().len(), 10, "{:#?}", settings.faults());
     }
 
     #[test]
     fn settings_are_read_in_milliseconds_and_typing_errors_are_refused() {
-        let json = r#"{"application": "words", "failover_time_ms": 2500, "initial_position": "LATEST"}"#;
+        let json = r#"{"application": "words", "failover_time_ms": 2500, "initial_position": "LATEST",
+            "initial_positions": {"shardId-000000000007": "TRIM_HORIZON"}, "data_loss_policy": "CONTINUE", "run_until": "TIP"}"#;
         let settings: ReceiverSettings = serde_json::from_str(json).unwrap();
+        let named = BTreeMap::from([(ShardId::numbered(7), ShardPosition::TrimHorizon)]);
+        assert_eq!(settings.initial_positions, named);
+        assert_eq!(settings.data_loss_policy, DataLossPolicy::Continue);
+        assert_eq!(settings.run_until, Some(RunUntil::Tip));
         assert_eq!(settings.failover_time, Duration::from_millis(2500));
         assert_eq!(settings.initial_position, InitialPosition::Latest);
         let written = serde_json::to_string(&settings).unwrap();

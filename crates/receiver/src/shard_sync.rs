@@ -1,11 +1,12 @@
 //! Which shards need a lease: a pure plan over what the stream lists and what the table holds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lease_store::{Lease, Position, ShardId};
 use shard_worker::Shard;
 
-use crate::InitialPosition;
+use crate::initial_position::{ShardPositions, start_of_child};
+use crate::{InitialPosition, ShardPosition};
 
 /// Decides which leases to create, parents before children. The rules are those of the KCL
 /// (`HierarchicalShardSyncer`), for an empty and for a filled table alike:
@@ -21,20 +22,45 @@ use crate::InitialPosition;
 ///   worker that ended the parent crashed) gets one, so that no hole stays.
 ///
 /// `position_of_child` of the initial position is what a shard behind an ended parent starts at.
-pub fn plan_new_leases(shards: &[Shard], leases: &[Lease], initial_position: &InitialPosition) -> Vec<Lease> {
+///
+/// `named` are shards with positions of their own. One that is listed gets a lease there, open or closed, unless it or a
+/// descendant of it has one: then its line has come further. For the others nothing changes, except for what such a position
+/// says of them:
+///
+/// - A shard that is done up to a *record* is done with whatever it came from. Ancestors of it without a lease count as read
+///   to their ends; where they have other children, those start at their beginning, and the ancestor's lease is created as
+///   ended, so that nobody has to ask again.
+/// - An ancestor that lies behind another named or leased shard is not done: that one leads to it. It gets a lease, so that
+///   the descendant waits for it.
+/// - A named shard that the stream no longer lists, done up to a record, counts as read to its end: its children start at
+///   their beginning, never at `LATEST`.
+/// - With `TRIM_HORIZON`, `LATEST` or `AT_TIMESTAMP` the ancestors are what they would be without: if they start
+///   earlier, the named shard waits for their end, and so does what lies in between.
+pub fn plan_new_leases(
+    shards: &[Shard],
+    leases: &[Lease],
+    initial_position: &InitialPosition,
+    named: &BTreeMap<ShardId, ShardPosition>,
+) -> Vec<Lease> {
     let mut sync = ShardSync {
         shards: shards.iter().map(|shard| (&shard.shard_id, shard)).collect(),
         leases: leases.iter().map(|lease| (&lease.shard_id, lease)).collect(),
+        children: children(shards, leases),
         initial_position,
+        named,
+        active: BTreeMap::new(),
+        done: BTreeSet::new(),
         visited: HashMap::new(),
         planned: BTreeMap::new(),
     };
+    sync.plan_named();
     for shard in shards.iter().filter(|shard| !shard.is_closed) {
         if !sync.visit(shard).is_descendant {
             sync.plan(shard, initial_position.position());
         }
     }
     sync.plan_holes(shards);
+    sync.plan_ways_to_named();
     let mut new_leases: Vec<Lease> = sync.planned.into_values().collect();
     // A parent's lease must stand before its child's: a child whose parent has no lease may start at once.
     let ids: Vec<ShardId> = new_leases.iter().map(|lease| lease.shard_id.clone()).collect();
@@ -50,6 +76,19 @@ pub(crate) fn new_lease(shard: &Shard, checkpoint: Position) -> Lease {
     lease
 }
 
+/// The children of each shard, as far as the stream and the table know them.
+fn children<'a>(shards: &'a [Shard], leases: &'a [Lease]) -> HashMap<&'a ShardId, BTreeSet<&'a ShardId>> {
+    let listed = shards.iter().map(|shard| (&shard.shard_id, &shard.parents));
+    let leased = leases.iter().map(|lease| (&lease.shard_id, &lease.parents));
+    let mut children: HashMap<&ShardId, BTreeSet<&ShardId>> = HashMap::new();
+    for (child, parents) in listed.chain(leased) {
+        for parent in parents {
+            children.entry(parent).or_default().insert(child);
+        }
+    }
+    children
+}
+
 /// What the way up from a shard found.
 #[derive(Debug, Clone, Copy)]
 struct Ancestry {
@@ -59,15 +98,161 @@ struct Ancestry {
     is_oldest_of_line: bool,
 }
 
+impl Ancestry {
+    const DESCENDANT: Self = Self { is_descendant: true, is_oldest_of_line: false };
+}
+
 struct ShardSync<'a> {
     shards: HashMap<&'a ShardId, &'a Shard>,
     leases: HashMap<&'a ShardId, &'a Lease>,
+    children: HashMap<&'a ShardId, BTreeSet<&'a ShardId>>,
     initial_position: &'a InitialPosition,
+    named: &'a ShardPositions,
+    /// The named shards that get a lease.
+    active: BTreeMap<&'a ShardId, &'a ShardPosition>,
+    /// Shards without a lease that are read to their ends, since a named descendant is done up to a record.
+    done: BTreeSet<&'a ShardId>,
     visited: HashMap<&'a ShardId, Ancestry>,
     planned: BTreeMap<&'a ShardId, Lease>,
 }
 
 impl<'a> ShardSync<'a> {
+    /// Plans the leases of the named shards, and what they say of their ancestors.
+    fn plan_named(&mut self) {
+        let named = self.named.iter();
+        let active = named.filter(|(shard_id, _)| {
+            self.shards.contains_key(shard_id)
+                && !self.leases.contains_key(shard_id)
+                && !self.has_leased_descendant(shard_id)
+        });
+        self.active = active.collect();
+        let mut ancestors = BTreeSet::new();
+        for shard_id in self.active.keys().filter(|shard_id| self.is_done_up_to_a_record(shard_id)) {
+            self.add_ancestors(shard_id, &mut ancestors);
+        }
+        let (behind_others, done): (BTreeSet<_>, BTreeSet<_>) = ancestors
+            .into_iter()
+            .filter(|shard_id| !self.active.contains_key(shard_id) && !self.leases.contains_key(shard_id))
+            .partition(|shard_id| self.is_behind_named_or_leased(shard_id));
+        self.done = done;
+        for shard_id in behind_others {
+            if let Some(shard) = self.shards.get(shard_id).copied() {
+                self.plan_child(shard, None);
+            }
+        }
+        for shard_id in self.done.clone() {
+            let Some(shard) = self.shards.get(shard_id).copied().filter(|_| self.leads_elsewhere(shard_id))
+            else {
+                continue;
+            };
+            let mut ended = new_lease(shard, Position::ShardEnd);
+            ended.children = self.children_of(shard_id).cloned().collect();
+            self.planned.insert(shard_id, ended);
+        }
+        let active: Vec<(&'a Shard, &'a ShardPosition)> = self
+            .active
+            .iter()
+            .filter_map(|(shard_id, position)| Some((*self.shards.get(shard_id)?, *position)))
+            .collect();
+        for (shard, position) in &active {
+            let mut lease = new_lease(shard, position.position());
+            // What `LATEST` stands for is not known here.
+            lease.initial_time_millis = position.millis(None);
+            self.planned.insert(&shard.shard_id, lease);
+        }
+        for (shard, _) in active {
+            if !self.is_done_up_to_a_record(&shard.shard_id) {
+                self.look_above(shard);
+            }
+        }
+    }
+
+    /// What lies between a shard that has or gets a lease and a named descendant of it gets one too: a shard whose parent has
+    /// no lease would not wait for it.
+    fn plan_ways_to_named(&mut self) {
+        let mut ancestors = BTreeSet::new();
+        for shard_id in self.active.keys() {
+            self.add_ancestors(shard_id, &mut ancestors);
+        }
+        let leads_on = |shard_id: &&ShardId| {
+            let is_read = |lease: &Lease| !lease.is_finished();
+            self.leases.contains_key(*shard_id) || self.planned.get(*shard_id).is_some_and(is_read)
+        };
+        let between: Vec<&'a Shard> = ancestors
+            .iter()
+            .filter(|shard_id| !leads_on(shard_id) && !self.done.contains(*shard_id))
+            .filter(|shard_id| {
+                let mut above = BTreeSet::new();
+                self.add_ancestors(shard_id, &mut above);
+                above.iter().any(leads_on)
+            })
+            .filter_map(|shard_id| self.shards.get(shard_id).copied())
+            .collect();
+        for shard in between {
+            self.plan_child(shard, None);
+        }
+    }
+
+    fn is_done_up_to_a_record(&self, shard_id: &ShardId) -> bool {
+        matches!(self.named.get(shard_id), Some(ShardPosition::After { .. }))
+    }
+
+    /// Whether it is named, done up to a record, and gone from stream and table.
+    fn is_named_and_gone(&self, shard_id: &ShardId) -> bool {
+        self.is_done_up_to_a_record(shard_id)
+            && !self.shards.contains_key(shard_id)
+            && !self.leases.contains_key(shard_id)
+    }
+
+    fn children_of(&self, shard_id: &ShardId) -> impl Iterator<Item = &'a ShardId> + use<'a> {
+        self.children.get(shard_id).cloned().unwrap_or_default().into_iter()
+    }
+
+    fn has_leased_descendant(&self, shard_id: &ShardId) -> bool {
+        let mut waiting: Vec<&ShardId> = self.children_of(shard_id).collect();
+        let mut seen = BTreeSet::new();
+        while let Some(descendant) = waiting.pop() {
+            if self.leases.contains_key(descendant) {
+                return true;
+            }
+            if seen.insert(descendant) {
+                waiting.extend(self.children_of(descendant));
+            }
+        }
+        false
+    }
+
+    /// Adds the ancestors that the stream lists.
+    fn add_ancestors(&self, shard_id: &ShardId, found: &mut BTreeSet<&'a ShardId>) {
+        let parents = self.shards.get(shard_id).map(|shard| &shard.parents);
+        for parent in parents.into_iter().flatten() {
+            if let Some(parent) = self.shards.get(parent).copied()
+                && found.insert(&parent.shard_id)
+            {
+                self.add_ancestors(&parent.shard_id, found);
+            }
+        }
+    }
+
+    fn is_behind_named_or_leased(&self, shard_id: &ShardId) -> bool {
+        let mut ancestors = BTreeSet::new();
+        self.add_ancestors(shard_id, &mut ancestors);
+        let leads_on =
+            |ancestor: &&ShardId| self.active.contains_key(*ancestor) || self.leases.contains_key(*ancestor);
+        ancestors.iter().any(leads_on)
+    }
+
+    /// Whether a shard that is done has a child which starts because of that.
+    fn leads_elsewhere(&self, shard_id: &ShardId) -> bool {
+        self.children_of(shard_id).any(|child| {
+            !self.active.contains_key(child)
+                && !self.leases.contains_key(child)
+                && !self.done.contains(child)
+                && !self.planned.contains_key(child)
+                && !self.has_leased_descendant(child)
+        })
+    }
+
     /// Walks up from a shard. The depth is that of the reshard history which the stream still keeps.
     fn visit(&mut self, shard: &'a Shard) -> Ancestry {
         if let Some(known) = self.visited.get(&shard.shard_id) {
@@ -79,16 +264,21 @@ impl<'a> ShardSync<'a> {
     }
 
     fn look_up(&mut self, shard: &'a Shard) -> Ancestry {
-        if self.leases.contains_key(&shard.shard_id) {
-            return Ancestry { is_descendant: true, is_oldest_of_line: false };
-        }
+        let shard_id = &shard.shard_id;
+        let is_settled = self.leases.contains_key(shard_id)
+            || self.planned.contains_key(shard_id)
+            || self.done.contains(shard_id);
+        if is_settled { Ancestry::DESCENDANT } else { self.look_above(shard) }
+    }
+
+    fn look_above(&mut self, shard: &'a Shard) -> Ancestry {
         let mut lines = Vec::new();
         for parent_id in &shard.parents {
             if let Some(parent) = self.shards.get(parent_id).copied() {
                 lines.push((Some(parent), self.visit(parent)));
-            } else if self.leases.contains_key(parent_id) {
-                // Gone from the stream, but not from the table.
-                lines.push((None, Ancestry { is_descendant: true, is_oldest_of_line: false }));
+            } else if self.leases.contains_key(parent_id) || self.is_named_and_gone(parent_id) {
+                // Gone from the stream, but not from the table, or not from the positions of the application.
+                lines.push((None, Ancestry::DESCENDANT));
             }
         }
         let is_followed = |ancestry: &Ancestry| ancestry.is_descendant || ancestry.is_oldest_of_line;
@@ -106,7 +296,7 @@ impl<'a> ShardSync<'a> {
                 self.plan(parent, self.initial_position.position());
             }
         }
-        Ancestry { is_descendant: true, is_oldest_of_line: false }
+        Ancestry::DESCENDANT
     }
 
     fn plan(&mut self, shard: &'a Shard, position: Position) {
@@ -115,22 +305,46 @@ impl<'a> ShardSync<'a> {
         }
     }
 
+    /// Plans the lease of a shard whose parents are read to their ends.
+    fn plan_child(&mut self, shard: &'a Shard, parent_millis: Option<u64>) {
+        let (position, millis) =
+            start_of_child(*self.initial_position, !self.named.is_empty(), parent_millis);
+        if !self.leases.contains_key(&shard.shard_id) {
+            let planned = self.planned.entry(&shard.shard_id);
+            planned.or_insert_with(|| Lease { initial_time_millis: millis, ..new_lease(shard, position) });
+        }
+    }
+
     /// Shards whose line was read up to them, but which have no lease.
     fn plan_holes(&mut self, shards: &'a [Shard]) {
         for shard in shards {
-            let mut leased_parents =
-                shard.parents.iter().filter_map(|parent| self.leases.get(parent)).peekable();
+            let rows: Vec<&Lease> = shard
+                .parents
+                .iter()
+                .filter_map(|parent| {
+                    let ended = || self.planned.get(parent).filter(|lease| lease.is_finished());
+                    self.leases.get(parent).copied().or_else(ended)
+                })
+                .collect();
+            // Those of which only the application knows.
+            let has_gone_parents = shard.parents.iter().any(|parent| self.is_named_and_gone(parent));
             // The other side of a merge may be about to get its lease from its own parents.
             let is_awaited = |parent: &ShardId| {
                 !self.leases.contains_key(parent)
                     && !self.planned.contains_key(parent)
+                    && !self.done.contains(parent)
                     && self.shards.contains_key(parent)
             };
-            if leased_parents.peek().is_some()
-                && leased_parents.all(|parent| parent.is_finished())
+            if (has_gone_parents || !rows.is_empty())
+                && !self.done.contains(&shard.shard_id)
+                && rows.iter().all(|parent| parent.is_finished())
                 && !shard.parents.iter().any(is_awaited)
+                // Otherwise its line has come further: it was read, and its row is deleted, or it is done.
+                && !self.has_leased_descendant(&shard.shard_id)
             {
-                self.plan(shard, self.initial_position.position_of_child());
+                let kept: Option<Vec<u64>> = rows.iter().map(|parent| parent.initial_time_millis).collect();
+                let kept = kept.filter(|_| !has_gone_parents).and_then(|kept| kept.into_iter().min());
+                self.plan_child(shard, kept);
             }
         }
     }
@@ -138,8 +352,9 @@ impl<'a> ShardSync<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::time::SystemTime;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -175,9 +390,23 @@ mod tests {
     }
 
     fn planned(shards: &[Shard], leases: &[Lease], initial: InitialPosition) -> BTreeSet<(usize, Position)> {
+        planned_with(shards, leases, initial, &[])
+    }
+
+    fn planned_with(
+        shards: &[Shard],
+        leases: &[Lease],
+        initial: InitialPosition,
+        named: &[(usize, ShardPosition)],
+    ) -> BTreeSet<(usize, Position)> {
         let number = |lease: &Lease| lease.shard_id.as_str()["shardId-".len()..].parse().unwrap();
-        let new_leases = plan_new_leases(shards, leases, &initial);
+        let named = named.iter().cloned().map(|(number, position)| (id(number), position)).collect();
+        let new_leases = plan_new_leases(shards, leases, &initial, &named);
         new_leases.iter().map(|lease| (number(lease), lease.checkpoint.clone())).collect()
+    }
+
+    fn after(number: u128) -> ShardPosition {
+        ShardPosition::After { sequence_number: number.into(), sub_sequence_number: 0 }
     }
 
     const AT_TIMESTAMP: InitialPosition = InitialPosition::AtTimestamp(SystemTime::UNIX_EPOCH);
@@ -241,5 +470,213 @@ mod tests {
         assert_eq!(plan, BTreeSet::from([(9, Position::TrimHorizon)]));
         let plan = planned(&shards, &[], InitialPosition::Latest);
         assert_eq!(plan, BTreeSet::from([(9, Position::Latest)]), "no trace of the parent");
+    }
+
+    #[test]
+    fn a_named_shard_starts_where_it_is_told_and_the_others_where_they_would() {
+        let shards = worked_example();
+        let named = [(4, after(7)), (5, ShardPosition::Latest)];
+        let plan = planned_with(&shards, &[], InitialPosition::TrimHorizon, &named);
+        let mut expected: BTreeSet<_> = (0..=3).map(|number| (number, Position::TrimHorizon)).collect();
+        expected.extend([(4, after(7).position()), (5, Position::Latest)]);
+        assert_eq!(plan, expected);
+    }
+
+    #[test]
+    fn what_is_done_up_to_a_record_is_done_with_its_ancestors_and_their_other_children_start_at_their_beginning()
+     {
+        let shards = worked_example();
+        for initial in [InitialPosition::TrimHorizon, InitialPosition::Latest, AT_TIMESTAMP] {
+            // 9 came out of 5, and so did 10; 8 out of everything from 0 to 3.
+            let named = [(4, after(1)), (8, after(2)), (9, after(3))];
+            let plan = planned_with(&shards, &[], initial, &named);
+            let expected = BTreeSet::from([
+                (4, after(1).position()),
+                (5, Position::ShardEnd),
+                (8, after(2).position()),
+                (9, after(3).position()),
+                (10, Position::TrimHorizon),
+            ]);
+            assert_eq!(plan, expected, "{initial:?}");
+        }
+    }
+
+    #[test]
+    fn the_ended_lease_of_an_ancestor_names_its_children_and_comes_first() {
+        let named = BTreeMap::from([(id(9), after(3))]);
+        let new_leases = plan_new_leases(&worked_example(), &[], &InitialPosition::TrimHorizon, &named);
+        let place = |number| new_leases.iter().position(|lease| lease.shard_id == id(number)).unwrap();
+        assert!(place(5) < place(9) && place(5) < place(10));
+        assert!(new_leases[place(5)].children.iter().eq([&id(9), &id(10)]));
+    }
+
+    #[test]
+    fn of_a_merge_the_side_that_nobody_named_is_read() {
+        let shards = [shard(0, &[], true), shard(1, &[], true), shard(2, &[0, 1], false)];
+        for (initial, position) in [
+            (InitialPosition::TrimHorizon, Position::TrimHorizon),
+            (InitialPosition::Latest, Position::Latest),
+        ] {
+            let plan = planned_with(&shards, &[], initial, &[(0, after(5))]);
+            assert_eq!(plan, BTreeSet::from([(0, after(5).position()), (1, position)]), "{initial:?}");
+        }
+    }
+
+    #[test]
+    fn a_closed_parent_and_its_child_can_both_be_named_and_what_lies_between_is_read() {
+        let shards = [shard(0, &[], true), shard(1, &[0], true), shard(2, &[1], false)];
+        let plan = |named: &[_]| planned_with(&shards, &[], InitialPosition::Latest, named);
+        let [zero, one, two] = [0, 1, 2].map(|number| (number, after(number as u128).position()));
+        assert_eq!(plan(&[(0, after(0)), (1, after(1))]), BTreeSet::from([zero.clone(), one]));
+        let between = (1, Position::TrimHorizon);
+        assert_eq!(plan(&[(0, after(0)), (2, after(2))]), BTreeSet::from([zero, between, two]));
+    }
+
+    #[test]
+    fn a_sentinel_says_nothing_of_the_ancestors() {
+        let shards = [shard(0, &[], true), shard(1, &[0], false), shard(2, &[0], false)];
+        let named = [(1, ShardPosition::Latest)];
+        let plan = planned_with(&shards, &[], InitialPosition::TrimHorizon, &named);
+        assert_eq!(plan, BTreeSet::from([(0, Position::TrimHorizon), (1, Position::Latest)]));
+        let named = [(1, ShardPosition::TrimHorizon)];
+        let plan = planned_with(&shards, &[], InitialPosition::Latest, &named);
+        assert_eq!(plan, BTreeSet::from([(1, Position::TrimHorizon), (2, Position::Latest)]));
+    }
+
+    #[test]
+    fn a_shard_that_has_a_lease_or_whose_descendants_have_is_not_started_again() {
+        let shards = worked_example();
+        let named = [(5, after(1)), (4, after(1)), (0, ShardPosition::TrimHorizon)];
+        // 5 was read, and its row is deleted; of 0 only the row of 8 is left.
+        let complete = leases(&[4, 8, 9, 10], &Position::TrimHorizon);
+        let plan = planned_with(&shards, &complete, InitialPosition::TrimHorizon, &named);
+        assert_eq!(plan, BTreeSet::new());
+    }
+
+    #[test]
+    fn the_children_of_a_named_shard_that_is_gone_start_at_their_beginning() {
+        let shards =
+            [shard(1, &[0], false), shard(2, &[0], true), shard(3, &[2], false), shard(4, &[], false)];
+        let named = [(0, after(9))];
+        let plan = |leases: &[Lease]| planned_with(&shards, leases, InitialPosition::Latest, &named);
+        let beginning = |number| (number, Position::TrimHorizon);
+        assert_eq!(plan(&[]), BTreeSet::from([beginning(1), beginning(2), (4, Position::Latest)]));
+        // 2 was read to its end, and its row is deleted.
+        let leases = [1, 3, 4].map(|number| Lease {
+            parents: BTreeSet::from([id(if number == 3 { 2 } else { 0 })]),
+            ..Lease::unowned(id(number), Position::TrimHorizon)
+        });
+        assert_eq!(plan(&leases), BTreeSet::new());
+    }
+
+    #[test]
+    fn an_instant_of_a_single_shard_is_kept_in_its_row() {
+        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(77);
+        let named = BTreeMap::from([(id(4), ShardPosition::AtTimestamp(at))]);
+        let new_leases = plan_new_leases(&worked_example(), &[], &InitialPosition::Latest, &named);
+        let kept = |number| new_leases.iter().find(|lease| lease.shard_id == id(number)).unwrap();
+        assert_eq!(kept(4).initial_time_millis, Some(77));
+        assert_eq!(kept(9).initial_time_millis, None);
+    }
+
+    /// A stream that was resharded at random, all of it still listed.
+    fn any_history() -> impl Strategy<Value = Vec<Shard>> {
+        let steps = prop::collection::vec((any::<bool>(), any::<usize>(), any::<usize>()), 0..12);
+        (1..4usize, steps).prop_map(|(roots, steps)| {
+            let mut shards: Vec<Shard> = (0..roots).map(|number| shard(number, &[], false)).collect();
+            for (is_merge, one, other) in steps {
+                let open: Vec<usize> =
+                    (0..shards.len()).filter(|number| !shards[*number].is_closed).collect();
+                let (one, other) = (open[one % open.len()], open[other % open.len()]);
+                shards[one].is_closed = true;
+                if is_merge && one != other {
+                    shards[other].is_closed = true;
+                    shards.push(shard(shards.len(), &[one, other], false));
+                } else {
+                    let first = shards.len();
+                    shards.extend([first, first + 1].map(|number| shard(number, &[one], false)));
+                }
+            }
+            shards
+        })
+    }
+
+    proptest! {
+        /// However a history looks and whatever is named: every named shard gets its position; once the leases are created the
+        /// plan is empty; and playing the ends of the shards reaches every open shard, never a child before its parents.
+        #[test]
+        fn every_line_is_read_to_its_open_shards_and_never_twice(
+            shards in any_history(),
+            choices in prop::collection::btree_map(0..30usize, 0..3u8, 0..6),
+            at_latest: bool,
+        ) {
+            let initial = if at_latest { InitialPosition::Latest } else { InitialPosition::TrimHorizon };
+            let named: BTreeMap<ShardId, ShardPosition> = choices
+                .into_iter()
+                .filter(|(number, _)| *number < shards.len())
+                .map(|(number, choice)| (id(number), match choice {
+                    0 => ShardPosition::TrimHorizon,
+                    1 => ShardPosition::Latest,
+                    _ => after(5),
+                }))
+                .collect();
+            let mut leases = plan_new_leases(&shards, &[], &initial, &named);
+            for (shard_id, position) in &named {
+                let lease = leases.iter().find(|lease| lease.shard_id == *shard_id);
+                prop_assert_eq!(lease.map(|lease| &lease.checkpoint), Some(&position.position()));
+            }
+            prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, &named), vec![]);
+            // Whatever may be read is read to its end, children first in the table.
+            let is_ancestor = |ancestor: &ShardId, shard_id: &ShardId| {
+                let mut above: Vec<&ShardId> = vec![shard_id];
+                while let Some(next) = above.pop() {
+                    let shard = shards.iter().find(|shard| shard.shard_id == *next).unwrap();
+                    if shard.parents.contains(ancestor) {
+                        return true;
+                    }
+                    above.extend(&shard.parents);
+                }
+                false
+            };
+            let mut begun: BTreeSet<ShardId> = BTreeSet::new();
+            loop {
+                let has_lease = |leases: &[Lease], shard_id: &ShardId| {
+                    leases.iter().any(|lease| lease.shard_id == *shard_id)
+                };
+                let is_unfinished = |parent: &ShardId| {
+                    leases.iter().any(|lease| lease.shard_id == *parent && !lease.is_finished())
+                };
+                let can_start =
+                    |lease: &Lease| !lease.is_finished() && !lease.parents.iter().any(is_unfinished);
+                let started: Vec<ShardId> =
+                    leases.iter().filter(|lease| can_start(lease)).map(|lease| lease.shard_id.clone()).collect();
+                for shard_id in &started {
+                    let is_new = begun.insert(shard_id.clone());
+                    let late = begun.iter().find(|descendant| is_ancestor(shard_id, descendant));
+                    prop_assert!(!is_new || late.is_none(), "{:?} begins after its descendant {:?}", shard_id, late);
+                }
+                // The end of a shard waits for the lease of a child's other parent.
+                let can_end = |shard_id: &&ShardId| {
+                    let shard = shards.iter().find(|shard| shard.shard_id == **shard_id).unwrap();
+                    shard.is_closed
+                        && shards
+                            .iter()
+                            .filter(|child| child.parents.contains(*shard_id) && !has_lease(&leases, &child.shard_id))
+                            .all(|child| child.parents.iter().all(|parent| has_lease(&leases, parent)))
+                };
+                let Some(ended) = started.iter().find(can_end) else { break };
+                for child in shards.iter().filter(|shard| shard.parents.contains(ended)) {
+                    if !has_lease(&leases, &child.shard_id) {
+                        leases.push(new_lease(child, Position::TrimHorizon));
+                    }
+                }
+                let row = leases.iter_mut().find(|lease| lease.shard_id == *ended);
+                row.unwrap().checkpoint = Position::ShardEnd;
+                prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, &named), vec![]);
+            }
+            for open in shards.iter().filter(|shard| !shard.is_closed) {
+                prop_assert!(begun.contains(&open.shard_id), "{:?} is never read: {:?}", open, leases);
+            }
+        }
     }
 }

@@ -19,6 +19,8 @@ pub enum SourceErrorKind {
     StreamNotFound,
     /// The stream has no such shard, or no longer has it.
     ShardNotFound,
+    /// Records that were not read are no longer in the stream, and the policy is not to go on behind them.
+    DataLost,
     /// A request or an answer is not what it must be.
     Invalid,
 }

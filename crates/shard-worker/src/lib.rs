@@ -16,6 +16,7 @@
 //! | payloads as values | [`Record::json`], [`Record::decode`] |
 //! | how large batches are, and how fast they come | [`BatchLimits`], [`RateLimit`] |
 //! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`]; [`Watchdog`] when it makes no progress |
+//! | where it starts and ends, and what becomes of records that are no longer there | [`DataLossPolicy`], [`RetentionAlarm`], [`RunUntil`] |
 //! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
 //! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
 
@@ -27,6 +28,7 @@ mod blocking_handler;
 mod byte_budget;
 mod byte_ledger;
 mod concurrent_handler;
+mod data_loss;
 mod dead_letter;
 mod decoding;
 mod error;
@@ -41,9 +43,13 @@ mod panics;
 mod processor;
 mod progress;
 mod rate_limit;
+mod reading_guard;
 mod record;
+mod retention;
+mod run_until;
 mod shard;
 mod source;
+mod stream_clock;
 mod task;
 mod watchdog;
 mod worker;
@@ -59,6 +65,7 @@ pub use blocking_handler::{BlockingHandler, ProcessorPool, blocking_handler};
 pub use byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFERED_BYTES};
 pub use checkpointer::RetryPolicy;
 pub use concurrent_handler::{Concurrency, ConcurrentHandler, concurrent_handler};
+pub use data_loss::{DataLossPolicy, LossEvidence, LostSpan};
 pub use dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
 pub use decoding::DecodeError;
 pub use error::{SourceError, SourceErrorKind};
@@ -73,10 +80,13 @@ pub use processor::{
 pub use progress::{ShardProgress, ShardState};
 pub use rate_limit::RateLimit;
 pub use record::{Record, RecordBatch, RecordId};
+pub use retention::RetentionAlarm;
+pub use run_until::RunUntil;
 pub use shard::Shard;
 pub use source::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, StreamDescription, StreamSource,
 };
+pub use stream_clock::StreamClock;
 pub use watchdog::{Interventions, Watchdog, WatchdogAct, WatchdogLimits};
 pub use worker::{
     DEFAULT_MAX_UNACKNOWLEDGED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES,

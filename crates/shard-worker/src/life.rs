@@ -73,6 +73,8 @@ pub(crate) enum Event {
         /// Nothing comes after them.
         end: bool,
     },
+    /// `Fetch` has read the shard up to the bound of a bounded run, and all of that is processed or deferred.
+    AtBound,
     /// `Fetch` reads nothing before more is acknowledged.
     NoRoom,
     /// `Process` is done with a part, and there is more.
@@ -109,6 +111,8 @@ pub(crate) struct ShardLife {
     retrying: bool,
     initialized: bool,
     end_seen: bool,
+    /// The bound of a bounded run is reached: the worker stops by itself when everything is acknowledged.
+    is_at_bound: bool,
     stopping: bool,
     giving_up: bool,
     /// Something that was delivered is left unacknowledged.
@@ -122,6 +126,7 @@ impl ShardLife {
             retrying: false,
             initialized: false,
             end_seen: false,
+            is_at_bound: false,
             stopping: false,
             giving_up: false,
             is_left: false,
@@ -148,9 +153,14 @@ impl ShardLife {
         self.giving_up
     }
 
+    /// Whether the shard is read up to the bound of a bounded run, and nothing of that is yet to be handed over.
+    pub(crate) fn is_at_bound(&self) -> bool {
+        self.is_at_bound
+    }
+
     /// Whether `Settle` has to wait for everything, and not only for room.
     pub(crate) fn settles_all(&self) -> bool {
-        self.end_seen || self.stopping
+        self.end_seen || self.is_at_bound || self.stopping
     }
 
     /// Whether a stop may cut the step short: nothing is lost when a read or a wait is. Code of the application is
@@ -197,6 +207,10 @@ impl ShardLife {
                 });
             }
             Event::NoRoom => self.go(Step::Settle),
+            Event::AtBound => {
+                self.is_at_bound = true;
+                self.go(Step::Settle);
+            }
             Event::MoreToProcess if self.stopping => self.stop(),
             Event::MoreToProcess => self.go(Step::Process),
             Event::Redeliver { .. } if self.stopping => self.stop(),
@@ -210,7 +224,11 @@ impl ShardLife {
                 self.is_left |= left;
                 self.go(Step::NotifyStop);
             }
-            Event::Settled { .. } if self.end_seen => self.go(Step::Settle),
+            Event::Settled { all: true, .. } if self.is_at_bound => {
+                self.stopping = true;
+                self.go(Step::NotifyStop);
+            }
+            Event::Settled { .. } if self.end_seen || self.is_at_bound => self.go(Step::Settle),
             Event::Settled { .. } => self.go(Step::Fetch),
         }
     }
@@ -230,7 +248,7 @@ impl ShardLife {
                 }
             }
             Step::Fetch | Step::Settle => {}
-            Step::Process if self.end_seen || self.stopping => self.go(Step::Settle),
+            Step::Process if self.settles_all() => self.go(Step::Settle),
             Step::Process => self.go(Step::Fetch),
             Step::NotifyEnd => self.go(Step::RecordEnd),
             Step::RecordEnd => self.go(Step::Finish(ShardOutcome::Ended)),
@@ -351,6 +369,20 @@ mod tests {
         assert_eq!(life_after(&not_stored).step(), not_drained);
         let not_settled = [Succeeded, RECORDS, Succeeded, StopRequested, Failed, Succeeded, Succeeded];
         assert_eq!(life_after(&not_settled).step(), not_drained);
+    }
+
+    #[test]
+    fn a_bound_is_a_stop_when_everything_is_acknowledged() {
+        let at_bound = [Succeeded, RECORDS, Succeeded, Event::AtBound];
+        assert_eq!(life_after(&at_bound).step(), Step::Settle);
+        assert!(life_after(&at_bound).settles_all());
+        let waiting = [&at_bound[..], &[NOT_ALL]].concat();
+        assert_eq!(life_after(&waiting).step(), Step::Settle, "it waits as long as it takes");
+        let again = [&waiting[..], &[Event::Redeliver { wait: false }]].concat();
+        assert_eq!(life_after(&again).step(), Step::Process);
+        assert_eq!(life_after(&[&again[..], &[Succeeded]].concat()).step(), Step::Settle);
+        let done = [&again[..], &[Succeeded, ALL, Succeeded, Succeeded]].concat();
+        assert_eq!(life_after(&done).step(), Step::Finish(ShardOutcome::Stopped { drained: true }));
     }
 
     #[test]

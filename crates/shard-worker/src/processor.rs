@@ -77,7 +77,8 @@ pub trait RecordProcessor: Send + 'static {
 pub enum Settling {
     /// As much is unacknowledged as may be; the next batches come as soon as there is room.
     Room,
-    /// The shard is read to its end, which is recorded when everything is acknowledged.
+    /// The shard is read to its end, which is recorded when everything is acknowledged; or up to the bound of a bounded
+    /// run, and the worker stops then.
     ShardEnd,
     /// The worker is stopping; it waits as long as its settings say.
     Stop,

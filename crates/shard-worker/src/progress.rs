@@ -3,6 +3,8 @@
 use lease_store::Position;
 use tokio::time::Instant;
 
+use crate::RetentionAlarm;
+
 /// What a shard worker is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -26,6 +28,9 @@ pub enum ShardState {
     /// Reading is tried again and again, but the key that the stream is encrypted with cannot be used; somebody has to
     /// mend the key or its policy.
     KeyUnavailable,
+    /// Records that were not read are no longer in the stream, and the policy is not to go on behind them; somebody has to
+    /// decide.
+    DataLost,
     /// The end of the shard is being recorded.
     Ending,
     /// The worker is stopping.
@@ -54,6 +59,14 @@ pub struct ShardProgress {
     pub filtered_records: u64,
     /// Aggregated records that could not be read and were handed over as they are.
     pub malformed_aggregates: u64,
+    /// How much of the stream's retention period the lag has used up.
+    pub retention_alarm: RetentionAlarm,
+    /// Stretches of records that were most likely lost, since the stream no longer keeps them.
+    pub lost_spans: u64,
+    /// The same where a loss is possible and no more is known.
+    pub possibly_lost_spans: u64,
+    /// In a bounded run: all that lies before the bound is acknowledged, and nothing more is read.
+    pub has_reached_bound: bool,
     /// Attempts of the application's code that failed, panicked, or took too long.
     pub failed_attempts: u64,
     /// Records that went to the dead-letter sink.

@@ -1,7 +1,7 @@
 //! Where records come from: the contracts of a stream and of one shard of it.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use lease_store::{Position, SequenceNumber, ShardId, StreamIdentity};
@@ -42,6 +42,9 @@ pub struct StreamDescription {
     /// The time by the clock that stamps its records: that of the call, or a little earlier, but never later. `None`: it
     /// did not say.
     pub now: Option<SystemTime>,
+    /// How long it keeps records. `None`: it did not say; then nobody is warned before records are lost, and a loss is
+    /// never more than possible.
+    pub retention: Option<Duration>,
 }
 
 /// Which shards to list.

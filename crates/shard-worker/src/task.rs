@@ -20,6 +20,7 @@ use crate::last_resort::take_last_resort;
 use crate::life::{Event, ShardLife, Step};
 use crate::panics::panic_error;
 use crate::rate_limit::AdaptiveRate;
+use crate::reading_guard::ReadingGuard;
 use crate::{
     ByteReservation, FetchedBatch, ReadFrom, Record, RecordBatch, RecordProcessor, Settling, Shard, ShardEnd,
     ShardOutcome, ShardState, ShardWorker, SourceError, SourceErrorKind,
@@ -30,6 +31,7 @@ pub(crate) struct Task {
     worker: ShardWorker,
     processor: Option<Box<dyn RecordProcessor>>,
     intake: Intake,
+    guard: ReadingGuard,
     /// Reading is refused for a reason that somebody has to mend.
     refused: Option<ShardState>,
     /// The newest position that was delivered; whatever is not beyond it is dropped on arrival.
@@ -97,6 +99,7 @@ impl Task {
         Self {
             processor: None,
             intake: intake(&worker, options.read_ahead_bytes),
+            guard: ReadingGuard::new(options, &context.start, Instant::now()),
             refused: None,
             delivered: context.start.clone(),
             first_delivered: None,
@@ -133,8 +136,9 @@ impl Task {
             Step::Fetch => match self.fetch().await {
                 Ok(event) => Ok(event),
                 Err(error) => {
-                    // The service is there, and says when to come again. Any other failure that lasts is for others to try.
-                    if error.kind() == SourceErrorKind::Throttled {
+                    // The service is there, and says when to come again; or what is lost is lost for all. Any other failure
+                    // that lasts is for others to try.
+                    if matches!(error.kind(), SourceErrorKind::Throttled | SourceErrorKind::DataLost) {
                         self.note_progress();
                     }
                     self.refused = refusal(error.kind());
@@ -143,7 +147,12 @@ impl Task {
             },
             Step::Initialize => self.initialize().await.map(|()| Event::Succeeded),
             Step::Process => self.process().await,
-            Step::Settle => self.settle(life).await,
+            Step::Settle => self.settle(life).await.inspect(|event| {
+                let is_all = matches!(event, Event::Settled { all: true, .. });
+                if life.is_at_bound() && is_all {
+                    self.worker.progress.send_modify(|progress| progress.has_reached_bound = true);
+                }
+            }),
             Step::NotifyEnd => self.call(|processor| processor.shard_ended()).await,
             Step::RecordEnd => self.record_end().await.map(|()| Event::Succeeded),
             Step::NotifyStop => {
@@ -176,6 +185,7 @@ impl Task {
             _ => self.refused.unwrap_or(ShardState::BackingOff),
         };
         self.worker.progress.send_modify(|progress| progress.state = state);
+        self.guard.watch_retention(Instant::now(), &self.worker.progress);
         // A batch is never given up: where a policy ends, its last wait repeats.
         let delay = self.delays.next().unwrap_or(self.last_delay);
         self.last_delay = delay;
@@ -224,7 +234,10 @@ impl Task {
         let is_attempt =
             step == Step::Process && self.work.front().is_some_and(|work| work.given_up.is_none());
         if !is_attempt {
-            tracing::warn!(?step, %error, "the step failed and is done again; nothing is skipped");
+            let is_reported = step == Step::Fetch && self.refused == Some(ShardState::DataLost);
+            if !is_reported {
+                tracing::warn!(?step, %error, "the step failed and is done again; nothing is skipped");
+            }
             return Event::Failed;
         }
         let Some(work) = self.work.pop_front() else { return Event::Failed };
@@ -313,12 +326,15 @@ impl Task {
                 return Ok(Event::NoRoom);
             }
             let limits = self.batch_limits();
-            if let Some(next) = self.gathering.next(limits, Instant::now(), self.is_end_read) {
+            let is_read_up = self.is_end_read || self.guard.is_at_bound();
+            if let Some(next) = self.gathering.next(limits, Instant::now(), is_read_up) {
                 if self.is_paced(next) {
                     return Ok(self.deliver(next));
                 }
             } else if self.is_end_read {
                 return Ok(Event::Fetched { records: false, end: true });
+            } else if is_read_up {
+                return Ok(Event::AtBound);
             }
             let due_at = self.paced_until.or_else(|| self.gathering.due_at(limits));
             let is_due = async {
@@ -328,10 +344,13 @@ impl Task {
                 }
             };
             // While a batch waits for its time, only it is waited for: what is read beyond it would only take memory.
-            let reads = self.paced_until.is_none() && !self.is_end_read;
+            let reads = self.paced_until.is_none() && !is_read_up;
             if reads && !self.intake.is_opened() {
-                let from = self.read_from()?;
-                self.intake.open(&from).await?;
+                let from = self.guard.read_from(self.read_from()?);
+                if let Err(error) = self.intake.open(&from).await {
+                    self.take_in(Err(error))?;
+                    continue;
+                }
             }
             if reads {
                 self.intake.checkpointed(self.worker.checkpointer.watermarks().checkpointed());
@@ -373,19 +392,24 @@ impl Task {
     /// Takes note of what a read gave; says whether there are new records. Nothing waits here, so that a stop or a lost
     /// lease cannot come between reading and taking note.
     fn take_in(&mut self, read: Result<Intaken, SourceError>) -> Result<bool, SourceError> {
-        let (fetched, memory) = match read {
+        let (mut fetched, memory) = match read {
             Ok(Intaken { fetched, reservation }) => (fetched, Some(reservation)),
             Err(error) if error.kind() == SourceErrorKind::ShardNotFound => {
-                tracing::error!(
-                    %error,
-                    delivered = %self.delivered,
-                    "the stream no longer has the shard; what was not read of it is past the retention period"
-                );
+                self.guard.shard_is_gone(&error, Instant::now(), &self.worker.progress)?;
                 let shard_end = Some(ShardEnd { children: Vec::new() });
                 (FetchedBatch { records: Vec::new(), millis_behind_latest: None, shard_end }, None)
             }
+            Err(error) if self.guard.is_start_refused(&error) => {
+                self.intake = intake(&self.worker, self.worker.options.read_ahead_bytes);
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         };
+        if let Err(error) = self.guard.look(&mut fetched, Instant::now(), &self.worker.progress) {
+            // What was read is not delivered, so it has to be read again.
+            self.intake = intake(&self.worker, self.worker.options.read_ahead_bytes);
+            return Err(error);
+        }
         self.refused = None;
         let fetched_bytes = fetched.memory_bytes();
         let (records, counts) = self.arrivals.unpack(fetched.records, &mut self.delivered);
@@ -587,6 +611,7 @@ impl Task {
         self.paced_until = None;
         self.children.clear();
         self.delivered = self.worker.checkpointer.watermarks().acknowledged().clone();
+        self.guard.start_anew(&self.worker.options, &self.delivered, self.first_delivered.as_ref());
         tracing::warn!(from = %self.delivered, "the work on the shard starts anew, with a new processor");
         self.worker.progress.send_modify(|progress| progress.restarts += 1);
     }
@@ -622,6 +647,7 @@ fn refusal(kind: SourceErrorKind) -> Option<ShardState> {
     match kind {
         SourceErrorKind::Denied => Some(ShardState::Denied),
         SourceErrorKind::KeyUnavailable => Some(ShardState::KeyUnavailable),
+        SourceErrorKind::DataLost => Some(ShardState::DataLost),
         _ => None,
     }
 }

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::life::{Event, ShardLife, Step};
 use crate::task::Task;
 use crate::{
-    BatchLimits, ByteBudget, Interventions, RateLimit, RecordProcessorFactory, Shard, ShardContext,
-    ShardProgress, StreamSource,
+    BatchLimits, ByteBudget, DataLossPolicy, Interventions, RateLimit, RecordProcessorFactory, RunUntil,
+    Shard, ShardContext, ShardProgress, StreamClock, StreamSource,
 };
 
 pub use crate::life::ShardOutcome;
@@ -36,6 +36,16 @@ pub struct ShardWorkerOptions {
     pub budget: ByteBudget,
     /// While the application has a batch, the next one is read if it cannot be larger than this, in bytes; 0: never.
     pub read_ahead_bytes: u64,
+    /// What to do when records that were not read are no longer in the stream.
+    pub data_loss: DataLossPolicy,
+    /// How long the stream keeps records, where that is known.
+    pub retention: Option<Duration>,
+    /// The clock that stamps the records, where the stream tells its time. Without it, or without the retention period, a loss
+    /// of records is never more than possible.
+    pub stream_clock: Option<StreamClock>,
+    /// Where the worker stops by itself, drained: everything before it is acknowledged and checkpointed, and nothing
+    /// beyond it is delivered. [`ShardProgress::has_reached_bound`] says that this is why. `None`: never.
+    pub run_until: Option<RunUntil>,
     /// No more is read while so many records are delivered and not acknowledged; only applications that acknowledge later
     /// come there.
     pub max_unacknowledged_records: NonZeroUsize,
@@ -71,6 +81,10 @@ impl Default for ShardWorkerOptions {
             deaggregates: true,
             budget: ByteBudget::default(),
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
+            data_loss: DataLossPolicy::default(),
+            retention: None,
+            stream_clock: None,
+            run_until: None,
             max_unacknowledged_records: DEFAULT_MAX_UNACKNOWLEDGED_RECORDS,
             max_unacknowledged_bytes: DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
             batch_limits: BatchLimits::default(),

@@ -71,7 +71,7 @@ impl StreamSource for KinesisClient {
     async fn describe(&self) -> Result<StreamDescription, SourceError> {
         self.call().await?;
         let identity = StreamIdentity { arn: "arn:simulated".to_owned(), creation_epoch_seconds: 1 };
-        Ok(StreamDescription { identity, now: Some(self.kinesis.clock()) })
+        Ok(StreamDescription { identity, now: Some(self.kinesis.clock()), retention: None })
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {

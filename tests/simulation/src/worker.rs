@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use receiver::{Receiver, ReceiverBuilder, ReceiverHandle};
+use shard_worker::DataLossPolicy;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep};
 
@@ -74,7 +75,9 @@ fn builder(clock: u64, is_limited: bool) -> ReceiverBuilder {
         .failover_time(by_clock(FAILOVER_TIME.as_secs()))
         .hand_over_time(by_clock(10))
         .checkpoint_interval(by_clock(5))
-        .drain_time(by_clock(30));
+        .drain_time(by_clock(30))
+        // Retention removes closed shards that are not read to their ends; what follows them is to be read all the same.
+        .data_loss_policy(DataLossPolicy::Continue);
     if is_limited {
         builder = builder.max_leases(1);
     }

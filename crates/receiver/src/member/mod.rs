@@ -1,6 +1,7 @@
 //! The running receiver: what it knows, its loop, and its start. What it does in the loop stands in the modules below,
 //! and what it decides is pure and stands elsewhere.
 
+mod bounded;
 mod requests;
 mod rests;
 mod rounds;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use checkpointer::RetryPolicy;
 use fastrand::Rng;
 use lease_store::{LeaseListing, MalformedLease, ShardId, StreamIdentity};
+use shard_worker::StreamClock;
 use tokio::sync::Notify;
 use tokio::task::JoinError;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
@@ -23,9 +25,11 @@ use self::requests::Requests;
 use self::rests::Rests;
 use self::rounds::Rounds;
 use self::shards::ShardSync;
+use crate::bounded_run::BoundedRun;
 use crate::error::{source_error, store_error};
 use crate::identity::check_identity;
 use crate::shard_task::ShardEnding;
+use crate::start_notice::{start_notice, too_old_starts};
 use crate::{LeaseObservations, Receiver, ReceiverError, ReceiverState, StopReport};
 
 /// How many leases are taken, created, asked for or released at the same time.
@@ -56,6 +60,9 @@ pub(crate) struct Member {
     sync: ShardSync,
     /// Malformed rows that were reported, so that each is reported once.
     reported_malformed: Vec<MalformedLease>,
+    /// What the stream keeps, for the shards at work.
+    keeps: StreamKeeps,
+    bounded: BoundedRun,
 }
 
 /// What the loop acts upon.
@@ -73,6 +80,14 @@ struct StreamFacts {
     identity: StreamIdentity,
     /// What `LATEST` and `AT_TIMESTAMP` stand for, in milliseconds since 1970.
     initial_time_millis: Option<u64>,
+    clock: Option<StreamClock>,
+}
+
+/// By which clock the stream stamps its records, and for how long it keeps them.
+#[derive(Debug, Clone, Copy, Default)]
+struct StreamKeeps {
+    clock: Option<StreamClock>,
+    retention: Option<Duration>,
 }
 
 impl Member {
@@ -90,6 +105,8 @@ impl Member {
             rests: Rests::default(),
             sync: ShardSync::starting_at(now),
             reported_malformed: Vec::new(),
+            keeps: StreamKeeps::default(),
+            bounded: BoundedRun::default(),
             receiver,
         }
     }
@@ -134,7 +151,10 @@ impl Member {
 
     async fn on(&mut self, facts: &StreamFacts, event: Event) {
         match event {
-            Event::ShardIsOver(shard_id, ended) => self.shard_is_over(facts, &shard_id, ended).await,
+            Event::ShardIsOver(shard_id, ended) => {
+                self.note_bound(&shard_id, &ended);
+                self.shard_is_over(facts, &shard_id, ended).await;
+            }
             Event::NewLeases => self.look_at_new_leases(),
             Event::RequestsDue => self.poll_requests(facts).await,
             Event::AuditDue => self.audit(facts).await,
@@ -165,10 +185,26 @@ impl Member {
         let stream = stream.map_err(|error| source_error("looking at the stream", error))?;
         let listing = self.list_all().await?;
         check_identity(store.name(), &listing.leases, &stream.identity)?;
-        let initial_position = &self.receiver.settings.initial_position;
-        let initial_time_millis = initial_position.frozen_millis(&listing.leases, stream.now);
-        let facts = StreamFacts { identity: stream.identity, initial_time_millis };
-        self.create_missing_leases(&facts, listing).await?;
+        // The time is that of the call or earlier, so from now on the clock is never fast.
+        let clock = stream.now.map(|now| StreamClock::new(now, Instant::now()));
+        self.keeps = StreamKeeps { clock, retention: stream.retention };
+        self.check_bound()?;
+        let settings = self.receiver.settings.clone();
+        let named = &settings.initial_positions;
+        let initial_time_millis = settings.initial_position.frozen_millis(&listing.leases, named, stream.now);
+        let facts = StreamFacts { identity: stream.identity, initial_time_millis, clock };
+        let leases = listing.leases.clone();
+        let new_leases = self.create_missing_leases(&facts, listing).await?;
+        match start_notice(&settings, &leases, &new_leases) {
+            Some(notice) if notice.is_warning => tracing::warn!("{}", notice.text),
+            Some(notice) => tracing::info!("{}", notice.text),
+            None => {}
+        }
+        if !new_leases.is_empty()
+            && let Some(warning) = too_old_starts(&settings, stream.now, stream.retention)
+        {
+            tracing::warn!("{warning}");
+        }
         tracing::info!(settings = ?self.receiver.settings, stream = %facts.identity, "receiver started");
         Ok(facts)
     }

@@ -107,6 +107,7 @@ impl Member {
         let unreadable = unreadable_shards(&listing);
         listing.leases.retain(|lease| lease.parents.is_disjoint(&unreadable));
         let is_partial = self.carry_out_plan(facts, &listing, consistency, asked_at).await;
+        self.end_if_over(&listing, consistency, asked_at);
         if is_partial {
             self.rounds.has_new_leases = true;
             let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
@@ -161,7 +162,7 @@ impl Member {
         let settings = &self.receiver.settings;
         let longest_answer = settings.hand_over_time.max(settings.drain_time);
         self.requests.forget_older_than(longest_answer * REQUEST_MEMORY);
-        let observed = self.observations.of(&listing.leases, asked_at);
+        let observed = self.left_to_do(self.observations.of(&listing.leases, asked_at));
         let held: HashSet<ShardId> = self.tasks.keys().cloned().collect();
         let requested = self.requests.shards();
         let holdings = Holdings { worker_id: &self.receiver.worker_id, held: &held, requested: &requested };

@@ -60,6 +60,7 @@ impl Member {
             store: self.receiver.store.clone(),
             source: self.receiver.source.clone(),
             initial_position: settings.initial_position,
+            has_named_positions: !settings.initial_positions.is_empty(),
             lease_lost,
             new_leases: self.new_leases.clone(),
             child_lookups: AtomicU32::new(0),
@@ -74,6 +75,9 @@ impl Member {
         options.deaggregates = settings.deaggregates;
         options.budget = self.receiver.shared.budget.clone();
         options.read_ahead_bytes = settings.read_ahead_bytes;
+        options.data_loss = settings.data_loss_policy;
+        options.run_until = settings.run_until;
+        (options.stream_clock, options.retention) = (self.keeps.clock, self.keeps.retention);
         options.max_unacknowledged_records = settings.max_unacknowledged_records;
         options.max_unacknowledged_bytes = settings.max_unacknowledged_bytes;
         options.batch_limits = settings.batch_limits();

@@ -14,7 +14,9 @@ use crate::cleanup::plan_cleanup;
 use crate::coverage::{Coverage, coverage};
 use crate::error::{source_error, store_error};
 use crate::identity::check_shards;
+use crate::initial_position::ShardPositions;
 use crate::shard_sync::plan_new_leases;
+use crate::start_notice::unknown_shards;
 use crate::{InitialPosition, ReceiverError};
 
 /// A worker that does not lead repairs a hole by itself when it has stood for this share of the fail-over time.
@@ -28,6 +30,8 @@ pub(super) struct ShardSync {
     /// What the shards cover, as last listed.
     ranges: HashMap<ShardId, HashKeyRange>,
     hole: Option<Hole>,
+    /// People were told which named shards nobody knows.
+    has_reported_unknown: bool,
 }
 
 /// A part of the hash-key space that no lease covers.
@@ -42,7 +46,7 @@ struct Hole {
 
 impl ShardSync {
     pub(super) fn starting_at(now: Instant) -> Self {
-        Self { next_audit: now, ranges: HashMap::new(), hole: None }
+        Self { next_audit: now, ranges: HashMap::new(), hole: None, has_reported_unknown: false }
     }
 
     pub(super) fn range_of(&self, shard_id: &ShardId) -> Option<HashKeyRange> {
@@ -64,7 +68,7 @@ impl Member {
         }
         let audited = async {
             let listing = self.list_all().await?;
-            self.sync_shards(facts, listing).await
+            self.sync_shards(facts, listing).await.map(drop)
         };
         if let Err(error) = audited.await {
             tracing::warn!(%error, "shard sync failed; the next one is due after its interval");
@@ -76,50 +80,62 @@ impl Member {
         self.sync.next_audit = Instant::now() + jittered(interval, &mut self.receiver.rng);
     }
 
-    /// What a start does: the shards are listed only if the table does not show that all of them have leases.
+    /// What a start does: the shards are listed only if the table does not show that all of them have leases. Yields the
+    /// shards whose leases were missing.
     pub(super) async fn create_missing_leases(
         &mut self,
         facts: &StreamFacts,
         listing: LeaseListing,
-    ) -> Result<(), ReceiverError> {
+    ) -> Result<Vec<ShardId>, ReceiverError> {
         self.schedule_audit();
         self.report_malformed(&listing);
         if listing.malformed.is_empty() && coverage(&listing.leases) == Coverage::Complete {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.sync_shards(facts, listing).await
     }
 
-    /// Lists the shards and creates the leases that are missing. Any number of workers may do so at once.
+    /// Lists the shards and creates the leases that are missing. Any number of workers may do so at once. Yields the
+    /// shards whose leases were missing at first.
     async fn sync_shards(
         &mut self,
         facts: &StreamFacts,
         mut listing: LeaseListing,
-    ) -> Result<(), ReceiverError> {
+    ) -> Result<Vec<ShardId>, ReceiverError> {
         let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
-        let initial_position = self.receiver.settings.initial_position;
+        let settings = &self.receiver.settings;
+        let (initial_position, named) = (settings.initial_position, settings.initial_positions.clone());
         let is_first = listing.leases.is_empty() && listing.malformed.is_empty();
-        let starts_at_tip = is_first && initial_position == InitialPosition::Latest;
+        let starts_at_tip = is_first && initial_position == InitialPosition::Latest && named.is_empty();
         let filter = if starts_at_tip { ShardFilter::Open } else { ShardFilter::All };
         let shards = source.list_shards(&filter).await;
         let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
         check_shards(store.name(), &listing.leases, &shards, &facts.identity)?;
         self.sync.ranges =
             shards.iter().filter_map(|shard| Some((shard.shard_id.clone(), shard.hash_key_range?))).collect();
+        if !std::mem::replace(&mut self.sync.has_reported_unknown, true)
+            && let Some(warning) = unknown_shards(&named, &shards, &listing.leases)
+        {
+            tracing::warn!("{warning}");
+        }
+        let mut missing_at_first = None;
         // Each pass creates at least one lease, or others have created what it wanted.
         for _ in 0..=shards.len() {
-            let missing = missing_leases(&shards, &listing, initial_position, facts);
+            let missing = missing_leases(&shards, &listing, initial_position, &named, facts);
+            missing_at_first.get_or_insert_with(|| {
+                missing.iter().map(|lease| lease.shard_id.clone()).collect::<Vec<_>>()
+            });
             if missing.is_empty() {
-                return Ok(());
+                break;
             }
             self.look_at_new_leases();
             if self.create(missing).await? {
-                return Ok(());
+                break;
             }
             // Others are at it too; what they have created need not be tried.
             listing = self.list_all().await?;
         }
-        Ok(())
+        Ok(missing_at_first.unwrap_or_default())
     }
 
     /// Creates leases, parents before children; `false` when another worker was first with some of them, and the rest
@@ -214,7 +230,7 @@ impl Member {
         );
         match self.sync_shards(facts, listing.clone()).await {
             // What was created is seen in the next round; if nothing was, there is nothing to repair.
-            Ok(()) => self.sync.hole = Some(Hole { accepted_at: Some(Instant::now()), ..hole }),
+            Ok(_) => self.sync.hole = Some(Hole { accepted_at: Some(Instant::now()), ..hole }),
             Err(error) => tracing::warn!(%error, "the missing leases could not be created; trying again"),
         }
     }
@@ -250,17 +266,22 @@ fn missing_leases(
     shards: &[Shard],
     listing: &LeaseListing,
     initial_position: InitialPosition,
+    named: &ShardPositions,
     facts: &StreamFacts,
 ) -> Vec<Lease> {
     // A row that cannot be read may be a lease all the same: it counts as one that is not finished.
     let unreadable =
         unreadable_shards(listing).into_iter().map(|id| Lease::unowned(id, Position::TrimHorizon));
     let known: Vec<Lease> = listing.leases.iter().cloned().chain(unreadable).collect();
-    let mut missing = plan_new_leases(shards, &known, &initial_position);
+    let mut missing = plan_new_leases(shards, &known, &initial_position, named);
     for lease in &mut missing {
         lease.stream = Some(facts.identity.clone());
         let is_sentinel = matches!(lease.checkpoint, Position::Latest | Position::AtTimestamp);
-        lease.initial_time_millis = facts.initial_time_millis.filter(|_| is_sentinel);
+        let millis = match named.get(&lease.shard_id).filter(|named| named.position() == lease.checkpoint) {
+            Some(named) => named.millis(facts.clock.map(|clock| clock.read())),
+            None => lease.initial_time_millis.or(facts.initial_time_millis),
+        };
+        lease.initial_time_millis = millis.filter(|_| is_sentinel);
     }
     missing
 }

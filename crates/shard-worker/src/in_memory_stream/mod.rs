@@ -37,6 +37,9 @@ const MAX_BATCH_BYTES: u64 = 10 * 1024 * 1024;
 /// runtime's clock, so that a paused runtime controls them.
 const EPOCH_SECONDS: u64 = 1_767_225_600;
 
+/// How long a stream says that it keeps records unless it is told otherwise (as Kinesis).
+const DEFAULT_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A stream in memory. Clones are the same stream.
 ///
 /// ```
@@ -72,6 +75,7 @@ struct Shared {
 struct State {
     topology: Topology,
     max_batch_records: usize,
+    retention: Option<Duration>,
     /// So many of the next reads fail, in this way.
     failing_reads: Option<(SourceErrorKind, u32)>,
 }
@@ -110,6 +114,7 @@ impl InMemoryStream {
         let state = State {
             topology: Topology::new(shard_count, capacity_bytes),
             max_batch_records: MAX_BATCH_RECORDS,
+            retention: Some(DEFAULT_RETENTION),
             failing_reads: None,
         };
         Self {
@@ -179,6 +184,12 @@ impl InMemoryStream {
     pub fn trim_older_than(&self, age: Duration) {
         let instant = self.now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         self.change(|state| state.topology.trim_arrived_before(instant));
+    }
+
+    /// How long the stream says that it keeps records; a day unless told otherwise. Nothing is removed by itself, only by
+    /// [`trim_older_than`](Self::trim_older_than).
+    pub fn set_retention(&self, retention: Option<Duration>) {
+        self.change(|state| state.retention = retention);
     }
 
     /// Makes the next `reads` reads answer `Throttled`.
@@ -265,7 +276,8 @@ impl StreamSource for InMemoryStream {
             arn: format!("arn:aws:kinesis:in-memory:000000000000:stream/{}", self.shared.name),
             creation_epoch_seconds: self.shared.creation_epoch_seconds,
         };
-        Ok(StreamDescription { identity, now: Some(self.now()) })
+        let retention = self.state().retention;
+        Ok(StreamDescription { identity, now: Some(self.now()), retention })
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
