@@ -26,7 +26,8 @@ pub use crate::life::ShardOutcome;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ShardWorkerOptions {
-    /// Where a shard at [`Position::AtTimestamp`] or [`Position::Latest`] starts. Without one the first cannot be read, and
+    /// Where a shard at [`Position::AtTimestamp`](lease_store::Position::AtTimestamp) or
+    /// [`Position::Latest`](lease_store::Position::Latest) starts. Without one the first cannot be read, and
     /// the second starts at its tip as it is at the first read.
     pub initial_timestamp: Option<SystemTime>,
     /// Whether aggregated records of the Kinesis Producer Library are taken apart. Otherwise the application gets them
