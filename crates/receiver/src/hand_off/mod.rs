@@ -13,6 +13,8 @@ mod block;
 mod edge;
 mod healing;
 mod ledger;
+#[cfg(test)]
+mod ledger_tests;
 mod level;
 mod name;
 mod reader;
@@ -239,7 +241,14 @@ impl StreamSource for HandOffBuffer {
             room: shared.room.clone(),
             retry: shared.retry,
             counts: shared.counts.clone(),
-            state: Mutex::new(State { ledger, trouble: None, is_asking: false, lag: None, tip: None }),
+            state: Mutex::new(State {
+                ledger,
+                trouble: None,
+                standstill: None,
+                is_asking: false,
+                lag: None,
+                tip: None,
+            }),
             version: watch::channel(0).0,
         });
         let closing = CancellationToken::new();

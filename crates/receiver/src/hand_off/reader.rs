@@ -45,11 +45,10 @@ pub(super) enum Announced {
 
 /// What reading a stored block gave.
 enum Loaded {
-    Block(HandOffBlock),
+    /// And whether it came from the first place.
+    Block(HandOffBlock, bool),
     /// No place has it. `may_come_back`: one of them did not answer.
-    Nowhere {
-        may_come_back: bool,
-    },
+    Nowhere { may_come_back: bool },
 }
 
 #[async_trait]
@@ -72,7 +71,7 @@ impl RecordSource for BufferedReader {
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
         self.ready().await;
         let answer = match self.announced {
-            Some(Announced::Nothing) => Ok(self.empty()),
+            Some(Announced::Nothing) => self.empty(),
             _ if self.healing.is_some() => self.heal().await,
             _ => self.next_block().await,
         };
@@ -86,8 +85,15 @@ impl RecordSource for BufferedReader {
 }
 
 impl BufferedReader {
-    fn empty(&self) -> FetchedBatch {
-        FetchedBatch { records: Vec::new(), millis_behind_latest: self.shard.state().lag, shard_end: None }
+    /// There is nothing; and if nothing is being received, why.
+    fn empty(&self) -> Result<FetchedBatch, SourceError> {
+        let state = self.shard.state();
+        match &state.standstill {
+            Some((kind, message)) => Err(SourceError::new(*kind, message.clone())),
+            None => {
+                Ok(FetchedBatch { records: Vec::new(), millis_behind_latest: state.lag, shard_end: None })
+            }
+        }
     }
 
     /// One step with what comes next. Without a wait but for the reading of a stored block.
@@ -96,7 +102,7 @@ impl BufferedReader {
         match next {
             Next::Wait => {
                 let trouble = self.shard.change(|state| state.trouble.take());
-                trouble.map_or_else(|| Ok(self.empty()), Err)
+                trouble.map_or_else(|| self.empty(), Err)
             }
             Next::Load(name) => self.load(&name).await,
             Next::Heal(gap) => {
@@ -157,7 +163,7 @@ impl BufferedReader {
 
     async fn load(&mut self, name: &BlockName) -> Result<FetchedBatch, SourceError> {
         match fetch(&self.shard, name).await? {
-            Loaded::Block(block) => {
+            Loaded::Block(block, is_local) => {
                 let memory = InMemory {
                     content: match block.content {
                         Content::Records(records) => InMemoryContent::Records(records),
@@ -179,7 +185,13 @@ impl BufferedReader {
                     next
                 });
                 Ok(match next {
-                    Next::Serve => self.serve(),
+                    Next::Serve => {
+                        self.shard.counts.add(|usage| {
+                            usage.from_local += u64::from(is_local);
+                            usage.from_replica += u64::from(!is_local);
+                        });
+                        self.serve()
+                    }
                     Next::End => self.end(),
                     _ => Self::nothing_yet(),
                 })
@@ -316,11 +328,7 @@ async fn fetch(shard: &OpenShard, name: &BlockName) -> Result<Loaded, SourceErro
         let why = match place.get(&path, size).await {
             Ok(Fetched::Bytes(bytes)) => match check(shard, name, &bytes)? {
                 Ok(block) => {
-                    shard.counts.add(|usage| {
-                        usage.from_local += u64::from(is_local);
-                        usage.from_replica += u64::from(!is_local);
-                    });
-                    return Ok(Loaded::Block(block));
+                    return Ok(Loaded::Block(block, is_local));
                 }
                 Err(damage) => damage,
             },

@@ -131,6 +131,7 @@ impl Receiving {
     }
 
     async fn accept(&mut self, mut fetched: FetchedBatch, granted: Granted, mut received: Edge) {
+        self.shard.goes_on();
         let lag = fetched.millis_behind_latest;
         let tip = fetched
             .records
@@ -216,13 +217,10 @@ impl Receiving {
             _spare: spare,
         });
         shard.counts.add(|usage| usage.received_records += records);
-        let unheard = shard.change(|state| {
+        shard.change(|state| {
             state.ledger.push(Entry { name, follows: Some(follows.clone()), memory, kept });
-            state.trouble.take()
         });
-        if let Some(error) = unheard {
-            tracing::warn!(%error, "the hand-off buffer received nothing for a while; now it does again");
-        }
+        shard.goes_on();
     }
 
     /// Writes until it is written: meanwhile nothing is received, and nothing is lost.
@@ -237,14 +235,10 @@ impl Receiving {
         }
     }
 
-    /// What was fetched cannot be kept, so the shard stands still here and says why, as often as it is asked.
+    /// What was fetched cannot be kept, so the shard stands still here, and its worker hears why.
     async fn hold_up(&mut self, error: SourceError) {
-        let (kind, message) = (error.kind(), error.to_string());
-        loop {
-            self.shard.report(SourceError::new(kind, message.clone()));
-            self.shard.wait_until(|state| state.trouble.is_none()).await;
-            tokio::time::sleep(DEFAULT_RETRY_DELAY).await;
-        }
+        self.shard.report(error);
+        std::future::pending::<()>().await;
     }
 }
 

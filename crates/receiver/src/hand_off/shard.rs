@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use object_store::path::Path;
-use shard_worker::{Record, Shard, SourceError, StreamSource};
+use shard_worker::{ByteReservation, Record, RetryPolicy, Shard, SourceError, SourceErrorKind, StreamSource};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Duration;
 
@@ -14,7 +14,6 @@ use super::name::BlockName;
 use super::room::{Hold, Room};
 use super::stores::BlockStores;
 use super::usage::Counts;
-use shard_worker::{ByteReservation, RetryPolicy};
 
 /// How long opening a shard of the stream, or one read of it, may take. The time-outs of a source itself are shorter; this
 /// one is there so that nothing can hang.
@@ -71,8 +70,10 @@ pub(super) struct OpenShard {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) ledger: Ledger<InMemory, Hold>,
-    /// Why nothing is received at the moment.
+    /// What failed last, until the worker hears of it.
     pub(super) trouble: Option<SourceError>,
+    /// Why nothing is received, as long as that is so: the worker hears it again whenever nothing else is there for it.
+    pub(super) standstill: Option<(SourceErrorKind, String)>,
     /// The worker waits for records.
     pub(super) is_asking: bool,
     /// The lag that the last answer of the stream told, in milliseconds.
@@ -108,9 +109,23 @@ impl OpenShard {
         }
     }
 
+    /// Receiving goes on; an error that the worker has not heard of is told to people here.
+    pub(super) fn goes_on(&self) {
+        let unheard = self.change(|state| {
+            state.standstill = None;
+            state.trouble.take()
+        });
+        if let Some(error) = unheard {
+            tracing::warn!(%error, "the hand-off buffer received nothing for a while; now it does again");
+        }
+    }
+
     /// Reports an error to the worker, which hears of it when nothing else is there for it.
     pub(super) fn report(&self, error: SourceError) {
-        let unheard = self.change(|state| state.trouble.replace(error));
+        let unheard = self.change(|state| {
+            state.standstill = Some((error.kind(), error.to_string()));
+            state.trouble.replace(error)
+        });
         if let Some(error) = unheard {
             tracing::warn!(%error, "the hand-off buffer does not receive at the moment");
         }
