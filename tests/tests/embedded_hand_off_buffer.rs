@@ -13,7 +13,7 @@ use end_to_end_tests::Journal;
 use end_to_end_tests::fleet::{LIMIT, Member, SEED, member, parents, put, setup, wait_until};
 use kinesis_streaming::lease_store::Consistency;
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::{BlockStores, HandOffBuffer, HandOffSettings, StorageLevel};
+use kinesis_streaming::receiver::{BlockStores, HandOffBuffer, HandOffSettings, HandOffUsage, StorageLevel};
 use support::{FaultyPlace, TestDirectory, WatchedStream};
 use tokio::sync::Semaphore;
 
@@ -355,6 +355,7 @@ async fn a_fleet_with_directories_of_its_own_survives_restarts() {
 /// Random loads, kills, takeovers, damage and failing places, at every level: everything arrives, in order.
 #[tokio::test(start_paused = true)]
 async fn whatever_is_killed_damaged_or_refused_every_record_arrives_in_order() {
+    let mut buffers: Vec<HandOffBuffer> = Vec::new();
     for seed in 0..60_u64 {
         let mut rng = fastrand::Rng::with_seed(SEED ^ seed);
         let level = LEVELS[rng.usize(..LEVELS.len())];
@@ -420,6 +421,7 @@ async fn whatever_is_killed_damaged_or_refused_every_record_arrives_in_order() {
                 let name = format!("life-{lives}");
                 let places = if rng.u8(..3) == 0 { places.of_another_worker() } else { places.clone() };
                 let buffer = places.buffer(stream.clone(), level.clone()).seeded(rng.u64(..));
+                buffers.push(buffer.clone());
                 let delay = Duration::from_millis(rng.u64(..400));
                 let noted = journal.clone();
                 running = Some(Member::start(
@@ -452,4 +454,15 @@ async fn whatever_is_killed_damaged_or_refused_every_record_arrives_in_order() {
         journal.check_parents_first(&parents(&stream).await);
         last.crash().await;
     }
+    let sum = |of: fn(&HandOffUsage) -> u64| buffers.iter().map(|buffer| of(&buffer.usage())).sum::<u64>();
+    for (what, times) in [
+        ("from memory", sum(|usage| usage.from_memory)),
+        ("from the first place", sum(|usage| usage.from_local)),
+        ("from the second place", sum(|usage| usage.from_replica)),
+        ("from the stream", sum(|usage| usage.from_stream)),
+        ("failures", sum(|usage| usage.store_failures)),
+    ] {
+        assert!(times > 20, "{what}: {times}");
+    }
+    assert_eq!(sum(|usage| usage.losses), 0, "the stream has everything");
 }

@@ -438,6 +438,25 @@ async fn a_stored_end_that_is_damaged_is_told_again_by_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shard_that_the_stream_no_longer_has_still_gives_what_is_stored() {
+    let setup = Setup::new(9);
+    setup.stream.split(&setup.shard_id).unwrap();
+    setup.store_all(StorageLevel::DiskOnly).await;
+    let paths = setup.local.paths().await;
+    setup.local.remove(&paths[1]).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    setup.stream.trim_older_than(Duration::from_secs(5));
+    let gone = setup.stream.open(&setup.shard_id, &ReadFrom::TrimHorizon).await.unwrap_err();
+    assert_eq!(gone.kind(), SourceErrorKind::ShardNotFound);
+    let (buffer, _) = setup.buffer(StorageLevel::DiskOnly);
+    let mut reader = buffer.open(&setup.shard_id, &ReadFrom::TrimHorizon).await.unwrap();
+    let texts = texts_until(&mut reader, 8).await;
+    assert_eq!(texts, [numbers(0..3), numbers(6..9)].concat(), "and the loss is told");
+    assert_eq!(buffer.usage().losses, 1);
+    assert!(reader.next_batch().await.unwrap().shard_end.is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_block_in_the_middle_is_noticed_by_the_block_after_it() {
     let setup = Setup::new(12);
     setup.store_all(StorageLevel::DiskOnly).await;
