@@ -494,37 +494,62 @@ async fn settings_that_contradict_the_places_are_refused_at_once() {
     }
 }
 
-/// A source that takes aggregates apart itself.
+/// A source that is odd in one way.
 #[derive(Debug, Clone)]
-struct TakesApart(InMemoryStream);
+struct Odd {
+    stream: InMemoryStream,
+    how: Oddity,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Oddity {
+    TakesAggregatesApart,
+    /// At its third read.
+    Panics,
+    /// Says that each answer can take so many bytes.
+    SaysMuch(u64),
+}
 
 #[derive(Debug)]
-struct Apart(Box<dyn RecordSource>);
+struct OddReader {
+    inner: Box<dyn RecordSource>,
+    reads: usize,
+    how: Oddity,
+}
 
 #[async_trait::async_trait]
-impl StreamSource for TakesApart {
+impl StreamSource for Odd {
     fn stream_name(&self) -> &str {
-        self.0.stream_name()
+        self.stream.stream_name()
     }
 
     async fn describe(&self) -> Result<StreamDescription, SourceError> {
-        self.0.describe().await
+        self.stream.describe().await
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
-        self.0.list_shards(filter).await
+        self.stream.list_shards(filter).await
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
-        Ok(Box::new(Apart(self.0.open(shard_id, from).await?)))
+        Ok(Box::new(OddReader { inner: self.stream.open(shard_id, from).await?, reads: 0, how: self.how }))
     }
 }
 
 #[async_trait::async_trait]
-impl RecordSource for Apart {
+impl RecordSource for OddReader {
+    async fn ready(&mut self) -> u64 {
+        let bytes = self.inner.ready().await;
+        if let Oddity::SaysMuch(bytes) = self.how { bytes } else { bytes }
+    }
+
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
-        let mut batch = self.0.next_batch().await?;
-        batch.records.iter_mut().for_each(|record| record.sub_sequence_number = 1);
+        let mut batch = self.inner.next_batch().await?;
+        self.reads += 1;
+        assert!(self.how != Oddity::Panics || self.reads != 3, "a bug in the source");
+        batch.records.iter_mut().for_each(|record| {
+            record.sub_sequence_number = u64::from(self.how == Oddity::TakesAggregatesApart);
+        });
         Ok(batch)
     }
 }
@@ -535,7 +560,7 @@ async fn a_source_that_takes_aggregates_apart_is_refused_and_nothing_is_skipped(
     let shard_id = stream.open_shards().swap_remove(0);
     put(&stream, &shard_id, 0..3);
     let settings = HandOffSettings::new("words", StorageLevel::MemoryOnly);
-    let source: Arc<dyn StreamSource> = Arc::new(TakesApart(stream));
+    let source: Arc<dyn StreamSource> = Arc::new(Odd { stream, how: Oddity::TakesAggregatesApart });
     let buffer = HandOffBuffer::shared(source, settings, BlockStores::none()).unwrap().seeded(1);
     let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
     let mut errors = 0;
@@ -549,4 +574,43 @@ async fn a_source_that_takes_aggregates_apart_is_refused_and_nothing_is_skipped(
         }
     }
     assert!(errors > 1, "it is said as often as it is asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_is_read_again_and_nothing_is_skipped() {
+    let stream = stream(1);
+    let shard_id = stream.open_shards().swap_remove(0);
+    put(&stream, &shard_id, 0..30);
+    let settings = HandOffSettings::new("words", StorageLevel::MemoryOnly);
+    let source = Odd { stream, how: Oddity::Panics };
+    let buffer = HandOffBuffer::new(source, settings, BlockStores::none()).unwrap().seeded(1);
+    let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
+    let (mut numbers, mut panics) = (Vec::new(), 0);
+    while numbers.len() < 30 {
+        match timeout(LIMIT, reader.next_batch()).await.unwrap() {
+            Ok(batch) => numbers.extend(batch.records.iter().map(number_of)),
+            Err(error) => panics += usize::from(error.to_string().contains("panicked")),
+        }
+    }
+    assert_eq!(numbers, (0..30).collect::<Vec<_>>());
+    assert!(panics > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_smaller_than_was_said_stays_in_memory_if_it_finds_room_there() {
+    let block = block_bytes().await;
+    let (stream, places) = (stream(1), Places::new());
+    let shard_id = stream.open_shards().swap_remove(0);
+    put(&stream, &shard_id, 0..15 * BLOCK_RECORDS);
+    // Three quarters of it are for fifteen blocks that wait.
+    let settings = HandOffSettings::new("words", StorageLevel::MemoryAndDisk).max_memory_bytes(block * 20);
+    let source = Odd { stream: stream.clone(), how: Oddity::SaysMuch(block * 14) };
+    let buffer = HandOffBuffer::new(source, settings, places.stores()).unwrap().seeded(1);
+    let _reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
+    settle().await;
+    let usage = buffer.usage();
+    assert_eq!((usage.memory_bytes, usage.local_bytes), (block * 15, 0), "{usage:?}");
+    put(&stream, &shard_id, 15 * BLOCK_RECORDS..20 * BLOCK_RECORDS);
+    settle().await;
+    assert_eq!(places.local.paths().await.len(), 5, "the next ones go to the disk");
 }

@@ -8,7 +8,7 @@ use shard_worker::{FetchedBatch, Record, RecordSource, ShardEnd, SourceError, So
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_util::sync::DropGuard;
 
-use super::block::{BlockError, Content, HandOffBlock};
+use super::block::{BlockError, Content, HandOffBlock, Unshared as _};
 use super::edge::Edge;
 use super::healing::{Healing, Taken};
 use super::ledger::{Gap, Next};
@@ -257,7 +257,7 @@ impl BufferedReader {
                 return Err(SourceError::new(SourceErrorKind::Unavailable, message));
             }
         };
-        let last = records.last().map(|last| last.sequence_number.clone());
+        let last = records.last().map(|last| last.sequence_number.unshared());
         let healed = self.healing.take_if(|_| is_over).map(|(healing, _)| healing);
         shard.change(|state| {
             if let Some(last) = last {

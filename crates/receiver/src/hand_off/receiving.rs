@@ -1,10 +1,12 @@
 //! The receiving side of a shard: reads the stream ahead of processing, stores blocks, and deletes those that are done.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use shard_worker::{FetchedBatch, RecordSource, SourceError, SourceErrorKind};
+use futures::FutureExt as _;
+use shard_worker::{FetchedBatch, Record, RecordSource, SourceError, SourceErrorKind};
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -24,13 +26,32 @@ const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Receives and deletes until the shard is closed.
 pub(super) async fn run(shard: Arc<OpenShard>, mut rng: Rng, closing: CancellationToken) {
-    let mut receiving = Receiving { shard: shard.clone(), rng: rng.fork(), reader: None };
-    let mut deleting_rng = rng.fork();
-    tokio::select! {
-        biased;
-        () = closing.cancelled() => {}
-        () = receiving.run() => {}
-        () = delete(&shard, &mut deleting_rng) => {}
+    loop {
+        let mut receiving = Receiving { shard: shard.clone(), rng: rng.fork(), reader: None };
+        let mut deleting_rng = rng.fork();
+        let work = AssertUnwindSafe(async {
+            tokio::select! {
+                biased;
+                () = receiving.run() => {}
+                () = delete(&shard, &mut deleting_rng) => {}
+            }
+        });
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => break,
+            ended = work.catch_unwind() => {
+                // A source or a store that panics is like one that fails: what was stored is stored, and reading goes on
+                // after it.
+                if ended.is_err() {
+                    let message = format!("receiving {} panicked and is begun again", shard.shard_id);
+                    shard.report(SourceError::new(SourceErrorKind::Unavailable, message));
+                }
+            }
+        }
+        tokio::select! {
+            () = closing.cancelled() => break,
+            () = tokio::time::sleep(DEFAULT_RETRY_DELAY) => {}
+        }
     }
     // Whoever closes the shard told how far it is checkpointed; that much is still deleted, within a limit.
     let rest = async {
@@ -130,7 +151,7 @@ impl Receiving {
         Ok(())
     }
 
-    async fn accept(&mut self, mut fetched: FetchedBatch, granted: Granted, mut received: Edge) {
+    async fn accept(&mut self, mut fetched: FetchedBatch, mut granted: Granted, mut received: Edge) {
         self.shard.goes_on();
         let lag = fetched.millis_behind_latest;
         let tip = fetched
@@ -145,6 +166,7 @@ impl Receiving {
         fetched.records.retain(|record| !received.is_past(&record.sequence_number));
         if !fetched.records.is_empty() {
             let last = fetched.records.last().map(|record| record.sequence_number.unshared());
+            self.shard.room.settle(&mut granted, fetched.records.iter().map(Record::memory_bytes).sum());
             self.keep(Content::Records(fetched.records), lag, &received, Some(granted)).await;
             received = last.map_or(received, Edge::After);
         }
@@ -162,19 +184,14 @@ impl Receiving {
         let level = shard.room.level();
         let goes_to_disk = granted.as_ref().map_or(level.uses_disk(), |granted| granted.goes_to_disk);
         let stays_in_memory = granted.as_ref().is_none_or(|granted| granted.stays_in_memory);
-        let (records, bytes) = match &content {
-            Content::Records(records) => {
-                (records.len() as u64, records.iter().map(shard_worker::Record::memory_bytes).sum())
-            }
-            Content::End(_) => (0, 0),
+        let records = match &content {
+            Content::Records(records) => records.len() as u64,
+            Content::End(_) => 0,
         };
-        let (mut memory, mut hold, spare) = match granted {
+        let (memory, mut hold, spare) = match granted {
             Some(granted) => (Some(granted.memory), granted.hold, granted.spare),
             None => (None, Hold::default(), None),
         };
-        if let Some(memory) = &mut memory {
-            memory.resize(bytes);
-        }
         let name;
         let mut kept = None;
         let content = if goes_to_disk || level.is_replicated() {

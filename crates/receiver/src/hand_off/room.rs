@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use shard_worker::{ByteBudget, ByteReservation};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -121,6 +122,20 @@ impl Room {
             biased;
             granted = self.grant_within(bytes) => granted,
             spare = spare => self.grant_beyond(bytes, spare),
+        }
+    }
+
+    /// Corrects room to the block that it turned out to be for, in bytes. One that was to go to the disk, since a larger one
+    /// would have found no room in memory, stays there if it does.
+    pub(super) fn settle(&self, granted: &mut Granted, bytes: u64) {
+        granted.memory.resize(bytes);
+        if granted.goes_to_disk
+            && self.level.uses_memory()
+            && let Some(memory) = self.memory.reserve(bytes).now_or_never()
+        {
+            granted.memory = memory;
+            (granted.stays_in_memory, granted.goes_to_disk) = (true, false);
+            granted.hold.local = None;
         }
     }
 
