@@ -13,7 +13,7 @@ use end_to_end_tests::Journal;
 use end_to_end_tests::fleet::{LIMIT, Member, SEED, member, parents, put, setup, wait_until};
 use kinesis_streaming::lease_store::Consistency;
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::{BlockStores, HandOffBuffer, HandOffSettings, HandOffUsage, StorageLevel};
+use kinesis_streaming::receiver::HandOffUsage;
 use support::{FaultyPlace, TestDirectory, WatchedStream};
 use tokio::sync::Semaphore;
 

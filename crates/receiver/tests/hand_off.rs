@@ -86,6 +86,19 @@ impl Places {
     }
 }
 
+/// Ends a test that waits in vain.
+struct Deadline(Instant);
+
+impl Deadline {
+    fn new() -> Self {
+        Self(Instant::now() + LIMIT * 10)
+    }
+
+    fn check(&self) {
+        assert!(Instant::now() < self.0, "everything comes in time");
+    }
+}
+
 async fn settle() {
     tokio::time::sleep(Duration::from_secs(30)).await;
 }
@@ -136,7 +149,9 @@ async fn each_level_receives_ahead_up_to_its_bounds_and_no_further() {
         assert_eq!(buffer.usage().received_records, usage.received_records, "{level}: no further");
         // Whoever processes and checkpoints gets everything, within the bounds.
         let mut seen = 0;
+        let deadline = Deadline::new();
         while seen < total {
+            deadline.check();
             for record in timeout(LIMIT, reader.next_batch()).await.unwrap().unwrap().records {
                 assert_eq!(number_of(&record), seen, "{level}");
                 reader.checkpointed(&record.position());
@@ -167,7 +182,9 @@ async fn a_shard_whose_processor_hangs_keeps_no_other_from_receiving() {
         let mut reader = buffer.open(&busy, &ReadFrom::TrimHorizon).await.unwrap();
         put(&stream, &busy, 0..60);
         let mut seen = 0;
+        let deadline = Deadline::new();
         while seen < 60 {
+            deadline.check();
             for record in timeout(LIMIT, reader.next_batch()).await.unwrap().unwrap().records {
                 assert_eq!(number_of(&record), seen, "{level}");
                 seen += 1;
@@ -241,7 +258,9 @@ async fn a_full_disk_holds_reception_up_and_loses_nothing() {
         assert!(buffer.usage().store_failures > 1);
         places.local.faults.refuses_writes.store(false, Ordering::Relaxed);
         let mut numbers = Vec::new();
+        let deadline = Deadline::new();
         while numbers.len() < 60 {
+            deadline.check();
             match reader.next_batch().await {
                 Ok(batch) => numbers.extend(batch.records.iter().map(number_of)),
                 Err(error) => assert!(error.to_string().contains("no space left"), "{error}"),
@@ -286,7 +305,9 @@ async fn blocks_that_cannot_be_deleted_keep_their_room_until_they_can() {
     }
     assert!(buffer.usage().store_failures > 0);
     places.local.faults.refuses_deletes.store(false, Ordering::Relaxed);
+    let deadline = Deadline::new();
     while numbers.len() < 120 {
+        deadline.check();
         for record in timeout(LIMIT, reader.next_batch()).await.unwrap().unwrap().records {
             numbers.push(number_of(&record));
             reader.checkpointed(&record.position());
@@ -314,7 +335,9 @@ async fn a_cancelled_read_loses_nothing_and_an_idle_one_answers_within_seconds()
         let mut numbers = Vec::new();
         let mut cancelled = 0;
         // A read that is polled once and dropped, again and again, beside those that are waited for.
+        let deadline = Deadline::new();
         while numbers.len() < 30 {
+            deadline.check();
             for wait in [0, 0, 1, 3000] {
                 match timeout(Duration::from_millis(wait), reader.next_batch()).await {
                     Ok(batch) => numbers.extend(batch.unwrap().records.iter().map(number_of)),
@@ -344,7 +367,9 @@ async fn what_the_next_batch_takes_is_said_beforehand() {
                 .unwrap();
         let mut reader = buffer.seeded(1).open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
         let mut seen = 0;
+        let deadline = Deadline::new();
         while seen < 30 {
+            deadline.check();
             let said = reader.ready().await;
             let taken = reader.next_batch().await.unwrap();
             assert!(taken.memory_bytes() <= said, "{level}: {} of {said}", taken.memory_bytes());
@@ -366,7 +391,9 @@ async fn the_lag_is_that_of_what_is_handed_over_not_of_what_is_received() {
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
     let mut lags = Vec::new();
+    let deadline = Deadline::new();
     while lags.len() < 3 {
+        deadline.check();
         let batch = reader.next_batch().await.unwrap();
         if !batch.records.is_empty() {
             lags.push(batch.millis_behind_latest.unwrap());
@@ -389,7 +416,9 @@ async fn a_failure_of_the_stream_comes_after_what_was_received_before_it() {
     put(&stream, &shard_id, 6..9);
     let mut seen = Vec::new();
     let mut failures = Vec::new();
+    let deadline = Deadline::new();
     while seen.len() < 9 {
+        deadline.check();
         match reader.next_batch().await {
             Ok(batch) => seen.extend(batch.records.iter().map(number_of)),
             Err(error) => failures.push((seen.len(), error.kind())),
@@ -417,7 +446,9 @@ async fn at_latest_a_failure_skips_nothing() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     put(&stream, &shard_id, 3..6);
     let mut seen = Vec::new();
+    let deadline = Deadline::new();
     while seen.len() < 3 {
+        deadline.check();
         match reader.next_batch().await {
             Ok(batch) => seen.extend(batch.records.iter().map(number_of)),
             Err(error) => assert_eq!(error.kind(), SourceErrorKind::Throttled),
@@ -586,7 +617,9 @@ async fn a_source_that_panics_is_read_again_and_nothing_is_skipped() {
     let buffer = HandOffBuffer::new(source, settings, BlockStores::none()).unwrap().seeded(1);
     let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
     let (mut numbers, mut panics) = (Vec::new(), 0);
+    let deadline = Deadline::new();
     while numbers.len() < 30 {
+        deadline.check();
         match timeout(LIMIT, reader.next_batch()).await.unwrap() {
             Ok(batch) => numbers.extend(batch.records.iter().map(number_of)),
             Err(error) => panics += usize::from(error.to_string().contains("panicked")),
@@ -613,4 +646,19 @@ async fn a_block_smaller_than_was_said_stays_in_memory_if_it_finds_room_there() 
     put(&stream, &shard_id, 15 * BLOCK_RECORDS..20 * BLOCK_RECORDS);
     settle().await;
     assert_eq!(places.local.paths().await.len(), 5, "the next ones go to the disk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_nothing_was_announced_waits_for_memory_of_its_own() {
+    let stream = stream(1);
+    let shard_id = stream.open_shards().swap_remove(0);
+    let settings = HandOffSettings::new("words", StorageLevel::MemoryOnly);
+    let buffer = HandOffBuffer::new(stream.clone(), settings, BlockStores::none()).unwrap().seeded(1);
+    let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
+    assert_eq!(reader.ready().await, 0);
+    put(&stream, &shard_id, 0..BLOCK_RECORDS);
+    settle().await;
+    assert_eq!(reader.next_batch().await.unwrap().records, []);
+    assert_eq!(reader.ready().await, block_bytes().await);
+    assert_eq!(reader.next_batch().await.unwrap().records.len(), BLOCK_RECORDS);
 }

@@ -185,6 +185,17 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_is_noticed_also_where_reading_began_inside_the_block() {
+        for (read, is_loss) in [(&[5, 6][..], false), (&[6], false), (&[5, 7], true), (&[7], true)] {
+            let range = BlockRange { first: 4.into(), last: 6.into(), records: 3 };
+            let gap = Gap { from: Edge::At(5.into()), until: Until::Through(6.into()), lost: Some(range) };
+            let mut healing = Healing::new(gap, false);
+            healing.take(&Edge::At(5.into()), records(read), None, true);
+            assert_eq!(healing.is_loss(), is_loss, "{read:?}");
+        }
+    }
+
+    #[test]
     fn less_than_the_block_had_waits_for_a_copy_that_may_come_back() {
         for read in [&[5, 6][..], &[9], &[]] {
             let mut healing = lost_block(true);
