@@ -37,6 +37,7 @@ pub(crate) fn check() -> Outcome {
         }
     }
     println!("kinesis-streaming with kinesis-asl: {} crates", crates.len());
+    check_storage()?;
     // Unmaintained, asked for by name: it must stay behind one crate.
     let users = cargo("tree --workspace --all-features --invert backoff --depth 1 --prefix none").output()?;
     let users: BTreeSet<&str> = users.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
@@ -46,8 +47,34 @@ pub(crate) fn check() -> Outcome {
     for features in ["", " --features conformance", " --features dynamodb"] {
         cargo(&format!("check --quiet --package lease-store{features}")).run()?;
     }
+    cargo("check --quiet --package receiver --features storage").run()?;
     cargo("check --quiet --package kinesis-streaming").run()?;
+    cargo("check --quiet --package kinesis-streaming --features storage").run()?;
     cargo("check --quiet --package kinesis-streaming --features kinesis-asl").run()
+}
+
+/// The hand-off buffer brings the crate for stores, which brings no client of any cloud.
+fn check_storage() -> Outcome {
+    let without = dependencies("kinesis-streaming", &[])?;
+    if without.contains("object_store") {
+        return Err("kinesis-streaming without features depends on object_store; only storage may bring it"
+            .to_owned());
+    }
+    let with = dependencies("kinesis-streaming", &["--features", "storage"])?;
+    if !with.contains("object_store") {
+        return Err("kinesis-streaming with storage lacks object_store".to_owned());
+    }
+    if let Some(found) = with.iter().find(|name| is_aws(name)) {
+        return Err(format!(
+            "kinesis-streaming with storage depends on {found}; the user brings the clients of stores"
+        ));
+    }
+    println!(
+        "kinesis-streaming with storage: {} crates, {} more, none of AWS",
+        with.len(),
+        with.len() - without.len()
+    );
+    Ok(())
 }
 
 fn is_aws(name: &str) -> bool {

@@ -64,6 +64,9 @@ pub mod prelude {
 
     pub use crate::Consumer;
 
+    #[cfg(feature = "storage")]
+    pub use receiver::{BlockStores, HandOffBuffer, HandOffSettings, StorageLevel};
+
     #[cfg(feature = "kinesis-asl")]
     pub use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, KinesisDeadLetters, RetrievalMode};
 }

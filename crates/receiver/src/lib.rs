@@ -10,6 +10,7 @@
 //! | the fleet member | [`Receiver`], built by [`ReceiverBuilder`], steered by [`ReceiverHandle`] |
 //! | several in one process | [`ReceiverGroup`] |
 //! | all shards as one stream | [`united_stream`], [`UnitedStream`], [`Delivery`] |
+//! | received ahead of processing, at a storage level (feature `storage`) | `HandOffBuffer`, `StorageLevel` |
 //! | its settings | [`ReceiverSettings`], [`InitialPosition`], [`ShardPosition`] |
 //! | how it is doing | [`ReceiverStatus`], [`StopReport`] |
 
@@ -21,6 +22,8 @@ mod cleanup;
 mod coverage;
 mod error;
 mod group;
+#[cfg(feature = "storage")]
+mod hand_off;
 mod handle;
 mod identity;
 mod initial_position;
@@ -43,6 +46,10 @@ pub use cleanup::plan_cleanup;
 pub use coverage::{Coverage, coverage};
 pub use error::{ReceiverError, ReceiverErrorKind};
 pub use group::{ReceiverGroup, ReceiverGroupHandle};
+#[cfg(feature = "storage")]
+pub use hand_off::{
+    BlockError, BlockStores, HandOffBlock, HandOffBuffer, HandOffSettings, HandOffUsage, StorageLevel,
+};
 pub use handle::ReceiverHandle;
 pub use identity::{check_identity, check_shards};
 pub use initial_position::{InitialPosition, ShardPosition};

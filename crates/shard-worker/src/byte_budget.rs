@@ -78,6 +78,13 @@ impl ByteBudget {
         ByteReservation { budget: self.clone(), bytes }
     }
 
+    /// Counts bytes that are in use already, without waiting: they may exceed the budget, and then hold new reservations
+    /// back.
+    pub fn count(&self, bytes: u64) -> ByteReservation {
+        self.ledger().change(0, bytes);
+        ByteReservation { budget: self.clone(), bytes }
+    }
+
     fn ledger(&self) -> MutexGuard<'_, ByteLedger<oneshot::Sender<()>>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -189,6 +196,18 @@ mod tests {
             budget.usage(),
             ByteUsage { limit_bytes: 100, most_buffered_bytes: 100, ..Default::default() }
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_there_already_is_counted_and_holds_others_back() {
+        let budget = budget(100);
+        let there = budget.count(150);
+        assert_eq!(budget.usage().buffered_bytes, 150);
+        let mut waiting = Box::pin(budget.reserve(0));
+        assert!((&mut waiting).now_or_never().is_none());
+        drop(there);
+        waiting.await;
+        assert_eq!(budget.usage().buffered_bytes, 0);
     }
 
     #[tokio::test]

@@ -312,7 +312,9 @@ impl Task {
     async fn record_end(&mut self) -> Result<(), BoxError> {
         // With nothing left to write the checkpointer stays quiet, and does not come behind the end of the shard.
         self.worker.checkpointer.flush().await?;
-        self.worker.end_recorder.record_end(&self.children).await
+        self.worker.end_recorder.record_end(&self.children).await?;
+        self.intake.checkpointed(&Position::ShardEnd);
+        Ok(())
     }
 
     async fn fetch(&mut self) -> Result<Event, SourceError> {
