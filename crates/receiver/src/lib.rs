@@ -31,6 +31,8 @@ mod receiver;
 mod settings;
 mod shard_sync;
 mod shard_task;
+#[cfg(feature = "state")]
+pub mod state;
 mod status;
 mod supervision;
 mod united_stream;
