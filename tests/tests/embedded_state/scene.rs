@@ -23,7 +23,7 @@ pub(crate) struct Scene {
     pub(crate) objects: Objects,
     pub(crate) settings: StateSettings,
     /// What was put.
-    truth: Arc<std::sync::Mutex<BTreeMap<String, u64>>>,
+    pub(crate) truth: Arc<std::sync::Mutex<BTreeMap<String, u64>>>,
     /// A checkpoint was written that no snapshot covers.
     pub(crate) ran_ahead: Arc<AtomicBool>,
 }

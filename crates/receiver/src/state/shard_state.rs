@@ -23,6 +23,10 @@ use super::{ShardStateStatus, StateError, StateLogic};
 /// The most snapshots that are deleted after one is written.
 const MAX_DELETES_AT_ONCE: usize = 16;
 
+/// The most snapshots of one processor of which nobody knows whether they are there. Before one more is written, the oldest
+/// is deleted: nothing was acknowledged by it.
+const MAX_UNCERTAIN: usize = 8;
+
 /// What a shard begins with.
 pub(super) struct Beginning<S> {
     pub(super) state: KeyedState<S>,
@@ -204,6 +208,7 @@ impl<L: StateLogic> ShardState<L> {
             self.acknowledge();
             return Ok(());
         };
+        self.bound_uncertain(&mut written).await.inspect_err(|error| self.note_failure(error))?;
         let size = bytes.len();
         // A number is used once, whatever becomes of it: what arrives late never looks newer than what came after it.
         written.number += 1;
@@ -300,6 +305,17 @@ impl<L: StateLogic> ShardState<L> {
         for (_, acknowledgement) in done {
             acknowledgement.acknowledge();
         }
+    }
+
+    async fn bound_uncertain(&self, written: &mut Written) -> Result<(), StateError> {
+        let uncertain: Vec<SnapshotName> =
+            written.names.iter().filter(|kept| !kept.is_certain).map(|kept| kept.name).collect();
+        let too_many = (uncertain.len() + 1).saturating_sub(MAX_UNCERTAIN);
+        for name in uncertain.into_iter().take(too_many) {
+            self.store.delete(&self.context.shard_id, name).await?;
+            written.names.retain(|kept| kept.name != name);
+        }
+        Ok(())
     }
 
     async fn delete_superfluous(&self, written: &mut Written) {
