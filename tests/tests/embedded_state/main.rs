@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
+mod cut_short;
 mod damage;
 mod kills;
 mod objects;

@@ -159,13 +159,14 @@ impl<L: StateLogic> ShardState<L> {
     /// The batch could not be processed. Its records may be put aside, and then the position of the shard passes them: that
     /// has to stand in a snapshot before, or the next owner would find them missing.
     pub(super) async fn pass(&self, batch: &RecordBatch) {
-        let last = batch.last_position();
         {
             let mut inner = self.inner();
-            if inner.cut.passed.as_ref().is_some_and(|passed| *passed >= last) {
+            let passed = Some(batch.last_position());
+            // Asked of the newest snapshot: an attempt before this one may have been cut short.
+            if inner.stored.as_ref().is_some_and(|stored| stored.passed >= passed) {
                 return;
             }
-            inner.cut.passed = Some(last);
+            inner.cut.passed = passed.max(inner.cut.passed.take());
         }
         let mut delays = self.delays();
         while let Err(error) = self.write().await {

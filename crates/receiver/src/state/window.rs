@@ -68,6 +68,19 @@ impl PaneCounts {
         self.0.range(first..=last).map(|(_, count)| count).sum()
     }
 
+    /// Adds the counts of another.
+    pub fn merge(&mut self, other: Self) {
+        for (pane, count) in other.0 {
+            self.add(pane, count);
+        }
+    }
+
+    /// Lets go of the panes that are in no window that can still be asked for when the newest arrival is `watermark`: neither
+    /// in the one that ends with its pane, nor in the last complete one.
+    pub fn expire(&mut self, window: &SlidingWindow, watermark: SystemTime) {
+        self.0.retain(|pane, _| window.is_kept(*pane, watermark));
+    }
+
     /// The counts by pane.
     pub fn panes(&self) -> impl ExactSizeIterator<Item = (u64, u64)> {
         self.0.iter().map(|(pane, count)| (*pane, *count))
@@ -122,14 +135,12 @@ where
     }
 
     fn merge(&self, _key: &str, mut one: PaneCounts, other: PaneCounts) -> PaneCounts {
-        for (pane, count) in other.0 {
-            one.add(pane, count);
-        }
+        one.merge(other);
         one
     }
 
     fn expire(&self, state: &mut PaneCounts, watermark: SystemTime) -> bool {
-        state.0.retain(|pane, _| self.window.is_kept(*pane, watermark));
+        state.expire(&self.window, watermark);
         !state.0.is_empty()
     }
 }
