@@ -327,9 +327,9 @@ async fn a_local_directory_keeps_the_state() {
         wait_until("all is counted", || processors.local_totals().get("word") == Some(&((round + 1) * 100)))
             .await;
         if round == 1 {
-            member.crash().await
+            member.crash().await;
         } else {
-            drop(member.stop().await)
+            member.stop().await;
         }
         assert!(
             processors.read_totals(APPLICATION, "text").await.unwrap().state.get("word")

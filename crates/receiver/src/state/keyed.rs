@@ -141,8 +141,7 @@ mod tests {
 
     #[test]
     fn changes_see_themselves_and_come_into_force_together() {
-        let mut state = KeyedState::default();
-        state.entries = [("a".to_owned(), 1), ("b".to_owned(), 2)].into();
+        let mut state: KeyedState<i32> = [("a".to_owned(), 1), ("b".to_owned(), 2)].into_iter().collect();
         let before = state.clone();
         let mut changes = StateChanges::new(&state);
         changes.update_by_key("a", |value| value.map(|value| value + 1));

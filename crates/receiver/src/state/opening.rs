@@ -120,7 +120,7 @@ impl<L: StateLogic> Opening<'_, L> {
                 .and_then(|snapshot| self.check(shard_id, &snapshot.header).map(|()| snapshot));
             let fault = match read {
                 Ok(snapshot) if is_enough(snapshot.header.covers(), lease) => return Ok(snapshot),
-                Ok(snapshot) => behind(shard_id, lease, &snapshot.header, &path.to_string()),
+                Ok(snapshot) => behind(shard_id, lease, &snapshot.header, path.as_ref()),
                 Err(error) if error.kind() == StateErrorKind::Corrupt => {
                     tracing::warn!(%shard_id, %path, %error, "a snapshot is damaged; the one before it is tried");
                     at(error)
@@ -229,26 +229,24 @@ impl<L: StateLogic> Opening<'_, L> {
     }
 
     async fn release(&self, parent: &ShardId) -> Result<(), StateError> {
-        let objects = self.store.list_shard(parent).await?;
-        let Some(newest) = objects.snapshots.last() else {
-            for (child, range) in objects.heirs {
-                self.store.delete_heir(parent, &child, range).await?;
+        let mut objects = self.store.list_shard(parent).await?;
+        if !objects.snapshots.is_empty() {
+            self.store.note_heir(parent, &self.context.shard_id, self.range).await?;
+            // Looked at again, so that of two children that begin at the same time one sees both notes.
+            objects = self.store.list_shard(parent).await?;
+        }
+        if let Some(newest) = objects.snapshots.last() {
+            let max_bytes = self.common.settings.max_snapshot_bytes;
+            let Some(bytes) = self.store.read(parent, *newest, max_bytes).await? else { return Ok(()) };
+            let whole = decode_header(&bytes)?.hash_key_range;
+            if !cover(whole, objects.heirs.iter().map(|(_, range)| *range)) {
+                return Ok(());
             }
-            return Ok(());
-        };
-        self.store.note_heir(parent, &self.context.shard_id, self.range).await?;
-        let max_bytes = self.common.settings.max_snapshot_bytes;
-        let Some(bytes) = self.store.read(parent, *newest, max_bytes).await? else { return Ok(()) };
-        let whole = decode_header(&bytes)?.hash_key_range;
-        let heirs = objects.heirs.iter().map(|(_, range)| *range).chain([self.range]);
-        if !cover(whole, heirs) {
-            return Ok(());
         }
         for name in objects.snapshots {
             self.store.delete(parent, name).await?;
         }
-        let own = (self.context.shard_id.clone(), self.range);
-        for (child, range) in objects.heirs.into_iter().chain([own]) {
+        for (child, range) in objects.heirs {
             self.store.delete_heir(parent, &child, range).await?;
         }
         Ok(())

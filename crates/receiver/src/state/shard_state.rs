@@ -252,7 +252,6 @@ impl<L: StateLogic> ShardState<L> {
 
     /// The bytes of a snapshot, what it holds, and how many records are in it that were in none before; `None`: nothing has
     /// changed.
-    #[expect(clippy::type_complexity)]
     fn encode(&self) -> Result<Option<(Vec<u8>, Cut, u64)>, StateError> {
         let mut inner = self.inner();
         if inner.stored.as_ref() == Some(&inner.cut) {

@@ -9,7 +9,7 @@ use receiver::state::{
 const TRAILER: &[u8] = b"crc32 ";
 
 /// Reads the input as it is, with the values of two applications. Returns whether one could.
-pub fn check(input: &[u8]) -> bool {
+pub(crate) fn check(input: &[u8]) -> bool {
     let counts = update_state_by_key(
         StateSchema::new("counts", 1),
         |_| Ok(Vec::<(String, u64)>::new()),
@@ -44,7 +44,7 @@ where
 }
 
 /// The input with the right checksum, so that changes before it reach the parser.
-pub fn sealed(input: &[u8]) -> Vec<u8> {
+pub(crate) fn sealed(input: &[u8]) -> Vec<u8> {
     let end = input.windows(TRAILER.len()).rposition(|window| window == TRAILER).unwrap_or(input.len());
     let mut sealed = input[..end].to_vec();
     let checksum = crc32fast::hash(&sealed);
