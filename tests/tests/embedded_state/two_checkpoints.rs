@@ -325,6 +325,25 @@ async fn a_state_that_is_not_kept_is_refused_unless_that_is_meant() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_state_is_written_and_loaded_beside_the_runtime() {
+    let scene = Scene::new(1);
+    let mut member = scene.start("worker");
+    for round in 0..4 {
+        for record in 0..50 {
+            let words: Vec<String> =
+                (0..60).map(|word| format!("word-{}-of-record-{}", word, record + round * 25)).collect();
+            scene.put_text(&format!("key-{record}"), &words.join(" "));
+        }
+        sleep(Duration::from_secs(5)).await;
+        member.crash().await;
+        member = scene.start(&format!("worker-{round}"));
+    }
+    scene.wait_for_the_truth().await;
+    assert!(scene.totals().await.state.len() > 5_000, "more than what is encoded on the runtime's thread");
+    assert!(member.stop().await.is_drained());
+}
+
+#[tokio::test(start_paused = true)]
 async fn windows_are_right_after_kills_and_late_snapshots() {
     use kinesis_streaming::state::PaneCounts;
     let scene = Scene::new(2);

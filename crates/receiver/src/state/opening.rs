@@ -1,12 +1,14 @@
 //! How a shard comes to its state: from its newest snapshot, from those of its parents, or empty.
 
+use std::sync::Arc;
+
 use lease_store::{HashKeyRange, Position, ShardId};
 use shard_worker::ShardContext;
 
 use super::keyed::KeyedState;
 use super::lineage::{cover, inherit, is_enough};
 use super::processor::Common;
-use super::shard_state::Beginning;
+use super::shard_state::{Beginning, MAX_BYTES_INLINE};
 use super::snapshot::{Snapshot, SnapshotHeader, decode, decode_header};
 use super::store::{ApplicationStore, ShardObjects, SnapshotName};
 use super::{LostState, StateError, StateErrorKind, StateLogic};
@@ -15,7 +17,7 @@ use super::{LostState, StateError, StateErrorKind, StateLogic};
 const MAX_SNAPSHOTS_TRIED: usize = 16;
 
 pub(super) struct Opening<'a, L: StateLogic> {
-    pub(super) common: &'a Common<L>,
+    pub(super) common: &'a Arc<Common<L>>,
     pub(super) context: &'a ShardContext,
     pub(super) range: HashKeyRange,
     pub(super) store: &'a ApplicationStore,
@@ -116,7 +118,9 @@ impl<L: StateLogic> Opening<'_, L> {
             let at = |error: StateError| {
                 StateError::new(error.kind(), format!("{path}: {error}")).with_source(error)
             };
-            let read = decode(&bytes, &self.common.logic)
+            let read = self
+                .decode(bytes)
+                .await
                 .and_then(|snapshot| self.check(shard_id, &snapshot.header).map(|()| snapshot));
             let fault = match read {
                 Ok(snapshot) if is_enough(snapshot.header.covers(), lease) => return Ok(snapshot),
@@ -132,6 +136,18 @@ impl<L: StateLogic> Opening<'_, L> {
         Err(first_fault.unwrap_or_else(|| {
             StateError::new(StateErrorKind::Missing, format!("there is no snapshot of shard {shard_id}"))
         }))
+    }
+
+    /// A large one on a thread of its own.
+    async fn decode(&self, bytes: bytes::Bytes) -> Result<Snapshot<L::State>, StateError> {
+        if bytes.len() <= MAX_BYTES_INLINE {
+            return decode(&bytes, &self.common.logic);
+        }
+        let common = self.common.clone();
+        tokio::task::spawn_blocking(move || decode(&bytes, &common.logic)).await.unwrap_or_else(|error| {
+            Err(StateError::new(StateErrorKind::Invalid, "the application's code panicked on a snapshot")
+                .with_source(error))
+        })
     }
 
     /// Whether a snapshot is of this application, stream and shard.

@@ -222,16 +222,11 @@ impl<L: StateLogic> RecordProcessor for StatefulProcessor<L> {
 
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
         let shard = self.shard()?;
-        match shard.apply(batch) {
-            Ok(()) => {
-                shard.hold(batch);
-                Ok(())
-            }
-            Err(error) => {
-                shard.pass(batch).await;
-                Err(error)
-            }
+        let taken_in = shard.take_in(batch).await;
+        if taken_in.is_err() {
+            shard.pass(batch).await;
         }
+        taken_in
     }
 
     async fn settle(&mut self) -> Result<(), BoxError> {

@@ -18,10 +18,15 @@ use super::processor::Common;
 use super::retention::{KeptSnapshot, superfluous};
 use super::snapshot::{SnapshotHeader, encode};
 use super::store::{ApplicationStore, SnapshotName};
-use super::{ShardStateStatus, StateError, StateLogic};
+use super::{ShardStateStatus, StateError, StateErrorKind, StateLogic};
 
 /// The most snapshots that are deleted after one is written.
 const MAX_DELETES_AT_ONCE: usize = 16;
+
+/// A state with more keys than this, or whose last snapshot was larger, is encoded on a thread of its own: up to there that takes
+/// about a millisecond.
+const MAX_KEYS_INLINE: usize = 5_000;
+pub(super) const MAX_BYTES_INLINE: usize = 128 * 1024;
 
 /// The most snapshots of one processor of which nobody knows whether they are there. Before one more is written, the oldest
 /// is deleted: nothing was acknowledged by it.
@@ -48,6 +53,8 @@ pub(super) struct ShardState<L: StateLogic> {
     incarnation: u32,
     ancestors: BTreeSet<lease_store::ShardId>,
     inner: Mutex<Inner<L::State>>,
+    /// Batches and snapshots take turns, so that a state that is being encoded need not be copied.
+    turn: tokio::sync::Mutex<()>,
     /// The writer has to look again.
     changed: Notify,
     /// One snapshot is written at a time.
@@ -55,7 +62,7 @@ pub(super) struct ShardState<L: StateLogic> {
 }
 
 struct Inner<S> {
-    state: KeyedState<S>,
+    state: Arc<KeyedState<S>>,
     /// The cut that the state is.
     cut: Cut,
     /// The cut of the newest snapshot; `None`: there is none.
@@ -93,7 +100,7 @@ impl<L: StateLogic> ShardState<L> {
         let settings = &common.settings;
         let cadence = SnapshotCadence::new(settings.snapshot_interval, settings.snapshot_records.get());
         let inner = Inner {
-            state,
+            state: Arc::new(state),
             stored: is_stored.then(|| cut.clone()),
             cut,
             held: Vec::new(),
@@ -111,6 +118,7 @@ impl<L: StateLogic> ShardState<L> {
             incarnation,
             ancestors,
             inner: Mutex::new(inner),
+            turn: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
             written: tokio::sync::Mutex::new(Written { number: 0, names }),
         }
@@ -120,8 +128,16 @@ impl<L: StateLogic> ShardState<L> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the records of a batch into the state that are not in it yet, all or none.
-    pub(super) fn apply(&self, batch: &RecordBatch) -> Result<(), BoxError> {
+    /// Brings the records of a batch into the state that are not in it yet, all or none, and keeps its acknowledgement.
+    pub(super) async fn take_in(&self, batch: &RecordBatch) -> Result<(), BoxError> {
+        let _turn = self.turn.lock().await;
+        // From here on nothing waits, so that no batch is applied and not held back.
+        self.apply(batch)?;
+        self.hold(batch);
+        Ok(())
+    }
+
+    fn apply(&self, batch: &RecordBatch) -> Result<(), BoxError> {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let mut changes = StateChanges::new(&inner.state);
@@ -137,7 +153,7 @@ impl<L: StateLogic> ShardState<L> {
         }
         let finished = changes.finish();
         if records > 0 {
-            finished.apply_to(&mut inner.state);
+            finished.apply_to(Arc::make_mut(&mut inner.state));
             inner.cut.position = batch.last_position();
             if inner.cadence.changed(records, Instant::now()) {
                 self.changed.notify_one();
@@ -148,7 +164,7 @@ impl<L: StateLogic> ShardState<L> {
 
     /// Keeps the acknowledgement of a batch until a snapshot holds it; the records are let go of. A batch that a snapshot
     /// holds already is acknowledged by its processor.
-    pub(super) fn hold(&self, batch: &RecordBatch) {
+    fn hold(&self, batch: &RecordBatch) {
         let mut inner = self.inner();
         let position = batch.last_position();
         if inner.stored.as_ref().is_none_or(|stored| stored.position < position) {
@@ -204,7 +220,7 @@ impl<L: StateLogic> ShardState<L> {
     pub(super) async fn write(&self) -> Result<(), StateError> {
         // Whoever waits here finds its change in the snapshot that is written next.
         let mut written = self.written.lock().await;
-        let encoded = self.encode();
+        let encoded = self.encode().await;
         let Some((bytes, cut, records)) = encoded.inspect_err(|error| self.note_failure(error))? else {
             self.acknowledge();
             return Ok(());
@@ -252,17 +268,33 @@ impl<L: StateLogic> ShardState<L> {
 
     /// The bytes of a snapshot, what it holds, and how many records are in it that were in none before; `None`: nothing has
     /// changed.
-    fn encode(&self) -> Result<Option<(Vec<u8>, Cut, u64)>, StateError> {
-        let mut inner = self.inner();
-        if inner.stored.as_ref() == Some(&inner.cut) {
-            return Ok(None);
-        }
-        if let Some(watermark) = inner.state.watermark() {
-            inner.state.entries.retain(|_, value| self.common.logic.expire(value, watermark));
-        }
-        let header = self.header(&inner.cut);
-        let bytes = encode(&header, &inner.state, self.common.settings.max_snapshot_bytes)?;
-        Ok(Some((bytes, inner.cut.clone(), inner.cadence.changed_records())))
+    async fn encode(&self) -> Result<Option<(Vec<u8>, Cut, u64)>, StateError> {
+        let _turn = self.turn.lock().await;
+        let (state, cut, records, is_large) = {
+            let mut inner = self.inner();
+            if inner.stored.as_ref() == Some(&inner.cut) {
+                return Ok(None);
+            }
+            if let Some(watermark) = inner.state.watermark() {
+                let state = Arc::make_mut(&mut inner.state);
+                let expire = |_: &String, value: &mut L::State| self.common.logic.expire(value, watermark);
+                catch_unwind(AssertUnwindSafe(|| state.entries.retain(expire)))
+                    .map_err(|panic| not_encoded(panic_error(&*panic)))?;
+            }
+            let is_large = inner.state.len() > MAX_KEYS_INLINE || inner.snapshot_bytes > MAX_BYTES_INLINE;
+            (inner.state.clone(), inner.cut.clone(), inner.cadence.changed_records(), is_large)
+        };
+        let (header, max_bytes) = (self.header(&cut), self.common.settings.max_snapshot_bytes);
+        let encode = move || {
+            catch_unwind(AssertUnwindSafe(|| encode(&header, &state, max_bytes)))
+                .unwrap_or_else(|panic| Err(not_encoded(panic_error(&*panic))))
+        };
+        let bytes = if is_large {
+            tokio::task::spawn_blocking(encode).await.map_err(|error| not_encoded(error.into()))??
+        } else {
+            encode()?
+        };
+        Ok(Some((bytes, cut, records)))
     }
 
     fn header(&self, cut: &Cut) -> SnapshotHeader {
@@ -381,13 +413,18 @@ impl<L: StateLogic> ShardState<L> {
 
     /// Adds its state to that of other shards.
     pub(super) fn add_to(&self, totals: &mut KeyedState<L::State>) {
-        let inner = self.inner();
-        totals.advance_watermark(inner.state.watermark());
-        for (key, value) in inner.state.iter() {
+        let state = self.inner().state.clone();
+        totals.advance_watermark(state.watermark());
+        for (key, value) in state.iter() {
             let merge = |key: &str, one, other| self.common.logic.merge(key, one, other);
             totals.absorb(key.to_owned(), value.clone(), merge);
         }
     }
+}
+
+fn not_encoded(cause: BoxError) -> StateError {
+    StateError::new(StateErrorKind::Invalid, format!("the state could not be written down: {cause}"))
+        .with_source(cause)
 }
 
 fn panic_error(panic: &(dyn std::any::Any + Send)) -> BoxError {
@@ -395,6 +432,6 @@ fn panic_error(panic: &(dyn std::any::Any + Send)) -> BoxError {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("the update of the state panicked: {}", text.as_deref().unwrap_or("a value that is no text"))
+    format!("the application's code panicked: {}", text.as_deref().unwrap_or("a value that is no text"))
         .into()
 }
