@@ -54,10 +54,10 @@ impl<L: StateLogic> Opening<'_, L> {
             StateError::new(
                 StateErrorKind::Missing,
                 format!(
-                    "the lease of shard {shard_id} stands at {lease}, and there is no snapshot of its state in {:?}; \
+                    "the lease of shard {shard_id} stands at {lease}, and there is no snapshot of its state in {}; \
                      restore the snapshots, or begin anew under another application name, or, if the records up to there \
                      are not to be in the state, set lost_state to BeginEmpty",
-                    self.store
+                    self.store.shard_folder(shard_id)
                 ),
             )
         } else {

@@ -150,8 +150,8 @@ impl StateStore {
     }
 }
 
-/// The snapshots of one application on one stream.
-#[derive(Debug, Clone)]
+/// The snapshots of one application on one stream. Not `Debug`: what a store shows of itself may hold credentials.
+#[derive(Clone)]
 pub(super) struct ApplicationStore {
     objects: Arc<dyn ObjectStore>,
     folder: Path,
@@ -159,7 +159,8 @@ pub(super) struct ApplicationStore {
 }
 
 impl ApplicationStore {
-    fn shard_folder(&self, shard_id: &ShardId) -> Path {
+    /// Where the snapshots of a shard lie.
+    pub(super) fn shard_folder(&self, shard_id: &ShardId) -> Path {
         self.folder.clone().join(shard_id.as_str())
     }
 

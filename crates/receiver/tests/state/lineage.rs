@@ -81,7 +81,7 @@ proptest! {
             let at = open[index.index(open.len())];
             match step {
                 // Somebody begins a shard whose parents were begun, and so have ended.
-                0 | 1 | 2 => {
+                0..=2 => {
                     let mut chain = vec![at];
                     while let Some(next) = chain.last().copied() {
                         let ready = nodes[next].is_begun || parents[next].iter().all(|parent| nodes[*parent].is_begun);
