@@ -125,7 +125,8 @@ impl Scene {
 
     /// Waits until all that was put is in snapshots, and once.
     pub(crate) async fn wait_for_the_truth(&self) {
-        let deadline = tokio::time::Instant::now() + LIMIT * 3;
+        // Generations of shards that nobody has begun yet are read one after the other.
+        let deadline = tokio::time::Instant::now() + LIMIT * 10;
         loop {
             let (counted, truth) = (self.counted().await, self.truth());
             if counted == truth {
