@@ -22,6 +22,27 @@ fn word_count_says_what_it_takes() {
     assert_names(&help, &["--input", "--receivers", "--shards", "--seconds", "--plain"]);
 }
 
+#[test]
+fn windowed_word_count_says_what_it_takes() {
+    let help = help(env!("CARGO_BIN_EXE_windowed_word_count"));
+    assert_names(&help, &["--input", "--state", "--seconds", "--kills"]);
+}
+
+#[test]
+fn windowed_word_count_counts_every_word_once() {
+    let folder = std::env::temp_dir().join(format!("windowed-word-count-input-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let lines: String = (0..600).map(|line| format!("line {line} has {} words\n", line % 7)).collect();
+    std::fs::write(folder.join("text.txt"), lines).unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_windowed_word_count"));
+    let output =
+        program.args(["--seconds", "4", "--kills", "3"]).arg("--input").arg(&folder).output().unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("every word is counted exactly once") && text.contains("snapshot .."), "{text}");
+}
+
 #[cfg(feature = "kinesis-asl")]
 mod with_kinesis_asl {
     //! The programs that talk to Kinesis.

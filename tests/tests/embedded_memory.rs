@@ -212,7 +212,7 @@ async fn one_batch_is_read_ahead_if_it_cannot_be_too_large() {
 }
 
 async fn record_of(stream: &InMemoryStream) -> Record {
-    let from = kinesis_streaming::shard_worker::ReadFrom::TrimHorizon;
+    let from = ReadFrom::TrimHorizon;
     let mut reader = stream.open(&ShardId::numbered(0), &from).await.unwrap();
     reader.next_batch().await.unwrap().records.swap_remove(0)
 }

@@ -7,6 +7,9 @@ use crate::process::{Outcome, cargo};
 /// Prefixes of crates that talk to AWS or exist only for that.
 const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
 
+/// Features that keep something in stores of the user's choice.
+const STORE_FEATURES: [&str; 2] = ["state", "storage"];
+
 /// The crates that hold no AWS crate unless a feature asks for it.
 const WITHOUT_AWS: [&str; 8] = [
     "lease-store",
@@ -37,7 +40,7 @@ pub(crate) fn check() -> Outcome {
         }
     }
     println!("kinesis-streaming with kinesis-asl: {} crates", crates.len());
-    check_storage()?;
+    check_stores()?;
     // Unmaintained, asked for by name: it must stay behind one crate.
     let users = cargo("tree --workspace --all-features --invert backoff --depth 1 --prefix none").output()?;
     let users: BTreeSet<&str> = users.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
@@ -47,33 +50,31 @@ pub(crate) fn check() -> Outcome {
     for features in ["", " --features conformance", " --features dynamodb"] {
         cargo(&format!("check --quiet --package lease-store{features}")).run()?;
     }
-    cargo("check --quiet --package receiver --features storage").run()?;
     cargo("check --quiet --package kinesis-streaming").run()?;
-    cargo("check --quiet --package kinesis-streaming --features storage").run()?;
     cargo("check --quiet --package kinesis-streaming --features kinesis-asl").run()
 }
 
-/// The hand-off buffer brings the crate for stores, which brings no client of any cloud.
-fn check_storage() -> Outcome {
+/// The hand-off buffer and the application's state bring the crate for stores, which brings no client of any cloud.
+fn check_stores() -> Outcome {
     let without = dependencies("kinesis-streaming", &[])?;
     if without.contains("object_store") {
-        return Err("kinesis-streaming without features depends on object_store; only storage may bring it"
-            .to_owned());
+        return Err("kinesis-streaming without features depends on object_store".to_owned());
     }
-    let with = dependencies("kinesis-streaming", &["--features", "storage"])?;
-    if !with.contains("object_store") {
-        return Err("kinesis-streaming with storage lacks object_store".to_owned());
+    for feature in STORE_FEATURES {
+        let with = dependencies("kinesis-streaming", &["--features", feature])?;
+        if !with.contains("object_store") {
+            return Err(format!("kinesis-streaming with {feature} lacks object_store"));
+        }
+        if let Some(found) = with.iter().find(|name| is_aws(name)) {
+            return Err(format!(
+                "kinesis-streaming with {feature} depends on {found}; the user brings the clients of stores"
+            ));
+        }
+        let more = with.len() - without.len();
+        println!("kinesis-streaming with {feature}: {} crates, {more} more, none of AWS", with.len());
+        cargo("check --quiet --package receiver").args(["--features", feature]).run()?;
+        cargo("check --quiet --package kinesis-streaming").args(["--features", feature]).run()?;
     }
-    if let Some(found) = with.iter().find(|name| is_aws(name)) {
-        return Err(format!(
-            "kinesis-streaming with storage depends on {found}; the user brings the clients of stores"
-        ));
-    }
-    println!(
-        "kinesis-streaming with storage: {} crates, {} more, none of AWS",
-        with.len(),
-        with.len() - without.len()
-    );
     Ok(())
 }
 

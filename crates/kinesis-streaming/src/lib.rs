@@ -39,6 +39,10 @@ pub use fleet_metrics::FleetMetrics;
 #[cfg(feature = "kinesis-asl")]
 pub use kinesis_asl;
 
+/// The application's own state, with snapshots: running totals and windows.
+#[cfg(feature = "state")]
+pub use receiver::state;
+
 pub use checkpointer;
 pub use lease_store;
 pub use receiver;
@@ -64,6 +68,11 @@ pub mod prelude {
 
     pub use crate::Consumer;
 
+    #[cfg(feature = "state")]
+    pub use receiver::state::{
+        SlidingWindow, SlidingWindowCount, StateLogic, StateSchema, StateSettings, StateStore,
+        StatefulProcessors, stateful, update_state_by_key,
+    };
     #[cfg(feature = "storage")]
     pub use receiver::{BlockStores, HandOffBuffer, HandOffSettings, StorageLevel};
 

@@ -11,6 +11,7 @@
 //! | several in one process | [`ReceiverGroup`] |
 //! | all shards as one stream | [`united_stream`], [`UnitedStream`], [`Delivery`] |
 //! | received ahead of processing, at a storage level (feature `storage`) | `HandOffBuffer`, `StorageLevel` |
+//! | the application's own state, with snapshots (feature `state`) | `state` |
 //! | its settings | [`ReceiverSettings`], [`InitialPosition`], [`ShardPosition`] |
 //! | how it is doing | [`ReceiverStatus`], [`StopReport`] |
 
@@ -36,6 +37,8 @@ mod settings;
 mod shard_sync;
 mod shard_task;
 mod start_notice;
+#[cfg(feature = "state")]
+pub mod state;
 mod status;
 mod supervision;
 mod united_stream;
