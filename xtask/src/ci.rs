@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use crate::process::{Outcome, cargo};
-use crate::{demo, deny, features, interop, sim, tidy, wire};
+use crate::{bench, demo, deny, features, interop, sim, tidy, wire};
 
 type Step = (&'static str, fn() -> Outcome);
 
 /// The steps, the quick ones first. A failure ends the run.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
     ("features", features::check),
@@ -37,6 +37,7 @@ const STEPS: [Step; 13] = [
     ("deny", deny::check),
     ("wire", wire),
     ("interop", interop::run_short_where_possible),
+    ("bench", || bench::run(bench::Form::Short, &[])),
     ("demo", || demo(&["--plain".to_owned()])),
 ];
 

@@ -1,5 +1,6 @@
 //! The tasks of this repository: `cargo xtask <task>`.
 
+mod bench;
 mod ci;
 mod deny;
 mod emulators;
@@ -59,6 +60,15 @@ enum Task {
         /// Only the changes whose name contains this.
         only: Option<String>,
     },
+    /// Measure what consuming costs, against the AWS SDK alone, a client made by hand, `kcl-rs` and `boto3`, in one run.
+    Bench {
+        /// Less of it, in about a minute, and only counted figures decide: what `ci` runs.
+        #[arg(long)]
+        short: bool,
+        /// Passed on to the benchmark: `--json FILE`, `--shapes a,b,c,d,e,paced`, `--parts time,count,latency,python,instructions`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, interop, demo.
     Ci,
     /// Check what ordinary tools do not: module docs, README claims, work markers, file sizes.
@@ -79,6 +89,8 @@ fn main() -> ExitCode {
         Task::Local { arguments } => local(&arguments),
         Task::Sim { arguments } => sim(&arguments),
         Task::Mutate { only } => mutate::run(only.as_deref()),
+        Task::Bench { short: true, arguments } => bench::run(bench::Form::Short, &arguments),
+        Task::Bench { short: false, arguments } => bench::run(bench::Form::Full, &arguments),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::check(),
         Task::Features => features::check(),

@@ -14,10 +14,14 @@ pub(crate) fn root() -> PathBuf {
     root
 }
 
+/// Where cargo builds.
+pub(crate) fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Where cargo put a program of this workspace.
 pub(crate) fn built(program: &str) -> String {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("debug").join(program).to_string_lossy().into_owned()
+    target_directory().join("debug").join(program).to_string_lossy().into_owned()
 }
 
 /// A command that runs in the root of the repository.

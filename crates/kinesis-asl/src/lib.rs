@@ -66,6 +66,9 @@
 //! `kinesis:RegisterStreamConsumer`; for removal and listing also `kinesis:DeregisterStreamConsumer` and
 //! `kinesis:ListStreamConsumers`.
 
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+pub mod bench_internals;
 mod call_notes;
 mod connect;
 mod dead_letters;

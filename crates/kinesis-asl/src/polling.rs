@@ -82,14 +82,6 @@ impl PollingSource {
         &self.place
     }
 
-    /// Makes an iterator for the place if there is none.
-    async fn ensure_iterator(&mut self) -> Result<(), SourceError> {
-        if self.iterator.is_none() {
-            self.iterator = Some(self.make_iterator().await?);
-        }
-        Ok(())
-    }
-
     async fn make_iterator(&mut self) -> Result<String, SourceError> {
         let request = self.stream.client().get_shard_iterator();
         let request = request.stream_name(self.stream.stream_name()).shard_id(self.shard_id.as_str());
@@ -218,10 +210,12 @@ impl RecordSource for PollingSource {
         }
         for _ in 0..MAX_ITERATORS_PER_READ {
             sleep(self.pace.wait(Instant::now())).await;
-            self.ensure_iterator().await?;
-            self.pace.started(Instant::now());
+            // What is rare is kept out of this future, which is made anew for each read, whatever it is.
+            if self.iterator.is_none() {
+                self.iterator = Some(Box::pin(self.make_iterator()).await?);
+            }
             let iterator = self.iterator.as_deref().unwrap_or_default();
-            match self.stream.get_records().call(iterator).await {
+            match self.stream.get_records().call(iterator, &mut self.pace).await {
                 Ok(answer) => return self.take(answer),
                 Err(CallError::SequenceNumber(error)) => {
                     let what = format!("a record of {}: {error}", self.shard_id);
@@ -232,7 +226,7 @@ impl RecordSource for PollingSource {
                     tracing::debug!(%shard_id, code, "the iterator is refused; making another");
                     self.drop_iterator();
                 }
-                Err(CallError::Sdk(error)) => return Err(self.failed("reading", *error).await),
+                Err(CallError::Sdk(error)) => return Err(Box::pin(self.failed("reading", *error)).await),
             }
         }
         Err(self.stream.unavailable(&format!(

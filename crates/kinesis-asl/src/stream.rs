@@ -66,12 +66,12 @@ impl KinesisStream {
         let client = with_timeouts(client);
         let region = client.config().region().map(|region| region.as_ref().to_owned());
         let destination = Destination { stream_name: stream_name.into(), region, endpoint: OnceLock::new() };
-        let (format, mut rng) = (GetRecordsFormat::default(), fresh_rng());
+        let format = GetRecordsFormat::default();
         Self {
-            get_records: GetRecords::new(client.clone(), &destination.stream_name, format, rng.fork()),
+            get_records: GetRecords::new(client.clone(), &destination.stream_name, format),
             client,
             destination: Arc::new(destination),
-            rng: Arc::new(Mutex::new(rng)),
+            rng: Arc::new(Mutex::new(fresh_rng())),
             read_rate: ReadRate {
                 share_percent: 100,
                 idle_time: DEFAULT_IDLE_TIME_BETWEEN_READS,
@@ -85,8 +85,7 @@ impl KinesisStream {
     /// is learnt about the server, so this comes before the first shard is opened.
     #[must_use]
     pub fn with_get_records_format(mut self, format: GetRecordsFormat) -> Self {
-        let rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
-        self.get_records = GetRecords::new(self.client.clone(), &self.destination.stream_name, format, rng);
+        self.get_records = GetRecords::new(self.client.clone(), &self.destination.stream_name, format);
         self
     }
 

@@ -415,6 +415,7 @@ async fn a_cancelled_read_loses_nothing() {
 
 #[tokio::test]
 async fn a_refused_read_is_one_read() {
+    // In the format that is the default.
     let server = CannedKinesis::start(|operation, request| match operation {
         "GetShardIterator" => iterator_for(request),
         _ => refusal(400, "ProvisionedThroughputExceededException"),

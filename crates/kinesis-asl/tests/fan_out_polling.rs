@@ -255,7 +255,7 @@ proptest! {
     /// Through everything at once: each record once, in order, then the end; reads are cancelled at random, answer within
     /// seconds, and no two subscriptions come within five seconds.
     #[test]
-    fn each_record_is_delivered_once_whatever_happens(seed: u64, count in 0..60_u64) {
+    fn each_record_is_delivered_once_whatever_happens(seed: u64, count in 0..60_u64, asks: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let shard = ShardOf { count };
@@ -270,6 +270,10 @@ proptest! {
             let mut choices = Rng::with_seed(seed ^ 1);
             let (mut numbers, mut is_at_end) = (Vec::new(), false);
             for _ in 0..MAX_READS {
+                // Some callers ask first, and some of them in vain.
+                if asks && timeout(LONGEST_READ, source.ready()).await.is_err() {
+                    panic!("ready within seconds");
+                }
                 let limit = if choices.u8(0..4) == 0 { Duration::from_millis(choices.u64(0..3000)) } else { LONGEST_READ };
                 match timeout(limit, source.next_batch()).await {
                     Ok(Ok(batch)) => {

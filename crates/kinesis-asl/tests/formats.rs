@@ -18,6 +18,7 @@ use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
 use shard_worker::{ReadFrom, RecordSource, SourceErrorKind, StreamSource};
 use support::{REGION, Server, client_config, every_format};
+use tokio::time::Instant;
 
 const CBOR: &str = "application/x-amz-cbor-1.1";
 const JSON: &str = "application/x-amz-json-1.1";
@@ -34,6 +35,7 @@ struct Seen {
     /// Whether the SDK's machinery sent it.
     is_of_the_sdk: bool,
     body: Bytes,
+    at: Instant,
 }
 
 /// A server whose answers to `GetRecords` are bytes: a closure gets the number of the call and the call.
@@ -56,7 +58,7 @@ impl RawKinesis {
                 }
                 let is_cbor = headers["content-type"] == CBOR;
                 let is_of_the_sdk = headers.contains_key("amz-sdk-invocation-id");
-                let call = Seen { is_cbor, is_of_the_sdk, body };
+                let call = Seen { is_cbor, is_of_the_sdk, body, at: Instant::now() };
                 let number = {
                     let mut noted = noted.lock().unwrap();
                     noted.push(call.clone());
@@ -240,34 +242,71 @@ async fn answers_that_can_never_be_read_end_in_json() {
 }
 
 #[tokio::test]
-async fn a_direct_call_that_fails_is_repeated_by_the_sdk() {
+async fn a_server_that_fails_on_cbor_is_asked_in_json() {
+    let server = RawKinesis::start(|_, call| {
+        if call.is_cbor {
+            response(500, "text/html", b"<html>Internal Server Error</html>")
+        } else {
+            sound(call)
+        }
+    })
+    .await;
+    let mut reader = server.reader(GetRecordsFormat::Cbor, 1).await;
+    for _ in 0..3 {
+        reader.next_batch().await.unwrap_err();
+    }
+    read(&mut reader).await;
+    assert_eq!(server.encodings(), ["CBOR", "CBOR", "CBOR", "JSON"]);
+}
+
+#[tokio::test]
+async fn a_payload_as_base64_in_cbor_is_decoded() {
+    let server = RawKinesis::start(|_, _| {
+        let answer = b"\xa2\x67Records\x81\xa2\x6eSequenceNumber\x611\x64Data\x68aGVsbG8=\x71NextShardIterator\x64next";
+        response(200, CBOR, answer)
+    })
+    .await;
+    let mut reader = server.reader(GetRecordsFormat::Cbor, 1).await;
+    read(&mut reader).await;
+    read(&mut reader).await;
+    assert_eq!(server.encodings(), ["CBOR", "CBOR"]);
+}
+
+#[tokio::test]
+async fn after_a_direct_call_that_fails_the_sdk_makes_the_next_one() {
     for format in [GetRecordsFormat::Cbor, GetRecordsFormat::Json] {
-        for (status, body) in [
-            (500, &br#"{"__type":"InternalFailure"}"#[..]),
-            (503, b"busy"),
-            (400, br#"{"__type":"ProvisionedThroughputExceededException"}"#),
-            (200, b"neither"),
+        for (status, body, expected) in [
+            (500, &br#"{"__type":"InternalFailure"}"#[..], [true, false, true, true, false]),
+            (503, b"busy", [true, false, true, true, false]),
+            (200, b"neither", [true, false, true, false, false]),
+            // The SDK knows no more about a shard that is read too often.
+            (
+                400,
+                br#"{"__type":"ProvisionedThroughputExceededException"}"#,
+                [true, false, false, false, false],
+            ),
         ] {
-            // The first call learns, the second is direct, and fails twice more in the hands of the SDK.
             let server = RawKinesis::start(move |number, call| match number {
                 1 | 2 => response(status, JSON, body),
                 _ => sound(call),
             })
             .await;
             let mut reader = server.reader(format, 3).await;
-            for _ in 0..3 {
-                read(&mut reader).await;
-            }
+            read(&mut reader).await;
+            reader.next_batch().await.unwrap_err();
+            reader.next_batch().await.unwrap_err();
+            read(&mut reader).await;
+            read(&mut reader).await;
             let by_the_sdk: Vec<_> = server.seen().iter().map(|call| call.is_of_the_sdk).collect();
-            assert_eq!(by_the_sdk, [true, false, true, true, false], "{format} {status}");
+            assert_eq!(by_the_sdk, expected, "{format} {status}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_call_is_tried_as_often_as_the_client_says_and_no_oftener() {
+async fn a_read_is_tried_once_in_every_format_whatever_the_client_says() {
     for format in every_format() {
-        for attempts in 1..=3 {
+        for attempts in [1, 3] {
             let server = RawKinesis::start(|number, call| {
                 if number == 0 {
                     sound(call)
@@ -281,13 +320,46 @@ async fn a_call_is_tried_as_often_as_the_client_says_and_no_oftener() {
             for read in 1..=2 {
                 let error = reader.next_batch().await.unwrap_err();
                 assert_eq!(error.kind(), SourceErrorKind::Unavailable);
-                // By the SDK a read is tried once, whatever the client is configured to.
-                let tried = if format == GetRecordsFormat::Sdk { 1 } else { attempts };
-                let expected = 1 + read * usize::try_from(tried).unwrap();
-                assert_eq!(server.seen().len(), expected, "{format}, {attempts} attempts, read {read}");
+                assert_eq!(server.seen().len(), 1 + read, "{format}, {attempts} attempts, read {read}");
             }
         }
     }
+}
+
+/// Whatever fails, and with the default settings: a caller that asks again at once makes five requests in a second.
+#[tokio::test]
+async fn no_second_has_more_reads_than_aws_allows_whatever_fails() {
+    const READS_PER_SECOND: usize = 5;
+    let refuses_cbor = |_: usize, call: &Seen| {
+        if call.is_cbor { response(415, "text/plain", b"") } else { response(503, "text/plain", b"busy") }
+    };
+    let fails = |number: usize, call: &Seen| {
+        if number.is_multiple_of(3) { sound(call) } else { response(500, JSON, b"{}") }
+    };
+    let throttles =
+        |_: usize, _: &Seen| response(400, JSON, br#"{"__type":"ProvisionedThroughputExceededException"}"#);
+    let servers = [
+        RawKinesis::start(refuses_cbor).await,
+        RawKinesis::start(fails).await,
+        RawKinesis::start(throttles).await,
+    ];
+    let read_all = async |server: &RawKinesis| {
+        let config = client_config(server.server.url(), REGION).retry_config(RetryConfig::standard());
+        let stream = KinesisStream::from_client(Client::from_conf(config.build()), "words");
+        let mut reader = stream.open(&ShardId::numbered(3), &ReadFrom::TrimHorizon).await.unwrap();
+        while server.seen().len() < 2 * READS_PER_SECOND {
+            // What comes of it is not the question.
+            let _ = reader.next_batch().await;
+        }
+        let times: Vec<_> = server.seen().iter().map(|call| call.at).collect();
+        for window in times.windows(READS_PER_SECOND + 1) {
+            let took = window[READS_PER_SECOND] - window[0];
+            // What a request takes on its way differs.
+            assert!(took > Duration::from_millis(950), "{READS_PER_SECOND} reads and one more in {took:?}");
+        }
+    };
+    tokio::join!(read_all(&servers[0]), read_all(&servers[1]), read_all(&servers[2]));
+    assert!(servers[0].seen()[0].is_cbor, "the default asks in CBOR");
 }
 
 #[tokio::test]

@@ -26,6 +26,11 @@ pub(crate) struct AggregateCounts {
 }
 
 impl AggregateCounts {
+    /// Whether anything was taken apart.
+    pub(crate) fn is_any_taken_apart(self) -> bool {
+        self.aggregates > 0
+    }
+
     /// Adds them to the progress of the shard; says whether that changed it.
     pub(crate) fn add_to(self, progress: &mut ShardProgress) -> bool {
         progress.aggregates += self.aggregates;
@@ -47,8 +52,14 @@ impl Arrivals {
         fetched: Vec<Record>,
         delivered: &mut Position,
     ) -> (Vec<Record>, AggregateCounts) {
-        let mut records = Vec::with_capacity(fetched.len());
         let mut counts = AggregateCounts::default();
+        if let Some(last) = fetched.last()
+            && self.is_plain_and_new(&fetched, delivered)
+        {
+            *delivered = last.position();
+            return (fetched, counts);
+        }
+        let mut records = Vec::with_capacity(fetched.len());
         for record in fetched {
             let first = records.len();
             self.unpack_one(record, delivered, &mut records, &mut counts);
@@ -59,6 +70,22 @@ impl Arrivals {
             }
         }
         (records, counts)
+    }
+
+    /// Whether all of them are handed over as they came: each lies beyond the one before, and none is to be taken apart. As a
+    /// rule it is so, and then nothing is moved or cloned for a record.
+    fn is_plain_and_new(&self, fetched: &[Record], delivered: &Position) -> bool {
+        let mut last = match delivered {
+            Position::After(done) => Some(&done.sequence_number),
+            Position::ShardEnd => return false,
+            Position::AtTimestamp | Position::TrimHorizon | Position::Latest => None,
+        };
+        fetched.iter().all(|record| {
+            let is_beyond = last.is_none_or(|last| *last < record.sequence_number);
+            last = Some(&record.sequence_number);
+            let is_apart = self.deaggregates && record.sub_sequence_number == 0 && has_magic(&record.data);
+            is_beyond && !is_apart
+        })
     }
 
     fn unpack_one(

@@ -80,7 +80,8 @@ impl fmt::Display for RecordId {
 /// byte budget until the last clone is dropped: an application that keeps batches keeps reads from beginning.
 #[derive(Debug, Clone)]
 pub struct RecordBatch {
-    records: Arc<[Record]>,
+    /// A vector as it was filled: a slice would mean to move every record once more.
+    records: Arc<Vec<Record>>,
     millis_behind_latest: Option<u64>,
     /// What it counts for in memory, in bytes.
     bytes: u64,
@@ -93,10 +94,9 @@ pub struct RecordBatch {
 impl RecordBatch {
     /// A batch, or `None` when there are no records.
     pub fn new(records: Vec<Record>, millis_behind_latest: Option<u64>) -> Option<Self> {
-        let records = (!records.is_empty()).then(|| records.into());
-        records.map(|records: Arc<[Record]>| Self {
+        (!records.is_empty()).then(|| Self {
             bytes: records.iter().map(Record::memory_bytes).sum(),
-            records,
+            records: Arc::new(records),
             millis_behind_latest,
             _memory: None,
             delivered: None,
@@ -105,10 +105,9 @@ impl RecordBatch {
 
     /// Some of its records, which answer for its memory together with it.
     pub(crate) fn part(&self, records: Vec<Record>) -> Option<Self> {
-        let records = (!records.is_empty()).then(|| records.into());
-        records.map(|records: Arc<[Record]>| Self {
+        (!records.is_empty()).then(|| Self {
             bytes: records.iter().map(Record::memory_bytes).sum(),
-            records,
+            records: Arc::new(records),
             delivered: None,
             ..self.clone()
         })

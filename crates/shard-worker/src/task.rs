@@ -426,8 +426,9 @@ impl Task {
         let is_new = !records.is_empty();
         if is_new && let Some(mut memory) = memory {
             // What is taken apart can take more than it came in, and keeps that alive as a whole.
-            let taken_apart = records.iter().map(Record::memory_bytes).sum();
-            memory.resize(fetched_bytes.max(taken_apart));
+            let taken_apart =
+                counts.is_any_taken_apart().then(|| records.iter().map(Record::memory_bytes).sum());
+            memory.resize(fetched_bytes.max(taken_apart.unwrap_or(0)));
             self.gathered_memory.push(Arc::new(memory));
         }
         self.gathering.add(records, Instant::now());

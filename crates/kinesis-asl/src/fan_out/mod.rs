@@ -8,13 +8,14 @@
 //! | `policy.rs` | when to subscribe, renew, back off, poll and come back: pure |
 //! | `place.rs`, `event.rs` | where a subscription starts, and what an event says: pure |
 //! | `failure.rs` | the one place where an error of a subscription gets its meaning |
-//! | `subscription.rs` | one session of `SubscribeToShard` |
+//! | `subscription.rs`, `gate.rs` | one session of `SubscribeToShard`, and how an event waits until there is memory for it |
 //! | `source.rs` | a shard read over many sessions |
 //! | `status.rs`, `stream_calls.rs` | what others see and may ask for |
 
 mod consumer;
 mod event;
 mod failure;
+mod gate;
 mod place;
 mod policy;
 mod registration;

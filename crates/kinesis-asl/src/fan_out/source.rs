@@ -3,6 +3,9 @@
 //! What counts is the place in the shard. It moves only when an event was converted as a whole and is handed over in the
 //! same breath; the next event is not taken from the connection before the caller asks for it. So whatever ends a
 //! session, an error, a silence, a renewal or a cancelled call, the next one starts exactly behind what was handed over.
+//!
+//! A caller that asks when the source is ready waits there for the next event to begin, and takes it once there is memory for
+//! it. Meanwhile the session is listened to as ever: that it is silent, or due to be replaced, is noticed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +54,18 @@ pub(crate) struct FanOutSource {
     /// What the caller was told, as long as it is so: an empty answer meanwhile would look like a quiet shard.
     trouble: Option<(SourceErrorKind, String)>,
     end: Option<ShardEnd>,
+    memory: Memory,
+}
+
+/// What the caller has set memory aside for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// It does not ask, and gets what comes.
+    NotAsked,
+    /// Nothing, so no event may be taken.
+    Nothing,
+    /// The next event.
+    Event,
 }
 
 #[derive(Debug)]
@@ -59,6 +74,8 @@ struct Session {
     consumer_arn: String,
     /// Since when the caller listens in vain.
     silent_since: Option<Instant>,
+    /// It was listened to for long enough, in vain.
+    is_dead: bool,
     /// The last event said that the shard is closed, and was empty.
     near_end: Option<ShardEnd>,
     _counted: Counted,
@@ -94,6 +111,7 @@ impl FanOutSource {
             polling: None,
             trouble: None,
             end: None,
+            memory: Memory::NotAsked,
         }
     }
 
@@ -133,9 +151,14 @@ impl FanOutSource {
                 self.fan_out.counters.accepted();
                 tracing::debug!(shard_id = %self.shard_id, place = ?self.place, "subscribed");
                 let _counted = Counted::in_(&self.fan_out.counters.subscribed_shards);
-                let session =
-                    Session { subscription, consumer_arn: arn, silent_since: None, near_end: None, _counted };
-                self.session = Some(session);
+                self.session = Some(Session {
+                    subscription,
+                    consumer_arn: arn,
+                    silent_since: None,
+                    is_dead: false,
+                    near_end: None,
+                    _counted,
+                });
                 Ok(true)
             }
             Err(failure) => {
@@ -163,8 +186,14 @@ impl FanOutSource {
             tracing::debug!(shard_id = %self.shard_id, "renewing the subscription");
             return self.over().map(|()| None);
         }
-        let silent_since = *session.silent_since.get_or_insert(now);
-        let dead_at = (silent_since + self.fan_out.settings.inactivity_timeout).max(now + LEAST_LISTENING);
+        let (silent_since, dead_at) = session.silence(now, self.fan_out.settings.inactivity_timeout);
+        if self.memory == Memory::Nothing {
+            if session.is_dead {
+                let failure = Failure::silent(&self.stream, &self.shard_id, now - silent_since);
+                return self.failed(failure).map(|()| None);
+            }
+            return Ok(Some(nothing()));
+        }
         let wait_until = answer_by.min(renew_at).min(dead_at);
         let heard = timeout_at(wait_until, session.subscription.next(&self.stream, &self.shard_id)).await;
         match heard {
@@ -364,6 +393,14 @@ impl FanOutSource {
     }
 }
 
+impl Session {
+    /// Since when it is silent, and when it counts as dead if it stays so.
+    fn silence(&mut self, now: Instant, inactivity_timeout: Duration) -> (Instant, Instant) {
+        let since = *self.silent_since.get_or_insert(now);
+        (since, (since + inactivity_timeout).max(now + LEAST_LISTENING))
+    }
+}
+
 /// Nothing has come, and how far the shard is behind is not known.
 fn nothing() -> FetchedBatch {
     FetchedBatch { records: Vec::new(), millis_behind_latest: None, shard_end: None }
@@ -371,6 +408,34 @@ fn nothing() -> FetchedBatch {
 
 #[async_trait]
 impl RecordSource for FanOutSource {
+    async fn ready(&mut self) -> u64 {
+        self.memory = Memory::Nothing;
+        let now = Instant::now();
+        if self.end.is_some() {
+            return 0;
+        }
+        if let Some(polling) = self.polling.as_mut().filter(|polling| now < polling.until) {
+            let bytes = polling.source.ready().await;
+            self.memory = Memory::Event;
+            return bytes;
+        }
+        // Without a session there is nothing to be had yet: the next read subscribes.
+        let (Some(session), None) = (&mut self.session, &self.polling) else { return 0 };
+        let (_, dead_at) = session.silence(now, self.fan_out.settings.inactivity_timeout);
+        let until = (now + ANSWER_INTERVAL).min(dead_at);
+        let until = self.policy.renew_at().map_or(until, |renew_at| until.min(renew_at));
+        match timeout_at(until, session.subscription.has_come()).await {
+            Ok(bytes) => {
+                self.memory = Memory::Event;
+                bytes
+            }
+            Err(_) => {
+                session.is_dead = Instant::now() >= dead_at;
+                0
+            }
+        }
+    }
+
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
         let answer_by = Instant::now() + ANSWER_INTERVAL;
         // Bounded by the time to answer: each turn waits, fails or brings something.
@@ -383,11 +448,20 @@ impl RecordSource for FanOutSource {
                 return Ok(batch);
             }
             if self.session.is_none() {
+                if self.memory == Memory::Event {
+                    // The session it was for is over. It is not held while another one is waited for.
+                    self.memory = Memory::Nothing;
+                    return Ok(nothing());
+                }
                 if !self.subscribe(answer_by).await? {
                     return self.trouble.clone().map_or_else(
                         || Ok(nothing()),
                         |(kind, message)| Err(SourceError::new(kind, message)),
                     );
+                }
+                if self.session.is_some() && self.memory == Memory::Nothing {
+                    // Whoever asks hears of the first event before it is taken.
+                    return Ok(nothing());
                 }
             } else if let Some(batch) = self.listen(answer_by).await? {
                 return Ok(batch);

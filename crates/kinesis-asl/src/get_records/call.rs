@@ -1,26 +1,27 @@
 //! One call of `GetRecords`: which way it goes, and what happens when it fails.
+//!
+//! Each attempt counts among the five reads in a second that a shard allows, whatever comes of it. So nothing is repeated
+//! here but in another encoding, and that in its turn: whoever asks repeats, with growing waits.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::Builder;
 use aws_sdk_kinesis::config::retry::RetryConfig;
-use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_records::GetRecordsError;
-use fastrand::Rng;
 use lease_store::StoreError;
 use shard_worker::SourceErrorKind;
 use tokio::time::{Instant, sleep};
 
-use super::direct::{Limits, Route};
+use super::direct::Route;
 use super::door::Door;
-use super::format::{FormatMemory, GetRecordsFormat};
+use super::format::{Attempted, FormatMemory, GetRecordsFormat};
 use super::malformed::Undecoded;
 use super::signing::Signer;
 use super::{Answer, Encoding, read_answer, reference};
 use crate::error::meaning_of;
+use crate::read_pace::ReadPace;
 
 /// A refusal of the iterator. A repeat of the call changes nothing about it.
 const ITERATOR_CODES: [&str; 3] =
@@ -65,6 +66,12 @@ impl CallError {
         }
     }
 
+    /// Whether the server says that it failed.
+    fn is_of_the_server(&self) -> bool {
+        let Self::Sdk(error) = self else { return false };
+        matches!(&**error, SdkError::ServiceError(refusal) if refusal.raw().status().is_server_error())
+    }
+
     /// Whether this is about the encoding of the request rather than about what it asks for.
     fn refuses_encoding(&self) -> bool {
         let Self::Sdk(error) = self else { return false };
@@ -91,34 +98,43 @@ struct Shared {
     /// How to send a request directly; `None`: not known, or not to be done.
     route: RwLock<Option<Arc<Route>>>,
     signer: Signer,
-    /// For the waits before a repeat.
-    rng: Mutex<Rng>,
 }
 
 impl GetRecords {
-    pub(crate) fn new(client: Client, stream: &str, format: GetRecordsFormat, rng: Rng) -> Self {
+    pub(crate) fn new(client: Client, stream: &str, format: GetRecordsFormat) -> Self {
         Self(Arc::new(Shared {
             client,
             stream: stream.to_owned(),
             format: FormatMemory::new(format),
             route: RwLock::default(),
             signer: Signer::default(),
-            rng: Mutex::new(rng),
         }))
     }
 
-    /// Reads what the iterator stands for.
-    pub(crate) async fn call(&self, iterator: &str) -> Result<Answer, CallError> {
+    /// Reads what the iterator stands for, at once. The pace hears of each attempt, and says when a second one may begin.
+    pub(crate) async fn call(&self, iterator: &str, pace: &mut ReadPace) -> Result<Answer, CallError> {
         let shared = &*self.0;
         shared.format.announce(&shared.stream);
-        let Some(encoding) = shared.format.encoding() else { return shared.by_the_sdk(iterator).await };
+        pace.started(Instant::now());
+        // What is rare is kept out of these futures, which are made anew for each call.
+        let Some(encoding) = shared.format.encoding() else {
+            return Box::pin(shared.by_the_sdk(iterator)).await;
+        };
         let result = shared.ask(encoding, iterator).await;
         let Err(refusal) = &result else { return result };
-        if encoding == Encoding::Json || !refusal.refuses_encoding() {
+        if encoding == Encoding::Json {
+            return result;
+        }
+        if refusal.is_of_the_server() {
+            shared.format.note_cbor(&shared.stream, Attempted::Failed);
+        }
+        if !refusal.refuses_encoding() {
             return result;
         }
         let reason = refusal.code().unwrap_or("the request was refused without a code").to_owned();
-        let again = shared.ask(Encoding::Json, iterator).await;
+        sleep(pace.wait(Instant::now())).await;
+        pace.started(Instant::now());
+        let again = Box::pin(shared.ask(Encoding::Json, iterator)).await;
         // A server that refuses JSON as well has not said anything about CBOR.
         if !again.as_ref().is_err_and(CallError::refuses_encoding) {
             shared.format.fall_back(&shared.stream, &reason);
@@ -128,54 +144,42 @@ impl GetRecords {
 }
 
 impl Shared {
+    /// The client's settings but for one attempt. The mode stays: a client that adapts its rate goes on doing so.
+    fn once(&self) -> Builder {
+        let retry = self.client.config().retry_config().cloned().unwrap_or_else(RetryConfig::standard);
+        Builder::new().retry_config(retry.with_max_attempts(1))
+    }
+
     async fn by_the_sdk(&self, iterator: &str) -> Result<Answer, CallError> {
-        // Tried once: each attempt counts among the five reads in a second, and whoever asks repeats with growing waits.
-        let once = Builder::new().retry_config(RetryConfig::disabled());
         let request = self.client.get_records().shard_iterator(iterator);
-        let answer = request.customize().config_override(once).send().await;
+        let answer = request.customize().config_override(self.once()).send().await;
         reference::convert(answer.map_err(CallError::from)?).map_err(CallError::SequenceNumber)
     }
 
-    /// Asks in this encoding: directly where a route is known, and through the SDK where not, or where that failed.
+    /// Asks in this encoding: directly where a route is known, and through the SDK where not.
     async fn ask(&self, encoding: Encoding, iterator: &str) -> Result<Answer, CallError> {
         let route = self.route.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(route) = route else { return self.through_the_door(encoding, iterator, None).await };
-        let begun = Instant::now();
-        let Some(result) = self.directly(&route, encoding, iterator).await else {
-            return self.through_the_door(encoding, iterator, None).await;
+        let result = match &route {
+            Some(route) => self.directly(route, encoding, iterator).await,
+            None => None,
         };
-        let error = match result {
-            Err(CallError::Sdk(error)) => error,
-            done => return done,
-        };
-        let (kind, _) = meaning_of(&error);
-        if kind == SourceErrorKind::Denied {
-            // The SDK finds out about clocks and credentials; then the route is learnt anew.
-            self.set_route(None);
+        let Some(result) = result else { return Box::pin(self.through_the_door(encoding, iterator)).await };
+        if let Err(CallError::Sdk(error)) = &result {
+            let is_about_the_request = error
+                .code()
+                .is_some_and(|code| ITERATOR_CODES.contains(&code) || ENCODING_CODES.contains(&code));
+            if !is_about_the_request && meaning_of(error).0 != SourceErrorKind::Throttled {
+                // The next read is the SDK's, with all it knows about clocks, credentials and connections; then the route is
+                // learnt anew.
+                tracing::debug!(
+                    stream = self.stream,
+                    ?error,
+                    "a direct call failed; the SDK makes the next one"
+                );
+                self.set_route(None);
+            }
         }
-        let error = CallError::Sdk(error);
-        let Limits { retry, operation_timeout, .. } = &route.limits;
-        let attempts = retry.max_attempts().saturating_sub(1);
-        let is_final =
-            error.code().is_some_and(|code| ITERATOR_CODES.contains(&code)) || error.refuses_encoding();
-        if attempts == 0 || is_final {
-            return Err(error);
-        }
-        tracing::debug!(stream = self.stream, ?error, "a direct call failed; the SDK repeats it");
-        if kind != SourceErrorKind::Denied {
-            sleep(self.backoff(retry.initial_backoff())).await;
-        }
-        let left = operation_timeout.map(|limit| limit.saturating_sub(begun.elapsed()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(error);
-        }
-        let rest = Rest { limits: route.limits.clone(), attempts, left };
-        self.through_the_door(encoding, iterator, Some(rest)).await
-    }
-
-    /// A random part of the first wait, as the SDK does it.
-    fn backoff(&self, longest: Duration) -> Duration {
-        longest.mul_f64(self.rng.lock().unwrap_or_else(PoisonError::into_inner).f64())
+        result
     }
 
     fn set_route(&self, route: Option<Route>) {
@@ -197,7 +201,12 @@ impl Shared {
         }
         let came_in = Encoding::of(&attempt.body);
         let read = read_answer(attempt.body);
-        self.note_encoding(encoding, came_in, !matches!(read, Err(Undecoded::Malformed(_))));
+        let attempted = match &read {
+            Ok(answer) if answer.records.is_empty() => Attempted::Nothing,
+            Ok(_) | Err(Undecoded::SequenceNumber(_)) => Attempted::Records,
+            Err(Undecoded::Malformed(_)) => Attempted::Malformed,
+        };
+        self.note_encoding(encoding, came_in, attempted);
         Some(match read {
             Ok(answer) => Ok(answer),
             Err(Undecoded::SequenceNumber(error)) => Err(CallError::SequenceNumber(error)),
@@ -207,34 +216,32 @@ impl Shared {
         })
     }
 
-    /// Through the SDK: from the beginning, or for the rest of a call that was begun directly.
-    async fn through_the_door(
-        &self,
-        encoding: Encoding,
-        iterator: &str,
-        rest: Option<Rest>,
-    ) -> Result<Answer, CallError> {
+    /// Through the SDK.
+    async fn through_the_door(&self, encoding: Encoding, iterator: &str) -> Result<Answer, CallError> {
         let door = Door::new(encoding, iterator);
-        let request =
-            self.client.get_records().shard_iterator(iterator).customize().interceptor(door.clone());
-        let request = match &rest {
-            Some(rest) => request.config_override(rest.config()),
-            None => request,
-        };
-        let result = Box::pin(request.send()).await;
+        let request = self.client.get_records().shard_iterator(iterator).customize();
+        let request = request.interceptor(door.clone()).config_override(self.once());
+        let result = request.send().await;
         let found = door.found();
         // A client with interceptors of its own must see every request.
-        if self.client.config().interceptors().next().is_none()
-            && !result.as_ref().is_err_and(|error| meaning_of(error).0 == SourceErrorKind::Denied)
-        {
-            let limits = rest.map(|rest| rest.limits);
-            self.set_route(found.route.map(|route| match limits {
-                Some(limits) => route.with_limits(limits),
-                None => route,
-            }));
+        if self.client.config().interceptors().next().is_none() {
+            // Only along the way of a request that the service looked into, whatever it said.
+            let is_answered = match &result {
+                Ok(_) | Err(SdkError::ResponseError(_)) => true,
+                Err(SdkError::ServiceError(refusal)) => !refusal.raw().status().is_server_error(),
+                Err(_) => false,
+            };
+            let is_denied =
+                result.as_ref().is_err_and(|error| meaning_of(error).0 == SourceErrorKind::Denied);
+            self.set_route(found.route.filter(|_| is_answered && !is_denied));
         }
-        if let Some(is_sound) = found.was_sound {
-            self.note_encoding(encoding, found.encoding, is_sound);
+        match (found.was_sound, &found.answer) {
+            (Some(false), _) => self.note_encoding(encoding, found.encoding, Attempted::Malformed),
+            (Some(true), Some(Ok(answer))) if answer.records.is_empty() => {
+                self.note_encoding(encoding, found.encoding, Attempted::Nothing);
+            }
+            (Some(true), _) => self.note_encoding(encoding, found.encoding, Attempted::Records),
+            (None, _) => {}
         }
         result.map_err(CallError::from)?;
         match found.answer {
@@ -245,31 +252,13 @@ impl Shared {
     }
 
     /// What the body of a good answer tells about the server.
-    fn note_encoding(&self, asked: Encoding, came_in: Option<Encoding>, is_sound: bool) {
+    fn note_encoding(&self, asked: Encoding, came_in: Option<Encoding>, attempted: Attempted) {
         match (asked, came_in) {
             (Encoding::Json, _) => {}
-            (Encoding::Cbor, Some(Encoding::Json)) if is_sound => {
+            (Encoding::Cbor, Some(Encoding::Json)) if attempted != Attempted::Malformed => {
                 self.format.fall_back(&self.stream, "the answer came in JSON");
             }
-            (Encoding::Cbor, _) => self.format.note_cbor(&self.stream, is_sound),
+            (Encoding::Cbor, _) => self.format.note_cbor(&self.stream, attempted),
         }
-    }
-}
-
-/// What is left of a call.
-#[derive(Debug)]
-struct Rest {
-    limits: Limits,
-    attempts: u32,
-    left: Option<Duration>,
-}
-
-impl Rest {
-    fn config(&self) -> Builder {
-        let mut timeouts = TimeoutConfig::builder();
-        timeouts.set_operation_timeout(self.left);
-        Builder::new()
-            .retry_config(self.limits.retry.clone().with_max_attempts(self.attempts))
-            .timeout_config(timeouts.build())
     }
 }

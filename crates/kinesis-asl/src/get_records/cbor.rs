@@ -4,7 +4,9 @@
 //! Members are found by name, in any order. What is not known is stepped over, definite or indefinite, to a bounded depth.
 
 use aws_sdk_kinesis::types::{ChildShard, HashKeyRange};
+use base64_simd::STANDARD;
 use bytes::Bytes;
+use std::ops::Range;
 
 use super::answer::{Answer, MAX_DEPTH, MAX_RECORDS, RecordParts};
 use super::malformed::{Malformed, Undecoded};
@@ -58,6 +60,75 @@ enum Head {
 struct Reader<'a> {
     body: &'a Bytes,
     at: usize,
+}
+
+/// Reads items in their usual form. `None`: this one is in another, or cut off.
+struct Quick<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl Quick<'_> {
+    #[inline]
+    fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    #[inline]
+    fn byte(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    #[inline]
+    fn array<const WIDTH: usize>(&mut self) -> Option<[u8; WIDTH]> {
+        let bytes = self.body.get(self.at..)?.first_chunk::<WIDTH>()?;
+        self.at += WIDTH;
+        Some(*bytes)
+    }
+
+    #[inline]
+    fn took(&mut self, literal: &[u8]) -> bool {
+        let is_there = self.body.get(self.at..).is_some_and(|rest| rest.starts_with(literal));
+        self.at += if is_there { literal.len() } else { 0 };
+        is_there
+    }
+
+    /// Where the text stands whose head comes next.
+    #[inline]
+    fn text(&mut self) -> Option<Range<usize>> {
+        self.stretch(0x60)
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> Option<Range<usize>> {
+        self.stretch(0x40)
+    }
+
+    #[inline]
+    fn stretch(&mut self, major: u8) -> Option<Range<usize>> {
+        let length = match self.byte()?.checked_sub(major)? {
+            length @ 0..=23 => usize::from(length),
+            24 => usize::from(self.byte()?),
+            25 => usize::from(u16::from_be_bytes(self.array()?)),
+            26 => usize::try_from(u32::from_be_bytes(self.array()?)).ok()?,
+            _ => return None,
+        };
+        let start = self.at;
+        let end = start.checked_add(length).filter(|&end| end <= self.body.len())?;
+        self.at = end;
+        Some(start..end)
+    }
+
+    /// A time: a tag, and an integer in eight bytes.
+    #[inline]
+    fn millis(&mut self) -> Option<i64> {
+        if self.array()? != [0xc1, 0x1b] {
+            return None;
+        }
+        i64::try_from(u64::from_be_bytes(self.array()?)).ok().map(time::millis_of_integer)
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -159,6 +230,20 @@ impl<'a> Reader<'a> {
             Head::Null => Ok(None),
             _ => Err(self.malformed("text or bytes expected")),
         }
+    }
+
+    /// A payload. AWS sends bytes; there are local servers that send base64 as text, as in JSON, and the SDK for Java reads
+    /// both.
+    fn payload(&mut self) -> Result<Bytes, Malformed> {
+        let start = self.at;
+        let is_text = matches!(self.untagged()?, Head::Text(_));
+        self.at = start;
+        let payload = self.blob()?.unwrap_or_default();
+        if !is_text {
+            return Ok(payload);
+        }
+        let decoded = STANDARD.decode_to_vec(&payload);
+        decoded.map(Bytes::from).map_err(|_| self.malformed("the payload is text, but not base64"))
     }
 
     fn string(&mut self) -> Result<Option<String>, Malformed> {
@@ -299,12 +384,16 @@ impl<'a> Reader<'a> {
             if records.len() == MAX_RECORDS {
                 return Err(reader.malformed("too many records").into());
             }
+            if let Some(parts) = reader.usual_record() {
+                records.push(parts.into_record(|what| reader.malformed(what))?);
+                return Ok(());
+            }
             let mut parts = RecordParts::default();
             reader.map(|reader, name| {
                 match name {
                     b"SequenceNumber" => parts.sequence_number = reader.blob()?.unwrap_or_default(),
                     b"ApproximateArrivalTimestamp" => parts.arrival_millis = reader.millis()?,
-                    b"Data" => parts.data = reader.blob()?.unwrap_or_default(),
+                    b"Data" => parts.data = reader.payload()?,
                     b"PartitionKey" => parts.partition_key = reader.blob()?,
                     _ => reader.skip(0)?,
                 }
@@ -314,6 +403,43 @@ impl<'a> Reader<'a> {
             Ok(())
         })?;
         Ok(records)
+    }
+
+    /// A record as servers write it: a map of a stated length with the members that are known, in any order, and values in
+    /// their plain forms. `None`: it is another one, and nothing is taken of it; then each part is looked at for what it is.
+    ///
+    /// Small records are made of many small items: a decision for each of them costs more than all else in an answer.
+    #[inline]
+    fn usual_record(&mut self) -> Option<RecordParts> {
+        let mut quick = Quick { body: self.body.as_ref(), at: self.at };
+        let members = match quick.byte()? {
+            head @ 0xa0..=0xb7 => head & 0x1f,
+            _ => return None,
+        };
+        let (mut sequence_number, mut data, mut key, mut arrival_millis) = (0..0, 0..0, None, None);
+        for _ in 0..members {
+            // A name is found by its length, which comes first: only two are equally long.
+            match quick.peek()? {
+                0x6e if quick.took(b"\x6eSequenceNumber") => sequence_number = quick.text()?,
+                0x6e if quick.took(b"\x6eEncryptionType") => {
+                    quick.text()?;
+                }
+                0x78 if quick.took(b"\x78\x1bApproximateArrivalTimestamp") => {
+                    arrival_millis = Some(quick.millis()?);
+                }
+                0x64 if quick.took(b"\x64Data") => data = quick.bytes()?,
+                0x6c if quick.took(b"\x6cPartitionKey") => key = Some(quick.text()?),
+                _ => return None,
+            }
+        }
+        self.at = quick.at;
+        let slice = |range: Range<usize>| self.body.slice(range);
+        Some(RecordParts {
+            sequence_number: slice(sequence_number),
+            arrival_millis,
+            data: slice(data),
+            partition_key: key.map(slice),
+        })
     }
 
     fn children(&mut self) -> Result<Vec<ChildShard>, Undecoded> {

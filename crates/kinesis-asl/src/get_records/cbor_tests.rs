@@ -83,10 +83,12 @@ fn what_is_unknown_is_stepped_over_wherever_it_stands() {
 
 #[test]
 fn a_time_in_seconds_is_that_of_a_local_server() {
-    let body = b"\xa1\x67Records\x81\xa2\x6eSequenceNumber\x617\
-        \x78\x1bApproximateArrivalTimestamp\x1a\x65\x53\xf1\x00";
     let arrival = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    assert_eq!(decoded(body).unwrap().records[0].approximate_arrival, Some(arrival));
+    for time in [&b"\x1a\x65\x53\xf1\x00"[..], b"\xc1\x1b\x00\x00\x00\x00\x65\x53\xf1\x00"] {
+        let head = b"\xa1\x67Records\x81\xa2\x6eSequenceNumber\x617\x78\x1bApproximateArrivalTimestamp";
+        let body = [&head[..], time].concat();
+        assert_eq!(decoded(&body).unwrap().records[0].approximate_arrival, Some(arrival));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aws_sdk_kinesis::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_kinesis::config::retry::RetryConfig;
@@ -13,7 +14,6 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_types::body::SdkBody;
 use base64_simd::STANDARD;
-use fastrand::Rng;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -21,6 +21,12 @@ use serde_json::{Map, Value, json};
 
 use super::call::{CallError, GetRecords};
 use super::{Answer, GetRecordsFormat};
+use crate::read_pace::{ReadPace, ReadRate};
+
+/// The pace of a reader that makes one call.
+fn pace() -> ReadPace {
+    ReadPace::new(ReadRate { share_percent: 100, idle_time: Duration::ZERO, max_idle_time: Duration::ZERO })
+}
 
 /// A server in the client: it answers in the encoding of the request.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +63,7 @@ impl Canned {
             .retry_config(RetryConfig::disabled())
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .build();
-        GetRecords::new(Client::from_conf(config), "words", format, Rng::with_seed(1))
+        GetRecords::new(Client::from_conf(config), "words", format)
     }
 }
 
@@ -310,14 +316,14 @@ async fn all_ways(cbor: Vec<u8>, json: Vec<u8>) -> [(&'static str, Result<Answer
     let server = Canned::default();
     *server.0.cbor.lock().unwrap() = cbor;
     *server.0.json.lock().unwrap() = json;
-    let by_the_sdk = server.reader(GetRecordsFormat::Sdk).call("iterator").await;
+    let by_the_sdk = server.reader(GetRecordsFormat::Sdk).call("iterator", &mut pace()).await;
     let (in_json, in_cbor) = (server.reader(GetRecordsFormat::Json), server.reader(GetRecordsFormat::Cbor));
     let ways = [
         ("the SDK", by_the_sdk),
-        ("JSON through the door", in_json.call("iterator").await),
-        ("JSON directly", in_json.call("iterator").await),
-        ("CBOR through the door", in_cbor.call("iterator").await),
-        ("CBOR directly", in_cbor.call("iterator").await),
+        ("JSON through the door", in_json.call("iterator", &mut pace()).await),
+        ("JSON directly", in_json.call("iterator", &mut pace()).await),
+        ("CBOR through the door", in_cbor.call("iterator", &mut pace()).await),
+        ("CBOR directly", in_cbor.call("iterator", &mut pace()).await),
     ];
     assert_eq!(server.0.calls.load(Ordering::Relaxed), 5);
     assert_eq!(server.0.signed_by_the_sdk.load(Ordering::Relaxed), 3, "two of the calls were direct");

@@ -4,11 +4,9 @@
 //! its rules, whatever they are. What cannot be learnt with certainty is not guessed: then there is no route, and every call
 //! goes through the SDK.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -22,8 +20,7 @@ use aws_smithy_runtime_api::client::auth::{AuthScheme, AuthSchemeId};
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings, SharedHttpConnector};
 use aws_smithy_runtime_api::client::identity::{Identity, SharedIdentityResolver};
 use aws_smithy_types::body::SdkBody;
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use tokio::time::{Instant, timeout};
 
 use super::answer::MAX_BODY_BYTES;
@@ -63,7 +60,8 @@ pub(super) struct Route {
     /// How far the service's clock is ahead of this machine's or behind it, where the SDK has found it out.
     clock_ahead: Duration,
     clock_behind: Duration,
-    pub(super) limits: Limits,
+    /// How long an attempt may take.
+    attempt_timeout: Duration,
 }
 
 /// An identity, held for a moment beside the SDK's cache.
@@ -71,14 +69,6 @@ pub(super) struct Route {
 struct Held {
     identity: Identity,
     since: Instant,
-}
-
-/// How long and how often a call is tried.
-#[derive(Debug, Clone)]
-pub(super) struct Limits {
-    pub(super) attempt_timeout: Duration,
-    pub(super) operation_timeout: Option<Duration>,
-    pub(super) retry: RetryConfig,
 }
 
 /// An answer with its body taken out.
@@ -130,17 +120,8 @@ impl Route {
             service,
             clock_ahead: signed_at.duration_since(now).map_or(Duration::ZERO, beyond),
             clock_behind: now.duration_since(signed_at).map_or(Duration::ZERO, beyond),
-            limits: Limits {
-                attempt_timeout: attempt_timeout.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT),
-                operation_timeout: timeouts.operation_timeout(),
-                retry: retry.clone(),
-            },
+            attempt_timeout: attempt_timeout.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT),
         })
-    }
-
-    /// The same with other limits: a repeat runs under what the first attempt has left of them.
-    pub(super) fn with_limits(self, limits: Limits) -> Self {
-        Self { limits, ..self }
     }
 
     /// Sends one request and reads its answer. `None`: it could not be made, and nothing was sent.
@@ -150,7 +131,7 @@ impl Route {
         encoding: Encoding,
         iterator: &str,
     ) -> Option<Result<Attempt, SdkError<GetRecordsError>>> {
-        let limit = self.limits.attempt_timeout;
+        let limit = self.attempt_timeout;
         match timeout(limit, async {
             Some(self.exchange(self.request(signer, encoding, iterator).await?).await)
         })
@@ -162,7 +143,10 @@ impl Route {
     }
 
     async fn request(&self, signer: &Signer, encoding: Encoding, iterator: &str) -> Option<HttpRequest> {
-        let identity = self.identity().await?;
+        let identity = match self.held_identity() {
+            Some(identity) => identity,
+            None => Box::pin(self.resolved_identity()).await?,
+        };
         let credentials = identity.data::<Credentials>()?;
         let now = self.components.time_source()?.now();
         let body = encoding.request(iterator);
@@ -177,7 +161,8 @@ impl Route {
         let time = now.checked_add(self.clock_ahead)?.checked_sub(self.clock_behind)?;
         let signature = signer.sign(credentials, &signable, time)?;
         let mut request = self.template.try_clone()?;
-        *request.body_mut() = SdkBody::from_body_1_x(RequestBody(Some(body.into())));
+        // In memory, as the SDK's own are: a client of the user's may want to look at it.
+        *request.body_mut() = SdkBody::from(body);
         let headers = request.headers_mut();
         headers.try_insert("content-type", encoding.content_type()).ok()?;
         headers.try_insert("x-amz-date", signature.date).ok()?;
@@ -189,14 +174,15 @@ impl Route {
     }
 
     /// Whose name requests are signed in; renewed by the SDK's cache.
-    async fn identity(&self) -> Option<Identity> {
+    fn held_identity(&self) -> Option<Identity> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref()
+            .filter(|held| held.since.elapsed() < IDENTITY_HELD_FOR)
+            .map(|held| held.identity.clone())
+    }
+
+    async fn resolved_identity(&self) -> Option<Identity> {
         let now = Instant::now();
-        let held = |held: &Held| (now - held.since < IDENTITY_HELD_FOR).then(|| held.identity.clone());
-        if let Some(identity) =
-            self.held.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(held)
-        {
-            return Some(identity);
-        }
         let identities = self.components.identity_cache();
         let config = ConfigBag::base();
         let resolved = identities.resolve_cached_identity(self.identities.clone(), &self.components, &config);
@@ -212,30 +198,6 @@ impl Route {
             Ok(body) => Ok(Attempt { response, body }),
             Err(error) => Err(SdkError::response_error(error, response)),
         }
-    }
-}
-
-/// The body of a request that is sent once: the SDK's own would keep a copy to send it again.
-#[derive(Debug)]
-struct RequestBody(Option<Bytes>);
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|body| Ok(Frame::data(body))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |body| body.len() as u64))
     }
 }
 

@@ -6,25 +6,38 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::Encoding;
 
-/// So many answers in CBOR that cannot be read, one after another, and JSON is asked for.
-const MAX_MALFORMED_IN_A_ROW: u32 = 3;
+/// So many failures in CBOR, with no records in between that could be read, and JSON is asked for.
+const MAX_FAILURES_IN_A_ROW: u32 = 3;
+
+/// What a request in CBOR came to, as far as that says whether the server speaks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempted {
+    /// There were records, and they could be read.
+    Records,
+    /// There were none: a server that writes records wrong gives such answers too.
+    Nothing,
+    /// The answer could not be read.
+    Malformed,
+    /// The server failed, as some do on requests that they do not understand.
+    Failed,
+}
 
 /// How records are asked for and read.
 ///
-/// Whatever was asked for, an answer is read in the encoding in which it comes. In the formats of this crate a failed call
-/// is repeated as often as the client is configured to, and each attempt counts among the five reads in a second that a
-/// shard allows; by the SDK it is tried once.
+/// Whatever was asked for, an answer is read in the encoding in which it comes. In every format a read is tried once,
+/// whatever the client is configured to: each attempt counts among the five reads in a second that a shard allows, and
+/// whoever reads repeats it in its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum GetRecordsFormat {
-    /// In CBOR (`application/x-amz-cbor-1.1`): payloads come as bytes, which is a third less to receive and costs the
-    /// least to read. A server that does not speak it is remembered, and asked in JSON from then on. The AWS SDK for Java
-    /// reads Kinesis so; this crate has not been tried against AWS itself yet, so it has to be chosen.
+    /// In CBOR (`application/x-amz-cbor-1.1`), as the AWS SDK for Java reads Kinesis: payloads come as bytes, which is a
+    /// quarter less to receive and costs the least to read. A server that does not speak it is remembered, and asked in JSON
+    /// from then on. The default.
+    #[default]
     Cbor,
     /// In JSON, read by this crate.
     Json,
-    /// In JSON, asked for and read by the AWS SDK alone: the reference, at several times the cost. The default.
-    #[default]
+    /// In JSON, asked for and read by the AWS SDK alone: the reference, at several times the cost.
     Sdk,
 }
 
@@ -43,7 +56,9 @@ impl fmt::Display for GetRecordsFormat {
 pub(super) struct FormatMemory {
     setting: GetRecordsFormat,
     has_fallen_back: AtomicBool,
-    malformed_in_a_row: AtomicU32,
+    failures_in_a_row: AtomicU32,
+    /// Records in CBOR were read: the server speaks it.
+    has_been_read: AtomicBool,
     announced: Once,
 }
 
@@ -52,7 +67,8 @@ impl FormatMemory {
         Self {
             setting,
             has_fallen_back: AtomicBool::new(false),
-            malformed_in_a_row: AtomicU32::new(0),
+            failures_in_a_row: AtomicU32::new(0),
+            has_been_read: AtomicBool::new(false),
             announced: Once::new(),
         }
     }
@@ -83,13 +99,22 @@ impl FormatMemory {
         }
     }
 
-    /// An answer in CBOR could be read, or not: a server that cannot be understood is asked in JSON in the end, since a
-    /// fault that stays would stop the shard.
-    pub(super) fn note_cbor(&self, stream: &str, is_sound: bool) {
-        if is_sound {
-            self.malformed_in_a_row.store(0, Ordering::Relaxed);
-        } else if self.malformed_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_MALFORMED_IN_A_ROW {
-            self.fall_back(stream, "answers cannot be read");
+    /// What came of a request in CBOR. A server that cannot be understood is asked in JSON in the end, since a fault that
+    /// stays would stop the shard; and so is one that fails on every request, as long as it has not been understood once.
+    pub(super) fn note_cbor(&self, stream: &str, attempted: Attempted) {
+        let reason = match attempted {
+            Attempted::Records => {
+                self.failures_in_a_row.store(0, Ordering::Relaxed);
+                self.has_been_read.store(true, Ordering::Relaxed);
+                return;
+            }
+            Attempted::Nothing => return,
+            Attempted::Failed if self.has_been_read.load(Ordering::Relaxed) => return,
+            Attempted::Failed => "requests fail",
+            Attempted::Malformed => "answers cannot be read",
+        };
+        if self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FAILURES_IN_A_ROW {
+            self.fall_back(stream, reason);
         }
     }
 }
@@ -113,13 +138,21 @@ mod tests {
     }
 
     #[test]
-    fn malformed_answers_in_a_row_end_in_json() {
-        let memory = FormatMemory::new(GetRecordsFormat::Cbor);
-        for is_sound in [false, false, true, false, false] {
-            memory.note_cbor("words", is_sound);
+    fn failures_without_records_in_between_end_in_json() {
+        use Attempted::{Failed, Malformed, Nothing, Records};
+        for (attempts, expected) in [
+            (&[Malformed, Malformed, Records, Malformed, Malformed][..], Encoding::Cbor),
+            (&[Malformed, Nothing, Malformed, Nothing, Malformed], Encoding::Json),
+            (&[Failed, Failed, Nothing, Failed], Encoding::Json),
+            // A server that was understood has outages.
+            (&[Records, Failed, Failed, Failed, Failed], Encoding::Cbor),
+            (&[Records, Malformed, Malformed, Malformed], Encoding::Json),
+        ] {
+            let memory = FormatMemory::new(GetRecordsFormat::Cbor);
+            for attempted in attempts {
+                memory.note_cbor("words", *attempted);
+            }
+            assert_eq!(memory.encoding(), Some(expected), "{attempts:?}");
         }
-        assert_eq!(memory.encoding(), Some(Encoding::Cbor));
-        memory.note_cbor("words", false);
-        assert_eq!(memory.encoding(), Some(Encoding::Json));
     }
 }

@@ -13,11 +13,13 @@
 //! | [`cbor`], [`json`] | the encodings; [`time`] their numbers, [`malformed`] their faults |
 //! | [`answer`] | what comes out |
 //!
-//! A direct attempt is never the last word on a failure: unless the failure is about the iterator, or the SDK is told to
-//! repeat nothing, the SDK repeats the call with all it knows about retries, clocks and credentials. Where it went and
-//! how it signed is learnt from the calls it makes itself.
+//! A direct attempt is never the last word on a failure: unless the failure is about the request, or the shard is read too
+//! often, the next one is the SDK's, with all it knows about clocks, credentials and connections. Where it went and how it
+//! signed is learnt from the calls it makes itself.
 
 mod answer;
+#[cfg(feature = "bench-internals")]
+pub(crate) mod bench;
 mod call;
 mod cbor;
 mod direct;
@@ -52,7 +54,7 @@ pub(crate) enum Encoding {
 
 impl Encoding {
     /// As the headers of requests and answers name it.
-    fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Cbor => "application/x-amz-cbor-1.1",
             Self::Json => "application/x-amz-json-1.1",
@@ -68,7 +70,7 @@ impl Encoding {
         }
     }
 
-    fn request(self, iterator: &str) -> Vec<u8> {
+    pub(crate) fn request(self, iterator: &str) -> Vec<u8> {
         match self {
             Self::Cbor => cbor::request(iterator),
             Self::Json => json::request(iterator),

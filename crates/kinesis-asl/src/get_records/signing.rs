@@ -35,7 +35,7 @@ pub(super) struct Signature {
 
 /// Signs, and keeps the key of the day.
 #[derive(Default)]
-pub(super) struct Signer(Mutex<Kept>);
+pub(crate) struct Signer(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {

@@ -12,9 +12,50 @@ pub(super) fn millis_of_integer(number: i64) -> i64 {
     if (0..FIRST_PLAUSIBLE_MILLIS).contains(&number) { number * MILLIS_PER_SECOND } else { number }
 }
 
+/// The most digits of a number that is read the short way: so many fit into a `u64`, with room for rounding.
+const USUAL_DIGITS: u32 = 18;
+
 /// A decimal number times ten to the power of `shift`, rounded to the nearest integer, halves away from zero. `None`: no
 /// number, or out of range.
 pub(super) fn scaled_decimal(text: &[u8], shift: i64) -> Option<i64> {
+    usual_decimal(text, shift).or_else(|| any_decimal(text, shift))
+}
+
+/// The same for numbers of usual size, in arithmetic of usual width: `1700000000.123`, `1.700000000123E9`. `None`: it is not
+/// such a number.
+fn usual_decimal(text: &[u8], shift: i64) -> Option<i64> {
+    let (mut digits, mut seen, mut exponent) = (0_u64, 0_u32, shift);
+    let mut is_fraction = false;
+    let mut rest = text.iter();
+    while let Some(&byte) = rest.next() {
+        match byte {
+            b'0'..=b'9' if seen < USUAL_DIGITS => {
+                seen += 1;
+                digits = digits * 10 + u64::from(byte - b'0');
+                exponent -= i64::from(is_fraction);
+            }
+            b'.' if !is_fraction => is_fraction = true,
+            b'E' | b'e' => match rest.as_slice() {
+                [digit @ b'0'..=b'9'] => {
+                    exponent += i64::from(digit - b'0');
+                    break;
+                }
+                _ => return None,
+            },
+            _ => return None,
+        }
+    }
+    if seen == 0 {
+        return None;
+    }
+    let factor = 10_u64.checked_pow(u32::try_from(exponent.unsigned_abs()).ok()?)?;
+    let scaled =
+        if exponent >= 0 { digits.checked_mul(factor)? } else { digits.checked_add(factor / 2)? / factor };
+    i64::try_from(scaled).ok()
+}
+
+/// The same for every number.
+fn any_decimal(text: &[u8], shift: i64) -> Option<i64> {
     let (is_negative, text) = match text.split_first()? {
         (b'-', rest) => (true, rest),
         _ => (false, text),
@@ -144,6 +185,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_short_way_says_what_the_long_one_says(text in "[0-9]{0,20}\\.?[0-9]{0,12}([eE][0-9]{1,2})?", shift in 0..4_i64) {
+            if let Some(number) = usual_decimal(text.as_bytes(), shift) {
+                prop_assert_eq!(any_decimal(text.as_bytes(), shift), Some(number), "{}", text);
+            }
+        }
+
         #[test]
         fn milliseconds_survive_any_notation(millis in 0..4_102_444_800_000_i64, shift in 0..12_i32) {
             let plain = format!("{}.{:03}", millis / 1000, millis % 1000);

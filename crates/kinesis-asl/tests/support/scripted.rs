@@ -22,7 +22,7 @@ use http_body::{Body, Frame};
 use serde_json::{Value, json};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{REGION, client_config, locked};
+use super::{REGION, cbor, client_config, locked};
 
 /// When the virtual time begins, by the clock of the service: seconds since 1970.
 pub(crate) const EPOCH_SECONDS: u64 = 1_700_000_000;
@@ -48,6 +48,10 @@ pub(crate) enum Part {
     Wait(Duration),
     /// A `SubscribeToShardEvent`.
     Event(Value),
+    /// Such an event in three pieces, each of which counts as a message taken.
+    EventInPieces(Value),
+    /// A piece of something.
+    Piece(Vec<u8>),
     /// An exception of this kind instead of an event.
     Exception(&'static str),
     /// The beginning of an event, and no more of it.
@@ -142,7 +146,9 @@ impl HttpConnector for ScriptedKinesis {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let body = request.body().bytes().expect("a body in memory");
-        let body: Value = serde_json::from_slice(body).expect("JSON");
+        // A request in CBOR is answered in JSON like all others.
+        let is_cbor = request.headers().get("content-type") == Some(cbor::CONTENT_TYPE);
+        let body = if is_cbor { cbor::to_json(body) } else { serde_json::from_slice(body).expect("JSON") };
         let answer = (self.answer)(&operation, &body);
         locked(&self.requests).push(Request { at: Instant::now(), operation, body });
         let (status, content_type, body) = match answer {
@@ -201,6 +207,14 @@ impl Body for Events {
                 }
                 Part::Accepted => frame("event", ":event-type", "initial-response", &json!({})),
                 Part::Event(event) => frame("event", ":event-type", "SubscribeToShardEvent", &event),
+                Part::EventInPieces(event) => {
+                    let whole = frame("event", ":event-type", "SubscribeToShardEvent", &event);
+                    let pieces = whole.chunks(whole.len() / 3 + 1).map(|piece| Part::Piece(piece.to_vec()));
+                    let rest: Vec<_> = pieces.chain(std::mem::take(&mut self.parts)).collect();
+                    self.parts = rest.into();
+                    continue;
+                }
+                Part::Piece(bytes) => bytes,
                 Part::Exception(kind) => {
                     frame("exception", ":exception-type", kind, &json!({ "message": "as the test wants it" }))
                 }

@@ -1,0 +1,34 @@
+//! The doors to this module for the benchmark.
+
+use std::time::SystemTime;
+
+use aws_credential_types::Credentials;
+use shard_worker::BoxError;
+
+use super::malformed::Undecoded;
+use super::signing::Signable;
+pub(crate) use super::signing::Signer;
+use super::{Answer, read_answer};
+
+/// Date and authorization of a request to the service in `us-east-1`.
+pub(crate) fn sign(
+    signer: &Signer,
+    credentials: &Credentials,
+    host: &str,
+    content_type: &str,
+    body: &[u8],
+    time: SystemTime,
+) -> Option<(String, String)> {
+    let target = "Kinesis_20131202.GetRecords";
+    let signable = Signable { region: "us-east-1", service: "kinesis", host, content_type, target, body };
+    let signature = signer.sign(credentials, &signable, time)?;
+    Some((signature.date, signature.authorization))
+}
+
+/// Reads an answer.
+pub(crate) fn read(body: Vec<u8>) -> Result<Answer, BoxError> {
+    read_answer(body).map_err(|error| match error {
+        Undecoded::Malformed(malformed) => malformed.into(),
+        Undecoded::SequenceNumber(error) => error.into(),
+    })
+}

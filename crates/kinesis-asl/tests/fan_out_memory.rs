@@ -1,0 +1,104 @@
+//! An event is taken from its subscription once there is memory for it, and a subscription that waits is looked after.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
+
+mod support;
+
+use std::time::Duration;
+
+use shard_worker::{FetchedBatch, ReadFrom, RecordSource, SourceError};
+use support::fan_out::{
+    LONGEST_READ, MAX_READS, heartbeat, numbers_of, open, records, server, session, settings, shard_id,
+    stream,
+};
+use support::scripted::{Part, event};
+use tokio::time::{Instant, sleep, timeout};
+
+use shard_worker::StreamSource as _;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One read as the worker makes it. `0`: no memory was set aside for it.
+async fn read(source: &mut dyn RecordSource) -> (u64, Result<FetchedBatch, SourceError>) {
+    let bytes = timeout(LONGEST_READ, source.ready()).await.expect("ready within seconds");
+    (bytes, timeout(LONGEST_READ, source.next_batch()).await.expect("an answer within seconds"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_not_taken_before_memory_for_it_is_set_aside() {
+    let in_pieces = |numbers: &[u64]| Part::EventInPieces(event(numbers, numbers.last().copied(), &[]));
+    let server = server(move |_| session([in_pieces(&[1, 2]), in_pieces(&[3]), records(&[4]), Part::Hang]));
+    let mut source = open(&server, ReadFrom::TrimHorizon).await;
+    let (bytes, batch) = read(&mut *source).await;
+    assert_eq!((bytes, batch.unwrap().records.len()), (0, 0), "subscribing takes no event");
+    for expected in [&[1, 2][..], &[3], &[4]] {
+        let taken = server.messages_taken();
+        let bytes = source.ready().await;
+        assert!(bytes >= 4 * 1024 * 1024, "{bytes}");
+        // However long memory is waited for: no more than what has begun to come.
+        for _ in 0..3 {
+            sleep(10 * SECOND).await;
+            assert_eq!(source.ready().await, bytes);
+        }
+        assert!(server.messages_taken() <= taken + 1);
+        assert_eq!(numbers_of(&source.next_batch().await.unwrap()), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_waits_sets_nothing_aside_and_loses_nothing_when_it_is_cancelled() {
+    let server = server(|index| match index {
+        0 => session([Part::Wait(7 * SECOND), records(&[1]), Part::Hang]),
+        _ => session([Part::Hang]),
+    });
+    let mut source = open(&server, ReadFrom::TrimHorizon).await;
+    let (mut numbers, mut reads_with_memory) = (Vec::new(), 0);
+    for _ in 0..10 {
+        // Cut short, as when something else is to be done.
+        let _ = timeout(SECOND, source.ready()).await;
+        let (bytes, batch) = read(&mut *source).await;
+        reads_with_memory += u32::from(bytes > 0);
+        numbers.extend(numbers_of(&batch.unwrap()));
+    }
+    assert_eq!((numbers, reads_with_memory), (vec![1], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_subscription_is_noticed_while_the_caller_waits() {
+    let server =
+        server(|index| if index == 0 { session([Part::Hang]) } else { session([records(&[1]), Part::Hang]) });
+    let mut settings = settings();
+    settings.inactivity_timeout = 20 * SECOND;
+    let mut source = stream(&server, settings).open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
+    let begun = Instant::now();
+    loop {
+        let (_, batch) = read(&mut *source).await;
+        if !batch.unwrap().records.is_empty() {
+            break;
+        }
+        assert!(begun.elapsed() < 60 * SECOND, "the silence is not noticed");
+    }
+    let requests = server.requests("SubscribeToShard");
+    assert!(requests[1].at - requests[0].at >= 20 * SECOND, "{requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_subscription_is_renewed_in_time() {
+    let server = server(|_| {
+        let beats = (0..100).flat_map(|_| [heartbeat(7), Part::Wait(5 * SECOND)]);
+        session(beats.chain([Part::Hang]))
+    });
+    let mut source = open(&server, ReadFrom::TrimHorizon).await;
+    for _ in 0..MAX_READS {
+        read(&mut *source).await.1.unwrap();
+        if server.requests("SubscribeToShard").len() == 3 {
+            break;
+        }
+    }
+    let requests = server.requests("SubscribeToShard");
+    assert_eq!(requests.len(), 3);
+    for pair in requests.windows(2) {
+        let age = pair[1].at - pair[0].at;
+        assert!(age > 200 * SECOND && age < 300 * SECOND, "{age:?}");
+    }
+}

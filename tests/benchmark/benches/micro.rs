@@ -1,0 +1,112 @@
+//! Micro-benchmarks under criterion: `cargo bench -p benchmark`.
+//!
+//! What de-aggregation costs beyond the digest, which nobody can avoid, is told by `cargo bench -p shard-worker`: it takes the
+//! one from the other, which is not what criterion is for.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a panic ends the measurement
+
+use std::collections::HashSet;
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fastrand::Rng;
+use kinesis_streaming::lease_store::{Lease, LeaseChange, Position, SequenceNumber, ShardId, WorkerId};
+use kinesis_streaming::receiver::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
+use kinesis_streaming::shard_worker::{Aggregator, Record, deaggregate};
+
+/// How many records an answer holds at the most.
+const RECORDS: u64 = 10_000;
+
+/// A fleet that is large for the planner.
+const LEASES: u64 = 1000;
+const WORKERS: u64 = 20;
+
+fn sequence_numbers(criterion: &mut Criterion) {
+    let numbers: Vec<SequenceNumber> =
+        (0..RECORDS).map(|number| SequenceNumber::new(format!("49{number:054}")).unwrap()).collect();
+    let mut group = criterion.benchmark_group("sequence numbers");
+    group.throughput(Throughput::Elements(RECORDS));
+    group.bench_function("compare with the next", |bencher| {
+        bencher.iter(|| black_box(&numbers).windows(2).all(|pair| pair[0] < pair[1]));
+    });
+    let texts: Vec<&str> = numbers.iter().map(SequenceNumber::as_str).collect();
+    group.bench_function("check", |bencher| {
+        bencher.iter(|| black_box(&texts).iter().all(|text| SequenceNumber::new(*text).is_ok()));
+    });
+    group.finish();
+}
+
+fn deaggregation(criterion: &mut Criterion) {
+    let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+    for index in 0..100 {
+        let full = aggregator.add(format!("user-{}", index % 10), None, &[b'x'; 100]);
+        assert!(full.is_ok_and(|full| full.is_none()));
+    }
+    let record = Record {
+        sequence_number: 7.into(),
+        sub_sequence_number: 0,
+        partition_key: Some("user-0".into()),
+        data: aggregator.finish().unwrap().data,
+        approximate_arrival: None,
+    };
+    let mut group = criterion.benchmark_group("de-aggregation");
+    group.throughput(Throughput::Elements(100));
+    let mut records = Vec::with_capacity(100);
+    group.bench_function("100 records of 100 B, 10 keys", |bencher| {
+        bencher.iter(|| {
+            records.clear();
+            black_box(deaggregate(record.clone(), None, &mut records))
+        });
+    });
+    group.finish();
+}
+
+/// What a worker that has just joined makes of a full table, and one whose fleet is at rest.
+fn planner(criterion: &mut Criterion) {
+    let worker = |index: u64| WorkerId::new(format!("worker-{index}")).unwrap();
+    let leases = |owners: u64| -> Vec<Lease> {
+        let unowned =
+            (0..LEASES).map(|shard| Lease::unowned(ShardId::numbered(shard), Position::TrimHorizon));
+        unowned
+            .zip(0_u64..)
+            .map(|(lease, index)| LeaseChange::take(worker(1 + index % owners)).apply(&lease))
+            .collect()
+    };
+    let limits = AssignmentLimits {
+        failover_time: Duration::from_secs(10),
+        hand_over_time: Duration::from_secs(10),
+        drain_time: Duration::from_secs(30),
+        max_leases: usize::MAX,
+        max_moves: 16,
+        max_takes: 100,
+    };
+    let mut group = criterion.benchmark_group("planner, 1,000 leases and 20 workers");
+    for (name, owners, me) in [("who joins", WORKERS - 1, 0), ("at rest", WORKERS, 1)] {
+        let (leases, worker_id) = (leases(owners), worker(me));
+        let observed: Vec<ObservedLease<'_>> = leases
+            .iter()
+            .map(|lease| ObservedLease {
+                lease,
+                unchanged_for: Duration::ZERO,
+                owned_for: None,
+                requested_for: Duration::ZERO,
+                weight: 1,
+            })
+            .collect();
+        let own = leases.iter().filter(|lease| lease.is_owned_by(&worker_id));
+        let held: HashSet<ShardId> = own.map(|lease| lease.shard_id.clone()).collect();
+        let requested = HashSet::new();
+        let holdings = Holdings { worker_id: &worker_id, held: &held, requested: &requested };
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let plan = plan_assignment(black_box(&observed), &holdings, limits, &mut Rng::with_seed(1));
+                (plan.take.len(), plan.request.len())
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, sequence_numbers, deaggregation, planner);
+criterion_main!(benches);

@@ -1,0 +1,118 @@
+//! What a client made by hand for this one call would cost: our decoder and signer, on a connection of `hyper` for each
+//! shard.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use aws_sdk_kinesis::config::Credentials;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use kinesis_streaming::kinesis_asl::bench_internals::{HandMade, read};
+use kinesis_streaming::prelude::BoxError;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+use super::tally::Tally;
+use super::{Job, READ_INTERVAL};
+
+/// A body in one piece.
+#[derive(Debug)]
+struct Whole(Option<Bytes>);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(self.0.take().map(|body| Ok(Frame::data(body))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |body| body.len() as u64))
+    }
+}
+
+pub(super) fn start(is_cbor: bool, job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
+    let host = job.url.strip_prefix("http://").ok_or("the URL is not http")?.to_owned();
+    let credentials = Credentials::new("key", "secret", None, None, "local server");
+    let hand_made = Arc::new(HandMade::new(is_cbor, &host, credentials));
+    for shard in 0..job.shards {
+        let (host, hand_made, tally, job) = (host.clone(), hand_made.clone(), tally.clone(), job.clone());
+        tokio::spawn(async move {
+            if let Err(error) = read_shard(&host, &hand_made, shard, &job, &tally).await {
+                eprintln!("limit, shard {shard}: {error}");
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn read_shard(
+    host: &str,
+    hand_made: &HandMade,
+    shard: u64,
+    job: &Job,
+    tally: &Tally,
+) -> Result<(), BoxError> {
+    let socket = TcpStream::connect(host).await?;
+    socket.set_nodelay(true)?;
+    let (mut sender, connection) = handshake(TokioIo::new(socket)).await?;
+    tokio::spawn(connection);
+    let first = serde_json::json!({
+        "StreamName": "words", "ShardId": format!("shardId-{shard:012}"), "ShardIteratorType": "TRIM_HORIZON",
+    });
+    let request = Request::post("/")
+        .header("host", host)
+        .header("content-type", "application/x-amz-json-1.1")
+        .header("x-amz-target", "Kinesis_20131202.GetShardIterator")
+        .body(Whole(Some(first.to_string().into())))?;
+    let answer: serde_json::Value = serde_json::from_slice(&exchange(&mut sender, request).await?)?;
+    let mut iterator = answer["ShardIterator"].as_str().map(str::to_owned);
+    let mut records = 0;
+    while let Some(current) = iterator {
+        let due = Instant::now() + READ_INTERVAL;
+        let request = hand_made.request(&current).ok_or("the request cannot be signed")?;
+        let request = Request::post("/")
+            .header("host", host)
+            .header("content-type", request.content_type)
+            .header("x-amz-target", "Kinesis_20131202.GetRecords")
+            .header("x-amz-date", request.date)
+            .header("authorization", request.authorization)
+            .body(Whole(Some(request.body.into())))?;
+        let (found, next) = read(exchange(&mut sender, request).await?)?;
+        let count = found.len() as u64;
+        if count > 0 {
+            tally.arrived(found.iter().map(|record| record.approximate_arrival));
+            tally.add(records == 0, count, found.iter().map(|record| record.data.len() as u64).sum());
+            records += count;
+        }
+        drop(found);
+        iterator = next;
+        if !job.is_timed() && records >= job.shape.records() * job.answers {
+            return Ok(());
+        }
+        sleep_until(due).await;
+    }
+    Ok(())
+}
+
+/// The body of the answer, in one buffer.
+async fn exchange(sender: &mut SendRequest<Whole>, request: Request<Whole>) -> Result<Vec<u8>, BoxError> {
+    sender.ready().await?;
+    let mut body: Incoming = sender.send_request(request).await?.into_body();
+    let mut whole = Vec::with_capacity(usize::try_from(body.size_hint().lower())?);
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        if let Ok(data) = frame?.into_data() {
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole)
+}

@@ -1,0 +1,54 @@
+//! All of this workspace, as a program uses it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kinesis_streaming::kinesis_asl::{GetRecordsFormat, KinesisStream};
+use kinesis_streaming::prelude::{
+    BoxError, Consumer, InMemoryLeaseStore, InitialPosition, RecordBatch, RecordProcessor, ShardContext,
+    async_trait,
+};
+
+use super::Job;
+use super::tally::Tally;
+
+/// Counts what it is given.
+struct Counting {
+    tally: Arc<Tally>,
+    is_first: bool,
+}
+
+#[async_trait]
+impl RecordProcessor for Counting {
+    async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
+        self.tally.arrived(batch.iter().map(|record| record.approximate_arrival));
+        // Sub-records of one aggregate share its number: what is expected is told in records of Kinesis.
+        let records = batch.iter().filter(|record| record.sub_sequence_number == 0).count() as u64;
+        self.tally.add(self.is_first, records, batch.payload_bytes());
+        self.is_first = false;
+        Ok(())
+    }
+}
+
+pub(super) fn start(format: GetRecordsFormat, job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
+    // As often as AWS allows, like the loops beside it.
+    let stream = KinesisStream::from_client(job.client(), "words")
+        .with_idle_time_between_reads(Duration::ZERO)
+        .with_get_records_format(format);
+    let tally = tally.clone();
+    let consumer = Consumer::builder()
+        .application("benchmark")
+        .source(stream)
+        .lease_store(InMemoryLeaseStore::new())
+        .initial_position(InitialPosition::TrimHorizon)
+        .seed(1)
+        .processors(move |_: ShardContext| Counting { tally: tally.clone(), is_first: true })
+        .build()?;
+    tokio::spawn(async move {
+        match consumer.run().await {
+            Ok(report) => eprintln!("the consumer has ended: {report:?}"),
+            Err(error) => eprintln!("the consumer has failed: {error}"),
+        }
+    });
+    Ok(())
+}

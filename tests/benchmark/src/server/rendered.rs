@@ -1,0 +1,157 @@
+//! Answers of `GetRecords`, rendered before they are asked for, in both encodings.
+//!
+//! A body ends where its iterator and its lag begin, since these differ from shard to shard. Numbers grow with the place in
+//! the shard, as a consumer drops what it has seen.
+
+use kinesis_streaming::lease_store::{HashKey, HashKeyRange};
+use kinesis_streaming::shard_worker::{Aggregator, hash_key_of};
+
+use crate::shape::{RECORDS_PER_AGGREGATE, Shape};
+
+/// As long as the iterators of AWS, in characters.
+pub(crate) const ITERATOR_LENGTH: usize = 224;
+
+/// What an iterator begins with: nothing else in a request does.
+pub(crate) const ITERATOR_MARK: &str = "AAAAAAAAAAAA";
+
+/// When the first record arrived, in milliseconds since 1970.
+const FIRST_ARRIVAL_MILLIS: u64 = 1_700_000_000_123;
+
+/// How many partition keys an aggregate has.
+const KEYS_PER_AGGREGATE: u64 = 10;
+
+/// An answer up to its iterator.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) cbor: Vec<u8>,
+    pub(crate) json: Vec<u8>,
+}
+
+/// One record of Kinesis.
+#[derive(Debug)]
+pub(crate) struct Rendering<'a> {
+    pub(crate) sequence_number: String,
+    pub(crate) arrival_millis: u64,
+    pub(crate) key: &'a str,
+    pub(crate) data: &'a [u8],
+}
+
+/// 56 digits: the place in the shard, and the record's place in the answer.
+pub(crate) fn sequence_number(place: u64, index: u64) -> String {
+    format!("49{place:034}{index:020}")
+}
+
+/// The place of a sequence number.
+pub(crate) fn place_of(sequence_number: &str) -> Option<u64> {
+    sequence_number.get(2..36)?.parse().ok()
+}
+
+/// The iterator for a place in a shard.
+pub(crate) fn iterator(shard: u64, place: u64) -> String {
+    format!("{:b<ITERATOR_LENGTH$}", format!("{ITERATOR_MARK}{shard:08}{place:016}"))
+}
+
+/// The shard and the place of the iterator in a request.
+pub(crate) fn find_iterator(request: &[u8]) -> Option<(u64, u64)> {
+    let mark = ITERATOR_MARK.as_bytes();
+    let at = request.windows(mark.len()).position(|window| window == mark)? + mark.len();
+    let digits = std::str::from_utf8(request.get(at..at + 24)?).ok()?;
+    Some((digits.get(..8)?.parse().ok()?, digits.get(8..)?.parse().ok()?))
+}
+
+impl Body {
+    /// The answer at a place of a shard whose keys lie in `range`.
+    pub(crate) fn render(shape: Shape, place: u64, range: HashKeyRange, rng: &mut fastrand::Rng) -> Self {
+        let random =
+            |rng: &mut fastrand::Rng, length: u64| -> Vec<u8> { (0..length).map(|_| rng.u8(..)).collect() };
+        let keys = keys_in(range, rng);
+        let payloads: Vec<Vec<u8>> = (0..shape.records())
+            .map(|_| {
+                if shape != Shape::D {
+                    return random(rng, shape.payload_bytes());
+                }
+                let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+                for index in 0..RECORDS_PER_AGGREGATE {
+                    let key = &keys[usize::try_from(index % KEYS_PER_AGGREGATE).unwrap_or(0)];
+                    let full = aggregator.add(key.clone(), None, &random(rng, shape.payload_bytes()));
+                    assert!(matches!(full, Ok(None)), "the aggregate has room");
+                }
+                aggregator.finish().map(|aggregate| aggregate.data.to_vec()).unwrap_or_default()
+            })
+            .collect();
+        let records = (0_u64..).zip(&payloads).map(|(index, data)| Rendering {
+            sequence_number: sequence_number(place, index),
+            arrival_millis: FIRST_ARRIVAL_MILLIS + place * 1000 + index % 1000,
+            key: &keys[usize::try_from(index % KEYS_PER_AGGREGATE).unwrap_or(0)],
+            data,
+        });
+        Self::of(&records.collect::<Vec<_>>())
+    }
+
+    pub(crate) fn of(records: &[Rendering<'_>]) -> Self {
+        let mut cbor = b"\xbf\x67Records\x9a".to_vec();
+        cbor.extend(length(records.len()));
+        let mut json = b"{\"Records\":[".to_vec();
+        for (index, record) in records.iter().enumerate() {
+            let Rendering { sequence_number, arrival_millis, key, data } = record;
+            cbor.extend(b"\xa4\x6eSequenceNumber\x78\x38");
+            cbor.extend(sequence_number.as_bytes());
+            cbor.extend(b"\x78\x1bApproximateArrivalTimestamp\xc1\x1b");
+            cbor.extend(arrival_millis.to_be_bytes());
+            cbor.extend(b"\x64Data\x5a");
+            cbor.extend(length(data.len()));
+            cbor.extend(*data);
+            cbor.extend(b"\x6cPartitionKey\x7a");
+            cbor.extend(length(key.len()));
+            cbor.extend(key.as_bytes());
+
+            let comma = if index == 0 { "" } else { "," };
+            // As AWS writes it: 1.700000000123E9.
+            let time = format!(
+                "{}.{:012}E9",
+                arrival_millis / 1_000_000_000_000,
+                arrival_millis % 1_000_000_000_000
+            );
+            json.extend(
+                format!(
+                    "{comma}{{\"SequenceNumber\":\"{sequence_number}\",\"ApproximateArrivalTimestamp\":{time},\
+                     \"Data\":\"{}\",\"PartitionKey\":\"{key}\"}}",
+                    base64_simd::STANDARD.encode_to_string(data)
+                )
+                .bytes(),
+            );
+        }
+        Self { cbor, json }
+    }
+
+    /// The rest of an answer.
+    pub(crate) fn end(is_cbor: bool, iterator: &str, millis_behind_latest: u64) -> Vec<u8> {
+        if !is_cbor {
+            let end = format!(
+                "],\"NextShardIterator\":\"{iterator}\",\"MillisBehindLatest\":{millis_behind_latest}}}"
+            );
+            return end.into_bytes();
+        }
+        let mut end = b"\x71NextShardIterator\x78\xe0".to_vec();
+        end.extend(iterator.as_bytes());
+        end.extend(b"\x72MillisBehindLatest\x1b");
+        end.extend(millis_behind_latest.to_be_bytes());
+        end.push(0xff);
+        end
+    }
+}
+
+/// A length in four bytes, as CBOR has it.
+fn length(length: usize) -> [u8; 4] {
+    u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+/// Partition keys of usual length that a stream would send to this range.
+fn keys_in(range: HashKeyRange, rng: &mut fastrand::Rng) -> Vec<String> {
+    let keys = std::iter::repeat_with(|| format!("partition-key-{:08}", rng.u32(..100_000_000)));
+    let inside = keys.filter(|key| {
+        let HashKey(hash) = hash_key_of(key);
+        (range.start().0..=range.end().0).contains(&hash)
+    });
+    inside.take(usize::try_from(KEYS_PER_AGGREGATE).unwrap_or(1)).collect()
+}

@@ -1,0 +1,86 @@
+//! The answers that are read: how many records of which size.
+
+use std::fmt;
+
+/// How many records an aggregate of the shape `d` holds.
+pub(crate) const RECORDS_PER_AGGREGATE: u64 = 100;
+
+/// One answer of `GetRecords`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// 1,000 records of 1 KB.
+    A,
+    /// 10,000 records of 100 bytes.
+    B,
+    /// 100 records of 50 KB.
+    C,
+    /// 100 aggregates of 100 records of 100 bytes.
+    D,
+    /// Nothing.
+    E,
+    /// Records that are put at a steady rate, each handed over once: for the latency.
+    Paced,
+}
+
+impl Shape {
+    /// By its letter.
+    pub(crate) fn of(letter: &str) -> Option<Self> {
+        [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Paced]
+            .into_iter()
+            .find(|shape| shape.letter() == letter)
+    }
+
+    pub(crate) fn letter(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+            Self::C => "c",
+            Self::D => "d",
+            Self::E => "e",
+            Self::Paced => "paced",
+        }
+    }
+
+    /// How many records of Kinesis an answer holds.
+    pub(crate) fn records(self) -> u64 {
+        match self {
+            Self::A => 1000,
+            Self::B => 10_000,
+            Self::C | Self::D => 100,
+            Self::E | Self::Paced => 0,
+        }
+    }
+
+    /// The payload of a record as a user wrote it, in bytes.
+    pub(crate) fn payload_bytes(self) -> u64 {
+        match self {
+            Self::A => 1000,
+            Self::C => 50_000,
+            Self::B | Self::D | Self::Paced => 100,
+            Self::E => 0,
+        }
+    }
+
+    /// How many records of a user an answer holds.
+    pub(crate) fn user_records(self) -> u64 {
+        self.records() * if self == Self::D { RECORDS_PER_AGGREGATE } else { 1 }
+    }
+
+    /// The payload of an answer as users wrote it, in bytes.
+    pub(crate) fn user_bytes(self) -> u64 {
+        self.user_records() * self.payload_bytes()
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::A => "a: 1,000 x 1 KB",
+            Self::B => "b: 10,000 x 100 B",
+            Self::C => "c: 100 x 50 KB",
+            Self::D => "d: 100 x 100 x 100 B, aggregated",
+            Self::E => "e: empty",
+            Self::Paced => "10 records of 100 B a second",
+        })
+    }
+}
