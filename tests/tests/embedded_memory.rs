@@ -11,7 +11,7 @@ use end_to_end_tests::fleet::{LIMIT, Member, SEED, member, put, setup, shards, w
 use futures::StreamExt as _;
 use kinesis_streaming::lease_store::HashKey;
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::shard_worker::{ByteUsage, ShardState, SourceErrorKind};
+use kinesis_streaming::shard_worker::{ByteUsage, ReadFrom, ShardState, SourceErrorKind};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
