@@ -9,14 +9,17 @@ use std::collections::HashSet;
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fastrand::Rng;
 use kinesis_streaming::lease_store::{Lease, LeaseChange, Position, SequenceNumber, ShardId, WorkerId};
 use kinesis_streaming::receiver::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
-use kinesis_streaming::shard_worker::{Aggregator, Record, deaggregate};
+use kinesis_streaming::shard_worker::{Aggregator, Record, Window, deaggregate};
 
 /// How many records an answer holds at the most.
 const RECORDS: u64 = 10_000;
+
+/// How many records are delivered and not acknowledged.
+const WINDOW: usize = 100_000;
 
 /// A fleet that is large for the planner.
 const LEASES: u64 = 1000;
@@ -34,6 +37,47 @@ fn sequence_numbers(criterion: &mut Criterion) {
     group.bench_function("check", |bencher| {
         bencher.iter(|| black_box(&texts).iter().all(|text| SequenceNumber::new(*text).is_ok()));
     });
+    group.finish();
+}
+
+fn acknowledgement(criterion: &mut Criterion) {
+    let record = |number: usize| Record {
+        sequence_number: SequenceNumber::new(format!("49{number:054}")).unwrap(),
+        sub_sequence_number: 0,
+        partition_key: None,
+        data: bytes::Bytes::new(),
+        approximate_arrival: None,
+    };
+    let records: Vec<Record> = (0..WINDOW).map(record).collect();
+    let mut order: Vec<(u64, usize)> = (0..WINDOW).map(|at| ((at / 1000) as u64, at % 1000)).collect();
+    let delivered = || {
+        let mut window = Window::default();
+        for batch in records.chunks(1000) {
+            let delivery = window.deliver(batch, 0);
+            window.keep_places(delivery, batch);
+        }
+        window
+    };
+    let mut group = criterion.benchmark_group("acknowledgement window of 100,000");
+    group.throughput(Throughput::Elements(WINDOW as u64));
+    group.bench_function("deliver", |bencher| bencher.iter(delivered));
+    Rng::with_seed(1).shuffle(&mut order);
+    let mut acknowledge = |name: &str, order: &[(u64, usize)]| {
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched_ref(
+                delivered,
+                |window| {
+                    order.iter().filter_map(|(delivery, index)| window.acknowledge(*delivery, *index)).count()
+                },
+                BatchSize::LargeInput,
+            );
+        });
+    };
+    acknowledge("acknowledge in any order", &order);
+    order.sort_unstable();
+    acknowledge("acknowledge in order", &order);
+    order.reverse();
+    acknowledge("acknowledge back to front", &order);
     group.finish();
 }
 
@@ -108,5 +152,5 @@ fn planner(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sequence_numbers, deaggregation, planner);
+criterion_group!(benches, sequence_numbers, acknowledgement, deaggregation, planner);
 criterion_main!(benches);

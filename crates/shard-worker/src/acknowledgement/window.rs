@@ -281,6 +281,33 @@ mod tests {
         assert!(!window.is_open(again, 0));
     }
 
+    #[test]
+    fn a_window_of_a_hundred_thousand_records_takes_a_hundred_bytes_for_each_at_most() {
+        // Sequence numbers as the service writes them, 56 digits, of plain records.
+        let text = |number: u64| format!("49{number:054}").parse().unwrap();
+        let record = |number| Record { sequence_number: text(number), ..records(&[(0, 0)]).swap_remove(0) };
+        let records: Vec<Record> = (0..100_000).map(record).collect();
+        let mut window = Window::default();
+        let taken = allocation_counter::measure(|| {
+            for batch in records.chunks(1000) {
+                let delivery = window.deliver(batch, 0);
+                window.detach(delivery);
+                window.keep_places(delivery, batch);
+                // Everything but the first.
+                let first = usize::from(delivery == 0);
+                assert!((first..batch.len()).all(|index| window.acknowledge(delivery, index).is_none()));
+            }
+        });
+        assert_eq!(window.records(), 100_000);
+        println!("{} bytes for 100,000 records, at most {}", taken.bytes_current, taken.bytes_max);
+        assert!(taken.bytes_max < 10_000_000, "{} bytes", taken.bytes_max);
+        let all = allocation_counter::measure(|| {
+            let advance = window.acknowledge(0, 0).unwrap();
+            assert_eq!((advance.records, advance.position), (100_000, Position::after(text(99_999), 0)));
+        });
+        assert!(all.count_total < 200, "{} allocations", all.count_total);
+    }
+
     proptest! {
         /// Against the plainest model: the position is that of the last record before the first one that is open.
         #[test]

@@ -100,18 +100,30 @@ impl OneShard {
         policy: FailurePolicy,
         change: impl FnOnce(&mut ShardWorker),
     ) -> Running {
+        let (mut worker, progress) = self.worker(processors, policy);
+        change(&mut worker);
+        let (stop, lease_lost) = (worker.stop.clone(), worker.context.lease_lost.clone());
+        let interventions = worker.interventions.clone();
+        Running { task: tokio::spawn(worker.run()), progress, stop, lease_lost, interventions }
+    }
+
+    /// A worker from the newest checkpoint, and its progress.
+    pub(crate) fn worker(
+        &self,
+        processors: impl RecordProcessorFactory,
+        policy: FailurePolicy,
+    ) -> (ShardWorker, watch::Receiver<ShardProgress>) {
         let owner = FencingToken { owner: WorkerId::new("w").unwrap(), counter: 1 };
         let (stop, lease_lost) = (CancellationToken::new(), CancellationToken::new());
         let (sender, progress) = watch::channel(ShardProgress::default());
-        let interventions = Interventions::default();
         let start = self.checkpoint().unwrap_or(Position::TrimHorizon);
         let cadence = Cadence { interval: Duration::from_secs(1), records: None };
         let (stored, retry, rng) = (Arc::new(self.stored.clone()), RetryPolicy::default(), Rng::with_seed(1));
-        let mut worker = ShardWorker {
+        let worker = ShardWorker {
             context: ShardContext {
                 start: start.clone(),
                 stopping: stop.clone(),
-                lease_lost: lease_lost.clone(),
+                lease_lost,
                 failure_policy: policy,
                 ..ShardContext::new("test", "s", self.shard_id(), owner)
             },
@@ -119,14 +131,13 @@ impl OneShard {
             processors: Arc::new(processors),
             checkpointer: Checkpointer::start(stored.clone(), start, cadence, retry, rng.clone()),
             end_recorder: stored,
-            stop: stop.clone(),
-            interventions: interventions.clone(),
+            stop,
+            interventions: Interventions::default(),
             progress: sender,
             options: ShardWorkerOptions::default(),
             rng,
         };
-        change(&mut worker);
-        Running { task: tokio::spawn(worker.run()), progress, stop, lease_lost, interventions }
+        (worker, progress)
     }
 }
 

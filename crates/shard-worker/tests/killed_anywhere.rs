@@ -1,0 +1,219 @@
+//! A worker that is killed at any await point, whatever the application does at that moment: nothing is skipped.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test may
+
+#[path = "support/one_shard.rs"]
+mod one_shard;
+
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::num::NonZeroUsize;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use checkpointer::{Cadence, CheckpointWriter, Checkpointer, RetryPolicy};
+use lease_store::{BoxError, Position, StoreError};
+use one_shard::OneShard;
+use shard_worker::{
+    Acknowledgement, Aggregator, BatchLimits, Concurrency, FailurePolicy, RecordBatch, RecordProcessor,
+    RecordProcessorFactory, Settling, Shard, ShardContext, ShardEndRecorder, ShardOutcome, batch_handler,
+    concurrent_handler,
+};
+use tokio::time::sleep;
+
+/// What the application has finished, and what may be stored because of that.
+#[derive(Debug, Clone, Default)]
+struct Ledger {
+    all: Arc<Vec<Position>>,
+    finished: Arc<Mutex<BTreeSet<Position>>>,
+    stored: Arc<Mutex<Option<Position>>>,
+}
+
+impl Ledger {
+    fn finish(&self, position: Position) {
+        self.finished.lock().unwrap().insert(position);
+    }
+
+    /// A checkpoint passes only what is finished, and moves only forward.
+    fn store(&self, position: &Position) {
+        let finished = self.finished.lock().unwrap();
+        let skipped =
+            self.all.iter().filter(|record| *record <= position).find(|record| !finished.contains(*record));
+        assert_eq!(skipped, None, "the checkpoint passes it to {position}, and nobody has finished it");
+        let before = self.stored.lock().unwrap().replace(position.clone());
+        assert!(before.is_none_or(|before| before < *position), "back to {position}");
+    }
+}
+
+#[async_trait]
+impl CheckpointWriter for Ledger {
+    async fn write(&self, position: &Position) -> Result<(), StoreError> {
+        sleep(Duration::from_millis(3)).await;
+        self.store(position);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ShardEndRecorder for Ledger {
+    async fn record_end(&self, _children: &[Shard]) -> Result<(), BoxError> {
+        sleep(Duration::from_millis(3)).await;
+        self.store(&Position::ShardEnd);
+        Ok(())
+    }
+}
+
+/// Puts everything aside, and acknowledges when it has to: what a processor does that stores something first.
+struct Hoarder {
+    ledger: Ledger,
+    held: Vec<(Vec<Position>, Acknowledgement)>,
+}
+
+#[async_trait]
+impl RecordProcessor for Hoarder {
+    async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
+        let positions = batch.iter().map(|record| record.position()).collect();
+        self.held.push((positions, batch.defer().without_records()));
+        sleep(Duration::from_millis(2)).await;
+        if self.held.len() > 2 { self.settle(Settling::Room).await } else { Ok(()) }
+    }
+
+    async fn settle(&mut self, _reason: Settling) -> Result<(), BoxError> {
+        sleep(Duration::from_millis(5)).await;
+        for (positions, acknowledgement) in self.held.drain(..) {
+            for position in positions {
+                self.ledger.finish(position);
+            }
+            acknowledgement.acknowledge();
+        }
+        Ok(())
+    }
+}
+
+/// The ways to consume.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    InPlace,
+    Hoarding,
+    PerKey,
+}
+
+fn processors(way: Way, ledger: &Ledger) -> Box<dyn RecordProcessorFactory> {
+    let ledger = ledger.clone();
+    match way {
+        Way::InPlace => Box::new(batch_handler(move |_, batch: RecordBatch| {
+            let ledger = ledger.clone();
+            async move {
+                sleep(Duration::from_millis(4)).await;
+                if batch.attempt() == 1 && batch.len() == 3 {
+                    return Err("the first time it always fails".into());
+                }
+                for record in &batch {
+                    ledger.finish(record.position());
+                }
+                Ok(())
+            }
+        })),
+        Way::Hoarding => {
+            Box::new(move |_: ShardContext| Hoarder { ledger: ledger.clone(), held: Vec::new() })
+        }
+        Way::PerKey => {
+            let four = Concurrency::PerKey(NonZeroUsize::new(4).unwrap());
+            Box::new(concurrent_handler(four, move |_, record: shard_worker::Record| {
+                let ledger = ledger.clone();
+                async move {
+                    sleep(Duration::from_millis(1 + record.data.len() as u64 % 7)).await;
+                    ledger.finish(record.position());
+                    Ok(())
+                }
+            }))
+        }
+    }
+}
+
+struct Boxed(Box<dyn RecordProcessorFactory>);
+
+impl RecordProcessorFactory for Boxed {
+    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
+        self.0.create(context)
+    }
+}
+
+/// Works on the shard, killed after so many polls; `None`: it came to its end before.
+async fn work(shard: &OneShard, way: Way, ledger: &Ledger, polls: usize) -> Option<ShardOutcome> {
+    let (mut worker, _progress) = shard.worker(Boxed(processors(way, ledger)), FailurePolicy::halt());
+    let start = ledger.stored.lock().unwrap().clone().unwrap_or(Position::TrimHorizon);
+    worker.context.start = start.clone();
+    let cadence = Cadence { interval: Duration::from_millis(10), records: None };
+    let (writer, rng) = (Arc::new(ledger.clone()), worker.rng.fork());
+    worker.checkpointer = Checkpointer::start(writer.clone(), start, cadence, RetryPolicy::default(), rng);
+    worker.end_recorder = writer;
+    worker.options.batch_limits = BatchLimits { max_records: NonZeroUsize::new(3), ..BatchLimits::default() };
+    worker.options.max_unacknowledged_records = NonZeroUsize::new(8).unwrap();
+    let mut running = pin!(worker.run());
+    let mut left = polls;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        running.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// A closed shard of plain records and aggregates.
+fn scene() -> (OneShard, Ledger) {
+    let shard = OneShard::with([0; 0]);
+    let mut all = Vec::new();
+    for number in 0..30_usize {
+        let put = if number % 3 == 0 {
+            let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+            for part in 0..4 {
+                aggregator.add(format!("key-{part}"), None, &[0; 5]).unwrap();
+            }
+            shard.stream.put("key", aggregator.finish().unwrap().data).unwrap()
+        } else {
+            shard.stream.put(format!("key-{number}"), vec![0; number]).unwrap()
+        };
+        let parts = if number % 3 == 0 { 4 } else { 1 };
+        all.extend((0..parts).map(|part| Position::after(put.1.clone(), part)));
+    }
+    shard.stream.split(&shard.shard_id()).unwrap();
+    (shard, Ledger { all: Arc::new(all), ..Ledger::default() })
+}
+
+#[test]
+fn a_worker_that_is_killed_at_any_await_point_skips_nothing() {
+    for way in [Way::InPlace, Way::Hoarding, Way::PerKey] {
+        let mut kills = 0;
+        loop {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let is_killed = runtime.block_on(async {
+                let (shard, ledger) = scene();
+                let first = work(&shard, way, &ledger, kills).await;
+                // A shard whose end is stored is taken by nobody.
+                let has_ended = *ledger.stored.lock().unwrap() == Some(Position::ShardEnd);
+                if first.is_none() && !has_ended {
+                    assert_eq!(work(&shard, way, &ledger, usize::MAX).await, Some(ShardOutcome::Ended));
+                }
+                assert_eq!(*ledger.stored.lock().unwrap(), Some(Position::ShardEnd), "{way:?} {kills}");
+                assert_eq!(ledger.finished.lock().unwrap().len(), ledger.all.len(), "{way:?} {kills}");
+                first.is_none()
+            });
+            if !is_killed {
+                break;
+            }
+            kills += 1;
+        }
+        println!("{way:?}: killed at {kills} await points");
+        assert!(kills > 20, "{way:?}: only {kills}");
+    }
+}
