@@ -23,6 +23,9 @@ use crate::process::{Outcome, command, root};
 /// Where the lists are.
 const LISTS: &str = "tests/mutations";
 
+/// The document that says which promise a change breaks.
+const LEDGER: &str = "docs/promises.md";
+
 /// How long the tests of one change may take, in seconds: a change can make a loop endless.
 const TIME_LIMIT_SECONDS: &str = "400";
 
@@ -100,6 +103,15 @@ pub(crate) fn faults() -> Outcome<Vec<String>> {
         let original = read(&root().join(&mutation.file));
         if let Err(fault) = original.and_then(|original| mutated(&mutation, &original)) {
             faults.push(fault);
+        }
+    }
+    // The second column of the ledger names changes, apart by semicolons.
+    let ledger = read(&root().join(LEDGER))?;
+    let rows = ledger.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    let changes = rows.filter_map(|row| row.split(" | ").nth(1)).filter(|changes| *changes != "change");
+    for change in changes.flat_map(|changes| changes.split("; ")).filter(|change| *change != "–") {
+        if !names.contains(change) {
+            faults.push(format!("{LEDGER}: there is no change {change:?} in {LISTS}"));
         }
     }
     Ok(faults)
