@@ -201,16 +201,12 @@ fn copy_tree(tree: &Path) -> Outcome {
 }
 
 fn run_tests(tree: &Path, test: &str) -> Outcome<Tests> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut words = vec![TIME_LIMIT_SECONDS, cargo.as_str(), "test", "--no-fail-fast"];
-    words.extend(test.split(' '));
-    let output = std::process::Command::new("timeout")
-        .args(words)
-        .current_dir(tree)
-        .env("CARGO_TARGET_DIR", root().join("target/mutations/target"))
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .map_err(|error| format!("`timeout` (coreutils) could not be started: {error}"))?;
+    // Building takes as long as it takes; only the tests are timed.
+    let built = cargo_test(tree, &[], &format!("--no-run {test}"))?;
+    if !built.status.success() {
+        return Ok(Tests::NotBuilt(String::from_utf8_lossy(&built.stderr).into_owned()));
+    }
+    let output = cargo_test(tree, &["timeout", TIME_LIMIT_SECONDS], &format!("--no-fail-fast {test}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     if output.status.success() {
         // A filter that matches nothing proves nothing.
@@ -230,6 +226,21 @@ fn run_tests(tree: &Path, test: &str) -> Outcome<Tests> {
         return Ok(Tests::NotBuilt(String::from_utf8_lossy(&output.stderr).into_owned()));
     }
     Ok(Tests::Failed(failed))
+}
+
+fn cargo_test(tree: &Path, before: &[&str], words: &str) -> Outcome<std::process::Output> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut line: Vec<&str> = before.to_vec();
+    line.extend([cargo.as_str(), "test"]);
+    line.extend(words.split(' '));
+    let (program, arguments) = line.split_first().unwrap_or((&"cargo", &[]));
+    let run = std::process::Command::new(program)
+        .args(arguments)
+        .current_dir(tree)
+        .env("CARGO_TARGET_DIR", root().join("target/mutations/target"))
+        .env("RUST_BACKTRACE", "0")
+        .output();
+    run.map_err(|error| format!("`{program}` could not be started: {error}"))
 }
 
 fn read(path: &Path) -> Outcome<String> {
