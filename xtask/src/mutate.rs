@@ -188,6 +188,7 @@ fn copy_tree(tree: &Path) -> Outcome {
         let bytes = fs::read(root().join(file)).map_err(|error| format!("{file}: {error}"))?;
         wanted.insert(PathBuf::from(file), bytes);
     }
+    remove_others(tree, tree, &wanted)?;
     for (file, bytes) in &wanted {
         let path = tree.join(file);
         if fs::read(&path).is_ok_and(|there| there == *bytes) {
@@ -196,6 +197,19 @@ fn copy_tree(tree: &Path) -> Outcome {
         let parent = path.parent().unwrap_or(tree);
         fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
         fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// What was copied before and is no longer there would be built with the rest.
+fn remove_others(directory: &Path, tree: &Path, wanted: &BTreeMap<PathBuf, Vec<u8>>) -> Outcome {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        if path.is_dir() {
+            remove_others(&path, tree, wanted)?;
+        } else if path.strip_prefix(tree).is_ok_and(|file| !wanted.contains_key(file)) {
+            fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
     }
     Ok(())
 }

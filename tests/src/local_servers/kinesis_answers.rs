@@ -4,10 +4,10 @@
 //! | --- | --- | --- | --- |
 //! | any but writes, by `StreamARN` | as good as by name | refused | the ARN is replaced by the name |
 //! | `GetRecords`, end of a closed shard | no next iterator, and `ChildShards` | no next iterator | `ChildShards` added |
-//! | `ListShards` with `ShardFilter` | `AT_LATEST`: the open shards; `AT_TRIM_HORIZON`: those at the oldest record | ignored | applied |
+//! | `ListShards` with `ShardFilter` | `AT_LATEST`: the open shards; `AT_TRIM_HORIZON`: those at the oldest record; `AFTER_SHARD_ID`: those behind it | ignored | applied |
 //!
-//! Nothing is trimmed while a test runs, so the shards at the trim horizon are those without a parent. Either filter
-//! thus yields shards that together cover every hash key exactly once, which the Java KCL checks. Other filters are
+//! Requests and answers of `GetRecords` may be JSON or CBOR. Nothing is trimmed while a test runs, so the shards at the trim horizon are those without a parent. Either of the
+//! first two filters thus yields shards that together cover every hash key exactly once, which the Java KCL checks. Other filters are
 //! refused, so that a test which needs one does not pass by accident.
 
 use axum::body::{Body, Bytes, to_bytes};
@@ -16,6 +16,7 @@ use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use ciborium::Value as CborValue;
 use ferrokinesis::shard_iterator::decode_shard_iterator;
 use ferrokinesis::store::Store;
 use serde_json::{Value, json};
@@ -37,8 +38,8 @@ pub(super) async fn answer_as_aws(store: &Store, request: Request, next: Next) -
     };
     let (body, asked) = match rewritten(&body) {
         Some(asked) => (Bytes::from(asked.to_string()), asked),
-        // The server says itself what is wrong with it.
-        None => (body.clone(), Value::Null),
+        // CBOR carries iterators only; of anything else the server says itself what is wrong with it.
+        None => (body.clone(), ciborium::from_reader(&*body).unwrap_or(Value::Null)),
     };
     let filter = match shard_filter(&asked) {
         Ok(filter) => filter,
@@ -76,10 +77,11 @@ fn rewritten(body: &[u8]) -> Option<Value> {
     Some(asked)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum ShardFilter {
     AtLatest,
     AtTrimHorizon,
+    After(String),
 }
 
 fn shard_filter(asked: &Value) -> Result<Option<ShardFilter>, String> {
@@ -87,6 +89,11 @@ fn shard_filter(asked: &Value) -> Result<Option<ShardFilter>, String> {
         None => Ok(None),
         Some("AT_LATEST") => Ok(Some(ShardFilter::AtLatest)),
         Some("AT_TRIM_HORIZON") => Ok(Some(ShardFilter::AtTrimHorizon)),
+        Some("AFTER_SHARD_ID") => {
+            let shard_id =
+                asked["ShardFilter"]["ShardId"].as_str().ok_or("AFTER_SHARD_ID needs a shard id")?;
+            Ok(Some(ShardFilter::After(shard_id.to_owned())))
+        }
         Some(other) => Err(format!("this test server does not know the shard filter {other}")),
     }
 }
@@ -95,9 +102,12 @@ async fn filtered(filter: Option<ShardFilter>, answer: Response) -> Response {
     let Some(filter) = filter else { return answer };
     changed(answer, |listed| {
         let Some(shards) = listed["Shards"].as_array_mut() else { return };
-        shards.retain(|shard| match filter {
+        shards.retain(|shard| match &filter {
             ShardFilter::AtLatest => shard["SequenceNumberRange"]["EndingSequenceNumber"].is_null(),
             ShardFilter::AtTrimHorizon => shard["ParentShardId"].is_null(),
+            ShardFilter::After(shard_id) => {
+                shard["ShardId"].as_str().is_some_and(|id| id > shard_id.as_str())
+            }
         });
     })
     .await
@@ -133,13 +143,41 @@ async fn changed(answer: Response, change: impl FnOnce(&mut Value)) -> Response 
     let Ok(body) = to_bytes(body, MAX_ANSWER_BYTES).await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let Ok(mut value) = serde_json::from_slice(&body) else {
-        return Response::from_parts(parts, Body::from(body));
+    let body = match serde_json::from_slice(&body) {
+        Ok(mut value) => {
+            change(&mut value);
+            value.to_string().into_bytes()
+        }
+        Err(_) => changed_cbor(&body, change).unwrap_or_else(|| body.to_vec()),
     };
-    change(&mut value);
-    let body = value.to_string();
     parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     Response::from_parts(parts, Body::from(body))
+}
+
+/// An answer in CBOR; `None` where it is none, or nothing is added. What has no counterpart in JSON stays as it is: only new
+/// entries are taken over.
+fn changed_cbor(body: &[u8], change: impl FnOnce(&mut Value)) -> Option<Vec<u8>> {
+    let mut answer: Vec<(CborValue, CborValue)> =
+        ciborium::from_reader::<CborValue, _>(body).ok()?.into_map().ok()?;
+    let keys = answer.iter().filter_map(|(key, value)| Some((key.as_text()?, value)));
+    let known: serde_json::Map<String, Value> =
+        keys.map(|(key, value)| (key.to_owned(), Value::Bool(!value.is_null()))).collect();
+    let mut value = Value::Object(
+        known
+            .iter()
+            .filter(|(_, is_set)| **is_set == Value::Bool(true))
+            .map(|(key, is_set)| (key.clone(), is_set.clone()))
+            .collect(),
+    );
+    change(&mut value);
+    for (key, value) in value.as_object()? {
+        if !known.contains_key(key) {
+            answer.push((CborValue::Text(key.clone()), CborValue::serialized(value).ok()?));
+        }
+    }
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&CborValue::Map(answer), &mut bytes).ok()?;
+    Some(bytes)
 }
 
 fn refusal(why: &str) -> Response {
@@ -161,11 +199,32 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_in_cbor_gets_children_where_it_is_the_last() {
+        let add = |value: &mut Value| {
+            if value["NextShardIterator"].is_null() {
+                value["ChildShards"] = json!([{"ShardId": "c"}]);
+            }
+        };
+        let encoded = |value: &Value| {
+            let mut bytes = Vec::new();
+            ciborium::into_writer(value, &mut bytes).unwrap();
+            bytes
+        };
+        let last = changed_cbor(&encoded(&json!({"Records": [], "NextShardIterator": null})), add).unwrap();
+        let read: Value = ciborium::from_reader(&*last).unwrap();
+        assert_eq!(read["ChildShards"][0]["ShardId"], "c");
+        let other = changed_cbor(&encoded(&json!({"NextShardIterator": "i"})), add).unwrap();
+        assert_eq!(ciborium::from_reader::<Value, _>(&*other).unwrap(), json!({"NextShardIterator": "i"}));
+        assert_eq!(changed_cbor(b"no map", add), None);
+    }
+
+    #[test]
     fn an_unknown_filter_is_refused() {
         let filter = |text: &str| shard_filter(&json!({"ShardFilter": {"Type": text}}));
         assert_eq!(filter("AT_LATEST"), Ok(Some(ShardFilter::AtLatest)));
         assert_eq!(filter("AT_TRIM_HORIZON"), Ok(Some(ShardFilter::AtTrimHorizon)));
         assert!(filter("AFTER_SHARD_ID").is_err());
+        assert!(filter("AT_TIMESTAMP").is_err());
         assert_eq!(shard_filter(&json!({"StreamName": "words"})), Ok(None));
     }
 }
