@@ -29,6 +29,7 @@ mod handle;
 mod identity;
 mod initial_position;
 mod keeper;
+mod last_write;
 mod leader;
 mod member;
 mod observations;

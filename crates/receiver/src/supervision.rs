@@ -7,7 +7,7 @@ use shard_worker::{Interventions, ShardProgress, ShardState, Watchdog, WatchdogA
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use crate::shard_task::give_up;
+use crate::last_write::give_up;
 
 /// How long a worker that has to leave its shard may take for the last checkpoint, before its lease is given up over its
 /// head.

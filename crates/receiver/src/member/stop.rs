@@ -9,7 +9,8 @@ use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use super::rounds::live_peers;
 use super::{MAX_CONCURRENT_WRITES, Member};
-use crate::shard_task::{ShardEnding, give_up};
+use crate::last_write::give_up;
+use crate::shard_task::ShardEnding;
 use crate::{ReceiverState, StopReport};
 
 /// How long cutting off shards and releasing their leases may take after the drain time is over.
