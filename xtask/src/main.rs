@@ -57,7 +57,7 @@ enum Task {
     },
     /// Break the code on purpose, one change of `tests/mutations` at a time, and show which test notices.
     Mutate {
-        /// Only the changes whose name contains this.
+        /// Only the changes of this list (`delivery`, `fleet`), or whose name contains this.
         only: Option<String>,
     },
     /// Measure what consuming costs, against the AWS SDK alone, a client made by hand, `kcl-rs` and `boto3`, in one run.

@@ -35,6 +35,8 @@ const NAMED_TESTS: usize = 3;
 /// A change that a test must notice.
 #[derive(Debug, Default, Clone)]
 struct Mutation {
+    /// The list that it stands in, without the ending.
+    list: String,
     name: String,
     file: String,
     test: String,
@@ -52,11 +54,13 @@ enum Tests {
     NotBuilt(String),
 }
 
-/// Makes all changes whose name contains the text, one by one, in a copy of the tree.
+/// Makes all changes of a list, or whose name contains the text, one by one, in a copy of the tree.
 pub(crate) fn run(only: Option<&str>) -> Outcome {
     let mutations = all()?;
-    let chosen: Vec<&Mutation> =
-        mutations.iter().filter(|mutation| only.is_none_or(|only| mutation.name.contains(only))).collect();
+    let chosen: Vec<&Mutation> = mutations
+        .iter()
+        .filter(|mutation| only.is_none_or(|only| mutation.list == only || mutation.name.contains(only)))
+        .collect();
     let tree = root().join("target/mutations/tree");
     copy_tree(&tree)?;
     for test in chosen.iter().map(|mutation| &mutation.test).collect::<BTreeSet<_>>() {
@@ -137,7 +141,10 @@ fn all() -> Outcome<Vec<Mutation>> {
     lists.sort();
     let mut mutations = Vec::new();
     for list in lists {
-        mutations.extend(parse(&read(&list)?));
+        let name = list.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        mutations.extend(
+            parse(&read(&list)?).into_iter().map(|mutation| Mutation { list: name.clone(), ..mutation }),
+        );
     }
     Ok(mutations)
 }

@@ -75,7 +75,7 @@ struct Hoarder {
 #[async_trait]
 impl RecordProcessor for Hoarder {
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
-        let positions = batch.iter().map(|record| record.position()).collect();
+        let positions = batch.iter().map(shard_worker::Record::position).collect();
         self.held.push((positions, batch.defer().without_records()));
         sleep(Duration::from_millis(2)).await;
         if self.held.len() > 2 { self.settle(Settling::Room).await } else { Ok(()) }
