@@ -75,6 +75,8 @@ pub(crate) fn run(only: Option<&str>) -> Outcome {
         write(&path, &mutated(mutation, &original)?)?;
         let tests = run_tests(&tree, &mutation.test);
         write(&path, &original)?;
+        // What the tests have left there, failing seeds among it, must not decide about the next change.
+        copy_tree(&tree)?;
         match tests? {
             Tests::Failed(tests) => {
                 let named: Vec<&str> = tests.iter().take(NAMED_TESTS).map(String::as_str).collect();
