@@ -31,7 +31,7 @@ const ALL: usize = usize::MAX;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interop_kcl_short() {
-    let volume = Volume { records: 10_000, records_per_second: 150, shards: 4 };
+    let volume = Volume { records: 13_000, records_per_second: 150, shards: 4 };
     let Some((_servers, mut scene)) = scene("short", volume).await else { return };
     let (rust, java) = share_and_inherit(&mut scene).await;
     finish(scene, vec![rust], vec![java], volume).await;
@@ -39,7 +39,7 @@ async fn interop_kcl_short() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interop_kcl_full() {
-    let volume = Volume { records: 100_000, records_per_second: 400, shards: 6 };
+    let volume = Volume { records: 110_000, records_per_second: 400, shards: 6 };
     let Some((_servers, mut scene)) = scene("full", volume).await else { return };
     let (rust, java) = share_and_inherit(&mut scene).await;
     let java = replace_and_back(&mut scene, rust, java).await;
@@ -162,7 +162,7 @@ async fn judge(scene: &mut Scene, volume: Volume) {
     }
     let mut faults = verdict.faults;
     for legacy in &scene.legacies {
-        let inherited = inheritance(&deliveries, legacy);
+        let inherited = inheritance(&deliveries, legacy, &scene.history);
         println!(
             "   {} was killed with {} shards; on {} of them an heir went on behind its checkpoint, the last after {:.1} s",
             legacy.dead.name,

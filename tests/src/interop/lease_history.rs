@@ -101,6 +101,20 @@ impl LeaseHistory {
         changes.iter().rfind(|change| change.at_millis <= at_millis)?.owner.clone()
     }
 
+    /// Who owned the lease of a shard, and from when on, for a message.
+    pub fn owners_in_words(&self, shard: &str) -> String {
+        let seen = locked(&self.seen);
+        let mut words: Vec<String> = Vec::new();
+        let mut before = None;
+        for Change { at_millis, owner, checkpoint } in seen.changes.get(shard).into_iter().flatten() {
+            if before.replace(owner) != Some(owner) {
+                let owner = owner.as_deref().unwrap_or("nobody");
+                words.push(format!("{owner} from {at_millis} on at {checkpoint}"));
+            }
+        }
+        words.join(", ")
+    }
+
     /// The checkpoint that the owner at a time started from, or one before it: that of the last reading before the lease
     /// became his. `None` while the lease had its first owner.
     pub fn start_of_owner_at(&self, shard: &str, at_millis: u128) -> Option<Place> {

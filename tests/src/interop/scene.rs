@@ -22,9 +22,9 @@ use crate::local_servers::Endpoints;
 /// the fail-over time, and starts in a few seconds on a table that is not empty.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Before a worker is killed or stopped nothing has moved for so long, which is longer than it takes a worker to notice that
-/// it lost a lease: what is delivered then is delivered by owners.
-const REST_BEFORE_END: Duration = Duration::from_secs(2);
+/// Before a worker is killed or stopped nothing has moved for this and the fail-over time, which is as long as a worker may
+/// take to notice that it lost a lease: what is delivered then is, as a rule, delivered by owners.
+const REST_BEFORE_END: Duration = Duration::from_secs(1);
 
 /// A fleet that has moved nothing for so long will move nothing: a Java worker looks for leases to take in twice the
 /// fail-over time, and may need a second look.
@@ -254,7 +254,7 @@ impl Scene {
     /// When it had nothing to leave, or all records are put already.
     pub async fn kill(&mut self, worker: Worker, what: &str) {
         self.wait_until_checkpointed(&worker).await;
-        self.wait_for_rest(REST_BEFORE_END).await;
+        self.wait_for_rest(self.application.failover_time + REST_BEFORE_END).await;
         self.check_flowing(what);
         let dead = worker.kill().await;
         // A write that was under way may still arrive.
@@ -302,7 +302,7 @@ impl Scene {
     /// # Panics
     /// When it does not end so.
     pub async fn stop(&mut self, worker: Worker) {
-        self.wait_for_rest(REST_BEFORE_END).await;
+        self.wait_for_rest(self.application.failover_time + REST_BEFORE_END).await;
         let begun_at = Instant::now();
         let ended = worker.stop().await;
         self.say(&format!("{} has stopped in {:.1} s", ended.name, begun_at.elapsed().as_secs_f64()));
