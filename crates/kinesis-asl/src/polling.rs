@@ -13,7 +13,7 @@ use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind, StreamSource,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::call_notes::CallNotes;
 use crate::get_records::{Answer, CallError};
@@ -196,7 +196,7 @@ impl RecordSource for PollingSource {
         if self.end.is_some() {
             return 0;
         }
-        sleep(self.pace.wait(Instant::now())).await;
+        self.pace.turn().await;
         self.pace.memory_at_most(Instant::now())
     }
 
@@ -209,7 +209,7 @@ impl RecordSource for PollingSource {
             });
         }
         for _ in 0..MAX_ITERATORS_PER_READ {
-            sleep(self.pace.wait(Instant::now())).await;
+            self.pace.turn().await;
             // What is rare is kept out of this future, which is made anew for each read, whatever it is.
             if self.iterator.is_none() {
                 self.iterator = Some(Box::pin(self.make_iterator()).await?);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// The most reads of a shard in one second, over all applications that poll it (AWS: five `GetRecords` calls).
 const READS_PER_SECOND_PER_SHARD: u32 = 5;
@@ -66,6 +66,15 @@ impl ReadPace {
         let Some(last_read_at) = self.last_read_at else { return Duration::ZERO };
         let interval = self.idle_time.unwrap_or_default().max(self.rate.interval());
         interval.saturating_sub(now.saturating_duration_since(last_read_at))
+    }
+
+    /// Waits until the next read may begin.
+    pub(crate) async fn turn(&self) {
+        let wait = self.wait(Instant::now());
+        // No time is not free to wait for: it is a timer, a wake-up of the runtime and up to a millisecond.
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
     }
 
     /// A read begins. It counts even if it fails or is cancelled: the service may have seen it.

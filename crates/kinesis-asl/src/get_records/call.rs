@@ -12,7 +12,7 @@ use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_records::GetRecordsError;
 use lease_store::StoreError;
 use shard_worker::SourceErrorKind;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::direct::Route;
 use super::door::Door;
@@ -132,7 +132,7 @@ impl GetRecords {
             return result;
         }
         let reason = refusal.code().unwrap_or("the request was refused without a code").to_owned();
-        sleep(pace.wait(Instant::now())).await;
+        pace.turn().await;
         pace.started(Instant::now());
         let again = Box::pin(shared.ask(Encoding::Json, iterator)).await;
         // A server that refuses JSON as well has not said anything about CBOR.
