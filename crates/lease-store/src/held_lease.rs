@@ -230,7 +230,8 @@ impl HeldLease {
     /// Gives the lease up, so that another worker may have it at once. When that is done this holder writes no more.
     ///
     /// # Errors
-    /// As [`hand_over`](Self::hand_over).
+    /// `Conflict` when KCL 3.x has given the lease to another worker, to whom it is to be handed over; otherwise as
+    /// [`hand_over`](Self::hand_over).
     pub async fn release(&self) -> Result<(), StoreError> {
         self.write_last(LeaseChange::Release).await
     }
@@ -286,7 +287,7 @@ impl HeldLease {
                 Ok(WriteOutcome::Unknown(error)) => {
                     let row = self.store.get(self.shard_id()).await;
                     let row = row.map_err(|_| unsettled(self.shard_id(), error))?;
-                    let (finding, is_done) = holder.look_for(row.clone(), asked_at);
+                    let (finding, is_done) = holder.look_for_newest(row.clone());
                     self.act_on(finding, holder, row)?;
                     if is_done {
                         return Ok(());
@@ -308,7 +309,7 @@ impl HeldLease {
     fn act_on(&self, finding: Finding, holder: &LeaseHolder, row: Option<Lease>) -> Result<(), StoreError> {
         match finding {
             Finding::Unchanged | Finding::HandOverBegun => self.learn(holder),
-            Finding::Applied { asked_at } => {
+            Finding::Applied { asked_at, .. } => {
                 self.learn(holder);
                 self.confirm(asked_at);
             }

@@ -55,6 +55,8 @@ pub enum Finding {
     Applied {
         /// From before the request.
         asked_at: Instant,
+        /// It is the newest of them.
+        is_newest: bool,
     },
     /// None was applied, and none can be any more: a KCL 3.x leader named another owner, for whom this holder is to
     /// finish.
@@ -153,11 +155,11 @@ impl LeaseHolder {
         finding
     }
 
-    /// A look after a write of unknown outcome that was asked for at `asked_at`: the finding, and whether that write is what
-    /// was applied.
-    pub fn look_for(&mut self, row: Option<Lease>, asked_at: Instant) -> (Finding, bool) {
+    /// A look after the newest write had an unknown outcome: the finding, and whether that write is done. When it was sent does
+    /// not tell it from the ones before: two may have been sent at the same instant, as far as a clock can tell.
+    pub fn look_for_newest(&mut self, row: Option<Lease>) -> (Finding, bool) {
         let finding = self.look(row);
-        (finding, finding == Finding::Applied { asked_at })
+        (finding, matches!(finding, Finding::Applied { is_newest: true, .. }))
     }
 
     /// Compares the row with what each unsettled write would have made of it.
@@ -171,7 +173,7 @@ impl LeaseHolder {
             return Finding::HandOverBegun;
         }
         let applied =
-            self.unsettled.iter().find(|unsettled| match unsettled.write.decide(Some(&self.lease)) {
+            self.unsettled.iter().position(|unsettled| match unsettled.write.decide(Some(&self.lease)) {
                 Verdict::Applies(Some(result)) => {
                     let version = result.version();
                     let is_result = version.matches(row) || is_being_handed_over(&version, row);
@@ -179,7 +181,10 @@ impl LeaseHolder {
                 }
                 Verdict::Applies(None) | Verdict::Refused => false,
             });
-        applied.map_or(Finding::Lost, |unsettled| Finding::Applied { asked_at: unsettled.asked_at })
+        applied.map_or(Finding::Lost, |place| Finding::Applied {
+            asked_at: self.unsettled[place].asked_at,
+            is_newest: place + 1 == self.unsettled.len(),
+        })
     }
 
     /// Takes a row over that is this holder's.
@@ -228,6 +233,10 @@ fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError>
             check_forward(lease, &pending.position)?;
             Ok(lease.pending_checkpoint.as_ref() == Some(pending))
         }
+        LeaseChange::Release if lease.checkpoint_owner.is_some() => Err(StoreError::new(
+            StoreErrorKind::Conflict,
+            format!("the lease of {} was given to another worker; hand it over, or keep it", lease.shard_id),
+        )),
         LeaseChange::Release => Ok(lease.owner.is_none()),
         LeaseChange::HandOver { to } if lease.is_owned_by(to) && lease.checkpoint_owner.is_none() => Ok(true),
         LeaseChange::HandOver { to } if lease.hand_over_target() != Some(to) => Err(StoreError::new(
@@ -251,4 +260,28 @@ fn check_forward(lease: &Lease, position: &Position) -> Result<(), StoreError> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ShardId;
+
+    #[test]
+    fn a_write_is_told_from_an_earlier_one_of_the_same_instant() {
+        let me = WorkerId::new("a").unwrap();
+        let lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
+        let taken = LeaseChange::take(me.clone()).apply(&lease);
+        let mut holder = LeaseHolder::new(me, taken.clone());
+        let now = Instant::now();
+        assert!(matches!(holder.next_write(&LeaseChange::Renew, false, now), Ok(NextWrite::Send(_))));
+        assert_eq!(holder.look(Some(taken.clone())), Finding::Unchanged, "it is still on its way");
+        let position = Position::after(1u128.into(), 0);
+        let checkpoint = LeaseChange::Checkpoint { position, children: BTreeSet::new() };
+        assert!(matches!(holder.next_write(&checkpoint, false, now), Ok(NextWrite::Send(_))));
+        let renewed = LeaseChange::Renew.apply(&taken);
+        let (finding, is_done) = holder.look_for_newest(Some(renewed));
+        assert_eq!(finding, Finding::Applied { asked_at: now, is_newest: false });
+        assert!(!is_done, "the renewal arrived late, and the checkpoint is not written");
+    }
 }
