@@ -62,13 +62,6 @@ fn a_kcl_worker_that_takes_the_lease_or_hands_it_over_breaks_no_promise_of_ours(
 
 #[test]
 fn two_leases_share_their_workers_and_nothing_else() {
-    let model = LeaseModel {
-        workers: 1,
-        leases: 2,
-        records: 1,
-        lost_answers: 1,
-        crashes: 1,
-        ..LeaseModel::default()
-    };
+    let model = LeaseModel { workers: 1, leases: 2, records: 1, lost_answers: 1, ..LeaseModel::default() };
     check(&model, 10_000, &[Happened::UnknownApplied, Happened::UnknownNotApplied, Happened::ReadOn]);
 }

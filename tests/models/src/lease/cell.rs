@@ -6,7 +6,7 @@ use lease_store::Verdict;
 use tokio::time::{Duration, Instant};
 
 use super::Happened;
-use super::row::{Change, OLD, Row, Worker, Write};
+use super::row::{Change, OLD, Row, Worker, Write, worker_id};
 use crate::Witnesses;
 
 /// The fail-over time, in steps of the time of the model. From one step on a renewal is due.
@@ -61,6 +61,8 @@ pub enum Broken {
     RenewedAfterExpiry,
     /// A holder that had given the lease up, or lost it, wrote again.
     WroteAfterwards,
+    /// The lease went over to a worker that did not ask for it.
+    HandedOverUnasked,
 }
 
 /// One lease.
@@ -272,6 +274,11 @@ impl Cell {
             }
             self.mark_stale(sender, origin);
             self.writer = Some(if let Change::HandOver(to) = write.change { to } else { sender });
+            if let Change::HandOver(to) = write.change
+                && self.row.lease().hand_over_target() != Some(&worker_id(to))
+            {
+                self.fail(Broken::HandedOverUnasked);
+            }
             if let Change::Take(_) = write.change
                 && self.row.owner.is_some_and(|owner| owner != sender)
             {

@@ -371,6 +371,7 @@ impl Model for LeaseModel {
             "no lease is taken for lost that is held": TakenForLost,
             "what has expired is not renewed": RenewedAfterExpiry,
             "who is fenced writes no more": WroteAfterwards,
+            "a lease goes over only to a worker that asks for it": HandedOverUnasked,
         };
         properties.push(Property::always("at most one holder can write", |_, state: &LeaseState| {
             state.cells.iter().all(|cell| cell.writers() <= 1)

@@ -44,11 +44,12 @@ impl Cell {
             return false;
         }
         let is_live = observed[0].unchanged_for < FAILOVER_TIME;
-        let of_free = !(is_live && row.owner.is_some_and(|owner| owner != worker));
+        // Its owner did not answer to the request of this worker.
+        let is_overdue = is_asked_by_me && is_live && observed[0].requested_for >= FAILOVER_TIME;
         part.has_asked = false;
         part.taking = Some(Taking { seen: row, asked: 0, is_applied: false });
         let write = Write { expected: row.version(), change: Change::Take(worker) };
-        self.send(write, worker, Origin::Take { of_free });
+        self.send(write, worker, Origin::Take { of_free: !is_overdue });
         true
     }
 
