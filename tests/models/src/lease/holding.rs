@@ -107,7 +107,9 @@ impl Cell {
         let was_applied = hold.unsettled.last().is_some_and(|newest| newest.is_applied);
         let (finding, is_done) = holder.look_for_newest(Some(row.lease()));
         witnesses.saw(if was_applied { Happened::UnknownApplied } else { Happened::UnknownNotApplied });
-        if is_done && !was_applied {
+        // Whether it was the hand-over or the take of who asked for it makes no difference: the lease is the other's.
+        let is_anothers = row.owner.is_some_and(|owner| owner != worker);
+        if is_done && !was_applied && !is_anothers {
             self.fail(Broken::TakenForApplied);
         }
         if !self.act_on(worker, finding, &holder, witnesses) {
@@ -129,6 +131,7 @@ impl Cell {
         holder: &LeaseHolder,
         witnesses: &Witnesses,
     ) -> bool {
+        let is_anothers = self.row.owner.is_some_and(|owner| owner != worker);
         let Some(hold) = &mut self.part(worker).hold else { return false };
         let applied = hold.unsettled.iter().find(|write| write.is_applied).copied();
         match finding {
@@ -137,7 +140,7 @@ impl Cell {
                 hold.adopt(holder);
                 self.unlink(worker, None);
                 // Which of several equal writes it was cannot be told, and does not matter; it is younger than it is taken for.
-                if applied.is_none_or(|write| write.asked > age_of(asked_at)) {
+                if applied.is_none_or(|write| write.asked > age_of(asked_at)) && !is_anothers {
                     self.fail(Broken::TakenForApplied);
                 }
             }
