@@ -7,13 +7,11 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use crate::holder::{MAX_UNSETTLED_WRITES, update};
 use crate::{
-    Lease, LeaseChange, LeaseFacts, LeaseStore, LeaseVersion, LeaseWrite, PendingCheckpoint, Position,
-    ShardId, StoreError, StoreErrorKind, Verdict, WorkerId, WriteOutcome,
+    Finding, Lease, LeaseChange, LeaseFacts, LeaseHolder, LeaseStore, NextWrite, PendingCheckpoint, Position,
+    ShardId, StoreError, StoreErrorKind, UnsettledWrite, WorkerId, WriteOutcome, find_take,
 };
-
-/// How many writes of unknown outcome one lease may have before further ones are refused.
-const MAX_UNSETTLED_WRITES: usize = 8;
 
 /// How often one call writes again after it found an earlier write of its own applied late.
 const MAX_LATE_ARRIVALS: usize = MAX_UNSETTLED_WRITES;
@@ -49,69 +47,7 @@ pub struct HeldLease {
     target: watch::Sender<Option<WorkerId>>,
     /// When the newest write known to be applied was asked for. Validity counts from before the request.
     confirmed_at: StdMutex<Instant>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    /// The row as far as this worker knows it.
-    lease: Lease,
-    /// Writes against `lease` that may have been applied, or may still be.
-    unsettled: Vec<UnsettledWrite>,
-}
-
-#[derive(Debug, Clone)]
-struct UnsettledWrite {
-    write: LeaseWrite,
-    asked_at: Instant,
-}
-
-/// What a fresh look at the row says about the writes of unknown outcome.
-#[derive(Debug, PartialEq, Eq)]
-enum Finding {
-    /// None was applied so far; one may still be.
-    Unchanged,
-    /// This one was.
-    Applied { asked_at: Instant },
-    /// None was applied, and none can be any more: a KCL 3.x leader named another owner, for whom this holder is to
-    /// finish.
-    HandOverBegun,
-    /// Somebody else wrote.
-    Lost,
-}
-
-impl State {
-    /// Compares the row with what each unsettled write would have made of it.
-    fn find(&self, row: Option<&Lease>) -> Finding {
-        let Some(row) = row else { return Finding::Lost };
-        let version = self.lease.version();
-        if version.matches(row) {
-            return Finding::Unchanged;
-        }
-        if is_being_handed_over(&version, row) {
-            return Finding::HandOverBegun;
-        }
-        let applied =
-            self.unsettled.iter().find(|unsettled| match unsettled.write.decide(Some(&self.lease)) {
-                Verdict::Applies(Some(result)) => {
-                    let version = result.version();
-                    let is_result = version.matches(row) || is_being_handed_over(&version, row);
-                    is_result && result.checkpoint == row.checkpoint
-                }
-                Verdict::Applies(None) | Verdict::Refused => false,
-            });
-        applied.map_or(Finding::Lost, |unsettled| Finding::Applied { asked_at: unsettled.asked_at })
-    }
-}
-
-/// Whether a KCL 3.x leader gave the lease of this holder to another worker and left everything else to the holder: the
-/// counter stands, and the holder stands in the row as the one still processing (`initiateGracefulLeaseHandoff`).
-fn is_being_handed_over(held: &LeaseVersion, row: &Lease) -> bool {
-    held.checkpoint_owner.is_none()
-        && held.counter == row.counter
-        && held.owner.is_some()
-        && held.owner == row.checkpoint_owner
-        && row.owner.is_some()
+    holder: Mutex<LeaseHolder>,
 }
 
 impl HeldLease {
@@ -145,9 +81,8 @@ impl HeldLease {
             WriteOutcome::Lost { .. } => None,
             WriteOutcome::Unknown(error) => {
                 let row = store.get(&seen.shard_id).await.map_err(|_| unsettled(&seen.shard_id, error))?;
-                let state =
-                    State { lease: seen.clone(), unsettled: vec![UnsettledWrite { write, asked_at }] };
-                match state.find(row.as_ref()) {
+                let take = UnsettledWrite { write, asked_at };
+                match find_take(seen, &take, worker_id, row.as_ref()) {
                     Finding::Applied { .. } => row,
                     Finding::Lost | Finding::HandOverBegun => None,
                     Finding::Unchanged => {
@@ -175,7 +110,7 @@ impl HeldLease {
             vanished: AtomicBool::new(false),
             target: watch::channel(taken.hand_over_target().cloned()).0,
             confirmed_at: StdMutex::new(asked_at),
-            state: Mutex::new(State { lease: taken.clone(), unsettled: Vec::new() }),
+            holder: Mutex::new(LeaseHolder::new(worker_id.clone(), taken.clone())),
             taken,
         })
     }
@@ -228,7 +163,7 @@ impl HeldLease {
 
     /// The row as far as this holder knows it.
     pub async fn last_known(&self) -> Lease {
-        self.state.lock().await.lease.clone()
+        self.holder.lock().await.lease().clone()
     }
 
     /// Waits until another worker asks for the lease (or KCL 3.x has given it to another), and says which. It is learnt
@@ -295,14 +230,15 @@ impl HeldLease {
     /// Gives the lease up, so that another worker may have it at once. When that is done this holder writes no more.
     ///
     /// # Errors
-    /// As [`hand_over`](Self::hand_over).
+    /// `Conflict` when KCL 3.x has given the lease to another worker, to whom it is to be handed over; otherwise as
+    /// [`hand_over`](Self::hand_over).
     pub async fn release(&self) -> Result<(), StoreError> {
         self.write_last(LeaseChange::Release).await
     }
 
     async fn write_last(&self, change: LeaseChange) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
-        let written = self.write_in_turn(&mut state, change).await;
+        let mut holder = self.holder.lock().await;
+        let written = self.write_in_turn(&mut holder, change).await;
         let is_still_held =
             |error: &StoreError| error.is_retryable() || error.kind() == StoreErrorKind::Conflict;
         if !written.as_ref().is_err_and(is_still_held) {
@@ -313,56 +249,52 @@ impl HeldLease {
     }
 
     async fn write(&self, change: LeaseChange) -> Result<(), StoreError> {
-        let mut state = self.state.lock().await;
-        self.write_in_turn(&mut state, change).await
+        let mut holder = self.holder.lock().await;
+        self.write_in_turn(&mut holder, change).await
     }
 
-    async fn write_in_turn(&self, state: &mut State, change: LeaseChange) -> Result<(), StoreError> {
-        if !state.unsettled.is_empty() {
+    async fn write_in_turn(&self, holder: &mut LeaseHolder, change: LeaseChange) -> Result<(), StoreError> {
+        if holder.must_look() {
             let row = self.store.get(self.shard_id()).await?;
-            self.settle(state, row)?;
+            let finding = holder.look(row.clone());
+            self.act_on(finding, holder, row)?;
         }
         for _ in 0..=MAX_LATE_ARRIVALS {
-            if self.is_fenced() {
-                return Err(self.fenced_error(None));
-            }
-            if is_in_effect(&state.lease, &change)? {
-                return Ok(());
-            }
-            if !self.is_held_in(&state.lease) {
-                // An earlier last write, whose outcome was unknown, turned out to be applied: the row is another's.
-                self.fence();
-                return Err(self.fenced_error(Some(state.lease.clone())));
-            }
-            if state.unsettled.len() >= MAX_UNSETTLED_WRITES {
-                break;
-            }
             let asked_at = Instant::now();
-            let write = update(&state.lease, change.clone());
-            // Noted before the call: if the caller goes away in the middle of it, the next call settles it.
-            let noted = state.unsettled.len();
-            state.unsettled.push(UnsettledWrite { write: write.clone(), asked_at });
+            let is_fenced = self.is_fenced();
+            let write = match holder.next_write(&change, is_fenced, asked_at)? {
+                NextWrite::InEffect => return Ok(()),
+                NextWrite::Full => break,
+                NextWrite::Fenced => {
+                    self.fence();
+                    return Err(self.fenced_error((!is_fenced).then(|| holder.lease().clone())));
+                }
+                NextWrite::Send(write) => write,
+            };
             match self.store.write(&write).await {
                 Ok(WriteOutcome::Applied { lease: Some(lease) }) => {
-                    self.adopt(state, lease);
+                    holder.note_applied(lease);
+                    self.learn(holder);
                     self.confirm(asked_at);
                     return Ok(());
                 }
                 Ok(WriteOutcome::Applied { lease: None }) => return Err(self.lose(None)),
                 Ok(WriteOutcome::Lost { lease }) => {
-                    state.unsettled.truncate(noted);
                     // An earlier write of ours may have arrived late; then the lease is ours and this one goes again.
-                    self.settle(state, lease)?;
+                    let finding = holder.note_refused(lease.clone());
+                    self.act_on(finding, holder, lease)?;
                 }
                 Ok(WriteOutcome::Unknown(error)) => {
                     let row = self.store.get(self.shard_id()).await;
                     let row = row.map_err(|_| unsettled(self.shard_id(), error))?;
-                    if self.settle(state, row)? == Some(asked_at) {
+                    let (finding, is_done) = holder.look_for_newest(row.clone());
+                    self.act_on(finding, holder, row)?;
+                    if is_done {
                         return Ok(());
                     }
                 }
                 Err(error) => {
-                    state.unsettled.truncate(noted);
+                    holder.note_failed();
                     return Err(error);
                 }
             }
@@ -373,51 +305,22 @@ impl HeldLease {
         ))
     }
 
-    /// Whether a row is this holder's: it is the owner, or the one still processing in a hand-over of KCL 3.x.
-    fn is_held_in(&self, lease: &Lease) -> bool {
-        let me = Some(&self.token.owner);
-        lease.owner.as_ref() == me || lease.checkpoint_owner.as_ref() == me
-    }
-
-    /// Takes a fresh look at the row into account: when the write that turned out to be applied was asked for, if one
-    /// was.
-    fn settle(&self, state: &mut State, row: Option<Lease>) -> Result<Option<Instant>, StoreError> {
-        match state.find(row.as_ref()) {
-            Finding::Unchanged => {
-                if let Some(row) = row {
-                    // The version is the same, but a request may have come or gone.
-                    self.learn(&row);
-                    state.lease = row;
-                }
-                Ok(None)
-            }
-            Finding::Applied { asked_at } => {
-                if let Some(row) = row {
-                    self.adopt(state, row);
-                }
+    /// Takes note of what a look at the row has shown.
+    fn act_on(&self, finding: Finding, holder: &LeaseHolder, row: Option<Lease>) -> Result<(), StoreError> {
+        match finding {
+            Finding::Unchanged | Finding::HandOverBegun => self.learn(holder),
+            Finding::Applied { asked_at, .. } => {
+                self.learn(holder);
                 self.confirm(asked_at);
-                Ok(Some(asked_at))
             }
-            Finding::HandOverBegun => {
-                if let Some(row) = row {
-                    self.adopt(state, row);
-                }
-                Ok(None)
-            }
-            Finding::Lost => Err(self.lose(row)),
+            Finding::Lost => return Err(self.lose(row)),
         }
-    }
-
-    /// Takes a row over that is this holder's.
-    fn adopt(&self, state: &mut State, row: Lease) {
-        self.learn(&row);
-        state.lease = row;
-        state.unsettled.clear();
+        Ok(())
     }
 
     /// Takes note of who asks for the lease.
-    fn learn(&self, row: &Lease) {
-        let target = row.hand_over_target().filter(|target| **target != self.token.owner).cloned();
+    fn learn(&self, holder: &LeaseHolder) {
+        let target = holder.hand_over_target().cloned();
         self.target.send_if_modified(|known| {
             let is_new = *known != target;
             *known = target;
@@ -450,46 +353,6 @@ impl HeldLease {
             ),
         )
     }
-}
-
-/// Whether the row already says what the change would make it say, so that nothing needs to be written.
-fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError> {
-    match change {
-        LeaseChange::Checkpoint { position, children } => {
-            check_forward(lease, position)?;
-            Ok(position == &lease.checkpoint && children.is_subset(&lease.children))
-        }
-        LeaseChange::Prepare(pending) => {
-            check_forward(lease, &pending.position)?;
-            Ok(lease.pending_checkpoint.as_ref() == Some(pending))
-        }
-        LeaseChange::Release => Ok(lease.owner.is_none()),
-        LeaseChange::HandOver { to } if lease.is_owned_by(to) && lease.checkpoint_owner.is_none() => Ok(true),
-        LeaseChange::HandOver { to } if lease.hand_over_target() != Some(to) => Err(StoreError::new(
-            StoreErrorKind::Conflict,
-            format!("{to} no longer asks for the lease of {}; release it, or keep it", lease.shard_id),
-        )),
-        LeaseChange::HandOver { .. } => Ok(false),
-        LeaseChange::Renew
-        | LeaseChange::Offer
-        | LeaseChange::Take { .. }
-        | LeaseChange::Request { .. }
-        | LeaseChange::Withdraw { .. } => Ok(false),
-    }
-}
-
-fn check_forward(lease: &Lease, position: &Position) -> Result<(), StoreError> {
-    if position < &lease.checkpoint {
-        return Err(StoreError::invalid(format!(
-            "checkpoint {position} of {} lies behind the stored {}; checkpoints only move forward",
-            lease.shard_id, lease.checkpoint
-        )));
-    }
-    Ok(())
-}
-
-fn update(seen: &Lease, change: LeaseChange) -> LeaseWrite {
-    LeaseWrite::Update { shard_id: seen.shard_id.clone(), expected: seen.version(), change }
 }
 
 fn unsettled(shard_id: &ShardId, error: StoreError) -> StoreError {

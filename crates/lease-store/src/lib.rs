@@ -35,6 +35,7 @@ mod decorators;
 mod error;
 mod hash_key_range;
 mod held_lease;
+mod holder;
 mod in_memory;
 mod lease;
 mod position;
@@ -54,6 +55,7 @@ pub use decorators::{CountingLeaseStore, FaultRates, FaultyLeaseStore, StoreCall
 pub use error::{BoxError, Error, ErrorKind, StoreError, StoreErrorKind};
 pub use hash_key_range::{HashKey, HashKeyRange};
 pub use held_lease::{FencingToken, HeldLease};
+pub use holder::{Finding, LeaseHolder, NextWrite, UnsettledWrite, find_take};
 pub use in_memory::InMemoryLeaseStore;
 pub use lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
 pub use position::{Position, RecordPosition};

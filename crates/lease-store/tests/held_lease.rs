@@ -230,6 +230,19 @@ async fn the_previous_owner_finishes_a_hand_over_of_kcl_3() {
     }
 }
 
+/// The worker to whom KCL 3.x gave it would not have it then.
+#[tokio::test]
+async fn a_lease_that_kcl_3_gave_to_another_worker_is_handed_over_and_not_released() {
+    let (table, seen) = table_with_one_lease().await;
+    let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
+    begin_kcl_hand_over(&table, "new").await;
+    assert_eq!(held.release().await.unwrap_err().kind(), StoreErrorKind::Conflict);
+    assert!(!held.is_fenced());
+    assert_eq!(held.hand_over_target().await, worker("new"));
+    held.hand_over(&worker("new")).await.unwrap();
+    assert_eq!((row(&table).await.owner, row(&table).await.checkpoint_owner), (Some(worker("new")), None));
+}
+
 #[tokio::test]
 async fn a_hand_over_of_kcl_3_to_which_the_counter_moved_is_a_loss() {
     let (table, seen) = table_with_one_lease().await;

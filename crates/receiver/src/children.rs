@@ -12,14 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::InitialPosition;
-use crate::initial_position::start_of_child;
-use crate::shard_sync::new_lease;
-
-/// How often the stream is asked for the children of a closed shard before it is asked whether it still has the shard.
-/// Children exist from the moment the parent closes, but a listing may show them late. To mark the shard as ended
-/// without them would let *their* children start before them, if they are resharded before anybody sees them. So that
-/// is done only for a shard that the stream no longer lists: its children may be past the retention period too.
-const MAX_CHILD_LOOKUPS: u32 = 5;
+use crate::end_of_shard::{EndObstacle, EndStep, lease_of_child, other_parents};
 
 /// Records the end of one shard.
 #[derive(Debug)]
@@ -38,71 +31,91 @@ pub(crate) struct ShardEndWriter {
 }
 
 impl ShardEndWriter {
-    /// The children that the source named, or else those that the stream lists.
-    async fn find_children(&self, named: &[Shard]) -> Result<Vec<Shard>, BoxError> {
-        if !named.is_empty() {
-            return Ok(named.to_vec());
-        }
-        let mut children = self.source.list_shards(&ShardFilter::After(self.held.shard_id().clone())).await?;
-        children.retain(|shard| shard.parents.contains(self.held.shard_id()));
-        if children.is_empty() {
-            let lookups = self.child_lookups.fetch_add(1, Ordering::Relaxed) + 1;
-            if lookups < MAX_CHILD_LOOKUPS || self.is_listed(self.held.shard_id()).await? {
-                return Err(format!("the stream shows no children of {} yet", self.held.shard_id()).into());
-            }
-            tracing::warn!(lookups, "the shard ended and the stream shows no children of it");
-        }
-        Ok(children)
-    }
-
     /// Whether the stream still has a shard.
     async fn is_listed(&self, shard_id: &ShardId) -> Result<bool, BoxError> {
         let shards = self.source.list_shards(&ShardFilter::All).await?;
         Ok(shards.iter().any(|shard| shard.shard_id == *shard_id))
     }
 
-    /// Looks whether a child of a merge can have its lease: its other parent must have one, or be gone from the stream.
-    /// Otherwise the child would start at once, since a parent without a row counts as done (KCL: `BlockedOnParentShard`).
-    async fn check_other_parents(&self, child: &Shard) -> Result<(), BoxError> {
-        let others: Vec<&ShardId> = child.parents.iter().filter(|id| *id != self.held.shard_id()).collect();
-        if others.is_empty() || self.store.get(&child.shard_id).await?.is_some() {
-            return Ok(());
-        }
-        for other in others {
-            if self.store.get(other).await?.is_none() && self.is_listed(other).await? {
-                let child = &child.shard_id;
-                return Err(format!("{other}, the other parent of {child}, has no lease yet").into());
-            }
-        }
-        Ok(())
+    async fn has_lease(&self, shard_id: &ShardId) -> Result<bool, BoxError> {
+        Ok(self.store.get(shard_id).await?.is_some())
     }
 
-    async fn create_lease(&self, child: &Shard) -> Result<(), BoxError> {
-        let parent = self.held.taken();
-        let (position, millis) =
-            start_of_child(self.initial_position, self.has_named_positions, parent.initial_time_millis);
-        let mut lease = new_lease(child, position);
-        lease.stream.clone_from(&parent.stream);
-        lease.initial_time_millis = millis;
-        match self.store.write(&LeaseWrite::Create(lease)).await? {
-            WriteOutcome::Applied { .. } | WriteOutcome::Lost { lease: Some(_) } => Ok(()),
-            WriteOutcome::Lost { lease: None } | WriteOutcome::Unknown(_) => {
-                match self.store.get(&child.shard_id).await? {
-                    Some(_) => Ok(()),
-                    None => Err(format!("the lease of the child {} is not there yet", child.shard_id).into()),
+    /// The children that the stream lists.
+    async fn find_children(&self) -> Result<Vec<Shard>, BoxError> {
+        let mut children = self.source.list_shards(&ShardFilter::After(self.held.shard_id().clone())).await?;
+        children.retain(|shard| shard.parents.contains(self.held.shard_id()));
+        Ok(children)
+    }
+
+    /// Creates the lease of a child, and says whether it is known to be there.
+    async fn create_lease(&self, child: &Shard) -> Result<bool, BoxError> {
+        let lease = lease_of_child(self.held.taken(), child, self.initial_position, self.has_named_positions);
+        let outcome = self.store.write(&LeaseWrite::Create(lease)).await?;
+        Ok(matches!(outcome, WriteOutcome::Applied { .. } | WriteOutcome::Lost { lease: Some(_) }))
+    }
+
+    /// Asks what a step asks.
+    async fn ask(&self, step: EndStep, children: &mut Vec<Shard>) -> Result<bool, BoxError> {
+        let shard_id = self.held.shard_id();
+        match step {
+            EndStep::FindChildren => {
+                *children = self.find_children().await?;
+                if children.is_empty() {
+                    self.child_lookups.fetch_add(1, Ordering::Relaxed);
                 }
+                Ok(!children.is_empty())
+            }
+            EndStep::FindShard => {
+                let is_listed = self.is_listed(shard_id).await?;
+                if !is_listed {
+                    let lookups = self.child_lookups.load(Ordering::Relaxed);
+                    tracing::warn!(lookups, "the shard ended and the stream shows no children of it");
+                }
+                Ok(is_listed)
+            }
+            EndStep::LookUpChild { child } | EndStep::LookAgain { child } => {
+                self.has_lease(&children[child].shard_id).await
+            }
+            EndStep::LookUpParent { child, parent } => {
+                self.has_lease(other_parents(shard_id, &children[child])[parent]).await
+            }
+            EndStep::FindParent { child, parent } => {
+                self.is_listed(other_parents(shard_id, &children[child])[parent]).await
+            }
+            EndStep::Create { child } => self.create_lease(&children[child]).await,
+            EndStep::RecordEnd => Ok(true),
+        }
+    }
+
+    fn describe(&self, obstacle: EndObstacle, children: &[Shard]) -> BoxError {
+        let shard_id = self.held.shard_id();
+        match obstacle {
+            EndObstacle::NoChildren => format!("the stream shows no children of {shard_id} yet"),
+            EndObstacle::ParentWithoutLease { child, parent } => {
+                let child = &children[child];
+                let other = other_parents(shard_id, child)[parent];
+                format!("{other}, the other parent of {}, has no lease yet", child.shard_id)
+            }
+            EndObstacle::ChildWithoutLease { child } => {
+                format!("the lease of the child {} is not there yet", children[child].shard_id)
             }
         }
+        .into()
     }
 }
 
 #[async_trait]
 impl ShardEndRecorder for ShardEndWriter {
     async fn record_end(&self, children: &[Shard]) -> Result<(), BoxError> {
-        let children = self.find_children(children).await?;
-        for child in &children {
-            self.check_other_parents(child).await?;
-            self.create_lease(child).await?;
+        let shard_id = self.held.shard_id();
+        let mut children = children.to_vec();
+        let mut step = EndStep::first(shard_id, &children);
+        while step != EndStep::RecordEnd {
+            let is_so = self.ask(step, &mut children).await?;
+            let lookups = self.child_lookups.load(Ordering::Relaxed);
+            let next = step.next(is_so, shard_id, &children, lookups);
+            step = next.map_err(|obstacle| self.describe(obstacle, &children))?;
         }
         let child_ids: Vec<ShardId> = children.into_iter().map(|child| child.shard_id).collect();
         let ended = self.held.checkpoint(&Position::ShardEnd, &child_ids).await;

@@ -28,6 +28,33 @@ impl Drop for LossOnPanic<'_> {
     }
 }
 
+/// What is due for a lease that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// Nothing before this instant.
+    NotBefore(Instant),
+    /// The lease is to be renewed; it expires at this instant.
+    Due {
+        /// The end of the fail-over time.
+        expires_at: Instant,
+    },
+    /// The lease was not renewed within the fail-over time: it is given up, even if nobody took it.
+    Expired,
+}
+
+/// Says what is due for a lease whose newest write that is known to be applied was asked for at `confirmed_at`.
+pub fn renewal(confirmed_at: Instant, failover_time: Duration, now: Instant) -> Renewal {
+    let expires_at = confirmed_at + failover_time;
+    let due_at = confirmed_at + failover_time / RENEWALS_PER_FAILOVER_TIME;
+    if now >= expires_at {
+        Renewal::Expired
+    } else if now < due_at {
+        Renewal::NotBefore(due_at)
+    } else {
+        Renewal::Due { expires_at }
+    }
+}
+
 /// Renews a lease until it is lost, then cancels `lost` and ends.
 ///
 /// The lease is valid for the fail-over time, counted from before the newest request that is known to be applied. When
@@ -50,20 +77,23 @@ pub(crate) async fn keep(
     let mut triggered_for = None;
     loop {
         sleep_until(next_try).await;
-        let expires_at = held.confirmed_at() + failover_time;
-        let due_at = held.confirmed_at() + interval;
         if held.is_fenced() {
             break;
         }
-        if Instant::now() >= expires_at {
-            tracing::warn!("the lease was not renewed within the fail-over time and is given up");
-            break;
-        }
-        if Instant::now() < due_at {
+        let confirmed_at = held.confirmed_at();
+        let due_at = confirmed_at + interval;
+        let expires_at = match renewal(confirmed_at, failover_time, Instant::now()) {
+            Renewal::Expired => {
+                tracing::warn!("the lease was not renewed within the fail-over time and is given up");
+                break;
+            }
             // A checkpoint renewed it in the meantime.
-            next_try = due_at;
-            continue;
-        }
+            Renewal::NotBefore(due_at) => {
+                next_try = due_at;
+                continue;
+            }
+            Renewal::Due { expires_at } => expires_at,
+        };
         if triggered_for != Some(due_at) && !held.is_asked_for() && trigger.write_now() {
             triggered_for = Some(due_at);
             next_try = (Instant::now() + interval / RETRIES_PER_RENEWAL).min(expires_at);

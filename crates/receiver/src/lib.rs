@@ -21,6 +21,7 @@ mod builder;
 mod children;
 mod cleanup;
 mod coverage;
+mod end_of_shard;
 mod error;
 mod group;
 #[cfg(feature = "storage")]
@@ -44,10 +45,13 @@ mod status;
 mod supervision;
 mod united_stream;
 
-pub use assignment::{AssignmentLimits, AssignmentPlan, Holdings, ObservedLease, plan_assignment};
+pub use assignment::{
+    AssignmentLimits, AssignmentPlan, Holdings, ObservedLease, is_sure_of_parents, plan_assignment,
+};
 pub use builder::ReceiverBuilder;
 pub use cleanup::plan_cleanup;
 pub use coverage::{Coverage, coverage};
+pub use end_of_shard::{EndObstacle, EndStep, MAX_CHILD_LOOKUPS, lease_of_child, other_parents};
 pub use error::{ReceiverError, ReceiverErrorKind};
 pub use group::{ReceiverGroup, ReceiverGroupHandle};
 #[cfg(feature = "storage")]
@@ -57,6 +61,7 @@ pub use hand_off::{
 pub use handle::ReceiverHandle;
 pub use identity::{check_identity, check_shards};
 pub use initial_position::{InitialPosition, ShardPosition};
+pub use keeper::{Renewal, renewal};
 pub use leader::kcl_leader;
 pub use observations::LeaseObservations;
 pub use receiver::Receiver;

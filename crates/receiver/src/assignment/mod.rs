@@ -11,7 +11,7 @@ mod tests;
 use std::collections::HashSet;
 
 use fastrand::Rng;
-use lease_store::{Lease, ShardId, WorkerId};
+use lease_store::{Consistency, Lease, Position, ShardId, WorkerId};
 use tokio::time::Duration;
 
 use deal::{Shares, part_of};
@@ -124,6 +124,14 @@ pub fn plan_assignment<'a>(
         planner.announce(&fleet, shares, rng);
     }
     planner.plan
+}
+
+/// Whether it is sure that the parents of a lease are done, as far as a listing tells. An eventually consistent one may show a
+/// child and not yet its parent, which would then count as done.
+pub fn is_sure_of_parents(lease: &Lease, listed: &HashSet<&ShardId>, consistency: Consistency) -> bool {
+    consistency == Consistency::Strong
+        || matches!(lease.checkpoint, Position::After(_))
+        || lease.parents.iter().all(|parent| listed.contains(parent))
 }
 
 /// A plan in the making, and what may still be added to it.

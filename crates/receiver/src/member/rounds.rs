@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant};
 
 use super::shards::unreadable_shards;
 use super::{MAX_CONCURRENT_WRITES, Member, StreamFacts, jittered};
-use crate::assignment::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
+use crate::assignment::{AssignmentLimits, Holdings, ObservedLease, is_sure_of_parents, plan_assignment};
 use crate::kcl_leader;
 
 /// How many rounds of looking at the leases fit into the fail-over time.
@@ -175,13 +175,8 @@ impl Member {
             max_takes: MAX_TAKES_PER_ROUND,
         };
         let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
-        // An eventually consistent listing may show a child and not yet its parent, which would then count as done.
         let listed: HashSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
-        let is_sure = |lease: &&Lease| {
-            consistency == Consistency::Strong
-                || matches!(lease.checkpoint, Position::After(_))
-                || lease.parents.iter().all(|parent| listed.contains(parent))
-        };
+        let is_sure = |lease: &&Lease| is_sure_of_parents(lease, &listed, consistency);
         let planned = plan.take.len() + plan.request.len();
         // Others take those shards when nobody has for a while, or this worker when its rest is over.
         let (planned_takes, planned_requests) = (plan.take.into_iter(), plan.request.into_iter());
