@@ -79,7 +79,7 @@ fn build(form: Form) -> Outcome<String> {
     let directory = target_directory().join("fuzz");
     // With a target of its own, so that build scripts and macros are built without the flags.
     let mut build = command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-        .args(["build", "--locked", "--manifest-path", "fuzz/Cargo.toml", "--target", &host])
+        .args(["build", "--manifest-path", "fuzz/Cargo.toml", "--target", &host])
         .args(["--target-dir", &directory.to_string_lossy()]);
     if form == Form::All {
         build = build.args(["--features", "aws"]);
