@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use crate::process::{Outcome, cargo};
-use crate::{bench, demo, deny, features, interop, sim, tidy, wire};
+use crate::{bench, demo, deny, features, fuzz, interop, sim, tidy, wire};
 
 type Step = (&'static str, fn() -> Outcome);
 
 /// The steps, the quick ones first. A failure ends the run.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
     ("features", features::check),
@@ -34,6 +34,7 @@ const STEPS: [Step; 14] = [
         // The range is printed, so that a failure can be repeated.
         sim(&["--seeds", "100", "--fresh"].map(str::to_owned))
     }),
+    ("fuzz", || fuzz::run(fuzz::Form::WithoutAws, 5, None)),
     ("deny", deny::check),
     ("wire", wire),
     ("interop", interop::run_short_where_possible),

@@ -11,7 +11,7 @@ const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
 const STORE_FEATURES: [&str; 2] = ["state", "storage"];
 
 /// The crates that hold no AWS crate unless a feature asks for it.
-const WITHOUT_AWS: [&str; 8] = [
+const WITHOUT_AWS: [&str; 9] = [
     "lease-store",
     "checkpointer",
     "shard-worker",
@@ -20,6 +20,7 @@ const WITHOUT_AWS: [&str; 8] = [
     "examples",
     "end-to-end-tests",
     "simulation",
+    "fuzzing",
 ];
 
 /// Proves that the default build holds no AWS crate and that the feature brings them, and compiles each feature set.

@@ -5,6 +5,7 @@ mod ci;
 mod deny;
 mod emulators;
 mod features;
+mod fuzz;
 mod interop;
 mod mutate;
 mod process;
@@ -60,6 +61,17 @@ enum Task {
         /// Only the changes of this list (`delivery`, `fleet`), or whose name contains this.
         only: Option<String>,
     },
+    /// Feed all that reads bytes from outside with inputs made by coverage (libFuzzer); what breaks a property is kept.
+    Fuzz {
+        /// Only the targets whose name contains this.
+        target: Option<String>,
+        /// How long for each target.
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+        /// Without the targets that need crates of AWS, which take minutes to build: what `ci` runs.
+        #[arg(long)]
+        without_aws: bool,
+    },
     /// Measure what consuming costs, against the AWS SDK alone, a client made by hand, `kcl-rs` and `boto3`, in one run.
     Bench {
         /// Less of it, in about a minute, and only counted figures decide: what `ci` runs.
@@ -89,6 +101,12 @@ fn main() -> ExitCode {
         Task::Local { arguments } => local(&arguments),
         Task::Sim { arguments } => sim(&arguments),
         Task::Mutate { only } => mutate::run(only.as_deref()),
+        Task::Fuzz { target, seconds, without_aws: true } => {
+            fuzz::run(fuzz::Form::WithoutAws, seconds, target.as_deref())
+        }
+        Task::Fuzz { target, seconds, without_aws: false } => {
+            fuzz::run(fuzz::Form::All, seconds, target.as_deref())
+        }
         Task::Bench { short: true, arguments } => bench::run(bench::Form::Short, &arguments),
         Task::Bench { short: false, arguments } => bench::run(bench::Form::Full, &arguments),
         Task::Ci => ci::run(),

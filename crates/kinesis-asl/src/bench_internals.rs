@@ -1,7 +1,8 @@
 //! Encodings and signing of `GetRecords` for the benchmark, which puts them on a bare connection: what a client made by hand
-//! for this one call would cost. No API.
+//! for this one call would cost; and the decoders for the fuzz target. No API.
 
 use aws_credential_types::Credentials;
+use aws_sdk_kinesis::types::ChildShard;
 use shard_worker::{BoxError, Record};
 
 use crate::get_records::bench;
@@ -56,4 +57,26 @@ impl HandMade {
 pub fn read(body: Vec<u8>) -> Result<(Vec<Record>, Option<String>), BoxError> {
     let Answer { records, next_iterator, .. } = bench::read(body)?;
     Ok((records, next_iterator))
+}
+
+/// All that an answer says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WholeAnswer {
+    /// The records.
+    pub records: Vec<Record>,
+    /// Where to go on.
+    pub next_iterator: Option<String>,
+    /// How far behind the tip the answer is, in milliseconds.
+    pub millis_behind_latest: Option<i64>,
+    /// Named at the end of a shard.
+    pub children: Vec<ChildShard>,
+}
+
+/// Everything in an answer, in whichever encoding it is.
+///
+/// # Errors
+/// The body is not sound.
+pub fn read_whole(body: Vec<u8>) -> Result<WholeAnswer, BoxError> {
+    let Answer { records, next_iterator, millis_behind_latest, children } = bench::read(body)?;
+    Ok(WholeAnswer { records, next_iterator, millis_behind_latest, children })
 }

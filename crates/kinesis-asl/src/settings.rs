@@ -207,7 +207,9 @@ fn region_fault(name: &str, region: &str) -> Option<String> {
 
 /// What is wrong with the URL of an endpoint. It is not shown where it holds a password.
 pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
-    let fault = |reason: &str| Some(format!("{name} {url:?} {reason}"));
+    // What comes before an @ may be a password, whatever else is wrong.
+    let shown = if url.contains('@') { String::new() } else { format!(" {url:?}") };
+    let fault = |reason: &str| Some(format!("{name}{shown} {reason}"));
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
         return fault("must begin with http:// or https://");
     };
@@ -234,8 +236,9 @@ pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
         return fault("has no usable port after its host");
     }
     let path = &rest[authority.len()..];
-    if path.bytes().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
-        return fault("must hold no spaces");
+    // The characters of a path by RFC 3986; the client refuses others at the first call.
+    if !path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte)) {
+        return fault("must hold no spaces, and no other character that must be escaped in a URL");
     }
     None
 }

@@ -310,6 +310,7 @@ async fn rows_of_the_kcl_change_as_the_model_says() {
                     ("pendingCheckpointState", AttributeValue::B(Blob::new([1, 2]))),
                     ("childShardIds", AttributeValue::Ss(vec!["shardId-000000000009".to_owned()])),
                     ("startingHashKey", s("0")),
+                    ("endingHashKey", s("5")),
                 ];
                 others.extend(owner.map(|owner| ("leaseOwner", s(owner))));
                 others.extend(checkpoint_owner.map(|owner| ("checkpointOwner", s(owner))));

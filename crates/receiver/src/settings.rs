@@ -166,7 +166,7 @@ impl ReceiverSettings {
         if let Some(worker_id) = &self.worker_id
             && let Err(error) = WorkerId::new(worker_id.clone())
         {
-            check(false, error.to_string());
+            check(false, format!("worker_id cannot be used: {error}"));
         }
         let times = self.initial_positions.iter().filter_map(|(shard_id, position)| match position {
             ShardPosition::AtTimestamp(timestamp) => Some((shard_id.as_str(), *timestamp)),

@@ -45,6 +45,9 @@
 //! ```
 
 mod error;
+#[cfg(feature = "fuzz-internals")]
+#[doc(hidden)]
+pub mod fuzz_internals;
 mod kcl_mode;
 mod layout;
 mod request;

@@ -58,6 +58,13 @@ impl Expression {
                 if expected.checkpoint_owner.is_none() {
                     expression.require(row::REQUESTED_BY, worker_value(Some(to)));
                 }
+                // What the version rules out must not be written: then a condition contradicts it.
+                match (&expected.checkpoint_owner, &expected.owner) {
+                    (Some(_), Some(new_owner)) if new_owner == to => {}
+                    (None, Some(owner)) if owner != to => {}
+                    (None, Some(_)) => expression.require(row::LEASE_OWNER, None),
+                    (_, _) => expression.require(row::LEASE_OWNER, worker_value(Some(to))),
+                }
                 expression.give_to(expected, to);
             }
             LeaseChange::Request { by, instead_of } => {
@@ -362,6 +369,20 @@ mod tests {
         assert_eq!(condition(&of_kcl_3), "leaseCounter = 7 AND leaseOwner = b AND checkpointOwner = a");
         let text = filled(&of_a_request, of_a_request.update_text());
         assert_eq!(text, update(&version(Some("a"), None), &take("b")), "besides, it is a take");
+    }
+
+    #[test]
+    fn a_hand_over_that_the_version_rules_out_cannot_be_written() {
+        let hand_over = LeaseChange::HandOver { to: worker("b") };
+        for (owner, checkpoint_owner, contradiction) in [
+            (None, None, "leaseOwner = b"),
+            (Some("b"), None, "attribute_not_exists(leaseOwner)"),
+            (Some("c"), Some("a"), "leaseOwner = b"),
+            (None, Some("a"), "leaseOwner = b"),
+        ] {
+            let text = condition(&Expression::update(&version(owner, checkpoint_owner), &hand_over));
+            assert!(text.ends_with(&format!(" AND {contradiction}")), "{text}");
+        }
     }
 
     #[test]

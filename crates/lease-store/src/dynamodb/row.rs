@@ -60,6 +60,9 @@ pub(super) const STREAM_CREATION_EPOCH: &str = "streamCreationEpoch";
 /// N, ours: what `LATEST` or `AT_TIMESTAMP` stands for.
 pub(super) const INITIAL_TIME_MILLIS: &str = "initialTimeMillis";
 
+/// The largest count: the KCL's are signed numbers of 64 bits.
+const MAX_COUNTER: u64 = i64::MAX.unsigned_abs();
+
 /// The value of [`ENTITY_TYPE`] in a lease row.
 const LEASE_ENTITY: &str = "LEASE";
 
@@ -168,7 +171,7 @@ fn multi_stream_shard_id(
 
 fn lease(item: &Item, shard_id: ShardId) -> Result<Lease, Fault> {
     let checkpoint = text(item, CHECKPOINT)?.ok_or_else(|| Fault::missing(CHECKPOINT))?;
-    let required = |attribute| number(item, attribute)?.ok_or_else(|| Fault::missing(attribute));
+    let required = |attribute| counter(item, attribute)?.ok_or_else(|| Fault::missing(attribute));
     Ok(Lease {
         shard_id,
         owner: worker_id(item, LEASE_OWNER)?,
@@ -189,9 +192,15 @@ fn lease(item: &Item, shard_id: ShardId) -> Result<Lease, Fault> {
 }
 
 fn stream_identity(item: &Item) -> Result<Option<StreamIdentity>, Fault> {
-    let Some(arn) = text(item, STREAM_ARN)? else { return Ok(None) };
-    let epoch = number(item, STREAM_CREATION_EPOCH)?.ok_or_else(|| Fault::missing(STREAM_CREATION_EPOCH))?;
-    Ok(Some(StreamIdentity { arn: arn.to_owned(), creation_epoch_seconds: epoch }))
+    match (text(item, STREAM_ARN)?, number(item, STREAM_CREATION_EPOCH)?) {
+        (Some(arn), Some(creation_epoch_seconds)) => {
+            Ok(Some(StreamIdentity { arn: arn.to_owned(), creation_epoch_seconds }))
+        }
+        (None, None) => Ok(None),
+        // A take would add what is missing, of another stream perhaps.
+        (None, Some(_)) => Err(Fault::missing(STREAM_ARN)),
+        (Some(_), None) => Err(Fault::missing(STREAM_CREATION_EPOCH)),
+    }
 }
 
 /// Only a hint for balancing, so a number that makes no sense is none.
@@ -215,14 +224,17 @@ fn pending_checkpoint(item: &Item) -> Result<Option<PendingCheckpoint>, Fault> {
     Ok(Some(PendingCheckpoint { position, state }))
 }
 
-/// Like the KCL, a row with only one end is taken as one without a range.
+/// Nobody writes only one end. The KCL would take such a row as one without a range; here a take would add the other end of
+/// the shard's own range to whatever stands there, and records would be left out by a range that is no shard's.
 fn hash_key_range(item: &Item) -> Result<Option<HashKeyRange>, Fault> {
     let end_at =
         |attribute| text(item, attribute)?.map(|end| parsed(attribute, end.parse::<HashKey>())).transpose();
-    let (Some(start), Some(end)) = (end_at(STARTING_HASH_KEY)?, end_at(ENDING_HASH_KEY)?) else {
-        return Ok(None);
-    };
-    parsed(STARTING_HASH_KEY, HashKeyRange::new(start, end)).map(Some)
+    match (end_at(STARTING_HASH_KEY)?, end_at(ENDING_HASH_KEY)?) {
+        (Some(start), Some(end)) => parsed(STARTING_HASH_KEY, HashKeyRange::new(start, end)).map(Some),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Fault::missing(STARTING_HASH_KEY)),
+        (Some(_), None) => Err(Fault::missing(ENDING_HASH_KEY)),
+    }
 }
 
 fn position(
@@ -266,6 +278,16 @@ fn number(item: &Item, attribute: &'static str) -> Result<Option<u64>, Fault> {
             Fault::new(attribute, format!("is {number}, must be a whole number from 0 to {}", u64::MAX))
         }),
         Some(other) => Err(Fault::wrong_type(attribute, other, "a number (N)")),
+    }
+}
+
+/// A number that grows by one. Beyond the KCL's range it would soon have no successor here.
+fn counter(item: &Item, attribute: &'static str) -> Result<Option<u64>, Fault> {
+    match number(item, attribute)? {
+        Some(number) if number > MAX_COUNTER => {
+            Err(Fault::new(attribute, format!("is {number}, must be a whole number from 0 to {MAX_COUNTER}")))
+        }
+        number => Ok(number),
     }
 }
 
@@ -512,9 +534,9 @@ mod tests {
     }
 
     #[test]
-    fn a_range_with_one_end_is_no_range() {
-        for end in ["startingHashKey", "endingHashKey"] {
-            assert_eq!(usable(&kcl_row([(end, s("5"))])), fresh());
+    fn a_range_with_one_end_is_malformed() {
+        for (end, other) in [("startingHashKey", "endingHashKey"), ("endingHashKey", "startingHashKey")] {
+            assert_eq!(fault(&kcl_row([(end, s("5"))])), (other.to_owned(), "is missing".to_owned()));
         }
     }
 
@@ -573,8 +595,12 @@ mod tests {
         expected.initial_time_millis = Some(1_700_000_000_123);
         assert_eq!(usable(&row), expected);
         assert_eq!(write(&expected, &RowLayout::SingleStream), row);
-        let half = kcl_row([("streamArn", s("arn"))]);
-        assert_eq!(fault(&half).0, "streamCreationEpoch");
+        for (half, other) in [
+            (("streamArn", s("arn")), "streamCreationEpoch"),
+            (("streamCreationEpoch", n("17")), "streamArn"),
+        ] {
+            assert_eq!(fault(&kcl_row([half])), (other.to_owned(), "is missing".to_owned()));
+        }
     }
 
     #[test]
@@ -593,6 +619,8 @@ mod tests {
             ("leaseCounter", n("-1"), "-1"),
             ("leaseCounter", n("1.5"), "1.5"),
             ("leaseCounter", n("18446744073709551616"), "18446744073709551616"),
+            ("leaseCounter", n("9223372036854775808"), "9223372036854775807"),
+            ("ownerSwitchesSinceCheckpoint", n("18446744073709551615"), "18446744073709551615"),
             ("ownerSwitchesSinceCheckpoint", AttributeValue::Null(true), "null (NULL)"),
             ("checkpoint", s("garbage"), "\"garbage\""),
             ("checkpoint", s(""), "\"\""),
@@ -669,7 +697,7 @@ mod tests {
             shard_id in a_shard(),
             owner in a_worker(),
             checkpoint_owner in a_worker(),
-            (counter, owner_switches_since_checkpoint) in any::<(u64, u64)>(),
+            (counter, owner_switches_since_checkpoint) in (0..=MAX_COUNTER, 0..=MAX_COUNTER),
             checkpoint in a_position(),
             pending_checkpoint in proptest::option::of(a_pending_checkpoint()),
             (parents, children) in (some_shards(), some_shards()),

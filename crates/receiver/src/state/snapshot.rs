@@ -297,6 +297,10 @@ fn split(bytes: &[u8]) -> Result<(SnapshotHeader, &[u8]), StateError> {
         return Err(corrupt("it does not begin as one"));
     };
     match version.parse::<u32>() {
+        // A sign or a leading zero is not how it is written.
+        Ok(number) if number.to_string() != version => {
+            return Err(corrupt("its first line names no version"));
+        }
         Ok(FORMAT_VERSION) => {}
         Ok(other) => {
             return Err(StateError::new(

@@ -1,0 +1,100 @@
+//! Snapshots of the application's state: no panic, what is read is written and read again as the same, and nothing is read
+//! whose checksum or version is another.
+
+use std::fmt;
+use std::time::Duration;
+
+use receiver::state::snapshot::{decode, decode_header, encode};
+use receiver::state::{
+    SlidingWindow, SlidingWindowCount, StateErrorKind, StateLogic, StateSchema, update_state_by_key,
+};
+
+use crate::{Reading, Target};
+
+pub(crate) const TARGET: Target = Target {
+    name: "state_snapshot",
+    check,
+    tokens: &[
+        b"0",
+        b"9",
+        b",",
+        b":",
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b"\"",
+        b"\\",
+        b"\n",
+        b" ",
+        b"null",
+        b"-1",
+        b"18446744073709551615",
+        b"SHARD_END",
+        b"\"passed\":",
+        b"\xff",
+        b"\x00",
+        TRAILER,
+    ],
+};
+
+/// The first line of the only version there is.
+const FIRST_LINE: &[u8] = b"kinesis-state 1\n";
+
+/// How the last line begins.
+const TRAILER: &[u8] = b"crc32 ";
+
+fn check(input: &[u8]) -> Reading {
+    if read(input) {
+        assert!(sealed(input) == input, "only what its checksum fits is read");
+    }
+    let sealed = sealed(input);
+    if !read(&sealed) {
+        return Reading::Refused;
+    }
+    assert!(sealed.starts_with(FIRST_LINE), "only what its version fits is read");
+    Reading::Accepted
+}
+
+/// Reads the input with the values of two applications. Returns whether one could.
+fn read(input: &[u8]) -> bool {
+    let counts = update_state_by_key(
+        StateSchema::new("counts", 1),
+        |_| Ok(Vec::<(String, u64)>::new()),
+        |count: Option<u64>, add| Some(count.unwrap_or(0) + add),
+        |one, other| one + other,
+    );
+    let second = Duration::from_secs(1);
+    let window = SlidingWindow::new(second, second).expect("it is sound");
+    let windows = SlidingWindowCount::new(StateSchema::new("windows", 1), window, |_| Ok(Vec::new()));
+    read_as(input, &counts) | read_as(input, &windows)
+}
+
+fn read_as<L: StateLogic>(input: &[u8], logic: &L) -> bool
+where
+    L::State: PartialEq + fmt::Debug,
+{
+    match decode(input, logic) {
+        Ok(snapshot) => {
+            assert_eq!(decode_header(input).expect("its header can be read"), snapshot.header);
+            let again = encode(&snapshot.header, &snapshot.state, usize::MAX).expect("it can be written");
+            assert_eq!(decode(&again, logic).expect("it can be read again"), snapshot);
+            true
+        }
+        Err(error) => {
+            let is_clear = matches!(error.kind(), StateErrorKind::Corrupt | StateErrorKind::OtherVersion);
+            assert!(is_clear, "{error}");
+            false
+        }
+    }
+}
+
+/// The input with the right checksum, so that changes before it reach the parser.
+fn sealed(input: &[u8]) -> Vec<u8> {
+    let end = input.windows(TRAILER.len()).rposition(|window| window == TRAILER).unwrap_or(input.len());
+    let mut sealed = input[..end].to_vec();
+    let checksum = crc32fast::hash(&sealed);
+    sealed.extend_from_slice(TRAILER);
+    sealed.extend_from_slice(format!("{checksum:08x}\n").as_bytes());
+    sealed
+}
