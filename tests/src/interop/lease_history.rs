@@ -21,6 +21,17 @@ struct Change {
     checkpoint: Place,
 }
 
+/// A lease that its owner gave up himself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// The shard.
+    pub shard: String,
+    /// When he was first seen to be its owner.
+    pub owned_from_millis: u128,
+    /// The checkpoint that he left.
+    pub checkpoint: Place,
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     changes: BTreeMap<String, Vec<Change>>,
@@ -109,6 +120,41 @@ impl LeaseHistory {
         let owner = changes.find(|change| change.at_millis <= at_millis)?.owner.clone();
         changes.find(|change| change.owner != owner).map(|before| before.checkpoint.clone())
     }
+
+    /// The checkpoint that a worker started from when it last became the owner of the lease of a shard, as of this time, or
+    /// one before it. A worker that has lost a lease without knowing it started from its own checkpoint, not from that
+    /// of the owner. `None` where that is not known.
+    pub fn start_of(&self, worker: &str, shard: &str, at_millis: u128) -> Option<Place> {
+        let seen = locked(&self.seen);
+        let changes = seen.changes.get(shard)?;
+        let is_own = |change: &Change| change.owner.as_deref() == Some(worker);
+        let (past, future) =
+            changes.split_at(changes.partition_point(|change| change.at_millis <= at_millis));
+        let before = match past.iter().rposition(is_own) {
+            Some(own) => past[..own].iter().rfind(|change| !is_own(change)),
+            // It is the owner already, and the next reading of the table will show it.
+            None => past.last().filter(|_| future.first().is_some_and(is_own)),
+        };
+        before.map(|before| before.checkpoint.clone())
+    }
+
+    /// The leases that a worker gave up itself at this time or later, so that they had no owner.
+    pub fn releases(&self, worker: &str, from_millis: u128) -> Vec<Release> {
+        let seen = locked(&self.seen);
+        let mut releases = Vec::new();
+        for (shard, changes) in &seen.changes {
+            let is_own = |change: &Change| change.owner.as_deref() == Some(worker);
+            for (index, pair) in changes.windows(2).enumerate() {
+                if is_own(&pair[0]) && pair[1].owner.is_none() && pair[1].at_millis >= from_millis {
+                    let others = changes[..=index].iter().rposition(|change| !is_own(change));
+                    let owned_from_millis = changes[others.map_or(0, |other| other + 1)].at_millis;
+                    let checkpoint = pair[1].checkpoint.clone();
+                    releases.push(Release { shard: shard.clone(), owned_from_millis, checkpoint });
+                }
+            }
+        }
+        releases
+    }
 }
 
 fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
@@ -183,6 +229,35 @@ mod tests {
         assert_eq!(history.start_of_owner_at("s", 25), None);
         assert_eq!(history.owner_changes(), 1);
         assert_eq!(history.last_owner_change_millis(), Some(30));
+    }
+
+    #[tokio::test]
+    async fn whoever_has_lost_a_lease_started_from_his_own_checkpoint() {
+        let history = LeaseHistory::of(&[
+            (10, rows("a", 1, "5")),
+            (20, rows("b", 2, "6")),
+            (30, rows("b", 3, "8")),
+            (40, rows("c", 4, "9")),
+        ]);
+        assert_eq!(history.start_of("b", "s", 25), Some(Place::new("5", 0)));
+        assert_eq!(history.start_of("b", "s", 50), Some(Place::new("5", 0)), "though c started from 8");
+        assert_eq!(history.start_of("c", "s", 50), Some(Place::new("8", 0)));
+        assert_eq!(history.start_of("c", "s", 35), Some(Place::new("8", 0)), "owner before it is seen");
+        assert_eq!(history.start_of("a", "s", 15), None);
+    }
+
+    #[tokio::test]
+    async fn a_lease_without_an_owner_was_released_and_one_that_was_taken_was_not() {
+        let mut released = rows("a", 3, "7");
+        released.get_mut("s").unwrap().owner = None;
+        let readings =
+            [(10, rows("a", 1, "5")), (20, rows("a", 2, "6")), (30, released), (40, rows("b", 4, "7"))];
+        let history = LeaseHistory::of(&readings);
+        let release =
+            Release { shard: "s".to_owned(), owned_from_millis: 10, checkpoint: Place::new("7", 0) };
+        assert_eq!(history.releases("a", 15), [release]);
+        assert_eq!(history.releases("a", 35), []);
+        assert_eq!(history.releases("b", 0), []);
     }
 
     #[tokio::test]

@@ -118,7 +118,10 @@ async fn a_slow_connection_is_as_late_as_its_fate_says() {
 
 #[tokio::test]
 async fn a_throttled_connection_carries_no_more_in_a_second_than_its_fate_says() {
-    let is_narrow = |fate: &Fate| fate.pace(Direction::Up).bytes_per_second.is_some_and(|rate| rate < 15_000);
+    let is_narrow = |fate: &Fate| {
+        let rates = [Direction::Up, Direction::Down].map(|direction| fate.pace(direction).bytes_per_second);
+        rates.iter().all(|rate| rate.is_some_and(|rate| (10_000..15_000).contains(&rate)))
+    };
     let (_echo, _proxy, mut client) = proxied(Mood::Throttled, is_narrow).await;
     let asked_at = Instant::now();
     client.write_all(&[7; 6000]).await.unwrap();
