@@ -21,9 +21,9 @@ pub fn not_checkpointed(deliveries: &[Delivery], rows: &LeaseRows) -> Vec<String
     last.iter().filter_map(behind).collect()
 }
 
-/// A worker that ended in order and gave up the lease of a shard has checkpointed everything that it delivered of it since
-/// it had the lease, whatever happened before: what it has not, one line each. Of names that several workers had it cannot be
-/// said who delivered what, and they are left out.
+/// What a worker still delivered of a shard after it was asked to end, it has checkpointed if it ended in order and gave up the
+/// lease, whatever happened before: what it has not, one line each. What it delivered earlier may be from a time when it
+/// had the lease once before. Of names that several workers had it cannot be said who delivered what, and they are left out.
 pub fn released_too_early(
     deliveries: &[Delivery],
     history: &LeaseHistory,
@@ -32,15 +32,16 @@ pub fn released_too_early(
 ) -> Vec<String> {
     let mut faults = Vec::new();
     for end in ended.iter().filter(|end| end.how == End::Stopped && !used_again.contains(&end.name)) {
-        for release in history.releases(&end.name, end.at_millis) {
-            let is_of_release = |delivery: &&Delivery| {
-                delivery.worker == end.name
-                    && delivery.shard == release.shard
-                    && delivery.at_millis >= release.owned_from_millis
+        for (shard, checkpoint) in history.releases(&end.name, end.at_millis) {
+            let is_of_end = |delivery: &&Delivery| {
+                delivery.worker == end.name && delivery.shard == shard && delivery.at_millis >= end.at_millis
             };
-            let last = deliveries.iter().filter(is_of_release).map(|delivery| &delivery.place).max();
-            if let Some(last) = last.filter(|last| **last > release.checkpoint) {
-                faults.push(format!("{} delivered up to {last}, but released {release:?}", end.name));
+            let last = deliveries.iter().filter(is_of_end).map(|delivery| &delivery.place).max();
+            if let Some(last) = last.filter(|last| **last > checkpoint) {
+                faults.push(format!(
+                    "{} delivered {shard} up to {last}, but left it at {checkpoint}",
+                    end.name
+                ));
             }
         }
     }
@@ -78,15 +79,15 @@ mod tests {
             (30, rows(None, 2, "6")),
         ];
         let history = LeaseHistory::of(&readings);
-        let faults = |last: usize, how, used_again: &[&str]| {
+        let faults = |last: usize, at_millis, how, used_again: &[&str]| {
             let ended = [Ended { name: "rust-1".to_owned(), how, at_millis: 25 }];
             let used_again = used_again.iter().map(|name| (*name).to_owned()).collect();
-            released_too_early(&[delivery(3, 12), delivery(last, 22)], &history, &ended, &used_again).len()
+            let deliveries = [delivery(3, 12), delivery(last, at_millis)];
+            released_too_early(&deliveries, &history, &ended, &used_again).len()
         };
-        assert_eq!((faults(6, End::Stopped, &[]), faults(7, End::Stopped, &[])), (0, 1));
-        assert_eq!((faults(7, End::Killed, &[]), faults(7, End::Stopped, &["rust-1"])), (0, 0));
-        let before = released_too_early(&[delivery(7, 5)], &history, &[], &BTreeSet::new());
-        assert!(before.is_empty());
+        assert_eq!((faults(6, 26, End::Stopped, &[]), faults(7, 26, End::Stopped, &[])), (0, 1));
+        assert_eq!(faults(7, 24, End::Stopped, &[]), 0, "perhaps of an earlier time");
+        assert_eq!((faults(7, 26, End::Killed, &[]), faults(7, 26, End::Stopped, &["rust-1"])), (0, 0));
     }
 
     #[test]

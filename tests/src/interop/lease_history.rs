@@ -21,17 +21,6 @@ struct Change {
     checkpoint: Place,
 }
 
-/// A lease that its owner gave up himself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Release {
-    /// The shard.
-    pub shard: String,
-    /// When he was first seen to be its owner.
-    pub owned_from_millis: u128,
-    /// The checkpoint that he left.
-    pub checkpoint: Place,
-}
-
 #[derive(Debug, Default)]
 struct Seen {
     changes: BTreeMap<String, Vec<Change>>,
@@ -138,18 +127,15 @@ impl LeaseHistory {
         before.map(|before| before.checkpoint.clone())
     }
 
-    /// The leases that a worker gave up itself at this time or later, so that they had no owner.
-    pub fn releases(&self, worker: &str, from_millis: u128) -> Vec<Release> {
+    /// The leases that a worker gave up itself at this time or later, so that they had no owner, and where it left them.
+    pub fn releases(&self, worker: &str, from_millis: u128) -> Vec<(String, Place)> {
         let seen = locked(&self.seen);
         let mut releases = Vec::new();
         for (shard, changes) in &seen.changes {
-            let is_own = |change: &Change| change.owner.as_deref() == Some(worker);
-            for (index, pair) in changes.windows(2).enumerate() {
-                if is_own(&pair[0]) && pair[1].owner.is_none() && pair[1].at_millis >= from_millis {
-                    let others = changes[..=index].iter().rposition(|change| !is_own(change));
-                    let owned_from_millis = changes[others.map_or(0, |other| other + 1)].at_millis;
-                    let checkpoint = pair[1].checkpoint.clone();
-                    releases.push(Release { shard: shard.clone(), owned_from_millis, checkpoint });
+            for pair in changes.windows(2) {
+                let is_given_up = pair[0].owner.as_deref() == Some(worker) && pair[1].owner.is_none();
+                if is_given_up && pair[1].at_millis >= from_millis {
+                    releases.push((shard.clone(), pair[1].checkpoint.clone()));
                 }
             }
         }
@@ -253,9 +239,7 @@ mod tests {
         let readings =
             [(10, rows("a", 1, "5")), (20, rows("a", 2, "6")), (30, released), (40, rows("b", 4, "7"))];
         let history = LeaseHistory::of(&readings);
-        let release =
-            Release { shard: "s".to_owned(), owned_from_millis: 10, checkpoint: Place::new("7", 0) };
-        assert_eq!(history.releases("a", 15), [release]);
+        assert_eq!(history.releases("a", 15), [("s".to_owned(), Place::new("7", 0))]);
         assert_eq!(history.releases("a", 35), []);
         assert_eq!(history.releases("b", 0), []);
     }

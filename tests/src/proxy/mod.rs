@@ -105,7 +105,7 @@ impl Proxy {
     /// Waits until the plan is carried out: from then on it is clear.
     pub async fn wait_until_over(&self) {
         // An error means that the task is gone, which happens at the end of the plan too.
-        let _ = self.weather().wait_for(|period| period.is_last()).await;
+        let _ = self.weather().wait_for(Period::is_last).await;
     }
 }
 

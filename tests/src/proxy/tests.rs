@@ -153,7 +153,7 @@ async fn a_request_that_is_cut_arrives_in_part_and_is_not_answered_further() {
     let passes = plan.fate(&plan.first(), 0).fuse_bytes(Direction::Up).unwrap();
     let _ = client.write_all(&[7; 4000]).await;
     let _ = read_to_the_end(&mut client).await;
-    timeout(LIMIT, echo.wait_until_heard(passes as usize)).await.unwrap();
+    timeout(LIMIT, echo.wait_until_heard(usize::try_from(passes).unwrap())).await.unwrap();
     assert_eq!(proxy.tally().of("bytes of requests carried"), passes);
     assert_eq!(proxy.tally().of("connections closed"), 1);
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use end_to_end_tests::interop::deliveries::Delivery;
 use end_to_end_tests::interop::last_checkpoints::{not_checkpointed, released_too_early};
-use end_to_end_tests::interop::lease_rows::LeaseRows;
 use end_to_end_tests::interop::producer::put_numbers;
 use end_to_end_tests::interop::scene::{Scene, Volume};
 use end_to_end_tests::interop::verdict::Verdict;
@@ -29,7 +28,7 @@ const LOSSES: [(&str, &str); 2] = [
     ),
 ];
 
-/// Checks everything. All workers have ended and all records are delivered.
+/// Checks everything. All records are delivered and checkpointed, and all workers have ended.
 pub(crate) async fn judge(
     scene: &mut Scene,
     fleet: &mut Fleet,
@@ -37,17 +36,7 @@ pub(crate) async fn judge(
     volume: &Volume,
     proxies: [(&str, &Proxy); 2],
 ) {
-    // Where a lease was lost just before the end, its owner could not checkpoint, and says so by still being there.
-    let mut rows = scene.rows().await;
-    let left_by_all = rows.len();
-    rows.retain(|_, row| row.owner.is_none() || row.checkpoint.is_shard_end());
-    if rows.len() < left_by_all {
-        chronicle
-            .say(&format!("{} leases were lost in the end and are not checked", left_by_all - rows.len()));
-    }
-    let mut faults = not_checkpointed(scene.deliveries(), &rows);
-    faults.extend(inherit(scene, fleet, volume, &rows).await);
-
+    let mut faults = inherit(scene, fleet, volume).await;
     let deliveries = scene.deliveries().to_vec();
     let total = volume.records + RECORDS_FOR_THE_HEIR;
     let verdict = Verdict::new(&deliveries, total, &scene.history, &fleet.ended);
@@ -83,8 +72,18 @@ pub(crate) async fn judge(
     );
 }
 
-/// After all have ended one more starts, and gets new records. It delivers these, and nothing that was checkpointed.
-async fn inherit(scene: &mut Scene, fleet: &mut Fleet, volume: &Volume, left: &LeaseRows) -> Vec<String> {
+/// Waits until everything that was delivered is checkpointed: while there are no faults, that must come to be.
+pub(crate) async fn wait_until_checkpointed(scene: &mut Scene) {
+    let deliveries = scene.deliveries().to_vec();
+    wait_for("everything that was delivered is checkpointed", LIMIT, async || {
+        let behind = not_checkpointed(&deliveries, &scene.rows().await);
+        if behind.is_empty() { Ok(()) } else { Err(behind.join("; ")) }
+    })
+    .await;
+}
+
+/// After all have ended one more starts, and gets new records. It delivers these, and nothing else: all is checkpointed.
+async fn inherit(scene: &mut Scene, fleet: &mut Fleet, volume: &Volume) -> Vec<String> {
     let new = volume.records..volume.records + RECORDS_FOR_THE_HEIR;
     put_numbers(&scene.endpoints().kinesis_client(), STREAM, new.clone()).await;
     let heir = fleet.start_another();
@@ -97,10 +96,7 @@ async fn inherit(scene: &mut Scene, fleet: &mut Fleet, volume: &Volume, left: &L
     })
     .await;
     fleet.stop_in_order(heir).await;
-    let is_old = |delivery: &&Delivery| {
-        delivery.worker == name
-            && left.get(&delivery.shard).is_some_and(|row| delivery.place <= row.checkpoint)
-    };
+    let is_old = |delivery: &&Delivery| delivery.worker == name && delivery.number < volume.records;
     let again = scene.deliveries().iter().filter(is_old);
     again.map(|delivery| format!("checkpointed in the end, and delivered again: {delivery:?}")).collect()
 }

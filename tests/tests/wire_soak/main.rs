@@ -97,7 +97,7 @@ async fn soak(name: &str, endpoints: &Endpoints, form: Form, records_per_second:
     let Form { length, seed } = form;
     println!("== {name}: {endpoints}; seed {seed}, faults for {length:?}");
     println!("   `cargo xtask soak --seed {seed}` with the same length is the same plan");
-    let directory = fresh_directory(name);
+    let directory = fresh_directory(&format!("{name}-{seed}"));
     let during_faults = records_per_second as u64 * length.as_secs();
     let volume = Volume {
         records: usize::try_from(during_faults * 100 / PUT_DURING_FAULTS_PERCENT).unwrap(),
@@ -138,11 +138,17 @@ async fn soak(name: &str, endpoints: &Endpoints, form: Form, records_per_second:
     chronicle.say("the faults are over");
 
     let flowed = tokio::select! {
-        flowed = scene.put_the_rest() => flowed,
+        flowed = async {
+            let flowed = scene.put_the_rest().await;
+            judgement::wait_until_checkpointed(&mut scene).await;
+            flowed
+        } => flowed,
         () = fleet.wait_for_ever() => unreachable!("it waits for ever"),
     };
-    chronicle
-        .say(&format!("all {} records are delivered; {flowed} were put during the faults", volume.records));
+    chronicle.say(&format!(
+        "all {} records are delivered and checkpointed; {flowed} were put during the faults",
+        volume.records
+    ));
     fleet.stop_all().await;
     judgement::judge(
         &mut scene,
