@@ -13,6 +13,9 @@ use super::lease_rows::{LeaseRow, LeaseRows, Place, lease_rows};
 /// Between two readings of the table.
 const READ_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What happened in a shorter time between two readings is not overlooked, except what begins and ends in it.
+const WATCHED_MILLIS: u128 = 1000;
+
 /// A reading of a lease that differed in owner or checkpoint from the one before.
 #[derive(Debug, Clone)]
 struct Change {
@@ -26,6 +29,8 @@ struct Seen {
     changes: BTreeMap<String, Vec<Change>>,
     /// The last reading of each lease, also of those that were deleted since.
     last: LeaseRows,
+    /// When the table was read.
+    readings: Vec<u128>,
     faults: Vec<String>,
 }
 
@@ -122,9 +127,23 @@ impl LeaseHistory {
         let before = match past.iter().rposition(is_own) {
             Some(own) => past[..own].iter().rfind(|change| !is_own(change)),
             // It is the owner already, and the next reading of the table will show it.
-            None => past.last().filter(|_| future.first().is_some_and(is_own)),
+            None => {
+                past.last().filter(|_| future.first().is_some_and(is_own) && seen.was_watched_at(at_millis))
+            }
         };
         before.map(|before| before.checkpoint.clone())
+    }
+
+    /// Whether a worker certainly was not the owner of the lease of a shard at a time: neither before nor after it.
+    pub fn was_not_owner_at(&self, worker: &str, shard: &str, at_millis: u128) -> bool {
+        let seen = locked(&self.seen);
+        let Some(changes) = seen.changes.get(shard) else { return false };
+        let is_own = |change: &Change| change.owner.as_deref() == Some(worker);
+        let (past, future) =
+            changes.split_at(changes.partition_point(|change| change.at_millis <= at_millis));
+        seen.was_watched_at(at_millis)
+            && !past.last().is_some_and(is_own)
+            && !future.first().is_some_and(is_own)
     }
 
     /// The leases that a worker gave up itself at this time or later, so that they had no owner, and where it left them.
@@ -148,7 +167,16 @@ fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 }
 
 impl Seen {
+    /// Whether the table was read shortly before and after a time, so that nobody had a lease in between for long.
+    fn was_watched_at(&self, at_millis: u128) -> bool {
+        let after = self.readings.partition_point(|reading| *reading <= at_millis);
+        let (before, after) =
+            (after.checked_sub(1).and_then(|index| self.readings.get(index)), self.readings.get(after));
+        before.zip(after).is_some_and(|(before, after)| after - before <= WATCHED_MILLIS)
+    }
+
     fn note(&mut self, at_millis: u128, rows: LeaseRows) {
+        self.readings.push(at_millis);
         for (shard, row) in rows {
             let before = self.last.get(&shard);
             if let Some(before) = before {
@@ -230,6 +258,22 @@ mod tests {
         assert_eq!(history.start_of("c", "s", 50), Some(Place::new("8", 0)));
         assert_eq!(history.start_of("c", "s", 35), Some(Place::new("8", 0)), "owner before it is seen");
         assert_eq!(history.start_of("a", "s", 15), None);
+    }
+
+    #[tokio::test]
+    async fn who_stands_in_neither_of_two_readings_close_to_each_other_was_not_the_owner() {
+        let history = LeaseHistory::of(&[
+            (10, rows("a", 1, "5")),
+            (20, rows("b", 2, "5")),
+            (30, rows("c", 3, "5")),
+            (5000, rows("d", 4, "5")),
+        ]);
+        let was_not = |worker, at_millis| history.was_not_owner_at(worker, "s", at_millis);
+        assert_eq!(
+            [was_not("a", 25), was_not("b", 25), was_not("c", 25), was_not("c", 15)],
+            [true, false, false, true]
+        );
+        assert!(!was_not("a", 40), "nobody looked for long");
     }
 
     #[tokio::test]

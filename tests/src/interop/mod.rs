@@ -4,6 +4,7 @@
 //! a file of its own ([`deliveries`]); a watcher keeps what the lease table said over time ([`lease_history`]); and at the
 //! end the two are held against each other ([`verdict`]).
 
+pub mod after_loss;
 pub mod deliveries;
 pub mod java_daemon;
 pub mod last_checkpoints;

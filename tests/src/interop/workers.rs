@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::deliveries::{Deliveries, now_millis};
 use super::java_daemon::{self, Application, TERMINATED_STATUS};
+use crate::local_servers::Endpoints;
 use crate::programs::program;
 
 /// How long a worker may take to end after it was asked to.
@@ -106,6 +107,12 @@ impl Workers {
     #[must_use]
     pub fn with_handling_time(mut self, handling_time: Duration) -> Self {
         self.handling_time = handling_time;
+        self
+    }
+
+    /// Those that start from now on reach the servers here.
+    pub fn through(&mut self, endpoints: &Endpoints) -> &mut Self {
+        self.application.endpoints = endpoints.clone();
         self
     }
 

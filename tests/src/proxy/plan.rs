@@ -7,9 +7,13 @@ use fastrand::Rng;
 
 use super::fate::Fate;
 
-/// How long faults last, in milliseconds: some shorter than the time between two renewals, some longer than the fail-over
+/// How long faults last, in milliseconds: some shorter than the time between two renewals, some as long as the fail-over
 /// time of the runs.
-const FAULT_MILLIS: std::ops::RangeInclusive<u64> = 800..=5000;
+const FAULT_MILLIS: std::ops::RangeInclusive<u64> = 800..=4000;
+
+/// How long those last that let nothing through, or no answer: some so long that others take over what the client had, and
+/// what was held arrives after that.
+const LONG_FAULT_MILLIS: std::ops::RangeInclusive<u64> = 800..=9000;
 
 /// How long it is clear between two faults, in milliseconds.
 const CLEAR_MILLIS: std::ops::RangeInclusive<u64> = 1000..=3500;
@@ -47,6 +51,10 @@ impl Mood {
         Self::Silent,
         Self::Refused,
     ];
+
+    fn lets_nothing_through(self) -> bool {
+        matches!(self, Self::SwallowedAnswers | Self::Silent | Self::Refused)
+    }
 }
 
 impl fmt::Display for Mood {
@@ -126,10 +134,13 @@ impl Plan {
                 deck.extend(Mood::FAULTS);
                 rng.shuffle(&mut deck);
             }
-            let [clear, fault] =
-                [CLEAR_MILLIS, FAULT_MILLIS].map(|range| Duration::from_millis(rng.u64(range)));
+            let Some(mood) = deck.pop() else { break };
+            let lasts = if mood.lets_nothing_through() { LONG_FAULT_MILLIS } else { FAULT_MILLIS };
+            let [clear, fault] = [CLEAR_MILLIS, lasts].map(|range| Duration::from_millis(rng.u64(range)));
             until += clear + fault;
-            let (Some(mood), true) = (deck.pop(), until <= length) else { break };
+            if until > length {
+                break;
+            }
             moods.extend([(Mood::Clear, clear), (mood, fault)]);
         }
         Self::in_turn(seed, &moods)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use end_to_end_tests::interop::deliveries::now_millis;
 use end_to_end_tests::interop::wait_for;
 use end_to_end_tests::interop::workers::{End, Ended, Kind, Worker, Workers};
+use end_to_end_tests::local_servers::Endpoints;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -21,6 +22,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 struct Place {
     /// `None` while one ends whose name the next one has.
     worker: Option<Worker>,
+    /// Where whoever has it reaches the servers.
+    endpoints: Endpoints,
     resumed_at: Option<Instant>,
 }
 
@@ -40,10 +43,13 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Starts one in each place.
-    pub(crate) fn start(mut workers: Workers, places: usize, chronicle: &Chronicle) -> Self {
-        let mut start = |_| Place { worker: Some(workers.start(Kind::Rust)), resumed_at: None };
-        let places = (0..places).map(&mut start).collect();
+    /// Starts one in each place, which has its own way to the servers.
+    pub(crate) fn start(mut workers: Workers, places: Vec<Endpoints>, chronicle: &Chronicle) -> Self {
+        let mut start = |endpoints| {
+            let worker = Some(workers.through(&endpoints).start(Kind::Rust));
+            Place { worker, endpoints, resumed_at: None }
+        };
+        let places = places.into_iter().map(&mut start).collect();
         chronicle.say("the fleet starts");
         Self {
             workers,
@@ -102,7 +108,7 @@ impl Fleet {
             self.chronicle.count("starts given up");
             let ended = Ended { name: worker.name, how: End::Undrained, at_millis: now_millis() };
             self.used_again.insert(ended.name.clone());
-            place.worker = Some(self.workers.start_again(&ended));
+            place.worker = Some(self.workers.through(&place.endpoints).start_again(&ended));
         }
     }
 
@@ -115,7 +121,7 @@ impl Fleet {
             "stops with something undone"
         });
         if let Some(place) = successor {
-            self.places[place].worker = Some(self.succeed(Successor::SameName, &ended));
+            self.places[place].worker = Some(self.succeed(place, Successor::SameName, &ended));
             self.chronicle.say(&format!("{} starts again", ended.name));
         }
         self.ended.push(ended);
@@ -134,7 +140,7 @@ impl Fleet {
             Event::Kill(successor) => {
                 let Some(worker) = self.places[index].worker.take() else { return };
                 let killed = worker.kill().await;
-                let next = self.succeed(successor, &killed);
+                let next = self.succeed(index, successor, &killed);
                 self.chronicle.say(&format!("{} is killed, {} starts", killed.name, next.name));
                 self.chronicle.count("kills");
                 self.places[index].worker = Some(next);
@@ -144,7 +150,7 @@ impl Fleet {
                 let Some(worker) = self.places[index].worker.take() else { return };
                 self.chronicle.say(&format!("{} is asked to end", worker.name));
                 if successor == Successor::OwnName {
-                    let next = self.workers.start(Kind::Rust);
+                    let next = self.workers.through(&self.places[index].endpoints).start(Kind::Rust);
                     self.chronicle.say(&format!("{} starts", next.name));
                     self.places[index].worker = Some(next);
                 }
@@ -164,7 +170,8 @@ impl Fleet {
         }
     }
 
-    fn succeed(&mut self, successor: Successor, ended: &Ended) -> Worker {
+    fn succeed(&mut self, place: usize, successor: Successor, ended: &Ended) -> Worker {
+        self.workers.through(&self.places[place].endpoints);
         match successor {
             Successor::SameName => {
                 self.used_again.insert(ended.name.clone());
@@ -216,8 +223,8 @@ impl Fleet {
         }
     }
 
-    /// Starts one more.
+    /// Starts one more, with the first way to the servers.
     pub(crate) fn start_another(&mut self) -> Worker {
-        self.workers.start(Kind::Rust)
+        self.workers.through(&self.places[0].endpoints).start(Kind::Rust)
     }
 }

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use end_to_end_tests::interop::after_loss::going_on_after_loss;
 use end_to_end_tests::interop::deliveries::Delivery;
 use end_to_end_tests::interop::last_checkpoints::{not_checkpointed, released_too_early};
 use end_to_end_tests::interop::producer::put_numbers;
 use end_to_end_tests::interop::scene::{Scene, Volume};
 use end_to_end_tests::interop::verdict::Verdict;
 use end_to_end_tests::interop::wait_for;
-use end_to_end_tests::proxy::Proxy;
 
 use crate::chronicle::Chronicle;
 use crate::fleet::Fleet;
+use crate::way::Way;
 use crate::{LIMIT, STREAM};
 
 /// How many records are put for the heir.
@@ -34,7 +35,7 @@ pub(crate) async fn judge(
     fleet: &mut Fleet,
     chronicle: &Chronicle,
     volume: &Volume,
-    proxies: [(&str, &Proxy); 2],
+    ways: &[Way],
 ) {
     let mut faults = inherit(scene, fleet, volume).await;
     let deliveries = scene.deliveries().to_vec();
@@ -42,6 +43,7 @@ pub(crate) async fn judge(
     let verdict = Verdict::new(&deliveries, total, &scene.history, &fleet.ended);
     faults.extend(verdict.faults);
     faults.extend(released_too_early(&deliveries, &scene.history, &fleet.ended, &fleet.used_again));
+    faults.extend(going_on_after_loss(&deliveries, &scene.history));
     faults.append(&mut fleet.faults);
     let (panics, losses) = look_through_logs(scene.directory());
     faults.extend(panics);
@@ -56,10 +58,8 @@ pub(crate) async fn judge(
             "   {total:>6} delivered again: {cause}; on {hands} changes of hands, at most {most} on one"
         );
     }
-    for (server, proxy) in proxies {
-        let counts: Vec<String> =
-            proxy.tally().all().iter().map(|(what, count)| format!("{what} {count}")).collect();
-        println!("   {server}: {}", counts.join(", "));
+    for (server, counts) in Way::totals(ways) {
+        println!("   {server}: {counts}");
     }
 
     let (shown, directory) = (faults.iter().take(10).collect::<Vec<_>>(), scene.directory().display());
@@ -70,6 +70,8 @@ pub(crate) async fn judge(
         "{} records are missing: {missing:?}; logs are in {directory}",
         missing.len()
     );
+    // Of use only when something is wrong.
+    fs::remove_dir_all(scene.directory()).unwrap();
 }
 
 /// Waits until everything that was delivered is checkpointed: while there are no faults, that must come to be.

@@ -1,5 +1,5 @@
-//! Real faults over real sockets: a fleet of processes reads a resharding stream while a proxy in front of each server cuts,
-//! delays, throttles and silences its connections, and processes are killed, paused, asked to end and replaced. Then the
+//! Real faults over real sockets: a fleet of processes reads a resharding stream, each of them through proxies of its own that cut,
+//! delay, throttle and silence its connections to the servers, and processes are killed, paused, asked to end and replaced. Then the
 //! faults stop, and whatever happened, nothing is missing, in disorder or checkpointed too early. Run by `cargo xtask soak`.
 //!
 //! `SOAK_SECONDS` says for how long there are faults, `SOAK_SEED` which: the same seed is the same plan.
@@ -13,9 +13,9 @@ mod chronicle;
 mod fleet;
 mod judgement;
 mod schedule;
+mod way;
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ use end_to_end_tests::interop::resharding::{merge_two_shards, split_a_shard};
 use end_to_end_tests::interop::scene::{Scene, Volume};
 use end_to_end_tests::interop::workers::Workers;
 use end_to_end_tests::local_servers::{Endpoints, InProcessServers, NodeServers};
-use end_to_end_tests::proxy::{Mood, Plan, Proxy};
-use tokio::task::JoinSet;
+use futures::future::join_all;
 use tokio::time::timeout;
 
 use crate::chronicle::Chronicle;
 use crate::fleet::Fleet;
 use crate::schedule::Event;
+use crate::way::Way;
 
 const STREAM: &str = "numbers";
 const APPLICATION: &str = "soak";
@@ -39,7 +39,7 @@ const APPLICATION: &str = "soak";
 const FAILOVER_TIME: Duration = Duration::from_secs(3);
 
 /// How long a process takes over a batch: long enough that a kill finds it at it.
-const HANDLING_TIME: Duration = Duration::from_millis(60);
+const HANDLING_TIME: Duration = Duration::from_millis(300);
 
 /// How long any single thing may take before the run counts as failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -115,12 +115,10 @@ async fn soak(name: &str, endpoints: &Endpoints, form: Form, records_per_second:
     let mut scene = Scene::new(application.clone(), PathBuf::new(), volume).await;
 
     let chronicle = Chronicle::begin();
-    let kinesis = Proxy::start(address(&endpoints.kinesis), Plan::draw(seed ^ 0x6b69, length)).unwrap();
-    let dynamodb = Proxy::start(address(&endpoints.dynamodb), Plan::draw(seed ^ 0x6464, length)).unwrap();
-    let _narrators = [narrate(&chronicle, "Kinesis", &kinesis), narrate(&chronicle, "DynamoDB", &dynamodb)];
-    let proxied = Endpoints { kinesis: url(&kinesis), dynamodb: url(&dynamodb) };
-    let workers = Workers::new(Application { endpoints: proxied, ..application }, PathBuf::new());
-    let mut fleet = Fleet::start(workers.with_handling_time(HANDLING_TIME), form.places(), &chronicle);
+    let ways: Vec<Way> =
+        (0..form.places()).map(|place| Way::open(place, endpoints, &form, &chronicle)).collect();
+    let workers = Workers::new(application, PathBuf::new()).with_handling_time(HANDLING_TIME);
+    let mut fleet = Fleet::start(workers, ways.iter().map(Way::endpoints).collect(), &chronicle);
 
     for step in schedule::draw(seed, length, form.places(), FAILOVER_TIME) {
         fleet.wait_until(chronicle.started_at + step.at).await;
@@ -131,9 +129,8 @@ async fn soak(name: &str, endpoints: &Endpoints, form: Form, records_per_second:
         }
     }
     fleet.wait_until(chronicle.started_at + length).await;
-    timeout(LIMIT, async { tokio::join!(kinesis.wait_until_over(), dynamodb.wait_until_over()) })
-        .await
-        .expect("the plans end");
+    let over = join_all(ways.iter().map(Way::wait_until_over));
+    timeout(LIMIT, over).await.expect("the plans end");
     fleet.settle().await;
     chronicle.say("the faults are over");
 
@@ -150,14 +147,7 @@ async fn soak(name: &str, endpoints: &Endpoints, form: Form, records_per_second:
         volume.records
     ));
     fleet.stop_all().await;
-    judgement::judge(
-        &mut scene,
-        &mut fleet,
-        &chronicle,
-        &volume,
-        [("Kinesis", &kinesis), ("DynamoDB", &dynamodb)],
-    )
-    .await;
+    judgement::judge(&mut scene, &mut fleet, &chronicle, &volume, &ways).await;
 }
 
 async fn reshard(endpoints: &Endpoints, chronicle: &Chronicle) {
@@ -167,32 +157,6 @@ async fn reshard(endpoints: &Endpoints, chronicle: &Chronicle) {
     let [split, left, right] = [split, left, right].map(|shard| format!("{:0>1}", short(&shard)));
     chronicle.say(&format!("shard {split} is split, {left} and {right} are merged"));
     chronicle.count("reshards");
-}
-
-/// Says each change of mood.
-fn narrate(chronicle: &Chronicle, server: &'static str, proxy: &Proxy) -> JoinSet<()> {
-    let (mut weather, chronicle) = (proxy.weather(), chronicle.clone());
-    let mut narrator = JoinSet::new();
-    narrator.spawn(async move {
-        while weather.changed().await.is_ok() {
-            let period = *weather.borrow_and_update();
-            if period.mood == Mood::Clear {
-                chronicle.say(&format!("{server}: clear"));
-            } else {
-                let lasts = (period.until - period.from).as_secs_f64();
-                chronicle.say(&format!("{server}: {} for {lasts:.1} s", period.mood));
-            }
-        }
-    });
-    narrator
-}
-
-fn address(url: &str) -> SocketAddr {
-    url.trim_start_matches("http://").parse().unwrap()
-}
-
-fn url(proxy: &Proxy) -> String {
-    format!("http://{}", proxy.address())
 }
 
 fn fresh_directory(name: &str) -> PathBuf {
