@@ -3,19 +3,19 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::emulators;
-use crate::process::{Outcome, cargo};
+use crate::process::{Outcome, Run, cargo};
 
-/// How long there are faults in the short form, in seconds; about as much again is a start, an end and a verdict.
+/// How long there are faults in the short form, in seconds; the end and the verdict take about ten more.
 const SHORT_SECONDS: u64 = 50;
 
 /// The seed of the short form: the same faults at every landing.
 const SHORT_SEED: u64 = 20;
 
-/// Of a long run this part, in percent, is against the servers from npm where these can be had.
+/// Of a long run this part, in percent, is against kinesis-local from npm where that can be had.
 const NPM_PERCENT: u64 = 30;
 
 const IN_PROCESS: &str = "wire_soak_on_ferrokinesis_and_dynoxide";
-const FROM_NPM: &str = "wire_soak_on_kinesis_local_and_dynalite";
+const FROM_NPM: &str = "wire_soak_on_kinesis_local_and_dynoxide";
 
 /// The short form: faults of every kind in about a minute, against the servers that need nothing.
 pub(crate) fn run_short() -> Outcome {
@@ -34,13 +34,13 @@ pub(crate) fn run(minutes: u64, seed: Option<u64>) -> Outcome {
             test(FROM_NPM, npm_seconds, seed).env("EMULATORS_DIR", directory).run()
         }
         emulators::Installed::LeftOut(why) => {
-            println!("LEFT OUT: the servers from npm (kinesis-local, dynalite): {why}");
+            println!("LEFT OUT: kinesis-local from npm: {why}");
             test(IN_PROCESS, seconds, seed).run()
         }
     }
 }
 
-fn test(name: &str, seconds: u64, seed: u64) -> crate::process::Run {
+fn test(name: &str, seconds: u64, seed: u64) -> Run {
     // The feature set of `wire` and `ci`, so that nothing is built twice. The processes are programs of the test's package, which
     // cargo builds with it.
     cargo("test --workspace --all-features --test wire_soak --")

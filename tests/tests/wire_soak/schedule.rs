@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 /// The time between two events, in milliseconds.
-const GAP_MILLIS: std::ops::RangeInclusive<u64> = 2500..=6500;
+const GAP_MILLIS: std::ops::RangeInclusive<u64> = 1500..=5000;
 
 /// Before the first event the fleet has this time to begin.
 const BEGINNING: Duration = Duration::from_secs(4);
