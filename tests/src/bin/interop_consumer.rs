@@ -22,6 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// About as often as the Java side checkpoints, so that both repeat about as much after a kill.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// As on the Java side.
+const IDLE_TIME_BETWEEN_READS: Duration = Duration::from_millis(250);
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
@@ -54,6 +57,7 @@ async fn run() -> Result<bool, BoxError> {
     let mut settings = AwsSettings::new(stream);
     settings.kinesis_endpoint_url = Some(kinesis.clone());
     settings.dynamodb_endpoint_url = Some(dynamodb.clone());
+    settings.idle_time_between_reads = IDLE_TIME_BETWEEN_READS;
     let aws = KinesisAsl::connect(settings).await?;
     let file = Arc::new(Mutex::new(DeliveryFile::append_to(Path::new(file))?));
     let mut receiver_settings = ReceiverSettings::default();

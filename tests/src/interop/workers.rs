@@ -180,8 +180,19 @@ impl Worker {
     /// When it had ended by itself.
     pub async fn kill(mut self) -> Ended {
         self.check_running();
+        self.kill_if_running().await
+    }
+
+    /// Ends it as a crash does, unless it has ended by itself: one that cannot reach the servers when it starts may do so at
+    /// any time.
+    ///
+    /// # Panics
+    /// When the system cannot do that.
+    pub async fn kill_if_running(mut self) -> Ended {
         let at_millis = now_millis();
-        self.process.kill().await.unwrap();
+        if self.ended_by_itself().is_none() {
+            self.process.kill().await.unwrap();
+        }
         Ended { name: self.name, how: End::Killed, at_millis }
     }
 
@@ -235,9 +246,10 @@ impl Worker {
     /// # Panics
     /// When it does not end in time, or in any other way.
     pub async fn stop_as_far_as_possible(mut self, limit: Duration) -> Ended {
-        self.check_running();
         let at_millis = now_millis();
-        self.signal("-TERM").await;
+        if self.ended_by_itself().is_none() {
+            self.signal("-TERM").await;
+        }
         let status = timeout(limit, self.process.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("{} has not ended {limit:?} after SIGTERM", self.name));
         let how = match status.unwrap().code() {

@@ -108,6 +108,7 @@ impl Fleet {
             self.chronicle.count("starts given up");
             let ended = Ended { name: worker.name, how: End::Undrained, at_millis: now_millis() };
             self.used_again.insert(ended.name.clone());
+            place.resumed_at = None;
             place.worker = Some(self.workers.through(&place.endpoints).start_again(&ended));
         }
     }
@@ -139,7 +140,7 @@ impl Fleet {
         match step.event {
             Event::Kill(successor) => {
                 let Some(worker) = self.places[index].worker.take() else { return };
-                let killed = worker.kill().await;
+                let killed = worker.kill_if_running().await;
                 let next = self.succeed(index, successor, &killed);
                 self.chronicle.say(&format!("{} is killed, {} starts", killed.name, next.name));
                 self.chronicle.count("kills");
@@ -159,7 +160,10 @@ impl Fleet {
             }
             Event::Pause(time) => {
                 let place = &mut self.places[index];
-                let Some(worker) = &place.worker else { return };
+                let Some(worker) = &mut place.worker else { return };
+                if worker.ended_by_itself().is_some() {
+                    return;
+                }
                 worker.pause().await;
                 place.resumed_at = Some(Instant::now() + time);
                 self.chronicle.say(&format!("{} is paused for {:.1} s", worker.name, time.as_secs_f64()));

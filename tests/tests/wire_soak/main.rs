@@ -23,7 +23,7 @@ use end_to_end_tests::interop::java_daemon::Application;
 use end_to_end_tests::interop::resharding::{merge_two_shards, split_a_shard};
 use end_to_end_tests::interop::scene::{Scene, Volume};
 use end_to_end_tests::interop::workers::Workers;
-use end_to_end_tests::local_servers::{Endpoints, InProcessServers, NodeServers};
+use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -39,7 +39,7 @@ const APPLICATION: &str = "soak";
 const FAILOVER_TIME: Duration = Duration::from_secs(3);
 
 /// How long a process takes over a batch: long enough that a kill finds it at it.
-const HANDLING_TIME: Duration = Duration::from_millis(700);
+const HANDLING_TIME: Duration = Duration::from_millis(400);
 
 /// How long any single thing may take before the run counts as failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -80,23 +80,6 @@ impl Form {
 async fn wire_soak_on_ferrokinesis_and_dynoxide() {
     let servers = InProcessServers::start().await.unwrap();
     soak("ferrokinesis-dynoxide", servers.endpoints(), Form::of_environment(), 200).await;
-}
-
-/// `dynalite`, the DynamoDB that comes with it otherwise, ends when a request is cut.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wire_soak_on_kinesis_local_and_dynoxide() {
-    let Some(directory) = NodeServers::directory() else {
-        println!("LEFT OUT: kinesis-local, because EMULATORS_DIR does not say where it is");
-        return;
-    };
-    let (npm, in_process) =
-        (NodeServers::start(&directory).await.unwrap(), InProcessServers::start().await.unwrap());
-    let endpoints = Endpoints {
-        kinesis: npm.endpoints().kinesis.clone(),
-        dynamodb: in_process.endpoints().dynamodb.clone(),
-    };
-    // This server takes about a hundred records in a second.
-    soak("kinesis-local-dynoxide", &endpoints, Form::of_environment(), 40).await;
 }
 
 async fn soak(name: &str, endpoints: &Endpoints, form: Form, records_per_second: usize) {
