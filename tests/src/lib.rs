@@ -11,6 +11,8 @@ pub mod kcl_peer;
 pub mod local_servers;
 #[cfg(feature = "wire")]
 pub mod programs;
+#[cfg(feature = "wire")]
+pub mod proxy;
 
 pub use counted_stream::CountedStream;
 pub use hooked_store::HookedStore;

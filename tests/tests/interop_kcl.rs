@@ -3,14 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use end_to_end_tests::interop::deliveries::Delivery;
 use end_to_end_tests::interop::java_daemon::{Application, JARS_VARIABLE, jars_directory};
-use end_to_end_tests::interop::lease_rows::{LeaseRows, Place, further_attributes};
+use end_to_end_tests::interop::last_checkpoints::not_checkpointed;
+use end_to_end_tests::interop::lease_rows::further_attributes;
 use end_to_end_tests::interop::scene::{Scene, Volume};
 use end_to_end_tests::interop::verdict::{Cause, Repeats, Verdict, inheritance};
 use end_to_end_tests::interop::workers::{Kind, Worker};
@@ -189,18 +188,4 @@ async fn judge(scene: &mut Scene, volume: Volume) {
     );
     let after_stop = verdict.repeats.get(&Cause::AfterStop(Kind::Rust)).map_or(0, Repeats::total);
     assert_eq!(after_stop, 0, "a planned stop of a Rust worker must cost nothing");
-}
-
-/// After everybody was stopped in order, each shard is checkpointed behind its last record.
-fn not_checkpointed(deliveries: &[Delivery], rows: &LeaseRows) -> Vec<String> {
-    let mut last: BTreeMap<&str, &Place> = BTreeMap::new();
-    for delivery in deliveries {
-        let place = last.entry(&delivery.shard).or_insert(&delivery.place);
-        *place = (*place).max(&delivery.place);
-    }
-    let behind = |(shard, place): (&&str, &&Place)| {
-        let row = rows.get(*shard).filter(|row| row.checkpoint < **place)?;
-        Some(format!("{shard} is delivered up to {place}, but checkpointed only up to {}", row.checkpoint))
-    };
-    last.iter().filter_map(behind).collect()
 }

@@ -9,6 +9,7 @@ mod fuzz;
 mod interop;
 mod mutate;
 mod process;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -40,6 +41,19 @@ enum Task {
     /// Run the real Java KCL and our receiver on one lease table: they share, inherit from and replace each other.
     Interop {
         /// Less of it, in about a minute: what `ci` runs.
+        #[arg(long)]
+        short: bool,
+    },
+    /// Run a fleet of processes while proxies break its connections to the servers, and processes are killed, paused,
+    /// stopped and replaced; at the end nothing may be missing.
+    Soak {
+        /// How long there are faults, in minutes.
+        #[arg(long, default_value_t = 10, conflicts_with = "short")]
+        minutes: u64,
+        /// Which faults; a fresh seed is drawn and printed unless one is given.
+        #[arg(long, conflicts_with = "short")]
+        seed: Option<u64>,
+        /// About a minute of it, always the same: what `ci` runs.
         #[arg(long)]
         short: bool,
     },
@@ -81,7 +95,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, interop, demo.
+    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, soak, interop, demo.
     Ci,
     /// Check what ordinary tools do not: module docs, README claims, work markers, file sizes.
     Tidy,
@@ -98,6 +112,8 @@ fn main() -> ExitCode {
         Task::Wire => wire(),
         Task::Interop { short: true } => interop::run(interop::Form::Short),
         Task::Interop { short: false } => interop::run(interop::Form::Full),
+        Task::Soak { short: true, .. } => soak::run_short(),
+        Task::Soak { minutes, seed, short: false } => soak::run(minutes, seed),
         Task::Local { arguments } => local(&arguments),
         Task::Sim { arguments } => sim(&arguments),
         Task::Mutate { only } => mutate::run(only.as_deref()),

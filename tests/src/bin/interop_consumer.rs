@@ -1,8 +1,10 @@
 //! Our receiver as a peer of the Java KCL: notes every record in a file, and drains on SIGTERM.
 //!
 //! ```text
-//! interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS FILE
+//! interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS FILE HANDLING_MILLIS
 //! ```
+//!
+//! It takes HANDLING_MILLIS over a batch before it notes it: whatever is acknowledged before that would be lost with the process.
 //!
 //! Exit status: 0 when everything delivered was also checkpointed, 3 when not, 1 after an error.
 
@@ -13,14 +15,15 @@ use std::time::Duration;
 
 use end_to_end_tests::interop::deliveries::{Delivery, DeliveryFile, now_millis};
 use end_to_end_tests::interop::lease_rows::Place;
+use end_to_end_tests::interop::workers::UNDRAINED_STATUS;
 use kinesis_streaming::prelude::*;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The exit status after a stop that had to leave something undone.
-const NOT_DRAINED: u8 = 3;
-
 /// About as often as the Java side checkpoints, so that both repeat about as much after a kill.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// As on the Java side.
+const IDLE_TIME_BETWEEN_READS: Duration = Duration::from_millis(250);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -29,7 +32,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr).init();
     match run().await {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(NOT_DRAINED),
+        Ok(false) => ExitCode::from(u8::try_from(UNDRAINED_STATUS).unwrap_or(u8::MAX)),
         Err(error) => {
             eprintln!("interop_consumer: {error}");
             ExitCode::FAILURE
@@ -38,16 +41,23 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<bool, BoxError> {
+    // Before anything is logged: whoever sees a line may ask it to end.
+    let mut terminate = signal(SignalKind::terminate())?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [stream, application, kinesis, dynamodb, worker, failover_millis, file] = arguments.as_slice() else {
+    let [stream, application, kinesis, dynamodb, worker, failover_millis, file, handling_millis] =
+        arguments.as_slice()
+    else {
         return Err(
-            "usage: interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS FILE"
+            "usage: interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS \
+                    FILE HANDLING_MILLIS"
                 .into(),
         );
     };
+    let handling_time = Duration::from_millis(handling_millis.parse()?);
     let mut settings = AwsSettings::new(stream);
     settings.kinesis_endpoint_url = Some(kinesis.clone());
     settings.dynamodb_endpoint_url = Some(dynamodb.clone());
+    settings.idle_time_between_reads = IDLE_TIME_BETWEEN_READS;
     let aws = KinesisAsl::connect(settings).await?;
     let file = Arc::new(Mutex::new(DeliveryFile::append_to(Path::new(file))?));
     let mut receiver_settings = ReceiverSettings::default();
@@ -61,12 +71,16 @@ async fn run() -> Result<bool, BoxError> {
         .source(aws.stream())
         .lease_store(aws.lease_store(application)?)
         .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let noted = note(&file, &shard, &batch);
-            async move { noted }
+            let file = file.clone();
+            async move {
+                if !handling_time.is_zero() {
+                    tokio::time::sleep(handling_time).await;
+                }
+                note(&file, &shard, &batch)
+            }
         }))
         .build()?;
     let handle = consumer.handle();
-    let mut terminate = signal(SignalKind::terminate())?;
     tokio::spawn(async move {
         terminate.recv().await;
         handle.stop();

@@ -13,6 +13,9 @@ use super::lease_rows::{LeaseRow, LeaseRows, Place, lease_rows};
 /// Between two readings of the table.
 const READ_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What happened in a shorter time between two readings is not overlooked, except what begins and ends in it.
+const WATCHED_MILLIS: u128 = 1000;
+
 /// A reading of a lease that differed in owner or checkpoint from the one before.
 #[derive(Debug, Clone)]
 struct Change {
@@ -26,6 +29,8 @@ struct Seen {
     changes: BTreeMap<String, Vec<Change>>,
     /// The last reading of each lease, also of those that were deleted since.
     last: LeaseRows,
+    /// When the table was read.
+    readings: Vec<u128>,
     faults: Vec<String>,
 }
 
@@ -123,6 +128,52 @@ impl LeaseHistory {
         let owner = changes.find(|change| change.at_millis <= at_millis)?.owner.clone();
         changes.find(|change| change.owner != owner).map(|before| before.checkpoint.clone())
     }
+
+    /// The checkpoint that a worker started from when it last became the owner of the lease of a shard, as of this time, or
+    /// one before it. A worker that has lost a lease without knowing it started from its own checkpoint, not from that
+    /// of the owner. `None` where that is not known.
+    pub fn start_of(&self, worker: &str, shard: &str, at_millis: u128) -> Option<Place> {
+        let seen = locked(&self.seen);
+        let changes = seen.changes.get(shard)?;
+        let is_own = |change: &Change| change.owner.as_deref() == Some(worker);
+        let (past, future) =
+            changes.split_at(changes.partition_point(|change| change.at_millis <= at_millis));
+        let before = match past.iter().rposition(is_own) {
+            Some(own) => past[..own].iter().rfind(|change| !is_own(change)),
+            // It is the owner already, and the next reading of the table will show it.
+            None => {
+                past.last().filter(|_| future.first().is_some_and(is_own) && seen.was_watched_at(at_millis))
+            }
+        };
+        before.map(|before| before.checkpoint.clone())
+    }
+
+    /// Whether a worker certainly was not the owner of the lease of a shard at a time: neither before nor after it.
+    pub fn was_not_owner_at(&self, worker: &str, shard: &str, at_millis: u128) -> bool {
+        let seen = locked(&self.seen);
+        let Some(changes) = seen.changes.get(shard) else { return false };
+        let is_own = |change: &Change| change.owner.as_deref() == Some(worker);
+        let (past, future) =
+            changes.split_at(changes.partition_point(|change| change.at_millis <= at_millis));
+        seen.was_watched_at(at_millis)
+            && !past.last().is_some_and(is_own)
+            && !future.first().is_some_and(is_own)
+    }
+
+    /// The leases that a worker gave up itself at this time or later, so that they had no owner, and where it left them.
+    pub fn releases(&self, worker: &str, from_millis: u128) -> Vec<(String, Place)> {
+        let seen = locked(&self.seen);
+        let mut releases = Vec::new();
+        for (shard, changes) in &seen.changes {
+            for pair in changes.windows(2) {
+                let is_given_up = pair[0].owner.as_deref() == Some(worker) && pair[1].owner.is_none();
+                if is_given_up && pair[1].at_millis >= from_millis {
+                    releases.push((shard.clone(), pair[1].checkpoint.clone()));
+                }
+            }
+        }
+        releases
+    }
 }
 
 fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
@@ -130,7 +181,16 @@ fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 }
 
 impl Seen {
+    /// Whether the table was read shortly before and after a time, so that nobody had a lease in between for long.
+    fn was_watched_at(&self, at_millis: u128) -> bool {
+        let after = self.readings.partition_point(|reading| *reading <= at_millis);
+        let (before, after) =
+            (after.checked_sub(1).and_then(|index| self.readings.get(index)), self.readings.get(after));
+        before.zip(after).is_some_and(|(before, after)| after - before <= WATCHED_MILLIS)
+    }
+
     fn note(&mut self, at_millis: u128, rows: LeaseRows) {
+        self.readings.push(at_millis);
         for (shard, row) in rows {
             let before = self.last.get(&shard);
             if let Some(before) = before {
@@ -197,6 +257,49 @@ mod tests {
         assert_eq!(history.start_of_owner_at("s", 25), None);
         assert_eq!(history.owner_changes(), 1);
         assert_eq!(history.last_owner_change_millis(), Some(30));
+    }
+
+    #[tokio::test]
+    async fn whoever_has_lost_a_lease_started_from_his_own_checkpoint() {
+        let history = LeaseHistory::of(&[
+            (10, rows("a", 1, "5")),
+            (20, rows("b", 2, "6")),
+            (30, rows("b", 3, "8")),
+            (40, rows("c", 4, "9")),
+        ]);
+        assert_eq!(history.start_of("b", "s", 25), Some(Place::new("5", 0)));
+        assert_eq!(history.start_of("b", "s", 50), Some(Place::new("5", 0)), "though c started from 8");
+        assert_eq!(history.start_of("c", "s", 50), Some(Place::new("8", 0)));
+        assert_eq!(history.start_of("c", "s", 35), Some(Place::new("8", 0)), "owner before it is seen");
+        assert_eq!(history.start_of("a", "s", 15), None);
+    }
+
+    #[tokio::test]
+    async fn who_stands_in_neither_of_two_readings_close_to_each_other_was_not_the_owner() {
+        let history = LeaseHistory::of(&[
+            (10, rows("a", 1, "5")),
+            (20, rows("b", 2, "5")),
+            (30, rows("c", 3, "5")),
+            (5000, rows("d", 4, "5")),
+        ]);
+        let was_not = |worker, at_millis| history.was_not_owner_at(worker, "s", at_millis);
+        assert_eq!(
+            [was_not("a", 25), was_not("b", 25), was_not("c", 25), was_not("c", 15)],
+            [true, false, false, true]
+        );
+        assert!(!was_not("a", 40), "nobody looked for long");
+    }
+
+    #[tokio::test]
+    async fn a_lease_without_an_owner_was_released_and_one_that_was_taken_was_not() {
+        let mut released = rows("a", 3, "7");
+        released.get_mut("s").unwrap().owner = None;
+        let readings =
+            [(10, rows("a", 1, "5")), (20, rows("a", 2, "6")), (30, released), (40, rows("b", 4, "7"))];
+        let history = LeaseHistory::of(&readings);
+        assert_eq!(history.releases("a", 15), [("s".to_owned(), Place::new("7", 0))]);
+        assert_eq!(history.releases("a", 35), []);
+        assert_eq!(history.releases("b", 0), []);
     }
 
     #[tokio::test]

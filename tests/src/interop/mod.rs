@@ -1,11 +1,13 @@
 //! The real Java KCL and our receiver side by side on one lease table: what the interop test is made of.
 //!
-//! The test itself is `tests/interop_kcl.rs`. In a [`scene`] it starts and ends workers of both kinds ([`workers`]); each notes every record in
+//! The tests are `tests/interop_kcl.rs`, and `tests/wire_soak` with ours alone. In a [`scene`] it starts and ends workers of both kinds ([`workers`]); each notes every record in
 //! a file of its own ([`deliveries`]); a watcher keeps what the lease table said over time ([`lease_history`]); and at the
 //! end the two are held against each other ([`verdict`]).
 
+pub mod after_loss;
 pub mod deliveries;
 pub mod java_daemon;
+pub mod last_checkpoints;
 pub mod lease_history;
 pub mod lease_rows;
 pub mod multilang;

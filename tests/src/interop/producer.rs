@@ -93,7 +93,11 @@ impl Drop for Producer {
     }
 }
 
-async fn put_numbers(client: &aws_sdk_kinesis::Client, stream: &str, numbers: std::ops::Range<usize>) {
+/// Puts these numbers at once, no more than one call takes.
+///
+/// # Panics
+/// When one is refused.
+pub async fn put_numbers(client: &aws_sdk_kinesis::Client, stream: &str, numbers: std::ops::Range<usize>) {
     let entry = |number: usize| {
         let text = number.to_string();
         // The key is hashed, so that each shard has its part.

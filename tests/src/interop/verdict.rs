@@ -21,6 +21,8 @@ pub enum Cause {
     AfterKill(Kind),
     /// Its owner was stopped in order and had not checkpointed it.
     AfterStop(Kind),
+    /// Its owner was stopped, and could not reach the table to checkpoint it.
+    AfterUndrainedStop(Kind),
     /// Its lease was taken from a living owner of the first kind by one of the second.
     Taken(Kind, Kind),
     /// A worker that had lost the lease without knowing it yet had it in hand.
@@ -37,6 +39,12 @@ impl fmt::Display for Cause {
             }
             Self::AfterStop(kind) => {
                 write!(formatter, "not checkpointed by a {kind} worker that was stopped")
+            }
+            Self::AfterUndrainedStop(kind) => {
+                write!(
+                    formatter,
+                    "not checkpointed by a {kind} worker that was stopped and did not reach the table"
+                )
             }
             Self::Taken(from, to) => write!(formatter, "taken by {to} from a living {from} worker"),
             Self::NotYetNoticed(kind) => {
@@ -100,8 +108,8 @@ impl Verdict {
                 let cause = cause(before, delivery, history, ended);
                 let hands = (shard.to_owned(), before.worker.clone(), delivery.worker.clone());
                 *verdict.repeats.entry(cause).or_default().by_hands.entry(hands).or_default() += 1;
-                // Whoever delivers again starts at a checkpoint, and what is checkpointed never comes again.
-                let start = history.start_of_owner_at(shard, delivery.at_millis);
+                // Whoever delivers again started at a checkpoint, and what was checkpointed by then never comes again.
+                let start = history.start_of(&delivery.worker, shard, delivery.at_millis);
                 if start.as_ref().is_some_and(|start| delivery.place <= *start) {
                     verdict
                         .faults
@@ -134,12 +142,14 @@ fn cause(before: &Delivery, again: &Delivery, history: &LeaseHistory, ended: &[E
     if !owns(again.at_millis) && !owns(again.at_millis + HISTORY_LAG_MILLIS) {
         return Cause::NotYetNoticed(to);
     }
-    let end = ended.iter().find(|ended| ended.name == before.worker && ended.at_millis <= again.at_millis);
+    // The last one, since a name may be used again.
+    let end = ended.iter().rfind(|ended| ended.name == before.worker && ended.at_millis <= again.at_millis);
     let owned_to_the_end =
         |end: &&Ended| history.owner_at(&again.shard, end.at_millis).as_ref() == Some(&before.worker);
     match end.filter(owned_to_the_end).map(|end| end.how) {
         Some(End::Killed) => Cause::AfterKill(from),
         Some(End::Stopped) => Cause::AfterStop(from),
+        Some(End::Undrained) => Cause::AfterUndrainedStop(from),
         None => Cause::Taken(from, to),
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
@@ -13,10 +13,14 @@ use tokio::time::timeout;
 
 use super::deliveries::{Deliveries, now_millis};
 use super::java_daemon::{self, Application, TERMINATED_STATUS};
+use crate::local_servers::Endpoints;
 use crate::programs::program;
 
 /// How long a worker may take to end after it was asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// The exit status of ours when something had to be left undone.
+pub const UNDRAINED_STATUS: i32 = 3;
 
 /// Which program a worker runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +62,8 @@ pub enum End {
     Killed,
     /// By SIGTERM, in order.
     Stopped,
+    /// By SIGTERM, but it had to leave something undone: it did not reach the servers.
+    Undrained,
 }
 
 /// A worker that has ended.
@@ -78,6 +84,7 @@ pub struct Worker {
     pub name: String,
     /// What it is.
     pub kind: Kind,
+    log: PathBuf,
     process: Child,
 }
 
@@ -86,13 +93,27 @@ pub struct Worker {
 pub struct Workers {
     application: Application,
     jars: PathBuf,
+    handling_time: Duration,
     started: usize,
 }
 
 impl Workers {
     /// Of this application, with the Java KCL from these jars.
     pub fn new(application: Application, jars: PathBuf) -> Self {
-        Self { application, jars, started: 0 }
+        Self { application, jars, handling_time: Duration::ZERO, started: 0 }
+    }
+
+    /// Ours take so long over a batch before they note it.
+    #[must_use]
+    pub fn with_handling_time(mut self, handling_time: Duration) -> Self {
+        self.handling_time = handling_time;
+        self
+    }
+
+    /// Those that start from now on reach the servers here.
+    pub fn through(&mut self, endpoints: &Endpoints) -> &mut Self {
+        self.application.endpoints = endpoints.clone();
+        self
     }
 
     /// Starts one.
@@ -100,10 +121,22 @@ impl Workers {
     /// # Panics
     /// When its program is missing.
     pub fn start(&mut self, kind: Kind) -> Worker {
+        let name = format!("{}-{}", kind.to_string().to_lowercase(), self.started + 1);
+        self.start_as(name, kind)
+    }
+
+    /// Starts one under the name of one that has ended.
+    ///
+    /// # Panics
+    /// When its program is missing.
+    pub fn start_again(&mut self, ended: &Ended) -> Worker {
+        self.start_as(ended.name.clone(), Kind::of(&ended.name))
+    }
+
+    fn start_as(&mut self, name: String, kind: Kind) -> Worker {
         self.started += 1;
         let Application { name: application, stream, endpoints, failover_time, directory } =
             &self.application;
-        let name = format!("{}-{}", kind.to_string().to_lowercase(), self.started);
         let deliveries = directory.join(&name).with_extension(Deliveries::EXTENSION);
         let mut command = match kind {
             Kind::Java => java_daemon::command(&self.jars, &self.application, &name, &deliveries).unwrap(),
@@ -111,10 +144,15 @@ impl Workers {
                 let mut command = program("interop_consumer");
                 command.args([stream, application, &endpoints.kinesis, &endpoints.dynamodb, &name]);
                 command.arg(failover_time.as_millis().to_string()).arg(deliveries);
+                command.arg(self.handling_time.as_millis().to_string());
                 command
             }
         };
-        let log = fs::File::create(directory.join(format!("{name}.log"))).unwrap();
+        // Of several with the same name each has a log of its own.
+        let first = directory.join(format!("{name}.log"));
+        let again = || directory.join(format!("{name}.{}.log", self.started));
+        let path = if first.exists() { again() } else { first };
+        let log = fs::File::create(&path).unwrap();
         let process = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -122,7 +160,7 @@ impl Workers {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Worker { name, kind, process }
+        Worker { name, kind, log: path, process }
     }
 }
 
@@ -142,9 +180,86 @@ impl Worker {
     /// When it had ended by itself.
     pub async fn kill(mut self) -> Ended {
         self.check_running();
+        self.kill_if_running().await
+    }
+
+    /// Ends it as a crash does, unless it has ended by itself: one that cannot reach the servers when it starts may do so at
+    /// any time.
+    ///
+    /// # Panics
+    /// When the system cannot do that.
+    pub async fn kill_if_running(mut self) -> Ended {
         let at_millis = now_millis();
-        self.process.kill().await.unwrap();
+        if self.ended_by_itself().is_none() {
+            self.process.kill().await.unwrap();
+        }
         Ended { name: self.name, how: End::Killed, at_millis }
+    }
+
+    /// How it ended by itself, if it did.
+    ///
+    /// # Panics
+    /// When the system cannot say.
+    pub fn ended_by_itself(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
+    }
+
+    /// What it has logged so far.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Whether it has got as far as to read: one of ours gives up its start after a while without the servers.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    pub fn has_started(&self) -> bool {
+        self.said().contains("receiver started")
+    }
+
+    /// Takes all its time from it, until [`resume`](Self::resume).
+    ///
+    /// # Panics
+    /// When it had ended by itself.
+    pub async fn pause(&self) {
+        self.signal("-STOP").await;
+    }
+
+    /// Lets it go on where it was.
+    ///
+    /// # Panics
+    /// When it had ended by itself.
+    pub async fn resume(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, signal: &str) {
+        let id = self.process.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().await.unwrap().success());
+    }
+
+    /// Asks it to end, and waits until it has; where servers cannot be reached it may have to leave something undone.
+    ///
+    /// # Panics
+    /// When it does not end in time, or in any other way.
+    pub async fn stop_as_far_as_possible(mut self, limit: Duration) -> Ended {
+        let at_millis = now_millis();
+        if self.ended_by_itself().is_none() {
+            self.signal("-TERM").await;
+        }
+        let status = timeout(limit, self.process.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("{} has not ended {limit:?} after SIGTERM", self.name));
+        let how = match status.unwrap().code() {
+            Some(0) => End::Stopped,
+            Some(UNDRAINED_STATUS) => End::Undrained,
+            // It had just given up its start.
+            Some(_) if !self.has_started() => End::Undrained,
+            code => panic!("{} ended with {code:?} after SIGTERM; see {}", self.name, self.log.display()),
+        };
+        Ended { name: self.name, how, at_millis }
     }
 
     /// Asks it to end, and waits until it has.
@@ -154,8 +269,7 @@ impl Worker {
     pub async fn stop(mut self) -> Ended {
         self.check_running();
         let at_millis = now_millis();
-        let id = self.process.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        self.signal("-TERM").await;
         let status = timeout(STOP_LIMIT, self.process.wait()).await;
         let status =
             status.unwrap_or_else(|_| panic!("{} has not ended {STOP_LIMIT:?} after SIGTERM", self.name));

@@ -1,0 +1,72 @@
+//! What workers still deliver when the lease is another's: what they had in hand, and no more.
+
+use std::collections::HashMap;
+
+use super::deliveries::Delivery;
+use super::lease_history::LeaseHistory;
+
+/// So many batches a worker may deliver of a shard whose lease it has lost: the one in hand, and one that was read ahead. What
+/// counts is what it did, not how long it took: a process that is stalled does nothing.
+const MAX_BATCHES_IN_HAND: usize = 2;
+
+/// A worker that goes on with a shard although its lease is another's, one line for each.
+pub fn going_on_after_loss(deliveries: &[Delivery], history: &LeaseHistory) -> Vec<String> {
+    // By worker and shard: the batches since it was the owner. All records of a batch are delivered at the same time.
+    let mut in_hand: HashMap<(&str, &str), Vec<u128>> = HashMap::new();
+    let mut faults = Vec::new();
+    for Delivery { worker, shard, at_millis, .. } in deliveries {
+        let batches = in_hand.entry((worker, shard)).or_default();
+        if !history.was_not_owner_at(worker, shard, *at_millis) {
+            batches.clear();
+        } else if batches.last() != Some(at_millis) {
+            batches.push(*at_millis);
+            if batches.len() == MAX_BATCHES_IN_HAND + 1 {
+                faults.push(format!(
+                    "{worker} goes on with {shard}, which is another's: batches at {batches:?}"
+                ));
+            }
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::interop::lease_rows::{LeaseRow, LeaseRows, Place};
+
+    fn rows(owner: &str, counter: u64) -> LeaseRows {
+        let row = LeaseRow {
+            owner: Some(owner.to_owned()),
+            counter,
+            checkpoint: Place::new("1", 0),
+            children: BTreeSet::new(),
+            parents: BTreeSet::new(),
+        };
+        LeaseRows::from([("s".to_owned(), row)])
+    }
+
+    #[tokio::test]
+    async fn what_was_in_hand_may_come_and_more_may_not() {
+        let readings: Vec<(u128, LeaseRows)> =
+            (0..10).map(|tenth| (tenth * 100, if tenth < 2 { rows("a", 1) } else { rows("b", 2) })).collect();
+        let history = LeaseHistory::of(&readings);
+        let faults = |times: &[u128]| {
+            let batch = |at_millis: &u128| {
+                let delivery = |number: usize| Delivery {
+                    worker: "a".to_owned(),
+                    shard: "s".to_owned(),
+                    place: Place::new(&number.to_string(), 0),
+                    number,
+                    at_millis: *at_millis,
+                };
+                [delivery(1), delivery(2)]
+            };
+            going_on_after_loss(&times.iter().flat_map(batch).collect::<Vec<_>>(), &history).len()
+        };
+        assert_eq!(faults(&[10, 20, 30, 40, 50, 210, 310]), 0);
+        assert_eq!(faults(&[50, 210, 310, 410, 510]), 1);
+    }
+}

@@ -1,0 +1,36 @@
+//! What a proxy did, counted by name.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Counts, by what is counted.
+#[derive(Debug, Default)]
+pub struct Tally {
+    counts: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Tally {
+    /// Counts one.
+    pub(super) fn note(&self, what: &str) {
+        self.add(what, 1);
+    }
+
+    /// Counts several.
+    pub(super) fn add(&self, what: &str, count: u64) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(what) {
+            Some(known) => *known += count,
+            None => drop(counts.insert(what.to_owned(), count)),
+        }
+    }
+
+    /// How many of this there were.
+    pub fn of(&self, what: &str) -> u64 {
+        self.all().get(what).copied().unwrap_or(0)
+    }
+
+    /// All counts.
+    pub fn all(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
