@@ -1,4 +1,4 @@
-//! When a shard may be read again: pure, time in, wait out.
+//! When a shard may be read again: pure, time in, wait out, but for `turn`, which waits.
 
 use std::time::Duration;
 
