@@ -28,6 +28,9 @@ const INPUT_TIME_LIMIT_SECONDS: u32 = 10;
 /// How many lines of a failed run are shown: the panic, and where the input is.
 const SHOWN_LINES: usize = 40;
 
+/// The targets of the feature `aws`.
+const NEEDS_AWS: [&str; 3] = ["aws_settings", "get_records", "lease_row"];
+
 /// What is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -59,7 +62,7 @@ fn cpp_compiler() -> Outcome {
     command(&compiler).args(["--version"]).output().map(drop)
 }
 
-/// The directories of the corpora; those of AWS are told by the name of their test.
+/// The targets of a form: each has a directory of seeds.
 fn targets(form: Form) -> Outcome<Vec<String>> {
     let listed = fs::read_dir(root().join("fuzz/corpus")).map_err(|error| format!("fuzz/corpus: {error}"))?;
     let mut names: Vec<String> = listed
@@ -69,9 +72,6 @@ fn targets(form: Form) -> Outcome<Vec<String>> {
     names.sort();
     Ok(names)
 }
-
-/// The targets of the feature `aws`.
-const NEEDS_AWS: [&str; 3] = ["aws_settings", "get_records", "lease_row"];
 
 /// Builds the program; its path.
 fn build(form: Form) -> Outcome<String> {

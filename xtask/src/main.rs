@@ -72,7 +72,7 @@ enum Task {
     },
     /// Break the code on purpose, one change of `tests/mutations` at a time, and show which test notices.
     Mutate {
-        /// Only the changes of this list (`delivery`, `fleet`), or whose name contains this.
+        /// Only the changes of this list (a file in `tests/mutations`), or whose name contains this.
         only: Option<String>,
     },
     /// Feed all that reads bytes from outside with inputs made by coverage (libFuzzer); what breaks a property is kept.

@@ -110,6 +110,8 @@ impl ReadPace {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -117,6 +119,22 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(1);
     const MAX_IDLE: Duration = Duration::from_secs(5);
     const RATE: ReadRate = ReadRate { share_percent: 100, idle_time: IDLE, max_idle_time: MAX_IDLE };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_has_come_is_not_waited_for() {
+        let mut pace = ReadPace::new(RATE);
+        // Timers go by whole milliseconds, and between two of them even no time has to be waited for.
+        tokio::time::advance(Duration::from_micros(1500)).await;
+        let is_ready = |pace: &ReadPace| {
+            let turn = std::pin::pin!(pace.turn());
+            turn.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        assert!(is_ready(&pace), "nothing was read yet");
+        pace.started(Instant::now());
+        assert!(!is_ready(&pace));
+        pace.turn().await;
+        assert!(is_ready(&pace), "the wait is over");
+    }
 
     /// One read: how long its answer took, what it held, and how long the caller was busy afterwards. `None`: it failed
     /// or was cancelled.
