@@ -125,6 +125,10 @@ impl Table {
             state.writes
         };
         match (self.planted, write, before, after) {
+            (Some(Planted::InstantsForgotten), LeaseWrite::Create(_), _, Some(mut after)) => {
+                after.initial_time_millis = None;
+                Some(after)
+            }
             (Some(Planted::ChildrenForgotten), LeaseWrite::Create(lease), ..)
                 if !lease.parents.is_empty() =>
             {
