@@ -216,7 +216,8 @@ impl State {
             if self.can_fail && confirmed_at.elapsed() > FAILOVER_TIME {
                 return self.hold(&shard_id, None);
             }
-            let written = self.calls.write(WriteKind::Renew, &shard_id, counter, |row| row.counter += 1).await;
+            let written =
+                self.calls.write(WriteKind::Renew, &shard_id, counter, |row| row.counter += 1).await;
             let is_current = |held: Held| held.token == token && held.counter == counter;
             if !self.held(&shard_id).is_some_and(is_current) {
                 return;

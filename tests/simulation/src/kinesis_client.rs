@@ -93,6 +93,12 @@ impl StreamSource for KinesisClient {
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
         self.call().await?;
         let shard = shard_number(shard_id);
+        if let ReadFrom::AtTimestamp(time) = from
+            && *time > self.kinesis.clock()
+        {
+            // "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis."
+            return Err(failed(SourceErrorKind::Invalid, "the time is yet to come"));
+        }
         let after = match from {
             ReadFrom::TrimHorizon => Some(0),
             ReadFrom::Latest => Some(self.kinesis.newest()),

@@ -221,8 +221,8 @@ pub enum Planted {
     Deaf,
     /// The table panics.
     TablePanics,
-    /// The table does not keep at which instant a line starts.
-    InstantsForgotten,
+    /// The table keeps for some lines that they start later than they do.
+    InstantsDiffer,
     /// The stream takes no notice of the time that a reader asks for, and begins at the oldest record.
     TimesIgnored,
     /// A subscription that is silent is not given up for five minutes.

@@ -76,9 +76,9 @@ fn initial_position(start: Start) -> InitialPosition {
     match start {
         Start::TrimHorizon => InitialPosition::TrimHorizon,
         Start::Latest => InitialPosition::Latest,
-        Start::AtTimestamp(millis) => {
-            InitialPosition::AtTimestamp(SystemTime::UNIX_EPOCH + Duration::from_millis(EPOCH_MILLIS + millis))
-        }
+        Start::AtTimestamp(millis) => InitialPosition::AtTimestamp(
+            SystemTime::UNIX_EPOCH + Duration::from_millis(EPOCH_MILLIS + millis),
+        ),
     }
 }
 

@@ -156,7 +156,7 @@ struct ShardFacts {
     /// When each of them arrived, in milliseconds.
     arrived: Vec<u64>,
     acknowledged: Vec<Option<Acknowledged>>,
-    /// What arrived before this is not asked for; so far nothing is.
+    /// What arrived before this is not asked for.
     from: u64,
     /// Records before this one are past the retention period.
     trimmed_before: u64,
@@ -321,7 +321,7 @@ impl Checks {
             is_gone: false,
             log: Vec::new(),
             arrived: Vec::new(),
-            from: self.starts_at.unwrap_or(u64::MAX),
+            from: self.asked_from(),
             acknowledged: Vec::new(),
             trimmed_before: 0,
             done: 0,

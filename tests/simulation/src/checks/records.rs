@@ -65,10 +65,11 @@ impl Checks {
         let next = tenure.next;
         tenure.last = Some((first, last));
         tenure.next = last;
-        let is_early = facts.arrived.get(first).is_some_and(|at| *at < facts.from);
+        let arrived = facts.arrived.get(first).copied();
         let is_known = facts.log.get(first) == Some(&batch.first) && last - first == batch.count;
-        let is_asked_for =
-            |index: &usize| facts.log[*index].record >= facts.trimmed_before && facts.arrived[*index] >= facts.from;
+        let is_asked_for = |index: &usize| {
+            facts.log[*index].record >= facts.trimmed_before && facts.arrived[*index] >= facts.from
+        };
         let missing = (next..first).find(is_asked_for).map(|index| facts.log[index]);
         if let Some(at) = missing {
             let why = format!("s{}: {at} was not delivered before {}", batch.shard, batch.first);
@@ -82,7 +83,7 @@ impl Checks {
             let why = format!("s{}: the batch is not what stands in the stream: {batch:?}", batch.shard);
             return self.broken(Promise::NothingSkipped, why);
         }
-        if is_early {
+        if arrived.is_some_and(|arrived| self.is_early(arrived)) {
             let why = format!("s{}: {} arrived before the start", batch.shard, batch.first);
             return self.broken(Promise::StartsThere, why);
         }

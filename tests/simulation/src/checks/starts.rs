@@ -4,6 +4,9 @@ use super::Checks;
 use crate::event::Row;
 use crate::plan::Start;
 
+/// The service tells its time in whole seconds.
+const CLOCK_RESOLUTION_MILLIS: u64 = 1_000;
+
 /// The instant that a plan starts at, where the plan says it.
 pub(super) fn of_plan(start: Start) -> Option<u64> {
     match start {
@@ -22,9 +25,22 @@ impl Checks {
             return;
         }
         self.starts_at = Some(starts_at);
+        let from = self.asked_from();
         for facts in self.shards.values_mut() {
-            facts.from = starts_at;
+            facts.from = from;
             facts.advance();
         }
+    }
+
+    /// From when on everything is to be read. The tip is told in whole seconds: what arrived in the second that was cut off
+    /// may be read or not.
+    pub(super) fn asked_from(&self) -> u64 {
+        let cut = if self.start == Some(Start::Latest) { CLOCK_RESOLUTION_MILLIS } else { 0 };
+        self.starts_at.map_or(u64::MAX, |starts_at| starts_at.saturating_add(cut))
+    }
+
+    /// Whether what arrived at a time is from before the start.
+    pub(super) fn is_early(&self, arrived: u64) -> bool {
+        self.starts_at.is_none_or(|starts_at| arrived < starts_at)
     }
 }

@@ -77,7 +77,8 @@ impl Checks {
         if is_over || is_held_up || self.now <= since + SILENCE_MILLIS + NOTICE_MILLIS {
             return Ok(());
         }
-        let why = format!("s{shard}: process {process} listens to a subscription that is silent since {since} ms");
+        let why =
+            format!("s{shard}: process {process} listens to a subscription that is silent since {since} ms");
         self.broken(Promise::Silence, why)
     }
 }

@@ -350,10 +350,7 @@ impl Body for Events {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let current = self.get_mut().step.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Some(under_way) = current else { return Poll::Ready(None) };
         let (session, given) = ready!(under_way.as_mut().poll(context));
