@@ -149,7 +149,8 @@ impl Connection {
     }
 }
 
-fn shard_of(body: &Value) -> ShardNumber {
+/// The shard that a request is about.
+pub(super) fn shard_of(body: &Value) -> ShardNumber {
     let shard_id = body["ShardId"].as_str().map(|shard_id| ShardId::new(shard_id.to_owned()));
     shard_id.and_then(Result::ok).map_or(u32::MAX, |shard_id| shard_number(&shard_id))
 }

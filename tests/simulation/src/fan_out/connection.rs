@@ -10,8 +10,8 @@ use aws_smithy_types::body::SdkBody;
 use serde_json::{Value, json};
 
 use super::service::Service;
-use super::wire;
-use crate::event::Process;
+use super::{answers, wire};
+use crate::event::{Process, SubscriptionStep};
 use crate::network::{Fate, Link, Service as Destination};
 use crate::plan::Planted;
 
@@ -51,6 +51,11 @@ impl Connection {
         let body = request.body().bytes().unwrap_or_default();
         let body: Value = serde_json::from_slice(body).map_err(|error| ConnectorError::user(error.into()))?;
 
+        if operation == "SubscribeToShard" {
+            // Counts from here: how long it is on its way is not the reader's business.
+            let shard = answers::shard_of(&body);
+            self.service.note(self.process, shard, 0, SubscriptionStep::Asked);
+        }
         self.link.pass().await;
         let weather = self.service.kinesis.sky.now();
         let is_cut = self.link.is_cut(Destination::Stream);

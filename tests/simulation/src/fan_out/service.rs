@@ -137,7 +137,6 @@ impl Service {
         shard: ShardNumber,
         arn: &str,
     ) -> Result<Accepted, &'static str> {
-        self.note(process, shard, 0, SubscriptionStep::Asked);
         let answer = self.decide(shard, arn);
         let (session, step) = match &answer {
             Ok(accepted) => (accepted.session, SubscriptionStep::Accepted),
