@@ -324,9 +324,9 @@ impl State {
 
     async fn consume(self: Arc<Self>, shard_id: ShardId) {
         let Some(Held { token, .. }) = self.held(&shard_id) else { return };
-        let Some(row) = self.row(&shard_id, token).await else { return };
+        let Some(row) = self.row(&shard_id).await else { return };
         for parent in &row.parents {
-            while self.row(parent, token).await.is_some_and(|parent| !parent.is_finished()) {
+            while self.row(parent).await.is_some_and(|parent| !parent.is_finished()) {
                 sleep(POLL).await;
                 if self.can_fail && !self.is_mine(&shard_id, token) {
                     return;
@@ -395,7 +395,7 @@ impl State {
     }
 
     /// A row, as soon as it can be read.
-    async fn row(&self, shard_id: &ShardId, _token: u64) -> Option<Lease> {
+    async fn row(&self, shard_id: &ShardId) -> Option<Lease> {
         loop {
             match self.calls.row(shard_id).await {
                 Ok(row) => return row,

@@ -7,6 +7,7 @@ use aws_sdk_kinesis::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_eventstream::frame::write_message_to;
 use base64_simd::STANDARD;
 use bytes::Bytes;
+use lease_store::ShardId;
 use serde_json::{Value, json};
 use shard_worker::{Record, Shard};
 
@@ -14,7 +15,7 @@ use crate::event::sequence_number;
 
 /// A shard as a listing shows it. It has an ending sequence number once it is closed.
 pub(super) fn shard(shard: &Shard) -> Value {
-    let mut parents = shard.parents.iter().map(|parent| parent.as_str());
+    let mut parents = shard.parents.iter().map(ShardId::as_str);
     let mut numbers = json!({ "StartingSequenceNumber": sequence_number(0).as_str() });
     if shard.is_closed {
         numbers["EndingSequenceNumber"] = sequence_number(u64::MAX).as_str().into();
@@ -35,7 +36,7 @@ pub(super) fn shard(shard: &Shard) -> Value {
 
 /// A shard as the last answer of its parent names it.
 pub(super) fn child(shard: &Shard) -> Value {
-    let parents: Vec<&str> = shard.parents.iter().map(|parent| parent.as_str()).collect();
+    let parents: Vec<&str> = shard.parents.iter().map(ShardId::as_str).collect();
     json!({
         "ShardId": shard.shard_id.as_str(),
         "ParentShards": parents,
@@ -56,7 +57,7 @@ pub(super) fn record(record: &Record) -> Value {
         "SequenceNumber": record.sequence_number.as_str(),
         "ApproximateArrivalTimestamp": arrival,
         "Data": STANDARD.encode_to_string(&record.data),
-        "PartitionKey": record.partition_key.as_ref().map(|key| &**key),
+        "PartitionKey": record.partition_key.as_deref(),
     })
 }
 
