@@ -144,7 +144,7 @@ fn demo(arguments: &[String]) -> Outcome {
 }
 
 fn sim(arguments: &[String]) -> Outcome {
-    cargo("run --quiet --profile simulation --package simulation --").args(arguments).run()
+    cargo("run --quiet --profile simulation --package simulation --features fan-out --").args(arguments).run()
 }
 
 fn test() -> Outcome {

@@ -13,6 +13,9 @@ pub type Process = u32;
 /// The number of a shard, as in its id.
 pub type ShardNumber = u32;
 
+/// The wall clock of the stream at the start, 2026-01-01, in milliseconds since 1970.
+pub const EPOCH_MILLIS: u64 = 1_767_225_600_000;
+
 /// The first sequence number: wider than any 64-bit integer, as those of Kinesis are.
 const FIRST_SEQUENCE_NUMBER: u128 = 10u128.pow(38);
 
@@ -96,6 +99,8 @@ pub struct Row {
     pub checkpoint: Place,
     /// Who asks for it.
     pub requested_by: Option<Name>,
+    /// The instant at which its line starts, in milliseconds of the simulation, where the row keeps one.
+    pub starts_at: Option<u64>,
 }
 
 impl Row {
@@ -106,6 +111,7 @@ impl Row {
             counter: lease.counter,
             checkpoint: Place::of(&lease.checkpoint),
             requested_by: lease.requested_by.as_ref().map(|worker| name(worker.as_str())),
+            starts_at: lease.initial_time_millis.map(|millis| millis.saturating_sub(EPOCH_MILLIS)),
         }
     }
 }
@@ -277,6 +283,24 @@ pub enum What {
         /// Where it starts.
         start: Place,
     },
+    /// A reader of a shard was made anew. It knows nothing of those before it.
+    Opened {
+        /// The process.
+        process: Process,
+        /// The shard.
+        shard: ShardNumber,
+    },
+    /// A subscription to a shard takes a step.
+    Subscription {
+        /// The process.
+        process: Process,
+        /// The shard.
+        shard: ShardNumber,
+        /// Which subscription; 0 while there is none.
+        session: u64,
+        /// The step.
+        step: SubscriptionStep,
+    },
     /// Records were read that are new for the reader.
     Read {
         /// The process.
@@ -333,6 +357,21 @@ pub enum What {
     Quiet,
     /// Anything else worth a line.
     Note(String),
+}
+
+/// What happens to a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscriptionStep {
+    /// The service is asked for one.
+    Asked,
+    /// The service refuses, with this code.
+    Refused(&'static str),
+    /// The service accepts.
+    Accepted,
+    /// From now on nothing comes, though the connection stays.
+    Silent,
+    /// It has ended, in this way.
+    Over(&'static str),
 }
 
 /// A batch in the hands of the application.

@@ -1,18 +1,23 @@
 //! A process that plays by the rules of the KCL 2.x: it scans and steals, renews by the counter alone, knows nothing of
-//! requests, keeps attributes that it does not know, and releases nothing when it ends. Its calls take no time and do
-//! not fail: what is looked at is how ours live beside it.
+//! requests, keeps attributes that it does not know, and releases nothing when it ends.
+//!
+//! Where the plan says so its calls go over a network (`kcl_calls.rs`), and its process pauses. A renewal without an answer
+//! is tried again with the next tick and found to be its own; a checkpoint without one is not: the lease counts as lost if
+//! the next write is refused. What it had read before a pause it delivers after it, lease or not, and only its next
+//! write tells it. That is what the KCL does, and all that is asked of it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
-use lease_store::{Lease, LeaseStore as _, LeaseWrite, Position, ShardId};
+use lease_store::{Lease, LeaseStore as _, LeaseWrite, Position, ShardId, WriteOutcome};
 use shard_worker::{Deaggregated, Record, Shard, deaggregate};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Duration, Instant, interval, sleep};
 
-use crate::event::{At, Batch, Place, Process, What, WriteKind, Writer, record_number, shard_number};
-use crate::network::Link;
+use crate::event::{At, Batch, Place, Process, What, WriteKind, record_number, shard_number};
+use crate::kcl_calls::{CallFailed, KclCalls};
+use crate::network::{Link, Service};
 use crate::plan::Plan;
 use crate::table_client::TableClient;
 use crate::worker::{FAILOVER_TIME, World};
@@ -26,22 +31,58 @@ const POLL: Duration = Duration::from_secs(1);
 /// A lease is very old after so many fail-over times.
 const VERY_OLD: u32 = 3;
 
+/// How often a renewal that is throttled is tried (the KCL's `RENEWAL_RETRIES`).
+const RENEWAL_ATTEMPTS: u32 = 2;
+
+/// How often a take that is throttled is tried (the KCL's `TAKE_RETRIES`).
+const TAKE_ATTEMPTS: u32 = 3;
+
 /// A running worker.
 #[derive(Debug)]
 pub struct KclWorker {
     /// Which process it is.
     pub process: Process,
+    /// Its way to the services.
+    pub link: Link,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
 struct State {
     world: World,
-    client: TableClient,
+    calls: KclCalls,
     process: Process,
     name: lease_store::WorkerId,
-    /// The leases it believes to hold, with the counters it wrote last.
-    held: Mutex<BTreeMap<ShardId, u64>>,
+    can_fail: bool,
+    rng: Mutex<Rng>,
+    /// The leases it believes to hold.
+    held: Mutex<BTreeMap<ShardId, Held>>,
+    /// The counters it saw last, and since when.
+    seen: Mutex<BTreeMap<ShardId, (u64, Option<Instant>)>>,
+}
+
+/// A lease that it believes to hold.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// What it wrote last.
+    counter: u64,
+    /// The counter with which it took the lease: one that was taken anew belongs to another consumer.
+    token: u64,
+    /// When the answer to its last write came.
+    confirmed_at: Instant,
+}
+
+/// What became of a write to a lease that it believes to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Written,
+    /// Nobody knows.
+    Unknown,
+    Lost,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl KclWorker {
@@ -50,11 +91,21 @@ impl KclWorker {
         let number = world.observer.record().names.count();
         let process = world.observer.new_process(name, 1000, true);
         let link = Link::new(plan.rng("link", number));
-        let client = TableClient { table: world.table.clone(), link, process, planted: None };
+        let client = TableClient { table: world.table.clone(), link: link.clone(), process, planted: None };
         let name = lease_store::WorkerId::new(name).ok()?;
-        let state = State { world: world.clone(), client, process, name, held: Mutex::default() };
-        let task = tokio::spawn(Arc::new(state).run(plan.rng("kcl", number)));
-        Some(Self { process, task })
+        let can_fail = plan.kcl_can_fail;
+        let state = State {
+            world: world.clone(),
+            calls: KclCalls { client, can_fail },
+            process,
+            name,
+            can_fail,
+            rng: Mutex::new(plan.rng("kcl", number)),
+            held: Mutex::default(),
+            seen: Mutex::default(),
+        };
+        let task = tokio::spawn(Arc::new(state).run());
+        Some(Self { process, link, task })
     }
 
     /// Kills it, which is how it always ends.
@@ -66,58 +117,149 @@ impl KclWorker {
 }
 
 impl State {
-    async fn run(self: Arc<Self>, mut rng: Rng) {
+    async fn run(self: Arc<Self>) {
         let mut renewals = interval(FAILOVER_TIME / 3 - EPSILON);
         let mut takes = interval((FAILOVER_TIME + EPSILON) * 2);
-        let mut seen = BTreeMap::new();
-        let mut consumers = tokio::task::JoinSet::new();
+        let mut consumers = JoinSet::new();
+        // The two have threads of their own, and a round that is late is not begun twice.
+        let mut renewing = JoinSet::new();
+        let mut taking = JoinSet::new();
         loop {
-            tokio::select! {
+            let taken = tokio::select! {
                 biased;
-                _ = renewals.tick() => self.renew_all(),
-                _ = takes.tick() => for shard_id in self.take_some(&mut seen, &mut rng) {
-                    consumers.spawn(self.clone().consume(shard_id));
+                _ = renewals.tick() => {
+                    if !self.can_fail {
+                        self.clone().renew_all().await;
+                    } else if renewing.is_empty() {
+                        renewing.spawn(self.clone().renew_all());
+                    }
+                    Vec::new()
+                }
+                _ = takes.tick() => {
+                    if !self.can_fail {
+                        self.clone().take_some().await
+                    } else {
+                        if taking.is_empty() {
+                            taking.spawn(self.clone().take_some());
+                        }
+                        Vec::new()
+                    }
+                }
+                Some(taken) = taking.join_next() => taken.unwrap_or_default(),
+                Some(_) = renewing.join_next() => Vec::new(),
+            };
+            for shard_id in taken {
+                consumers.spawn(self.clone().consume(shard_id));
+            }
+        }
+    }
+
+    fn held(&self, shard_id: &ShardId) -> Option<Held> {
+        locked(&self.held).get(shard_id).copied()
+    }
+
+    /// Notes what a write to a lease left of it.
+    fn hold(&self, shard_id: &ShardId, counter: Option<u64>) {
+        let held = &mut *locked(&self.held);
+        match (counter, held.get_mut(shard_id)) {
+            (Some(counter), Some(known)) => (known.counter, known.confirmed_at) = (counter, Instant::now()),
+            (Some(_), None) => {}
+            (None, _) => drop(held.remove(shard_id)),
+        }
+    }
+
+    /// A heartbeat, and whatever else.
+    async fn write_own(
+        &self,
+        kind: WriteKind,
+        shard_id: &ShardId,
+        change: impl FnOnce(&mut Lease) + Clone + Send + 'static,
+    ) -> Own {
+        let Some(Held { counter, token, .. }) = self.held(shard_id) else { return Own::Lost };
+        let change = |row: &mut Lease| {
+            row.counter += 1;
+            change(row);
+        };
+        let written = self.calls.write(kind, shard_id, counter, change).await;
+        // Meanwhile it may have been lost, or taken anew.
+        if !self.is_mine(shard_id, token) {
+            return Own::Lost;
+        }
+        match written {
+            Ok(Some(row)) => {
+                self.hold(shard_id, Some(row.counter));
+                Own::Written
+            }
+            // The counter may have been moved by another write of its own that was under way.
+            Ok(None) if self.held(shard_id).is_some_and(|held| held.counter != counter) => Own::Unknown,
+            Ok(None) => Own::Lost,
+            Err(_) => Own::Unknown,
+        }
+    }
+
+    async fn renew_all(self: Arc<Self>) {
+        let shard_ids: Vec<ShardId> = locked(&self.held).keys().cloned().collect();
+        let mut renewals = JoinSet::new();
+        for shard_id in shard_ids {
+            if self.can_fail {
+                renewals.spawn(self.clone().renew(shard_id));
+            } else {
+                self.clone().renew(shard_id).await;
+            }
+        }
+        while renewals.join_next().await.is_some() {}
+    }
+
+    async fn renew(self: Arc<Self>, shard_id: ShardId) {
+        for _ in 0..RENEWAL_ATTEMPTS {
+            let Some(Held { counter, token, confirmed_at }) = self.held(&shard_id) else { return };
+            if self.can_fail && confirmed_at.elapsed() > FAILOVER_TIME {
+                return self.hold(&shard_id, None);
+            }
+            let written =
+                self.calls.write(WriteKind::Renew, &shard_id, counter, |row| row.counter += 1).await;
+            let is_current = |held: Held| held.token == token && held.counter == counter;
+            if !self.held(&shard_id).is_some_and(is_current) {
+                return;
+            }
+            match written {
+                Ok(Some(row)) => return self.hold(&shard_id, Some(row.counter)),
+                Err(CallFailed::Throttled) => {}
+                // The next tick tries again.
+                Err(CallFailed::Unknown) => return,
+                Ok(None) => {
+                    // It may have been its own write that had no answer.
+                    let row = if self.can_fail { self.calls.row(&shard_id).await } else { Ok(None) };
+                    if !self.held(&shard_id).is_some_and(is_current) {
+                        return;
+                    }
+                    let is_own =
+                        |row: &Lease| row.owner.as_ref() == Some(&self.name) && row.counter == counter + 1;
+                    let counter = row.ok().flatten().filter(is_own).map(|row| row.counter);
+                    return self.hold(&shard_id, counter);
                 }
             }
         }
     }
 
-    fn held(&self) -> BTreeMap<ShardId, u64> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn hold(&self, shard_id: &ShardId, counter: Option<u64>) {
-        let held = &mut *self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        match counter {
-            Some(counter) => held.insert(shard_id.clone(), counter),
-            None => held.remove(shard_id),
-        };
-    }
-
-    /// A heartbeat, and whatever else; `false` when the lease is lost.
-    fn write_own(&self, kind: WriteKind, shard_id: &ShardId, change: impl FnOnce(&mut Lease)) -> bool {
-        let Some(counter) = self.held().get(shard_id).copied() else { return false };
-        let table = &self.client.table;
-        let written = table.kcl_write(Writer::Kcl(self.process), kind, shard_id, counter, |row| {
-            row.counter += 1;
-            change(row);
-        });
-        self.hold(shard_id, written.as_ref().map(|row| row.counter));
-        written.is_some()
-    }
-
-    fn renew_all(&self) {
-        for shard_id in self.held().into_keys() {
-            self.write_own(WriteKind::Renew, &shard_id, |_| {});
-        }
-    }
-
     /// Very old leases first and without regard to shares, then available ones up to the target, then one stolen from
     /// the fullest worker.
-    fn take_some(&self, seen: &mut BTreeMap<ShardId, (u64, Option<Instant>)>, rng: &mut Rng) -> Vec<ShardId> {
+    async fn take_some(self: Arc<Self>) -> Vec<ShardId> {
+        let Ok(rows) = self.calls.rows().await else { return Vec::new() };
+        let chosen = self.choose(&rows);
+        let mut taken = Vec::new();
+        for row in chosen {
+            if self.take(&row).await {
+                taken.push(row.shard_id);
+            }
+        }
+        taken
+    }
+
+    fn choose(&self, rows: &[Lease]) -> Vec<Lease> {
         let now = Instant::now();
-        let rows = self.client.table.rows();
-        for row in &rows {
+        let (seen, rng) = (&mut *locked(&self.seen), &mut *locked(&self.rng));
+        for row in rows {
             let first = (row.counter, row.owner.as_ref().map(|_| now));
             let entry = seen.entry(row.shard_id.clone()).or_insert(first);
             if entry.0 != row.counter {
@@ -153,33 +295,43 @@ impl State {
                 _ => Vec::new(),
             }
         };
-        chosen.into_iter().filter(|row| self.take(row)).map(|row| row.shard_id.clone()).collect()
+        chosen.into_iter().cloned().collect()
     }
 
-    fn take(&self, row: &Lease) -> bool {
+    async fn take(&self, row: &Lease) -> bool {
         let is_switch = row.owner.as_ref().is_some_and(|owner| *owner != self.name);
-        let table = &self.client.table;
-        let by = Writer::Kcl(self.process);
-        let taken = table.kcl_write(by, WriteKind::Take, &row.shard_id, row.counter, |row| {
-            row.counter += 1;
-            row.owner_switches_since_checkpoint += u64::from(is_switch);
-            row.owner = Some(self.name.clone());
-        });
-        if let Some(taken) = &taken {
-            self.hold(&row.shard_id, Some(taken.counter));
+        for _ in 0..TAKE_ATTEMPTS {
+            let name = self.name.clone();
+            let taking = move |row: &mut Lease| {
+                row.counter += 1;
+                row.owner_switches_since_checkpoint += u64::from(is_switch);
+                row.owner = Some(name);
+            };
+            let taken = self.calls.write(WriteKind::Take, &row.shard_id, row.counter, taking).await;
+            match taken {
+                Ok(Some(taken)) => {
+                    let counter = taken.counter;
+                    let held = Held { counter, token: counter, confirmed_at: Instant::now() };
+                    locked(&self.held).insert(row.shard_id.clone(), held);
+                    return true;
+                }
+                Err(CallFailed::Throttled) => {}
+                Ok(None) | Err(CallFailed::Unknown) => return false,
+            }
         }
-        taken.is_some()
+        false
     }
 
     async fn consume(self: Arc<Self>, shard_id: ShardId) {
-        let Some(token) = self.held().get(&shard_id).copied() else { return };
-        let Some(row) = self.client.table.row(&shard_id) else { return };
-        while row
-            .parents
-            .iter()
-            .any(|parent| self.client.table.row(parent).is_some_and(|parent| !parent.is_finished()))
-        {
-            sleep(POLL).await;
+        let Some(Held { token, .. }) = self.held(&shard_id) else { return };
+        let Some(row) = self.row(&shard_id).await else { return };
+        for parent in &row.parents {
+            while self.row(parent).await.is_some_and(|parent| !parent.is_finished()) {
+                sleep(POLL).await;
+                if self.can_fail && !self.is_mine(&shard_id, token) {
+                    return;
+                }
+            }
         }
         let shard = shard_number(&shard_id);
         let start = Place::of(&row.checkpoint);
@@ -195,8 +347,12 @@ impl State {
         };
         loop {
             sleep(POLL).await;
+            self.calls.client.link.pass().await;
             if !self.is_mine(&shard_id, token) {
                 return;
+            }
+            if self.can_fail && self.calls.client.link.is_cut(Service::Stream) {
+                continue;
             }
             let page = self.world.kinesis.read(shard, after, 50);
             let (records, end) = page.map_or((Vec::new(), Some(Vec::new())), |page| (page.records, page.end));
@@ -207,16 +363,18 @@ impl State {
                 let _: Deaggregated = deaggregate(record, row.hash_key_range, &mut parts);
                 new.extend(parts.into_iter().filter(|part| part.position() > done));
             }
+            // Whatever happens meanwhile, what was read is delivered.
+            self.calls.client.link.pass().await;
             if let Some(last) = new.last() {
                 let position = last.position();
                 self.deliver(shard, token, &new);
                 done = position.clone();
-                let is_written = self.write_own(WriteKind::Checkpoint, &shard_id, |row| {
+                let checkpoint = move |row: &mut Lease| {
                     row.checkpoint = position;
                     row.owner_switches_since_checkpoint = 0;
-                });
-                if !is_written {
-                    return;
+                };
+                if self.write_own(WriteKind::Checkpoint, &shard_id, checkpoint).await == Own::Lost {
+                    return self.lose(&shard_id, token);
                 }
             }
             if let Some(children) = end {
@@ -224,18 +382,38 @@ impl State {
                 if children.is_empty() && self.world.kinesis.changes(shard).is_some() {
                     continue;
                 }
-                if self.is_blocked(&shard_id, &children) {
+                if self.is_blocked(&shard_id, &children).await {
                     continue;
                 }
-                self.end(&shard_id, &children).await;
-                return;
+                match self.end(&shard_id, &children).await {
+                    Own::Written => return,
+                    Own::Unknown => {}
+                    Own::Lost => return self.lose(&shard_id, token),
+                }
             }
+        }
+    }
+
+    /// A row, as soon as it can be read.
+    async fn row(&self, shard_id: &ShardId) -> Option<Lease> {
+        loop {
+            match self.calls.row(shard_id).await {
+                Ok(row) => return row,
+                Err(_) => sleep(POLL).await,
+            }
+        }
+    }
+
+    /// The consumer's write was refused.
+    fn lose(&self, shard_id: &ShardId, token: u64) {
+        if self.is_mine(shard_id, token) {
+            self.hold(shard_id, None);
         }
     }
 
     /// A token that was taken anew belongs to another consumer.
     fn is_mine(&self, shard_id: &ShardId, token: u64) -> bool {
-        self.held().get(shard_id).is_some_and(|counter| *counter >= token)
+        self.held(shard_id).is_some_and(|held| held.token == token)
     }
 
     fn deliver(&self, shard: u32, token: u64, records: &[Record]) {
@@ -258,27 +436,39 @@ impl State {
     }
 
     /// The KCL's `BlockedOnParentShard`: the child of a merge gets no lease before its other parent has one.
-    fn is_blocked(&self, shard_id: &ShardId, children: &[Shard]) -> bool {
-        let has_row = |shard_id: &ShardId| self.client.table.row(shard_id).is_some();
-        children.iter().any(|child| {
-            let lacks_other_parent =
-                child.parents.iter().any(|parent| parent != shard_id && !has_row(parent));
-            lacks_other_parent && !has_row(&child.shard_id)
-        })
+    async fn is_blocked(&self, shard_id: &ShardId, children: &[Shard]) -> bool {
+        for child in children {
+            let others = child.parents.iter().filter(|parent| *parent != shard_id);
+            for parent in others {
+                if !self.has_row(parent).await && !self.has_row(&child.shard_id).await {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
-    async fn end(&self, shard_id: &ShardId, children: &[Shard]) {
+    async fn has_row(&self, shard_id: &ShardId) -> bool {
+        matches!(self.calls.row(shard_id).await, Ok(Some(_)))
+    }
+
+    async fn end(&self, shard_id: &ShardId, children: &[Shard]) -> Own {
         for child in children {
             let mut lease = Lease::unowned(child.shard_id.clone(), Position::TrimHorizon);
             lease.parents.clone_from(&child.parents);
             lease.hash_key_range = child.hash_key_range;
-            let _ = self.client.write(&LeaseWrite::Create(lease)).await;
+            let created = self.calls.client.write(&LeaseWrite::Create(lease)).await;
+            // The row may be there already, and then it is left as it is.
+            if !matches!(created, Ok(WriteOutcome::Applied { .. } | WriteOutcome::Lost { .. })) {
+                return Own::Unknown;
+            }
         }
         let children = children.iter().map(|child| child.shard_id.clone()).collect();
-        self.write_own(WriteKind::Checkpoint, shard_id, |row| {
+        let ended = move |row: &mut Lease| {
             row.checkpoint = Position::ShardEnd;
             row.children = children;
             row.owner_switches_since_checkpoint = 0;
-        });
+        };
+        self.write_own(WriteKind::Checkpoint, shard_id, ended).await
     }
 }

@@ -12,12 +12,9 @@ use shard_worker::{Aggregator, Record, Shard};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use crate::event::{What, sequence_number};
+use crate::event::{EPOCH_MILLIS, What, sequence_number};
 use crate::network::Sky;
 use crate::observer::Observer;
-
-/// The wall clock of the stream at the start: 2026-01-01, in seconds since 1970.
-const EPOCH_SECONDS: u64 = 1_767_225_600;
 
 /// The most parts of an aggregate that the producer makes.
 const MAX_PARTS: u64 = 6;
@@ -109,7 +106,7 @@ impl Kinesis {
 
     /// The time by the clock of the stream.
     pub fn clock(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS) + self.started_at.elapsed()
+        SystemTime::UNIX_EPOCH + Duration::from_millis(EPOCH_MILLIS) + self.started_at.elapsed()
     }
 
     fn add(&self, range: HashKeyRange, parents: BTreeSet<u32>, hidden_for: Duration) {

@@ -1,5 +1,7 @@
 //! The stream as one process sees it: latency, throttling, expired iterators, empty pages, ends without children.
 
+use std::time::SystemTime;
+
 use async_trait::async_trait;
 use lease_store::{ShardId, StreamIdentity};
 use shard_worker::{
@@ -71,7 +73,10 @@ impl StreamSource for KinesisClient {
     async fn describe(&self) -> Result<StreamDescription, SourceError> {
         self.call().await?;
         let identity = StreamIdentity { arn: "arn:simulated".to_owned(), creation_epoch_seconds: 1 };
-        Ok(StreamDescription { identity, now: Some(self.kinesis.clock()), retention: None })
+        // The service tells its time in the header of an answer, which is cut to the second.
+        let clock = self.kinesis.clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(clock.as_secs());
+        Ok(StreamDescription { identity, now: Some(now), retention: None })
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
@@ -88,9 +93,16 @@ impl StreamSource for KinesisClient {
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
         self.call().await?;
         let shard = shard_number(shard_id);
+        if let ReadFrom::AtTimestamp(time) = from
+            && *time > self.kinesis.clock()
+        {
+            // "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis."
+            return Err(failed(SourceErrorKind::Invalid, "the time is yet to come"));
+        }
         let after = match from {
             ReadFrom::TrimHorizon => Some(0),
             ReadFrom::Latest => Some(self.kinesis.newest()),
+            ReadFrom::AtTimestamp(_) if self.planted == Some(Planted::TimesIgnored) => Some(0),
             ReadFrom::AtTimestamp(time) => self.kinesis.last_before(shard, *time),
             ReadFrom::At(number) => Some(record_number(number).saturating_sub(1)),
         };

@@ -4,7 +4,7 @@
 //! | what | where |
 //! | --- | --- |
 //! | a simulation as data, and how it follows from a seed | [`plan`], [`scenario`] |
-//! | the services, and how a process sees them | [`kinesis`], [`kinesis_client`], [`table`], [`table_client`], [`network`] |
+//! | the services, and how a process sees them | [`kinesis`], [`kinesis_client`], [`fan_out`], [`table`], [`table_client`], [`network`] |
 //! | the processes | [`worker`], [`application`], [`kcl`] |
 //! | what happened, and whether it may | [`event`], [`observer`], [`checks`] |
 //! | running, shrinking, showing | [`run`], [`shrink`], [`trace`], [`timeline`], [`page`] |
@@ -15,7 +15,13 @@
 pub mod application;
 pub mod checks;
 pub mod event;
+#[cfg(feature = "fan-out")]
+pub mod fan_out;
+#[cfg(not(feature = "fan-out"))]
+#[path = "without_fan_out.rs"]
+pub mod fan_out;
 pub mod kcl;
+mod kcl_calls;
 pub mod kinesis;
 pub mod kinesis_client;
 pub mod network;

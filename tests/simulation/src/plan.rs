@@ -27,10 +27,31 @@ pub struct Plan {
     pub quiet_at: u64,
     /// What goes wrong, in the order of the time.
     pub faults: Vec<Fault>,
+    /// Where the application starts.
+    pub start: Start,
+    /// When the first worker starts, in milliseconds: the stream is older.
+    pub workers_from: u64,
+    /// Within how many milliseconds from then on all of the first workers start.
+    pub workers_within: u64,
+    /// Whether the shards are read by `kinesis-asl`, most of them by fan-out.
+    pub is_fan_out: bool,
+    /// Whether the calls of the KCL's workers go over a network, and their processes pause.
+    pub kcl_can_fail: bool,
     /// Whether the applications acknowledge late and out of order.
     pub acknowledges_late: bool,
     /// A defect that a check must find; only the simulator's own tests set one.
     pub planted: Option<Planted>,
+}
+
+/// Where the application starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest record.
+    TrimHorizon,
+    /// At the tip.
+    Latest,
+    /// At this time, in milliseconds of the simulation.
+    AtTimestamp(u64),
 }
 
 /// Something goes wrong, or changes.
@@ -132,6 +153,8 @@ pub enum FaultKind {
         /// The new one has the name of the old one, which is stopped first.
         same_name: bool,
     },
+    /// Somebody deregisters the consumer of the fleet.
+    Deregister,
     /// A worker of the KCL's kind joins.
     KclJoin,
     /// A worker of the KCL's kind is killed, which is how it always ends.
@@ -198,6 +221,14 @@ pub enum Planted {
     Deaf,
     /// The table panics.
     TablePanics,
+    /// The table keeps for some lines that they start later than they do.
+    InstantsDiffer,
+    /// The stream takes no notice of the time that a reader asks for, and begins at the oldest record.
+    TimesIgnored,
+    /// A subscription that is silent is not given up for five minutes.
+    SilenceUnnoticed,
+    /// Readers subscribe anew whenever they like.
+    Impatient,
 }
 
 impl Plan {
@@ -237,6 +268,7 @@ impl FaultKind {
             Self::Replace { after, .. } => after + 45_000,
             Self::Trim { .. }
             | Self::DeleteRow { .. }
+            | Self::Deregister
             | Self::Join
             | Self::Leave { .. }
             | Self::KclJoin

@@ -9,9 +9,10 @@ use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use crate::checks::{Checks, Promise, SETTLE_MILLIS, Violation};
 use crate::event::{Event, What};
+use crate::fan_out::Service;
 use crate::kcl::KclWorker;
 use crate::kinesis::Kinesis;
-use crate::network::Service;
+use crate::network::{Link, Service as Destination};
 use crate::observer::Observer;
 use crate::plan::{FaultKind, Mood, Plan, Planted};
 use crate::table::Table;
@@ -137,12 +138,13 @@ fn choose<T>(from: &[T], choice: u64) -> Option<usize> {
 
 impl<'a> Fleet<'a> {
     async fn run(plan: &'a Plan) -> Outcome {
-        let observer = Observer::new(Checks::new());
+        let observer = Observer::new(Checks::new(plan.start));
         let table = Table::new(observer.clone(), plan.planted);
         let kinesis = Kinesis::new(observer.clone(), plan.shards);
+        let fan_out = Service::new(&kinesis, plan);
         let mut fleet = Self {
             plan,
-            world: World { observer: observer.clone(), table, kinesis },
+            world: World { observer: observer.clone(), table, kinesis, fan_out },
             workers: Vec::new(),
             leaving: Vec::new(),
             kcl: Vec::new(),
@@ -180,7 +182,8 @@ impl<'a> Fleet<'a> {
         let mut rng = plan.rng("start", 0);
         for _ in 0..plan.workers {
             let name = self.new_name();
-            self.at(rng.u64(0..3_000), Action::Start(name));
+            let at = plan.workers_from + rng.u64(..plan.workers_within);
+            self.at(at, Action::Start(name));
         }
         for _ in 0..plan.kcl_workers {
             self.at(rng.u64(20_000..40_000), Action::Fault(FaultKind::KclJoin));
@@ -272,6 +275,15 @@ impl<'a> Fleet<'a> {
         self.leaving.push(worker);
     }
 
+    /// Any process of the fleet; one of the KCL's kind only where these can fail.
+    fn any(&self, choice: u64) -> Option<(u32, Link)> {
+        let ours = self.workers.iter().map(|worker| (worker.process, &worker.link));
+        let others = self.kcl.iter().map(|worker| (worker.process, &worker.link));
+        let others = others.filter(|_| self.plan.kcl_can_fail);
+        let all: Vec<_> = ours.chain(others).collect();
+        choose(&all, choice).map(|index| (all[index].0, all[index].1.clone()))
+    }
+
     fn disturb(&self, process: Option<u32>, for_millis: u64, what: impl Into<String>) {
         self.world.observer.note(What::Disturbed { process, for_millis, what: what.into() });
     }
@@ -287,22 +299,22 @@ impl<'a> Fleet<'a> {
                 self.at(self.now() + back_after + 1, Action::Start(name));
             }
             FaultKind::Pause { worker, for_millis } => {
-                let Some(index) = choose(&self.workers, worker) else { return };
-                self.disturb(Some(self.workers[index].process), for_millis, "paused");
-                self.workers[index].link.pause(millis(for_millis));
+                let Some((process, link)) = self.any(worker) else { return };
+                self.disturb(Some(process), for_millis, "paused");
+                link.pause(millis(for_millis));
             }
             FaultKind::Partition { worker, for_millis, table, stream, is_one_way } => {
-                let Some(index) = choose(&self.workers, worker) else { return };
-                let worker = &self.workers[index];
+                let Some((process, link)) = self.any(worker) else { return };
                 let what = format!("cut off (table {table}, stream {stream}, one way {is_one_way})");
                 if table {
-                    self.disturb(Some(worker.process), for_millis, what);
-                    worker.link.cut(Service::Table, millis(for_millis), is_one_way);
+                    self.disturb(Some(process), for_millis, what);
+                    link.cut(Destination::Table, millis(for_millis), is_one_way);
                 } else {
-                    observer.say(format!("{}: {what} for {for_millis} ms", worker.name));
+                    let name = observer.record().names.name_of_worker(process);
+                    observer.say(format!("{name}: {what} for {for_millis} ms"));
                 }
                 if stream {
-                    worker.link.cut(Service::Stream, millis(for_millis), is_one_way);
+                    link.cut(Destination::Stream, millis(for_millis), is_one_way);
                 }
             }
             FaultKind::TableStorm { for_millis, weather } => {
@@ -344,6 +356,10 @@ impl<'a> Fleet<'a> {
                 }
             }
             FaultKind::Replace { worker, after, same_name } => self.replace(worker, after, same_name),
+            FaultKind::Deregister => {
+                observer.say("somebody deregisters the consumer");
+                self.world.fan_out.deregister();
+            }
             FaultKind::KclJoin => {
                 let name = KCL_NAMES[self.next_kcl % KCL_NAMES.len()];
                 self.next_kcl += 1;

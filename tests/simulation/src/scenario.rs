@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use fastrand::Rng;
 
-use crate::plan::{Fault, FaultKind, Mood, Plan, Weather};
+use crate::fan_out;
+use crate::plan::{Fault, FaultKind, Mood, Plan, Start, Weather};
 
 /// A named scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,11 +36,17 @@ pub enum Scenario {
     /// Applications that acknowledge late, record by record and out of order, and now and then drop one, through crashes,
     /// pauses and moves.
     LateAcknowledgement,
+    /// Applications that start at the tip or at a time, through crashes and reshards in their first seconds.
+    FirstStart,
+    /// Workers of the KCL 2.x that stand still, lose the way to the table, and are slowed down.
+    KclFaults,
+    /// Shards read by the readers of `kinesis-asl`, most of them by fan-out. Only with the feature `fan-out`.
+    FanOut,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Calm,
         Self::ReshardStorm,
         Self::CrashStorm,
@@ -52,7 +59,20 @@ impl Scenario {
         Self::Handlers,
         Self::Everything,
         Self::LateAcknowledgement,
+        Self::FirstStart,
+        Self::KclFaults,
+        Self::FanOut,
     ];
+
+    /// Those that can be run: without its feature, all but the one over the AWS SDK.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|scenario| scenario.is_available())
+    }
+
+    /// Whether it can be run.
+    pub fn is_available(self) -> bool {
+        fan_out::IS_AVAILABLE || self != Self::FanOut
+    }
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -69,6 +89,9 @@ impl Scenario {
             Self::Handlers => "handlers",
             Self::Everything => "everything",
             Self::LateAcknowledgement => "late-acknowledgement",
+            Self::FirstStart => "first-start",
+            Self::KclFaults => "kcl-faults",
+            Self::FanOut => "fan-out",
         }
     }
 
@@ -87,20 +110,34 @@ impl Scenario {
             clock_spread: 0,
             quiet_at,
             faults: Vec::new(),
+            start: Start::TrimHorizon,
+            workers_from: 0,
+            workers_within: 3_000,
+            is_fan_out: self == Self::FanOut,
+            kcl_can_fail: self == Self::KclFaults,
             acknowledges_late: self == Self::LateAcknowledgement,
             planted: None,
         };
         if matches!(self, Self::Pauses | Self::CrashStorm | Self::Everything) {
             plan.clock_spread = *rng.choice([0, 20, 100].iter()).unwrap_or(&0);
         }
-        if matches!(self, Self::MixedKcl) {
+        if self == Self::FirstStart {
+            plan.workers_from = rng.u64(15_000..60_000);
+            plan.workers_within = *rng.choice([1, 300, 3_000].iter()).unwrap_or(&1);
+            plan.start = match rng.u64(..10) {
+                0 => Start::TrimHorizon,
+                1..6 => Start::Latest,
+                _ => Start::AtTimestamp(rng.u64(..plan.workers_from + 60_000)),
+            };
+        }
+        if matches!(self, Self::MixedKcl | Self::KclFaults) {
             plan.kcl_workers = rng.u64(1..=3);
         }
         let count = match self {
             Self::Calm => 0,
             Self::RollingDeploy => plan.workers,
             Self::ReshardStorm => rng.u64(4..25),
-            Self::Everything => rng.u64(6..22),
+            Self::Everything | Self::FirstStart => rng.u64(6..22),
             _ => rng.u64(2..10),
         };
         if self == Self::RollingDeploy {
@@ -113,7 +150,12 @@ impl Scenario {
             plan.quiet_at = 40_000 + count * step + 30_000;
         }
         for _ in 0..if self == Self::RollingDeploy { 0 } else { count } {
-            let at = rng.u64(5_000..quiet_at - 5_000);
+            let is_early = self == Self::FirstStart && rng.u64(..3) > 0;
+            let at = if is_early {
+                rng.u64(plan.workers_from - 10_000..plan.workers_from + 12_000)
+            } else {
+                rng.u64(5_000..quiet_at - 5_000)
+            };
             plan.faults.push(Fault { at, kind: self.draw(&mut rng) });
         }
         plan.faults.sort_by_key(|fault| fault.at);
@@ -175,6 +217,55 @@ impl Scenario {
                     worker: rng.u64(..),
                     after: rng.u64(0..20_000),
                     same_name: rng.bool(),
+                },
+            },
+            Self::FirstStart => match rng.u64(..12) {
+                0..4 => reshard(rng),
+                4..7 => FaultKind::Crash {
+                    worker: rng.u64(..),
+                    back_after: rng.u64(0..20_000),
+                    same_name: rng.bool(),
+                },
+                7 => pause(rng),
+                8 => partition(rng),
+                9 => table_storm(rng),
+                10 => stream_storm(rng),
+                _ => FaultKind::Join,
+            },
+            Self::KclFaults => match rng.u64(..12) {
+                0 => crash(rng),
+                1 => FaultKind::KclJoin,
+                2 => FaultKind::KclLeave { worker: rng.u64(..) },
+                3..6 => pause(rng),
+                6 | 7 => FaultKind::Partition {
+                    worker: rng.u64(..),
+                    for_millis: rng.u64(2_000..60_000),
+                    table: true,
+                    stream: rng.bool(),
+                    is_one_way: rng.u64(..3) == 0,
+                },
+                8 | 9 => table_storm(rng),
+                _ => reshard(rng),
+            },
+            Self::FanOut => match rng.u64(..14) {
+                0 => crash(rng),
+                1 => pause(rng),
+                2 | 3 => FaultKind::Partition {
+                    worker: rng.u64(..),
+                    for_millis: rng.u64(2_000..60_000),
+                    table: rng.u64(..4) == 0,
+                    stream: true,
+                    is_one_way: rng.u64(..4) == 0,
+                },
+                4 | 5 => stream_storm(rng),
+                6 => table_storm(rng),
+                7..10 => reshard(rng),
+                10 => FaultKind::Deregister,
+                11 => FaultKind::Join,
+                12 => FaultKind::Leave { worker: rng.u64(..) },
+                _ => match rng.bool() {
+                    true => handler(rng),
+                    false => trim(rng),
                 },
             },
             Self::Everything => match rng.u64(..14) {
@@ -270,9 +361,13 @@ impl FromStr for Scenario {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|scenario| scenario.name() == text).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            format!("there is no scenario {text:?}; there are: {names}")
-        })
+        match Self::ALL.into_iter().find(|scenario| scenario.name() == text) {
+            Some(scenario) if scenario.is_available() => Ok(scenario),
+            Some(_) => Err(format!("the scenario {text:?} needs the feature {text:?} of the package")),
+            None => {
+                let names = Self::ALL.map(Self::name).join(", ");
+                Err(format!("there is no scenario {text:?}; there are: {names}"))
+            }
+        }
     }
 }

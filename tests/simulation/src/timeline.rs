@@ -20,6 +20,8 @@ pub fn shard_of(what: &What) -> Option<ShardNumber> {
         | What::Put { shard, .. }
         | What::Trimmed { shard, .. }
         | What::Began { shard, .. }
+        | What::Opened { shard, .. }
+        | What::Subscription { shard, .. }
         | What::Read { shard, .. }
         | What::LossTold { shard, .. }
         | What::Written { shard, .. }

@@ -45,6 +45,11 @@ impl Names {
         self.processes.get(process as usize).copied().unwrap_or(u32::MAX)
     }
 
+    /// The name of the worker that a process is.
+    pub fn name_of_worker(&self, process: Process) -> String {
+        self.name(self.name_of(process)).to_owned()
+    }
+
     /// What a process is called in the trace: its worker and its own number.
     pub fn shown(&self, process: Process) -> String {
         format!("{}#{process}", self.name(self.name_of(process)))
@@ -63,6 +68,9 @@ impl Names {
         let mut text = format!("{owner} {} at {}", row.counter, row.checkpoint);
         if let Some(requester) = row.requested_by {
             let _ = write!(text, " asked by {}", self.name(requester));
+        }
+        if let Some(starts_at) = row.starts_at {
+            let _ = write!(text, " from {starts_at} ms");
         }
         text
     }
@@ -100,6 +108,10 @@ impl Names {
             What::Read { process, shard, count, is_end } => {
                 let end = if *is_end { " and the end" } else { "" };
                 format!("s{shard:<3} {} reads {count}{end}", self.shown(*process))
+            }
+            What::Opened { process, shard } => format!("s{shard:<3} {} opens a reader", self.shown(*process)),
+            What::Subscription { process, shard, session, step } => {
+                format!("s{shard:<3} {} subscription {session}: {step:?}", self.shown(*process))
             }
             What::Delivered(batch) => format!("{} delivered", self.batch(batch)),
             What::Acknowledged(batch) => format!("{} acknowledged", self.batch(batch)),

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
-use receiver::{Receiver, ReceiverBuilder, ReceiverHandle};
+use receiver::{InitialPosition, Receiver, ReceiverBuilder, ReceiverHandle};
 use shard_worker::DataLossPolicy;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep};
 
 use crate::application::Application;
-use crate::event::{Process, What};
+use crate::event::{EPOCH_MILLIS, Process, What};
+use crate::fan_out::Service;
 use crate::kinesis::Kinesis;
 use crate::kinesis_client::KinesisClient;
 use crate::network::Link;
 use crate::observer::Observer;
-use crate::plan::{Plan, Planted};
+use crate::plan::{Plan, Planted, Start};
 use crate::table::Table;
 use crate::table_client::TableClient;
 
@@ -34,6 +36,8 @@ pub struct World {
     pub table: Table,
     /// The stream.
     pub kinesis: Kinesis,
+    /// The fan-out of the stream.
+    pub fan_out: Service,
 }
 
 /// A running process.
@@ -65,6 +69,16 @@ fn clock(plan: &Plan, process: u64) -> u64 {
     match plan.clock_spread {
         0 => 1000,
         spread => plan.rng("clock", process).u64(1000 - spread..=1000 + spread),
+    }
+}
+
+fn initial_position(start: Start) -> InitialPosition {
+    match start {
+        Start::TrimHorizon => InitialPosition::TrimHorizon,
+        Start::Latest => InitialPosition::Latest,
+        Start::AtTimestamp(millis) => InitialPosition::AtTimestamp(
+            SystemTime::UNIX_EPOCH + Duration::from_millis(EPOCH_MILLIS + millis),
+        ),
     }
 }
 
@@ -103,9 +117,15 @@ impl Worker {
         let is_limited = planted == Some(Planted::OneLeaseOnly) && process == 0;
         let builder = builder(clock, is_limited)
             .worker_id(name)
-            .source(KinesisClient { kinesis: world.kinesis.clone(), link: link.clone(), process, planted })
+            .initial_position(initial_position(plan.start))
             .lease_store(TableClient { table: world.table.clone(), link: link.clone(), process, planted })
             .processors(application.clone());
+        let builder = if plan.is_fan_out {
+            builder.source(world.fan_out.stream(plan, &link, process))
+        } else {
+            let kinesis = world.kinesis.clone();
+            builder.source(KinesisClient { kinesis, link: link.clone(), process, planted })
+        };
         let control = Arc::new(Control::default());
         let running = run(
             builder,

@@ -90,6 +90,7 @@ impl Checks {
     /// The promise that is broken.
     pub fn settled(&mut self, now: u64) -> Verdict {
         self.now = now;
+        self.check_silence()?;
         self.check_begun()?;
         self.check_tiling()?;
         if self.has_kcl { Ok(()) } else { self.check_balance() }
@@ -100,7 +101,9 @@ impl Checks {
         for (shard, facts) in &self.shards {
             let owner = facts.row.and_then(|row| row.row.owner);
             let is_finished = facts.row.map_or(facts.had_row, |row| row.row.checkpoint == Place::End);
-            if facts.is_gone && facts.row.is_none() {
+            // What closed before the application started is not asked for.
+            let is_past = facts.is_closed && facts.closed_at < facts.from;
+            if (facts.is_gone || is_past) && facts.row.is_none() {
                 continue;
             }
             if facts.is_closed && !is_finished {
@@ -138,6 +141,7 @@ impl Checks {
     /// The promise that is broken.
     pub fn over(&mut self, now: u64) -> Verdict {
         self.now = now;
+        self.check_silence()?;
         for (process, facts) in (0..).zip(&self.processes) {
             if !facts.is_over && !facts.is_kcl {
                 return self.broken(Promise::Ends, format!("process {process} has not ended"));

@@ -41,6 +41,9 @@ impl Checks {
                 facts.deleted_at = Some(now);
                 self.deleted_at = Some(now);
             }
+            if matches!(write.by, Writer::Kcl(_)) && write.kind == WriteKind::Take {
+                facts.kcl_takes.push(now);
+            }
             let confirms = matches!(
                 write.kind,
                 WriteKind::Renew | WriteKind::Checkpoint | WriteKind::Offer | WriteKind::Take

@@ -3,6 +3,8 @@
 mod fleet;
 mod leases;
 mod records;
+mod starts;
+mod subscriptions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +12,8 @@ use std::fmt;
 pub use fleet::SETTLE_MILLIS;
 
 use crate::event::{At, Event, Name, Place, Process, Row, ShardNumber, What, Writer};
+use crate::plan::Start;
+use subscriptions::Subscriptions;
 
 /// The fail-over time of every fleet here, in milliseconds of a clock of the true rate.
 const FAILOVER_MILLIS: u64 = 10_000;
@@ -48,6 +52,12 @@ pub enum Promise {
     Ends,
     /// No task panics.
     NoPanic,
+    /// Nothing is delivered that arrived before the application starts.
+    StartsThere,
+    /// Two subscriptions to a shard keep their distance.
+    Distance,
+    /// A silent subscription is noticed.
+    Silence,
 }
 
 impl fmt::Display for Promise {
@@ -65,6 +75,9 @@ impl fmt::Display for Promise {
             Self::Rest => "the fleet comes to rest",
             Self::Ends => "every process ends when asked to",
             Self::NoPanic => "nothing panics",
+            Self::StartsThere => "a start is where it was asked for",
+            Self::Distance => "subscriptions keep their distance",
+            Self::Silence => "a silent subscription is noticed",
         })
     }
 }
@@ -91,6 +104,11 @@ type Verdict = Result<(), Violation>;
 /// What the checks know.
 #[derive(Debug, Default)]
 pub struct Checks {
+    /// Where the application starts.
+    start: Option<Start>,
+    /// The instant that is, in milliseconds, once it is known.
+    starts_at: Option<u64>,
+    subscriptions: Subscriptions,
     now: u64,
     processes: Vec<ProcessFacts>,
     shards: BTreeMap<ShardNumber, ShardFacts>,
@@ -131,10 +149,15 @@ struct ShardFacts {
     range: (u128, u128),
     visible_at: u64,
     is_closed: bool,
+    closed_at: u64,
     is_gone: bool,
     /// Everything that is to be delivered, in order.
     log: Vec<At>,
+    /// When each of them arrived, in milliseconds.
+    arrived: Vec<u64>,
     acknowledged: Vec<Option<Acknowledged>>,
+    /// What arrived before this is not asked for.
+    from: u64,
     /// Records before this one are past the retention period.
     trimmed_before: u64,
     /// Everything before this index is acknowledged or trimmed.
@@ -146,6 +169,8 @@ struct ShardFacts {
     deleted_at: Option<u64>,
     /// The newest write of each process that was applied: when it was asked for.
     confirmed: BTreeMap<Process, u64>,
+    /// When workers of the KCL's kind took it.
+    kcl_takes: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -178,7 +203,9 @@ impl ShardFacts {
     }
 
     fn is_done(&self, index: usize) -> bool {
-        self.acknowledged[index].is_some() || self.log[index].record < self.trimmed_before
+        self.acknowledged[index].is_some()
+            || self.log[index].record < self.trimmed_before
+            || self.arrived[index] < self.from
     }
 
     /// Moves `done` forward.
@@ -196,8 +223,8 @@ impl ShardFacts {
 
 impl Checks {
     /// Nothing seen yet.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(start: Start) -> Self {
+        Self { start: Some(start), starts_at: starts::of_plan(start), ..Self::default() }
     }
 
     fn broken(&self, promise: Promise, why: impl Into<String>) -> Verdict {
@@ -232,6 +259,7 @@ impl Checks {
             What::Closed { shard } => {
                 if let Some(facts) = self.shard(*shard) {
                     facts.is_closed = true;
+                    facts.closed_at = event.at;
                 }
                 Ok(())
             }
@@ -239,6 +267,8 @@ impl Checks {
                 if let Some(facts) = self.shard(*shard) {
                     facts.log.extend(subs.iter().map(|sub| At { record: *record, sub: *sub }));
                     facts.acknowledged.resize(facts.log.len(), None);
+                    facts.arrived.resize(facts.log.len(), event.at);
+                    facts.advance();
                 }
                 Ok(())
             }
@@ -257,7 +287,15 @@ impl Checks {
                 self.refused(batch);
                 Ok(())
             }
+            What::Opened { process, shard } => {
+                self.subscriptions.opened(*process, *shard);
+                Ok(())
+            }
+            What::Subscription { process, shard, session, step } => {
+                self.subscription(*process, *shard, *session, *step)
+            }
             What::Written { by, shard, kind, before, after, asked_at } => {
+                self.note_start(*after);
                 let write = leases::Write { by: *by, shard: *shard, kind: *kind, asked_at: *asked_at };
                 self.written(&write, *before, *after)
             }
@@ -279,8 +317,11 @@ impl Checks {
             range,
             visible_at,
             is_closed: false,
+            closed_at: 0,
             is_gone: false,
             log: Vec::new(),
+            arrived: Vec::new(),
+            from: self.asked_from(),
             acknowledged: Vec::new(),
             trimmed_before: 0,
             done: 0,
@@ -289,6 +330,7 @@ impl Checks {
             had_row: false,
             deleted_at: None,
             confirmed: BTreeMap::new(),
+            kcl_takes: Vec::new(),
         };
         self.shards.insert(shard, facts);
     }

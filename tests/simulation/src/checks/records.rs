@@ -65,12 +65,12 @@ impl Checks {
         let next = tenure.next;
         tenure.last = Some((first, last));
         tenure.next = last;
+        let arrived = facts.arrived.get(first).copied();
         let is_known = facts.log.get(first) == Some(&batch.first) && last - first == batch.count;
-        let trimmed_before = facts.trimmed_before;
-        let missing = facts
-            .log
-            .get(next..first)
-            .and_then(|skipped| skipped.iter().find(|at| at.record >= trimmed_before).copied());
+        let is_asked_for = |index: &usize| {
+            facts.log[*index].record >= facts.trimmed_before && facts.arrived[*index] >= facts.from
+        };
+        let missing = (next..first).find(is_asked_for).map(|index| facts.log[index]);
         if let Some(at) = missing {
             let why = format!("s{}: {at} was not delivered before {}", batch.shard, batch.first);
             return self.broken(Promise::NothingSkipped, why);
@@ -82,6 +82,10 @@ impl Checks {
         if !is_known {
             let why = format!("s{}: the batch is not what stands in the stream: {batch:?}", batch.shard);
             return self.broken(Promise::NothingSkipped, why);
+        }
+        if arrived.is_some_and(|arrived| self.is_early(arrived)) {
+            let why = format!("s{}: {} arrived before the start", batch.shard, batch.first);
+            return self.broken(Promise::StartsThere, why);
         }
         self.check_repeats(batch.shard, index, first, last)
     }
@@ -102,7 +106,8 @@ impl Checks {
                 continue;
             }
             let is_replaced = self.is_disturbed(facts.tenures[tenure].process, before.at, self.now);
-            if !is_replaced && !self.may_repeat(by, before.at) {
+            let is_of_kcl = self.is_of_kcl(shard, facts.tenures[tenure].process, by, before.at);
+            if !is_replaced && !is_of_kcl && !self.may_repeat(by, before.at) {
                 let why = format!(
                     "s{shard}: {} comes again, which process {by} acknowledged at {} ms, and no fault explains it",
                     facts.log[index], before.at
@@ -113,6 +118,19 @@ impl Checks {
         Ok(())
     }
 
+    /// Whether the rules of the KCL explain that something comes again: it takes leases from live workers without a word, and
+    /// its own may do what they like.
+    fn is_of_kcl(&self, shard: ShardNumber, now: Process, before: Process, acknowledged_at: u64) -> bool {
+        let is_kcl = |process| self.process(process).is_none_or(|facts| facts.is_kcl);
+        let clock = self.process(before).map_or(1000, |facts| facts.clock.max(1000));
+        let takes = self.shards.get(&shard).map_or(&[][..], |facts| &facts.kcl_takes);
+        let is_taken = |taken_at: &u64| {
+            acknowledged_at + LOST_BY_CRASH_MILLIS * clock / 1000 >= *taken_at
+                && acknowledged_at <= taken_at + FAILOVER_MILLIS * clock / 1000 + SLACK_MILLIS
+        };
+        is_kcl(now) || is_kcl(before) || takes.iter().any(is_taken)
+    }
+
     /// Whether what a process acknowledged at a time may come again by now.
     fn may_repeat(&self, process: Process, acknowledged_at: u64) -> bool {
         let Some(facts) = self.process(process) else { return true };
@@ -120,8 +138,7 @@ impl Checks {
             let lost = LOST_BY_CRASH_MILLIS * facts.clock.max(1000) / 1000;
             acknowledged_at + lost >= crashed_at
         });
-        self.has_kcl
-            || is_lost_by_crash
+        is_lost_by_crash
             || self
                 .deleted_at
                 .is_some_and(|deleted_at| deleted_at + DELETION_UNNOTICED_MILLIS >= acknowledged_at)

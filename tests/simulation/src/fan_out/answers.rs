@@ -1,0 +1,165 @@
+//! What each operation answers.
+
+use aws_smithy_types::body::SdkBody;
+use lease_store::{SequenceNumber, ShardId};
+use serde_json::{Value, json};
+use shard_worker::Shard;
+
+use super::connection::{Answer, Connection};
+use super::service::{CONSUMER, Consumer, STREAM_ARN};
+use super::session::{Events, Session};
+use super::wire;
+use crate::event::{ShardNumber, record_number, shard_number};
+
+/// How long an iterator lives, in milliseconds (Kinesis API: five minutes).
+const ITERATOR_MILLIS: u64 = 300_000;
+
+/// The most records of one answer.
+const MAX_PAGE_RECORDS: usize = 50;
+
+/// How long ago the stream was created, in seconds since 1970.
+const CREATED_AT_SECONDS: u64 = 1_767_000_000;
+
+/// What the stream keeps, in hours.
+const RETENTION_HOURS: u64 = 24;
+
+impl Connection {
+    pub(super) fn answer(&self, operation: &str, body: &Value) -> Answer {
+        match operation {
+            "DescribeStreamSummary" => self.describe_stream(),
+            "ListShards" => self.list_shards(body),
+            "GetShardIterator" => self.shard_iterator(body),
+            "GetRecords" => self.records(body),
+            "DescribeStreamConsumer" => self.describe_consumer(body),
+            "RegisterStreamConsumer" => match self.service.register() {
+                Some(consumer) => Answer::Json(json!({ "Consumer": written(&consumer) })),
+                None => Answer::Refused("ResourceInUseException"),
+            },
+            "SubscribeToShard" => self.subscribe(body),
+            _ => Answer::Refused("UnknownOperationException"),
+        }
+    }
+
+    fn describe_stream(&self) -> Answer {
+        Answer::Json(json!({ "StreamDescriptionSummary": {
+            "StreamName": "simulated",
+            "StreamARN": STREAM_ARN,
+            "StreamStatus": "ACTIVE",
+            "RetentionPeriodHours": RETENTION_HOURS,
+            "StreamCreationTimestamp": CREATED_AT_SECONDS,
+            "EnhancedMonitoring": [],
+            "OpenShardCount": self.service.kinesis.list().iter().filter(|shard| !shard.is_closed).count(),
+        }}))
+    }
+
+    fn list_shards(&self, body: &Value) -> Answer {
+        let filter = &body["ShardFilter"];
+        let after = filter["ShardId"].as_str().unwrap_or_default();
+        let is_listed = |shard: &Shard| match filter["Type"].as_str() {
+            Some("AT_LATEST") => !shard.is_closed,
+            Some("AFTER_SHARD_ID") => shard.shard_id.as_str() > after,
+            _ => true,
+        };
+        let shards = self.service.kinesis.list();
+        let shards: Vec<Value> = shards.iter().filter(|shard| is_listed(shard)).map(wire::shard).collect();
+        Answer::Json(json!({ "Shards": shards }))
+    }
+
+    fn describe_consumer(&self, body: &Value) -> Answer {
+        let arn = body["ConsumerARN"].as_str();
+        let found = self.service.consumer().filter(|consumer| arn.is_none_or(|arn| arn == consumer.arn));
+        match found {
+            Some(consumer) => {
+                let mut consumer = written(&consumer);
+                consumer["StreamARN"] = STREAM_ARN.into();
+                Answer::Json(json!({ "ConsumerDescription": consumer }))
+            }
+            None => Answer::Refused("ResourceNotFoundException"),
+        }
+    }
+
+    /// The record after which a position begins; `None`: the stream has no such shard.
+    fn after(&self, shard: ShardNumber, position: &Value, number: &str, kind: &str) -> Option<u64> {
+        let kinesis = &self.service.kinesis;
+        kinesis.changes(shard)?;
+        let number = position[number].as_str().and_then(|number| SequenceNumber::new(number.to_owned()).ok());
+        let number = number.map(|number| record_number(&number));
+        match (position[kind].as_str()?, number) {
+            ("LATEST", _) => Some(kinesis.newest()),
+            ("AT_TIMESTAMP", _) => kinesis.last_before(shard, wire::time(&position["Timestamp"])?),
+            ("AT_SEQUENCE_NUMBER", Some(number)) => Some(number.saturating_sub(1)),
+            ("AFTER_SEQUENCE_NUMBER", Some(number)) => Some(number),
+            _ => Some(0),
+        }
+    }
+
+    fn shard_iterator(&self, body: &Value) -> Answer {
+        let shard = shard_of(body);
+        match self.after(shard, body, "StartingSequenceNumber", "ShardIteratorType") {
+            Some(after) => Answer::Json(json!({ "ShardIterator": self.iterator(shard, after) })),
+            None => Answer::Refused("ResourceNotFoundException"),
+        }
+    }
+
+    fn iterator(&self, shard: ShardNumber, after: u64) -> String {
+        format!("{shard}:{after}:{}", self.service.now())
+    }
+
+    fn records(&self, body: &Value) -> Answer {
+        let iterator = body["ShardIterator"].as_str().unwrap_or_default();
+        let parts: Vec<u64> = iterator.split(':').filter_map(|part| part.parse().ok()).collect();
+        let &[shard, after, made_at] = &parts[..] else { return Answer::Refused("InvalidArgumentException") };
+        if self.service.now() > made_at + ITERATOR_MILLIS {
+            return Answer::Refused("ExpiredIteratorException");
+        }
+        let shard = u32::try_from(shard).unwrap_or(u32::MAX);
+        let Some(page) = self.service.kinesis.read(shard, after, MAX_PAGE_RECORDS) else {
+            return Answer::Refused("ResourceNotFoundException");
+        };
+        let after = page.records.last().map_or(after, |(number, _)| *number);
+        let records: Vec<Value> = page.records.iter().map(|(_, record)| wire::record(record)).collect();
+        let mut answer = json!({ "Records": records, "MillisBehindLatest": 0 });
+        match page.end {
+            Some(children) => {
+                // The API does not always say.
+                let is_silent = self.link.draw(4) == 0;
+                if !is_silent {
+                    answer["ChildShards"] = children.iter().map(wire::child).collect();
+                }
+            }
+            None => answer["NextShardIterator"] = self.iterator(shard, after).into(),
+        }
+        Answer::Json(answer)
+    }
+
+    fn subscribe(&self, body: &Value) -> Answer {
+        let shard = shard_of(body);
+        let arn = body["ConsumerARN"].as_str().unwrap_or_default();
+        let accepted = match self.service.subscribe(self.process, shard, arn) {
+            Ok(accepted) => accepted,
+            Err(code) => return Answer::Refused(code),
+        };
+        let position = &body["StartingPosition"];
+        let Some(after) = self.after(shard, position, "SequenceNumber", "Type") else {
+            return Answer::Refused("ResourceNotFoundException");
+        };
+        let is_given = position["SequenceNumber"].is_string();
+        let session = Session::new(self.clone(), shard, after, is_given, accepted);
+        Answer::Events(SdkBody::from_body_1_x(Events::new(session)))
+    }
+}
+
+/// The shard that a request is about.
+pub(super) fn shard_of(body: &Value) -> ShardNumber {
+    let shard_id = body["ShardId"].as_str().map(|shard_id| ShardId::new(shard_id.to_owned()));
+    shard_id.and_then(Result::ok).map_or(u32::MAX, |shard_id| shard_number(&shard_id))
+}
+
+fn written(consumer: &Consumer) -> Value {
+    json!({
+        "ConsumerName": CONSUMER,
+        "ConsumerARN": consumer.arn,
+        "ConsumerStatus": consumer.status(),
+        "ConsumerCreationTimestamp": consumer.created_at,
+    })
+}
