@@ -323,13 +323,19 @@ fn with_timeouts(client: Client) -> Client {
 
 /// How the service is told which shards to list. AWS takes no filter together with a token.
 fn shard_filter(filter: &ShardFilter) -> Option<types::ShardFilter> {
-    let (kind, after) = match filter {
+    let builder = types::ShardFilter::builder();
+    let builder = match filter {
         ShardFilter::All => return None,
-        ShardFilter::Open => (ShardFilterType::AtLatest, None),
-        ShardFilter::After(shard_id) => (ShardFilterType::AfterShardId, Some(shard_id.as_str().to_owned())),
+        ShardFilter::Open => builder.r#type(ShardFilterType::AtLatest),
+        ShardFilter::OpenSince(instant) => {
+            builder.r#type(ShardFilterType::FromTimestamp).timestamp((*instant).into())
+        }
+        ShardFilter::After(shard_id) => {
+            builder.r#type(ShardFilterType::AfterShardId).shard_id(shard_id.as_str())
+        }
     };
     // Only the type is mandatory, and it is there.
-    types::ShardFilter::builder().r#type(kind).set_shard_id(after).build().ok()
+    builder.build().ok()
 }
 
 /// The one place where randomness enters from outside.

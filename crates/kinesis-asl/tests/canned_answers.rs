@@ -86,13 +86,18 @@ async fn a_filter_goes_with_the_first_page_only() {
     })
     .await;
     let stream = stream(&server);
-    for filter in [ShardFilter::Open, ShardFilter::After(ShardId::numbered(7))] {
+    let instant = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let filters =
+        [ShardFilter::Open, ShardFilter::OpenSince(instant), ShardFilter::After(ShardId::numbered(7))];
+    for filter in filters {
         assert_eq!(stream.list_shards(&filter).await.unwrap().len(), 2);
     }
     let sent: Vec<Value> =
         server.requests().into_iter().map(|(_, request)| request["ShardFilter"].clone()).collect();
     let after = json!({ "Type": "AFTER_SHARD_ID", "ShardId": "shardId-000000000007" });
-    assert_eq!(sent, [json!({ "Type": "AT_LATEST" }), Value::Null, after, Value::Null]);
+    let since = json!({ "Type": "FROM_TIMESTAMP", "Timestamp": 1_700_000_000 });
+    let open = json!({ "Type": "AT_LATEST" });
+    assert_eq!(sent, [open, Value::Null, since, Value::Null, after, Value::Null]);
 }
 
 fn summary(arn: &str) -> Value {

@@ -1,7 +1,7 @@
 //! Where a shard without a checkpoint starts.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use lease_store::{Lease, Position, SequenceNumber, ShardId};
 use serde::{Deserialize, Serialize};
@@ -130,6 +130,9 @@ impl ShardPosition {
 /// Where no shard has a position of its own, the initial position decides. Otherwise the line of the child may have started
 /// elsewhere than the others, and its rows know best: where they have kept a time, that is where the line begins, and where
 /// they have not, all of the child is read.
+///
+/// The time goes down the line in any case, since the shard that a line starts at may have closed before it. A row that
+/// says `TRIM_HORIZON` keeps it too: so does a child of `LATEST`, which a KCL worker reads as a whole.
 pub(crate) fn start_of_child(
     initial: InitialPosition,
     has_named: bool,
@@ -140,8 +143,12 @@ pub(crate) fn start_of_child(
         (_, Some(_)) => Position::AtTimestamp,
         (_, None) => Position::TrimHorizon,
     };
-    let millis = parent_millis.filter(|_| position == Position::AtTimestamp);
-    (position, millis)
+    (position, parent_millis)
+}
+
+/// As a time; `None` where there is no such time.
+pub(crate) fn time_of_millis(millis_since_1970: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis_since_1970))
 }
 
 /// To the millisecond; `None` before 1970.
@@ -152,8 +159,6 @@ pub(crate) fn millis_since_1970(time: SystemTime) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -191,7 +196,8 @@ mod tests {
         let (timestamp, horizon) = (Position::AtTimestamp, Position::TrimHorizon);
         for (initial, has_named, parent_millis, expected) in [
             (oldest, false, None, (horizon.clone(), None)),
-            (latest, false, Some(5), (horizon.clone(), None)),
+            (latest, false, Some(5), (horizon.clone(), Some(5))),
+            (latest, false, None, (horizon.clone(), None)),
             (at, false, Some(5), (timestamp.clone(), Some(5))),
             (at, false, None, (timestamp.clone(), None)),
             (at, true, Some(5), (timestamp.clone(), Some(5))),

@@ -11,17 +11,18 @@ use crate::{InitialPosition, ShardPosition};
 /// Decides which leases to create, parents before children. The rules are those of the KCL
 /// (`HierarchicalShardSyncer`), for an empty and for a filled table alike:
 ///
-/// - An open shard without a lease and without a leased ancestor starts at the initial position. With `LATEST` that is
-///   the shard itself; otherwise its oldest ancestors that the stream still lists get the leases instead, and the
-///   descendants follow when those end.
+/// - An open shard without a lease and without a leased ancestor starts at the initial position: its oldest ancestors that
+///   are listed get the leases, and the descendants follow when those end. With a `LATEST` that is no instant it is the
+///   shard itself.
 /// - A shard with a leased ancestor is reached through that ancestor's end. When a merge joins a leased and an unleased
 ///   line, the unleased side gets leases of its own.
-/// - Beyond the KCL: where the table has kept the instant that `LATEST` stands for, a line without leases starts at its
-///   oldest shard too, at that instant; what came after it in a shard that has closed since then is not skipped.
+/// - Beyond the KCL: where the instant is known that `LATEST` stands for, it is a time like any other. A shard that has
+///   closed since then may hold records from after it, so a line without leases starts at its oldest shard too.
 /// - Beyond the KCL: a shard whose leased parents have all ended but which has no lease itself (it was deleted, or the
 ///   worker that ended the parent crashed) gets one, so that no hole stays.
 ///
-/// `position_of_child` of the initial position is what a shard behind an ended parent starts at.
+/// `position_of_child` of the initial position is what a shard behind an ended parent starts at. `instant_millis` is what
+/// `LATEST` or `AT_TIMESTAMP` stands for, in milliseconds since 1970, where that is known.
 ///
 /// `named` are shards with positions of their own. One that is listed gets a lease there, open or closed, unless it or a
 /// descendant of it has one: then its line has come further. For the others nothing changes, except for what such a position
@@ -40,6 +41,7 @@ pub fn plan_new_leases(
     shards: &[Shard],
     leases: &[Lease],
     initial_position: &InitialPosition,
+    instant_millis: Option<u64>,
     named: &BTreeMap<ShardId, ShardPosition>,
 ) -> Vec<Lease> {
     let mut sync = ShardSync {
@@ -47,6 +49,7 @@ pub fn plan_new_leases(
         leases: leases.iter().map(|lease| (&lease.shard_id, lease)).collect(),
         children: children(shards, leases),
         initial_position,
+        instant_millis,
         named,
         active: BTreeMap::new(),
         done: BTreeSet::new(),
@@ -56,7 +59,7 @@ pub fn plan_new_leases(
     sync.plan_named();
     for shard in shards.iter().filter(|shard| !shard.is_closed) {
         if !sync.visit(shard).is_descendant {
-            sync.plan(shard, initial_position.position());
+            sync.plan_start(shard);
         }
     }
     sync.plan_holes(shards);
@@ -107,6 +110,7 @@ struct ShardSync<'a> {
     leases: HashMap<&'a ShardId, &'a Lease>,
     children: HashMap<&'a ShardId, BTreeSet<&'a ShardId>>,
     initial_position: &'a InitialPosition,
+    instant_millis: Option<u64>,
     named: &'a ShardPositions,
     /// The named shards that get a lease.
     active: BTreeMap<&'a ShardId, &'a ShardPosition>,
@@ -283,25 +287,30 @@ impl<'a> ShardSync<'a> {
         }
         let is_followed = |ancestry: &Ancestry| ancestry.is_descendant || ancestry.is_oldest_of_line;
         if !lines.iter().any(|(_, ancestry)| is_followed(ancestry)) {
-            // LATEST as the instant of an earlier start is a time like any other: a shard that has closed since then may
-            // hold records from after it.
-            let is_kept_instant = || self.leases.values().any(|lease| lease.initial_time_millis.is_some());
             let starts_at_oldest =
-                !matches!(self.initial_position, InitialPosition::Latest) || is_kept_instant();
+                *self.initial_position != InitialPosition::Latest || self.instant_millis.is_some();
             return Ancestry { is_descendant: false, is_oldest_of_line: starts_at_oldest };
         }
         for (parent, ancestry) in lines {
             // A parent that is reached through its own ancestors gets its lease from them.
             if let (Some(parent), false) = (parent, ancestry.is_descendant) {
-                self.plan(parent, self.initial_position.position());
+                self.plan_start(parent);
             }
         }
         Ancestry::DESCENDANT
     }
 
-    fn plan(&mut self, shard: &'a Shard, position: Position) {
+    /// Plans the lease of a shard that starts at the initial position.
+    fn plan_start(&mut self, shard: &'a Shard) {
+        let position = self.initial_position.position();
+        let millis = self.instant_millis.filter(|_| position != Position::TrimHorizon);
+        self.plan(shard, position, millis);
+    }
+
+    fn plan(&mut self, shard: &'a Shard, position: Position, millis: Option<u64>) {
         if !self.leases.contains_key(&shard.shard_id) {
-            self.planned.entry(&shard.shard_id).or_insert_with(|| new_lease(shard, position));
+            let planned = self.planned.entry(&shard.shard_id);
+            planned.or_insert_with(|| Lease { initial_time_millis: millis, ..new_lease(shard, position) });
         }
     }
 
@@ -309,10 +318,8 @@ impl<'a> ShardSync<'a> {
     fn plan_child(&mut self, shard: &'a Shard, parent_millis: Option<u64>) {
         let (position, millis) =
             start_of_child(*self.initial_position, !self.named.is_empty(), parent_millis);
-        if !self.leases.contains_key(&shard.shard_id) {
-            let planned = self.planned.entry(&shard.shard_id);
-            planned.or_insert_with(|| Lease { initial_time_millis: millis, ..new_lease(shard, position) });
-        }
+        let millis = millis.or(self.instant_millis.filter(|_| position == Position::AtTimestamp));
+        self.plan(shard, position, millis);
     }
 
     /// Shards whose line was read up to them, but which have no lease.
@@ -399,10 +406,25 @@ mod tests {
         initial: InitialPosition,
         named: &[(usize, ShardPosition)],
     ) -> BTreeSet<(usize, Position)> {
-        let number = |lease: &Lease| lease.shard_id.as_str()["shardId-".len()..].parse().unwrap();
         let named = named.iter().cloned().map(|(number, position)| (id(number), position)).collect();
-        let new_leases = plan_new_leases(shards, leases, &initial, &named);
-        new_leases.iter().map(|lease| (number(lease), lease.checkpoint.clone())).collect()
+        let new_leases = plan_new_leases(shards, leases, &initial, None, &named);
+        new_leases.iter().map(|lease| (number_of(lease), lease.checkpoint.clone())).collect()
+    }
+
+    fn number_of(lease: &Lease) -> usize {
+        lease.shard_id.as_str()["shardId-".len()..].parse().unwrap()
+    }
+
+    /// What is planned at `LATEST` as an instant, and the instants that the rows keep.
+    fn planned_at(
+        shards: &[Shard],
+        leases: &[Lease],
+        millis: u64,
+    ) -> BTreeSet<(usize, Position, Option<u64>)> {
+        let new_leases =
+            plan_new_leases(shards, leases, &InitialPosition::Latest, Some(millis), &BTreeMap::new());
+        let row = |lease: &Lease| (number_of(lease), lease.checkpoint.clone(), lease.initial_time_millis);
+        new_leases.iter().map(row).collect()
     }
 
     fn after(number: u128) -> ShardPosition {
@@ -449,15 +471,25 @@ mod tests {
     }
 
     #[test]
-    fn at_a_kept_instant_a_line_without_leases_starts_at_its_oldest_shard() {
-        let shards = worked_example();
-        let mut leases = leases(&[4, 8], &Position::Latest);
-        for lease in &mut leases {
-            lease.initial_time_millis = Some(1);
-        }
-        // The rows of 5, 9 and 10 were deleted, and 5 may hold records from after the first start.
-        let plan = planned(&shards, &leases, InitialPosition::Latest);
-        assert_eq!(plan, BTreeSet::from([(5, Position::Latest)]));
+    fn at_an_instant_a_line_without_leases_starts_at_its_oldest_shard() {
+        // The rows of 5, 9 and 10 were deleted, and 5 may hold records from after the instant.
+        let with_leases = leases(&[4, 8], &Position::Latest);
+        let oldest = BTreeSet::from([(5, Position::Latest, Some(7))]);
+        assert_eq!(planned_at(&worked_example(), &with_leases, 7), oldest);
+        // Nothing has a lease, and those are listed that were open at the instant or came later.
+        let shards =
+            [shard(4, &[], false), shard(5, &[3], true), shard(9, &[5], false), shard(10, &[5], false)];
+        let at = |number| (number, Position::Latest, Some(7));
+        assert_eq!(planned_at(&shards, &[], 7), BTreeSet::from([at(4), at(5)]));
+    }
+
+    #[test]
+    fn the_instant_of_a_line_goes_down_the_line() {
+        let mut leases = leases(&[4, 5, 8], &Position::Latest);
+        leases[1].checkpoint = Position::ShardEnd;
+        leases[1].initial_time_millis = Some(7);
+        let child = |number| (number, Position::TrimHorizon, Some(7));
+        assert_eq!(planned_at(&worked_example(), &leases, 9), BTreeSet::from([child(9), child(10)]));
     }
 
     #[test]
@@ -504,7 +536,7 @@ mod tests {
     #[test]
     fn the_ended_lease_of_an_ancestor_names_its_children_and_comes_first() {
         let named = BTreeMap::from([(id(9), after(3))]);
-        let new_leases = plan_new_leases(&worked_example(), &[], &InitialPosition::TrimHorizon, &named);
+        let new_leases = plan_new_leases(&worked_example(), &[], &InitialPosition::TrimHorizon, None, &named);
         let place = |number| new_leases.iter().position(|lease| lease.shard_id == id(number)).unwrap();
         assert!(place(5) < place(9) && place(5) < place(10));
         assert!(new_leases[place(5)].children.iter().eq([&id(9), &id(10)]));
@@ -573,7 +605,7 @@ mod tests {
     fn an_instant_of_a_single_shard_is_kept_in_its_row() {
         let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(77);
         let named = BTreeMap::from([(id(4), ShardPosition::AtTimestamp(at))]);
-        let new_leases = plan_new_leases(&worked_example(), &[], &InitialPosition::Latest, &named);
+        let new_leases = plan_new_leases(&worked_example(), &[], &InitialPosition::Latest, None, &named);
         let kept = |number| new_leases.iter().find(|lease| lease.shard_id == id(number)).unwrap();
         assert_eq!(kept(4).initial_time_millis, Some(77));
         assert_eq!(kept(9).initial_time_millis, None);
@@ -609,6 +641,7 @@ mod tests {
             shards in any_history(),
             choices in prop::collection::btree_map(0..30usize, 0..3u8, 0..6),
             at_latest: bool,
+            instant: Option<u64>,
         ) {
             let initial = if at_latest { InitialPosition::Latest } else { InitialPosition::TrimHorizon };
             let named: BTreeMap<ShardId, ShardPosition> = choices
@@ -620,12 +653,12 @@ mod tests {
                     _ => after(5),
                 }))
                 .collect();
-            let mut leases = plan_new_leases(&shards, &[], &initial, &named);
+            let mut leases = plan_new_leases(&shards, &[], &initial, instant, &named);
             for (shard_id, position) in &named {
                 let lease = leases.iter().find(|lease| lease.shard_id == *shard_id);
                 prop_assert_eq!(lease.map(|lease| &lease.checkpoint), Some(&position.position()));
             }
-            prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, &named), vec![]);
+            prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, instant, &named), vec![]);
             // Whatever may be read is read to its end, children first in the table.
             let is_ancestor = |ancestor: &ShardId, shard_id: &ShardId| {
                 let mut above: Vec<&ShardId> = vec![shard_id];
@@ -672,7 +705,7 @@ mod tests {
                 }
                 let row = leases.iter_mut().find(|lease| lease.shard_id == *ended);
                 row.unwrap().checkpoint = Position::ShardEnd;
-                prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, &named), vec![]);
+                prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, instant, &named), vec![]);
             }
             for open in shards.iter().filter(|shard| !shard.is_closed) {
                 prop_assert!(begun.contains(&open.shard_id), "{:?} is never read: {:?}", open, leases);

@@ -47,13 +47,15 @@ pub struct StreamDescription {
     pub retention: Option<Duration>,
 }
 
-/// Which shards to list.
+/// Which shards to list. A source may list more than those that are asked for, never fewer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardFilter {
     /// All, open and closed.
     All,
     /// Those that take records.
     Open,
+    /// Those that took records at this time or later: all but those that were closed before.
+    OpenSince(SystemTime),
     /// Those created after this one: its descendants are among them.
     After(ShardId),
 }

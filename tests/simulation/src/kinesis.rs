@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use fastrand::Rng;
 use lease_store::{HashKey, HashKeyRange, ShardId};
-use shard_worker::{Aggregator, Record, Shard};
+use shard_worker::{Aggregator, Record, Shard, ShardFilter};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
@@ -140,12 +140,18 @@ impl Kinesis {
         });
     }
 
-    /// The shards that a listing shows now.
-    pub fn list(&self) -> Vec<Shard> {
+    /// What a listing shows now.
+    pub fn list(&self, filter: &ShardFilter) -> Vec<Shard> {
         let now = Instant::now();
         let state = self.state();
         let visible = state.shards.iter().filter(|(_, log)| log.visible_at <= now);
-        visible.map(|(number, log)| log.describe(*number)).collect()
+        let is_asked_for = |(number, log): &(&u32, &Log)| match filter {
+            ShardFilter::All => true,
+            ShardFilter::Open => !log.is_closed,
+            ShardFilter::OpenSince(instant) => log.closed_at.is_none_or(|closed_at| closed_at >= *instant),
+            ShardFilter::After(parent) => ShardId::numbered(u64::from(**number)) > *parent,
+        };
+        visible.filter(is_asked_for).map(|(number, log)| log.describe(*number)).collect()
     }
 
     /// Something to wait for until a shard changes.

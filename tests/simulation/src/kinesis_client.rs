@@ -81,13 +81,7 @@ impl StreamSource for KinesisClient {
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
         self.call().await?;
-        let mut shards = self.kinesis.list();
-        shards.retain(|shard| match filter {
-            ShardFilter::All => true,
-            ShardFilter::Open => !shard.is_closed,
-            ShardFilter::After(parent) => shard.shard_id > *parent,
-        });
-        Ok(shards)
+        Ok(self.kinesis.list(filter))
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {

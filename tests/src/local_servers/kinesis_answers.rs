@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | any but writes, by `StreamARN` | as good as by name | refused | the ARN is replaced by the name |
 //! | `GetRecords`, end of a closed shard | no next iterator, and `ChildShards` | no next iterator | `ChildShards` added |
-//! | `ListShards` with `ShardFilter` | `AT_LATEST`: the open shards; `AT_TRIM_HORIZON`: those at the oldest record; `AFTER_SHARD_ID`: those behind it | ignored | applied |
+//! | `ListShards` with `ShardFilter` | `AT_LATEST`: the open shards; `AT_TRIM_HORIZON`: those at the oldest record; `AFTER_SHARD_ID`: those behind it; `FROM_TIMESTAMP`: those not closed before it | ignored | applied, but all for `FROM_TIMESTAMP` |
 //!
 //! Requests and answers of `GetRecords` may be JSON or CBOR. Nothing is trimmed while a test runs, so the shards at the trim horizon are those without a parent. Either of the
 //! first two filters thus yields shards that together cover every hash key exactly once, which the Java KCL checks. Other filters are
@@ -88,6 +88,8 @@ fn shard_filter(asked: &Value) -> Result<Option<ShardFilter>, String> {
     match asked["ShardFilter"]["Type"].as_str() {
         None => Ok(None),
         Some("AT_LATEST") => Ok(Some(ShardFilter::AtLatest)),
+        // When a shard was closed is not known here; a reader may be told of more shards than it asks for.
+        Some("FROM_TIMESTAMP") => Ok(None),
         Some("AT_TRIM_HORIZON") => Ok(Some(ShardFilter::AtTrimHorizon)),
         Some("AFTER_SHARD_ID") => {
             let shard_id =

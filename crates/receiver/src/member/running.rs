@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::{Duration, SystemTime};
 
 use checkpointer::{Cadence, Checkpointer};
 use lease_store::{HeldLease, Position, ShardId};
@@ -18,6 +17,7 @@ use tracing::Instrument as _;
 use super::{Member, StreamFacts};
 use crate::children::ShardEndWriter;
 use crate::handle::LiveShard;
+use crate::initial_position::time_of_millis;
 use crate::shard_task::{ShardEnding, ShardTask};
 
 /// For which part of the drain time a stop waits for what the application acknowledges later: the last checkpoint needs
@@ -67,7 +67,7 @@ impl Member {
         };
         let mut options = ShardWorkerOptions::default();
         options.initial_timestamp = match (held.taken().initial_time_millis, &context.start) {
-            (Some(millis), _) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)),
+            (Some(millis), _) => time_of_millis(millis),
             // A row of a KCL worker: the time comes from the configuration, the same in the whole fleet.
             (None, Position::AtTimestamp) => settings.initial_position.timestamp(),
             (None, _) => None,

@@ -14,7 +14,7 @@ use crate::cleanup::plan_cleanup;
 use crate::coverage::{Coverage, coverage};
 use crate::error::{source_error, store_error};
 use crate::identity::check_shards;
-use crate::initial_position::ShardPositions;
+use crate::initial_position::{ShardPositions, time_of_millis};
 use crate::shard_sync::plan_new_leases;
 use crate::start_notice::unknown_shards;
 use crate::{InitialPosition, ReceiverError};
@@ -107,7 +107,12 @@ impl Member {
         let (initial_position, named) = (settings.initial_position, settings.initial_positions.clone());
         let is_first = listing.leases.is_empty() && listing.malformed.is_empty();
         let starts_at_tip = is_first && initial_position == InitialPosition::Latest && named.is_empty();
-        let filter = if starts_at_tip { ShardFilter::Open } else { ShardFilter::All };
+        let filter = match facts.initial_time_millis.and_then(time_of_millis) {
+            _ if !starts_at_tip => ShardFilter::All,
+            // A shard may have closed since then, with records in it that arrived before it did.
+            Some(instant) => ShardFilter::OpenSince(instant),
+            None => ShardFilter::Open,
+        };
         let shards = source.list_shards(&filter).await;
         let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
         check_shards(store.name(), &listing.leases, &shards, &facts.identity)?;
@@ -273,15 +278,13 @@ fn missing_leases(
     let unreadable =
         unreadable_shards(listing).into_iter().map(|id| Lease::unowned(id, Position::TrimHorizon));
     let known: Vec<Lease> = listing.leases.iter().cloned().chain(unreadable).collect();
-    let mut missing = plan_new_leases(shards, &known, &initial_position, named);
+    let instant_millis = facts.initial_time_millis;
+    let mut missing = plan_new_leases(shards, &known, &initial_position, instant_millis, named);
     for lease in &mut missing {
         lease.stream = Some(facts.identity.clone());
-        let is_sentinel = matches!(lease.checkpoint, Position::Latest | Position::AtTimestamp);
-        let millis = match named.get(&lease.shard_id).filter(|named| named.position() == lease.checkpoint) {
-            Some(named) => named.millis(facts.clock.map(|clock| clock.read())),
-            None => lease.initial_time_millis.or(facts.initial_time_millis),
-        };
-        lease.initial_time_millis = millis.filter(|_| is_sentinel);
+        if let Some(named) = named.get(&lease.shard_id).filter(|named| named.position() == lease.checkpoint) {
+            lease.initial_time_millis = named.millis(facts.clock.map(|clock| clock.read()));
+        }
     }
     missing
 }

@@ -161,7 +161,8 @@ impl InMemoryStream {
     /// # Errors
     /// `ShardNotFound`, or `Invalid` when the shard is closed or too narrow.
     pub fn split(&self, shard_id: &ShardId) -> Result<[ShardId; 2], SourceError> {
-        self.change(|state| state.topology.split(shard_id, None))
+        let now = self.now();
+        self.change(|state| state.topology.split(shard_id, None, now))
     }
 
     /// Splits an open shard so that the second child starts at a hash key.
@@ -169,7 +170,8 @@ impl InMemoryStream {
     /// # Errors
     /// `ShardNotFound`, or `Invalid` when the shard is closed or does not cover the key.
     pub fn split_at(&self, shard_id: &ShardId, start: HashKey) -> Result<[ShardId; 2], SourceError> {
-        self.change(|state| state.topology.split(shard_id, Some(start)))
+        let now = self.now();
+        self.change(|state| state.topology.split(shard_id, Some(start), now))
     }
 
     /// Merges two open shards that lie side by side.
@@ -177,7 +179,8 @@ impl InMemoryStream {
     /// # Errors
     /// `ShardNotFound`, or `Invalid` when one is closed or they do not lie side by side.
     pub fn merge(&self, one: &ShardId, other: &ShardId) -> Result<ShardId, SourceError> {
-        self.change(|state| state.topology.merge(one, other))
+        let now = self.now();
+        self.change(|state| state.topology.merge(one, other, now))
     }
 
     /// Removes records older than this, and closed shards that are empty then, as the end of the retention period does.
@@ -281,13 +284,7 @@ impl StreamSource for InMemoryStream {
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
-        let mut shards = self.state().topology.list();
-        shards.retain(|shard| match filter {
-            ShardFilter::All => true,
-            ShardFilter::Open => !shard.is_closed,
-            ShardFilter::After(parent) => shard.shard_id > *parent,
-        });
-        Ok(shards)
+        Ok(self.state().topology.list(filter))
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {

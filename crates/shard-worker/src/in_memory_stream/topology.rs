@@ -8,7 +8,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use lease_store::{HashKey, HashKeyRange, SequenceNumber, ShardId};
 
-use crate::{ReadFrom, Record, Shard, SourceError, SourceErrorKind};
+use crate::{ReadFrom, Record, Shard, ShardFilter, SourceError, SourceErrorKind};
 
 /// The shards of a stream, open and closed, and what they hold.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Topology {
 struct ShardLog {
     range: HashKeyRange,
     parents: BTreeSet<ShardId>,
-    is_closed: bool,
+    closed_at: Option<SystemTime>,
     records: VecDeque<Record>,
 }
 
@@ -72,17 +72,23 @@ impl Topology {
         let shard_id = ShardId::numbered(self.next_shard_number);
         self.next_shard_number += 1;
         let range = HashKeyRange::new(HashKey(start), HashKey(end)).unwrap_or(HashKeyRange::FULL);
-        let log = ShardLog { range, parents, is_closed: false, records: VecDeque::new() };
+        let log = ShardLog { range, parents, closed_at: None, records: VecDeque::new() };
         self.shards.insert(shard_id.clone(), log);
         shard_id
     }
 
-    pub(super) fn list(&self) -> Vec<Shard> {
-        self.shards.iter().map(|(shard_id, log)| log.describe(shard_id)).collect()
+    pub(super) fn list(&self, filter: &ShardFilter) -> Vec<Shard> {
+        let listed = self.shards.iter().filter(|(shard_id, log)| match filter {
+            ShardFilter::All => true,
+            ShardFilter::Open => !log.is_closed(),
+            ShardFilter::OpenSince(instant) => log.closed_at.is_none_or(|closed_at| closed_at >= *instant),
+            ShardFilter::After(parent) => *shard_id > parent,
+        });
+        listed.map(|(shard_id, log)| log.describe(shard_id)).collect()
     }
 
     pub(super) fn open_shards(&self) -> Vec<ShardId> {
-        let open = self.shards.iter().filter(|(_, log)| !log.is_closed);
+        let open = self.shards.iter().filter(|(_, log)| !log.is_closed());
         open.map(|(shard_id, _)| shard_id.clone()).collect()
     }
 
@@ -107,7 +113,7 @@ impl Topology {
                 ),
             ));
         }
-        let owner = self.shards.iter_mut().find(|(_, log)| !log.is_closed && log.range.contains(hash_key));
+        let owner = self.shards.iter_mut().find(|(_, log)| !log.is_closed() && log.range.contains(hash_key));
         let Some((shard_id, log)) = owner else {
             return Err(SourceError::new(
                 SourceErrorKind::ShardNotFound,
@@ -131,6 +137,7 @@ impl Topology {
         &mut self,
         shard_id: &ShardId,
         at: Option<HashKey>,
+        now: SystemTime,
     ) -> Result<[ShardId; 2], SourceError> {
         let range = self.open_shard(shard_id)?.range;
         let (start, end) = (range.start().0, range.end().0);
@@ -141,12 +148,17 @@ impl Topology {
                 format!("{shard_id} covers {start} to {end} and cannot be split at {at}"),
             ));
         }
-        self.close(shard_id);
+        self.close(shard_id, now);
         let parents = BTreeSet::from([shard_id.clone()]);
         Ok([self.add(start, at - 1, parents.clone()), self.add(at, end, parents)])
     }
 
-    pub(super) fn merge(&mut self, one: &ShardId, other: &ShardId) -> Result<ShardId, SourceError> {
+    pub(super) fn merge(
+        &mut self,
+        one: &ShardId,
+        other: &ShardId,
+        now: SystemTime,
+    ) -> Result<ShardId, SourceError> {
         let (one_range, other_range) = (self.open_shard(one)?.range, self.open_shard(other)?.range);
         let (low, high) =
             if one_range <= other_range { (one_range, other_range) } else { (other_range, one_range) };
@@ -156,8 +168,8 @@ impl Topology {
                 format!("{one} and {other} do not lie side by side and cannot be merged"),
             ));
         }
-        self.close(one);
-        self.close(other);
+        self.close(one, now);
+        self.close(other, now);
         Ok(self.add(low.start().0, high.end().0, BTreeSet::from([one.clone(), other.clone()])))
     }
 
@@ -172,7 +184,7 @@ impl Topology {
                 log.records.pop_front();
             }
         }
-        self.shards.retain(|_, log| !(log.is_closed && log.records.is_empty()));
+        self.shards.retain(|_, log| !(log.is_closed() && log.records.is_empty()));
     }
 
     /// The sequence number after which a reader starts; `None`: at the trim horizon.
@@ -210,7 +222,7 @@ impl Topology {
     ) -> Option<u64> {
         let Ok(log) = self.shard(shard_id) else { return Some(0) };
         let bytes = log.next(after, limits).map(Record::memory_bytes).sum();
-        (bytes > 0 || log.is_closed).then_some(bytes)
+        (bytes > 0 || log.is_closed()).then_some(bytes)
     }
 
     pub(super) fn read(
@@ -224,7 +236,7 @@ impl Topology {
         let is_all = log.first_after(after) + records.len() == log.records.len();
         let newest = log.records.back().and_then(|record| record.approximate_arrival);
         Ok(Slice {
-            end: (is_all && log.is_closed).then(|| self.children(shard_id)),
+            end: (is_all && log.is_closed()).then(|| self.children(shard_id)),
             newest_unread: if is_all { None } else { newest },
             records,
         })
@@ -243,21 +255,25 @@ impl Topology {
 
     fn open_shard(&self, shard_id: &ShardId) -> Result<&ShardLog, SourceError> {
         let log = self.shard(shard_id)?;
-        if log.is_closed {
+        if log.is_closed() {
             let message = format!("{shard_id} is closed already; only an open shard can be split or merged");
             return Err(SourceError::new(SourceErrorKind::Invalid, message));
         }
         Ok(log)
     }
 
-    fn close(&mut self, shard_id: &ShardId) {
+    fn close(&mut self, shard_id: &ShardId, now: SystemTime) {
         if let Some(log) = self.shards.get_mut(shard_id) {
-            log.is_closed = true;
+            log.closed_at = Some(now);
         }
     }
 }
 
 impl ShardLog {
+    fn is_closed(&self) -> bool {
+        self.closed_at.is_some()
+    }
+
     fn first_after(&self, after: Option<&SequenceNumber>) -> usize {
         after.map_or(0, |after| self.records.partition_point(|record| record.sequence_number <= *after))
     }
@@ -278,7 +294,7 @@ impl ShardLog {
             shard_id: shard_id.clone(),
             parents: self.parents.clone(),
             hash_key_range: Some(self.range),
-            is_closed: self.is_closed,
+            is_closed: self.is_closed(),
         }
     }
 }
@@ -304,7 +320,7 @@ mod tests {
 
     fn assert_tiles(topology: &Topology) {
         let mut open: Vec<HashKeyRange> =
-            topology.shards.values().filter(|log| !log.is_closed).map(|log| log.range).collect();
+            topology.shards.values().filter(|log| !log.is_closed()).map(|log| log.range).collect();
         open.sort();
         assert_eq!(open.first().unwrap().start(), HashKey::MIN);
         assert_eq!(open.last().unwrap().end(), HashKey::MAX);
@@ -313,7 +329,7 @@ mod tests {
 
     /// Reads the whole stream as a consumer does: a shard to its end, then its children.
     fn read_by_lineage(topology: &Topology) -> Vec<SequenceNumber> {
-        let shards = topology.list();
+        let shards = topology.list(&ShardFilter::All);
         let mut done: BTreeSet<ShardId> = BTreeSet::new();
         let mut numbers = Vec::new();
         while done.len() < shards.len() {
@@ -351,8 +367,8 @@ mod tests {
                 let open = topology.open_shards();
                 let chosen = &open[usize::try_from(choice % open.len() as u128).unwrap()];
                 match step {
-                    0 => drop(topology.split(chosen, None)),
-                    1 => drop(open.iter().find_map(|other| topology.merge(chosen, other).ok())),
+                    0 => drop(topology.split(chosen, None, instant(second as u64))),
+                    1 => drop(open.iter().find_map(|other| topology.merge(chosen, other, instant(second as u64)).ok())),
                     2 if choice % 5 == 0 => {
                         topology.trim_arrived_before(instant(second as u64 / 2));
                         let kept: BTreeSet<_> = read_by_lineage(&topology).into_iter().collect();
@@ -380,14 +396,33 @@ mod tests {
 
     #[test]
     fn impossible_reshards_say_why() {
-        let mut topology = Topology::new(NonZeroUsize::new(3).unwrap(), 1);
+        let (mut topology, now) = (Topology::new(NonZeroUsize::new(3).unwrap(), 1), instant(0));
         let [first, second, third] = [0, 1, 2].map(|index| topology.open_shards()[index].clone());
-        assert_eq!(topology.merge(&first, &third).unwrap_err().kind(), SourceErrorKind::Invalid);
-        assert_eq!(topology.split(&first, Some(HashKey::MAX)).unwrap_err().kind(), SourceErrorKind::Invalid);
-        topology.merge(&second, &first).unwrap();
-        assert_eq!(topology.split(&first, None).unwrap_err().kind(), SourceErrorKind::Invalid);
+        assert_eq!(topology.merge(&first, &third, now).unwrap_err().kind(), SourceErrorKind::Invalid);
+        assert_eq!(
+            topology.split(&first, Some(HashKey::MAX), now).unwrap_err().kind(),
+            SourceErrorKind::Invalid
+        );
+        topology.merge(&second, &first, now).unwrap();
+        assert_eq!(topology.split(&first, None, now).unwrap_err().kind(), SourceErrorKind::Invalid);
         let unknown = ShardId::new("nowhere").unwrap();
-        assert_eq!(topology.split(&unknown, None).unwrap_err().kind(), SourceErrorKind::ShardNotFound);
+        assert_eq!(topology.split(&unknown, None, now).unwrap_err().kind(), SourceErrorKind::ShardNotFound);
+    }
+
+    #[test]
+    fn what_took_records_since_an_instant_is_open_or_closed_since_then() {
+        let mut topology = Topology::new(NonZeroUsize::MIN, 1);
+        let root = topology.open_shards()[0].clone();
+        let [left, right] = topology.split(&root, None, instant(10)).unwrap();
+        let [lower, upper] = topology.split(&left, None, instant(20)).unwrap();
+        let listed = |second| {
+            let listed = topology.list(&ShardFilter::OpenSince(instant(second)));
+            listed.into_iter().map(|shard| shard.shard_id).collect::<Vec<_>>()
+        };
+        let open = [right, lower, upper];
+        assert_eq!(listed(21), open);
+        assert_eq!(listed(20), [std::slice::from_ref(&left), &open].concat());
+        assert_eq!(listed(10), [&[root, left], &open[..]].concat());
     }
 
     #[test]

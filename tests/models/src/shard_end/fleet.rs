@@ -6,9 +6,8 @@ use std::sync::LazyLock;
 use fastrand::Rng;
 use lease_store::{Consistency, Lease, Position, WorkerId};
 use receiver::{
-    AssignmentLimits, Coverage, EndStep, Holdings, InitialPosition, MAX_CHILD_LOOKUPS, ObservedLease,
-    coverage, is_sure_of_parents, lease_of_child, other_parents, plan_assignment, plan_cleanup,
-    plan_new_leases,
+    AssignmentLimits, Coverage, EndStep, Holdings, MAX_CHILD_LOOKUPS, ObservedLease, coverage,
+    is_sure_of_parents, lease_of_child, other_parents, plan_assignment, plan_cleanup, plan_new_leases,
 };
 use tokio::time::Duration;
 
@@ -224,11 +223,9 @@ impl Fleet {
     /// A worker lists shards and leases, and plans what is missing.
     pub(super) fn sync(&mut self, model: &ShardEndModel, worker: usize) -> bool {
         let leases = self.listing(model.history, None);
-        let mut shards = model.history.shards(self.shown, self.newest);
-        if leases.is_empty() && model.initial() == InitialPosition::Latest {
-            shards.retain(|shard| !shard.is_closed);
-        }
-        let missing = plan_new_leases(&shards, &leases, &model.initial(), &BTreeMap::new());
+        // `LATEST` is the instant at which the first shards stood alone; none has closed before.
+        let shards = model.history.shards(self.shown, self.newest);
+        let missing = plan_new_leases(&shards, &leases, &model.initial(), Some(0), &BTreeMap::new());
         let missing = missing.iter().map(|lease| (number_of(&lease.shard_id), Place::of(&lease.checkpoint)));
         self.workers[worker].missing = missing.collect();
         !self.workers[worker].missing.is_empty()

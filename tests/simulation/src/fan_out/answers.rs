@@ -3,7 +3,7 @@
 use aws_smithy_types::body::SdkBody;
 use lease_store::{SequenceNumber, ShardId};
 use serde_json::{Value, json};
-use shard_worker::Shard;
+use shard_worker::ShardFilter;
 
 use super::connection::{Answer, Connection};
 use super::service::{CONSUMER, Consumer, STREAM_ARN};
@@ -48,20 +48,24 @@ impl Connection {
             "RetentionPeriodHours": RETENTION_HOURS,
             "StreamCreationTimestamp": CREATED_AT_SECONDS,
             "EnhancedMonitoring": [],
-            "OpenShardCount": self.service.kinesis.list().iter().filter(|shard| !shard.is_closed).count(),
+            "OpenShardCount": self.service.kinesis.list(&ShardFilter::Open).len(),
         }}))
     }
 
     fn list_shards(&self, body: &Value) -> Answer {
         let filter = &body["ShardFilter"];
-        let after = filter["ShardId"].as_str().unwrap_or_default();
-        let is_listed = |shard: &Shard| match filter["Type"].as_str() {
-            Some("AT_LATEST") => !shard.is_closed,
-            Some("AFTER_SHARD_ID") => shard.shard_id.as_str() > after,
-            _ => true,
+        let filter = match filter["Type"].as_str() {
+            None => Some(ShardFilter::All),
+            Some("AT_LATEST") => Some(ShardFilter::Open),
+            Some("FROM_TIMESTAMP") => wire::time(&filter["Timestamp"]).map(ShardFilter::OpenSince),
+            Some("AFTER_SHARD_ID") => filter["ShardId"]
+                .as_str()
+                .and_then(|shard_id| ShardId::new(shard_id.to_owned()).ok())
+                .map(ShardFilter::After),
+            Some(_) => None,
         };
-        let shards = self.service.kinesis.list();
-        let shards: Vec<Value> = shards.iter().filter(|shard| is_listed(shard)).map(wire::shard).collect();
+        let Some(filter) = filter else { return Answer::Refused("InvalidArgumentException") };
+        let shards: Vec<Value> = self.service.kinesis.list(&filter).iter().map(wire::shard).collect();
         Answer::Json(json!({ "Shards": shards }))
     }
 
