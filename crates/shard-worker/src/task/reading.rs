@@ -14,8 +14,9 @@ use crate::{FetchedBatch, ReadFrom, Record, RecordBatch, ShardEnd, SourceError, 
 
 impl Task {
     pub(super) async fn fetch(&mut self) -> Result<Event, SourceError> {
-        // A shard that always has more to read lets the others have their turn.
-        tokio::task::yield_now().await;
+        // A shard that always has more to read lets the others have their turn. It does so after some reads and not after
+        // each, since a shard at rest would pay for that with a look at the timers and sockets of the whole process.
+        tokio::task::coop::consume_budget().await;
         loop {
             if let Some(failure) = self.deliveries.failure() {
                 return Ok(self.redeliver(failure));
@@ -166,8 +167,10 @@ impl Task {
 /// Where reading goes on after a position.
 fn read_from(delivered: &Position, initial_timestamp: Option<SystemTime>) -> Result<ReadFrom, SourceError> {
     match (delivered, initial_timestamp) {
-        (Position::TrimHorizon, _) => Ok(ReadFrom::TrimHorizon),
-        (Position::AtTimestamp | Position::Latest, Some(timestamp)) => Ok(ReadFrom::AtTimestamp(timestamp)),
+        (Position::TrimHorizon | Position::AtTimestamp | Position::Latest, Some(timestamp)) => {
+            Ok(ReadFrom::AtTimestamp(timestamp))
+        }
+        (Position::TrimHorizon, None) => Ok(ReadFrom::TrimHorizon),
         (Position::Latest, None) => Ok(ReadFrom::Latest),
         (Position::AtTimestamp, None) => Err(SourceError::new(
             SourceErrorKind::Invalid,
