@@ -10,6 +10,7 @@ use kinesis_streaming::prelude::{InMemoryLeaseStore, LeaseStore, ShardId, async_
 
 type ListHook = dyn Fn(Consistency, LeaseListing) -> LeaseListing + Send + Sync;
 type WriteHook = dyn Fn(&LeaseWrite) + Send + Sync;
+type AnswerHook = dyn Fn(&LeaseWrite, WriteOutcome) -> WriteOutcome + Send + Sync;
 
 /// An in-memory lease store with hooks. Clones share the table and the hooks.
 #[derive(Clone)]
@@ -18,6 +19,7 @@ pub struct HookedStore {
     pub table: InMemoryLeaseStore,
     on_list: Arc<ListHook>,
     on_write: Arc<WriteHook>,
+    on_answer: Arc<AnswerHook>,
 }
 
 impl fmt::Debug for HookedStore {
@@ -29,7 +31,12 @@ impl fmt::Debug for HookedStore {
 impl HookedStore {
     /// Around this table, with hooks that do nothing.
     pub fn new(table: InMemoryLeaseStore) -> Self {
-        Self { table, on_list: Arc::new(|_, listing| listing), on_write: Arc::new(|_| {}) }
+        Self {
+            table,
+            on_list: Arc::new(|_, listing| listing),
+            on_write: Arc::new(|_| {}),
+            on_answer: Arc::new(|_, answer| answer),
+        }
     }
 
     /// What a listing shows instead of the table.
@@ -39,6 +46,16 @@ impl HookedStore {
         hook: impl Fn(Consistency, LeaseListing) -> LeaseListing + Send + Sync + 'static,
     ) -> Self {
         self.on_list = Arc::new(hook);
+        self
+    }
+
+    /// What a write answers instead of the table.
+    #[must_use]
+    pub fn on_answer(
+        mut self,
+        hook: impl Fn(&LeaseWrite, WriteOutcome) -> WriteOutcome + Send + Sync + 'static,
+    ) -> Self {
+        self.on_answer = Arc::new(hook);
         self
     }
 
@@ -66,6 +83,6 @@ impl LeaseStore for HookedStore {
 
     async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
         (self.on_write)(write);
-        self.table.write(write).await
+        Ok((self.on_answer)(write, self.table.write(write).await?))
     }
 }

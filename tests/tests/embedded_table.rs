@@ -3,12 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use end_to_end_tests::CountedStream;
 use end_to_end_tests::fleet::{FAILOVER_TIME, LIMIT, Member, member, put, setup, shards, wait_until};
-use kinesis_streaming::lease_store::{Consistency, Lease, LeaseWrite};
+use end_to_end_tests::{CountedStream, HookedStore};
+use futures::FutureExt as _;
+use kinesis_streaming::lease_store::{
+    Consistency, Lease, LeaseChange, LeaseWrite, StoreError, StoreErrorKind, WriteOutcome,
+};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::ReceiverErrorKind;
 use kinesis_streaming::shard_worker::SourceErrorKind;
@@ -56,6 +60,49 @@ async fn the_deleted_row_of_a_held_lease_is_put_back_at_its_last_position() {
         .filter(|(text, times)| text.parse::<usize>().unwrap() < 300 && **times > 1)
         .count();
     assert_eq!(old_again, 0, "what was checkpointed is not read again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_row_of_an_ended_shard_is_not_put_back_although_its_end_was_not_answered() {
+    let (stream, store, journal) = setup(1);
+    let parent = stream.open_shards().swap_remove(0);
+    let (created, deleted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let hooked = HookedStore::new(store.clone())
+        .on_write({
+            let (parent, created) = (parent.clone(), created.clone());
+            move |write| {
+                let is_parent = matches!(write, LeaseWrite::Create(lease) if lease.shard_id == parent);
+                created.fetch_add(usize::from(is_parent), Ordering::Relaxed);
+            }
+        })
+        .on_answer({
+            let (store, deleted) = (store.clone(), deleted.clone());
+            move |write, answer| match (write, &answer) {
+                (
+                    LeaseWrite::Update {
+                        change: LeaseChange::Checkpoint { position: Position::ShardEnd, .. },
+                        ..
+                    },
+                    WriteOutcome::Applied { lease: Some(ended) },
+                ) => {
+                    // Another worker cleans up, and the answer is lost.
+                    delete(&store, &ended.shard_id).now_or_never().unwrap();
+                    deleted.fetch_add(1, Ordering::Relaxed);
+                    WriteOutcome::Unknown(StoreError::new(StoreErrorKind::Unavailable, "no answer"))
+                }
+                _ => answer,
+            }
+        });
+    let _member = Member::start(member("a", &stream, &store, &journal).lease_store(hooked));
+    put(&stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    stream.split(&parent).unwrap();
+    put(&stream, 100..200);
+    journal.wait_for(200, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME * 3).await;
+    assert_eq!(deleted.load(Ordering::Relaxed), 1);
+    assert_eq!(created.load(Ordering::Relaxed), 1, "at the start, and never again");
+    assert!(journal.times().values().all(|times| *times == 1), "nothing comes twice");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::holder::{MAX_UNSETTLED_WRITES, update};
 use crate::{
     Finding, Lease, LeaseChange, LeaseFacts, LeaseHolder, LeaseStore, NextWrite, PendingCheckpoint, Position,
-    ShardId, StoreError, StoreErrorKind, UnsettledWrite, WorkerId, WriteOutcome, find_take,
+    ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
+
+/// How often one call takes a lease: once more when the first answer was lost and the row says that it is the worker's.
+const MAX_TAKES: usize = 2;
 
 /// How often one call writes again after it found an earlier write of its own applied late.
 const MAX_LATE_ARRIVALS: usize = MAX_UNSETTLED_WRITES;
@@ -41,8 +44,10 @@ pub struct HeldLease {
     taken: Lease,
     token: FencingToken,
     fenced: AtomicBool,
-    /// The row was found deleted.
-    vanished: AtomicBool,
+    /// The row was found deleted, so long after the newest confirmed write.
+    vanished_after: StdMutex<Option<Duration>>,
+    /// The end of the shard was to be stored.
+    ended: AtomicBool,
     /// Whoever asks for the lease, as of the newest answer.
     target: watch::Sender<Option<WorkerId>>,
     /// When the newest write known to be applied was asked for. Validity counts from before the request.
@@ -74,45 +79,46 @@ impl HeldLease {
         worker_id: &WorkerId,
         facts: LeaseFacts,
     ) -> Result<Self, StoreError> {
-        let asked_at = Instant::now();
-        let write = update(seen, LeaseChange::Take { owner: worker_id.clone(), facts });
-        let row = match store.write(&write).await? {
-            WriteOutcome::Applied { lease } => lease,
-            WriteOutcome::Lost { .. } => None,
-            WriteOutcome::Unknown(error) => {
-                let row = store.get(&seen.shard_id).await.map_err(|_| unsettled(&seen.shard_id, error))?;
-                let take = UnsettledWrite { write, asked_at };
-                match find_take(seen, &take, worker_id, row.as_ref()) {
-                    Finding::Applied { .. } => row,
-                    Finding::Lost | Finding::HandOverBegun => None,
-                    Finding::Unchanged => {
-                        return Err(StoreError::new(
-                            StoreErrorKind::Unavailable,
-                            format!(
-                                "taking the lease of {} was not confirmed; it may be taken again",
-                                seen.shard_id
-                            ),
-                        ));
-                    }
-                }
-            }
+        let shard_id = &seen.shard_id;
+        let conflict = || {
+            let why = format!("the lease of {shard_id} changed before {worker_id} could take it");
+            StoreError::new(StoreErrorKind::Conflict, why)
         };
-        let taken = row.ok_or_else(|| {
-            StoreError::new(
-                StoreErrorKind::Conflict,
-                format!("the lease of {} changed before {worker_id} could take it", seen.shard_id),
-            )
-        })?;
-        Ok(Self {
+        let mut seen = seen.clone();
+        for _ in 0..MAX_TAKES {
+            let asked_at = Instant::now();
+            let change = LeaseChange::Take { owner: worker_id.clone(), facts: facts.clone() };
+            let error = match store.write(&update(&seen, change)).await? {
+                WriteOutcome::Applied { lease: Some(taken) } => {
+                    return Ok(Self::holding(store, taken, worker_id, asked_at));
+                }
+                WriteOutcome::Applied { lease: None } | WriteOutcome::Lost { .. } => return Err(conflict()),
+                WriteOutcome::Unknown(error) => error,
+            };
+            match store.get(shard_id).await.map_err(|_| unsettled(shard_id, error))? {
+                // This take may have made it so, or an earlier one that arrived late. Since when the lease is valid only
+                // an answer can tell.
+                Some(row) if row.is_owned_by(worker_id) => seen = row,
+                Some(row) if seen.version().matches(&row) => break,
+                _ => return Err(conflict()),
+            }
+        }
+        let why = format!("taking the lease of {shard_id} was not confirmed; it may be taken again");
+        Err(StoreError::new(StoreErrorKind::Unavailable, why))
+    }
+
+    fn holding(store: Arc<dyn LeaseStore>, taken: Lease, worker_id: &WorkerId, asked_at: Instant) -> Self {
+        Self {
             store,
             token: FencingToken { owner: worker_id.clone(), counter: taken.counter },
             fenced: AtomicBool::new(false),
-            vanished: AtomicBool::new(false),
+            vanished_after: StdMutex::new(None),
+            ended: AtomicBool::new(false),
             target: watch::channel(taken.hand_over_target().cloned()).0,
             confirmed_at: StdMutex::new(asked_at),
             holder: Mutex::new(LeaseHolder::new(worker_id.clone(), taken.clone())),
             taken,
-        })
+        }
     }
 
     /// The shard.
@@ -146,9 +152,15 @@ impl HeldLease {
         self.fenced.load(Ordering::Acquire)
     }
 
-    /// Whether the row was found deleted. The holder is fenced then, though no other worker owns the lease.
-    pub fn has_vanished(&self) -> bool {
-        self.vanished.load(Ordering::Acquire)
+    /// How long after the newest write that is known to be applied the row was found deleted, if it was. The holder is fenced
+    /// then, though no other worker owns the lease.
+    pub fn vanished_after(&self) -> Option<Duration> {
+        *self.vanished_after.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this holder was to store that the shard is read to its end, whatever came of it.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Whether another worker asks for the lease, as far as this holder knows.
@@ -193,6 +205,7 @@ impl HeldLease {
     /// `Invalid` when the position lies behind the stored one; `Fenced` when the lease belongs to another worker;
     /// `Throttled` and `Unavailable` may be tried again.
     pub async fn checkpoint(&self, position: &Position, children: &[ShardId]) -> Result<(), StoreError> {
+        self.ended.fetch_or(*position == Position::ShardEnd, Ordering::AcqRel);
         let children: BTreeSet<ShardId> = children.iter().cloned().collect();
         self.write(LeaseChange::Checkpoint { position: position.clone(), children }).await
     }
@@ -334,7 +347,10 @@ impl HeldLease {
 
     fn lose(&self, row: Option<Lease>) -> StoreError {
         self.fence();
-        self.vanished.fetch_or(row.is_none(), Ordering::AcqRel);
+        if row.is_none() {
+            let mut vanished_after = self.vanished_after.lock().unwrap_or_else(PoisonError::into_inner);
+            vanished_after.get_or_insert_with(|| self.confirmed_at().elapsed());
+        }
         self.fenced_error(row)
     }
 

@@ -200,13 +200,6 @@ impl LeaseHolder {
     }
 }
 
-/// What a fresh look at the row says about a take of unknown outcome.
-///
-/// `Applied`: the row is the worker's. `Unchanged`: it may be taken again. Otherwise somebody else wrote.
-pub fn find_take(seen: &Lease, take: &UnsettledWrite, worker_id: &WorkerId, row: Option<&Lease>) -> Finding {
-    LeaseHolder::with_unsettled(worker_id.clone(), seen.clone(), vec![take.clone()]).find(row)
-}
-
 /// A change of the row as it was seen.
 pub(crate) fn update(seen: &Lease, change: LeaseChange) -> LeaseWrite {
     LeaseWrite::Update { shard_id: seen.shard_id.clone(), expected: seen.version(), change }

@@ -55,7 +55,7 @@ pub use decorators::{CountingLeaseStore, FaultRates, FaultyLeaseStore, StoreCall
 pub use error::{BoxError, Error, ErrorKind, StoreError, StoreErrorKind};
 pub use hash_key_range::{HashKey, HashKeyRange};
 pub use held_lease::{FencingToken, HeldLease};
-pub use holder::{Finding, LeaseHolder, NextWrite, UnsettledWrite, find_take};
+pub use holder::{Finding, LeaseHolder, NextWrite, UnsettledWrite};
 pub use in_memory::InMemoryLeaseStore;
 pub use lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
 pub use position::{Position, RecordPosition};

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a test may
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use fastrand::Rng;
@@ -13,6 +14,7 @@ use lease_store::{
     WriteOutcome,
 };
 use tokio::sync::Notify;
+use tokio::time::Duration;
 
 fn worker(name: &str) -> WorkerId {
     WorkerId::new(name.to_owned()).unwrap()
@@ -135,7 +137,7 @@ async fn a_caller_that_goes_away_in_the_middle_of_a_write_does_not_lose_the_leas
     let held = HeldLease::take(store.clone(), &seen, &worker("owner")).await.unwrap();
     let confirmed_at = held.confirmed_at();
     store.is_slow.store(true, Ordering::Relaxed);
-    let limit = std::time::Duration::from_secs(1);
+    let limit = Duration::from_secs(1);
     assert!(tokio::time::timeout(limit, held.checkpoint(&at(1), &[])).await.is_err());
     assert_eq!(held.confirmed_at(), confirmed_at, "not confirmed, although it was applied");
     store.is_slow.store(false, Ordering::Relaxed);
@@ -152,7 +154,7 @@ async fn validity_counts_from_before_the_request() {
     store.is_slow.store(true, Ordering::Relaxed);
     let asked_at = tokio::time::Instant::now();
     let answer_late = async {
-        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
         store.answer.notify_one();
     };
     let (renewed, ()) = tokio::join!(held.renew(), answer_late);
@@ -178,7 +180,7 @@ async fn a_released_lease_is_written_no_more() {
     assert_eq!(row(&table).await, released);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_deleted_row_fences_its_holder() {
     let (table, seen) = table_with_one_lease().await;
     let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("owner")).await.unwrap();
@@ -187,10 +189,85 @@ async fn a_deleted_row_fences_its_holder() {
         .write(&LeaseWrite::Delete { shard_id: row.shard_id.clone(), expected: row.version() })
         .await
         .unwrap();
-    assert!(!held.has_vanished());
+    tokio::time::advance(Duration::from_secs(7)).await;
+    assert_eq!(held.vanished_after(), None);
     assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
-    assert!(held.has_vanished());
+    tokio::time::advance(Duration::from_secs(7)).await;
+    assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    assert_eq!(held.vanished_after(), Some(Duration::from_secs(7)), "when it was found first");
     assert_eq!(table.get(&row.shard_id).await.unwrap(), None);
+    assert!(!held.has_ended());
+    assert_eq!(held.checkpoint(&Position::ShardEnd, &[]).await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    assert!(held.has_ended(), "whatever came of it");
+}
+
+/// Gives no answer to the next writes, which are applied or not.
+#[derive(Debug)]
+struct Silent {
+    table: InMemoryLeaseStore,
+    applies_next: Mutex<VecDeque<bool>>,
+    is_readable: AtomicBool,
+}
+
+fn unavailable() -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, "no answer")
+}
+
+#[async_trait]
+impl LeaseStore for Silent {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.table.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.table.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        if self.is_readable.load(Ordering::Relaxed) {
+            self.table.get(shard_id).await
+        } else {
+            Err(unavailable())
+        }
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        let applies = self.applies_next.lock().unwrap().pop_front();
+        match applies {
+            None => return self.table.write(write).await,
+            Some(true) => drop(self.table.write(write).await?),
+            Some(false) => {}
+        }
+        Ok(WriteOutcome::Unknown(unavailable()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_valid_from_a_take_on_that_was_answered() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (table, seen) = table_with_one_lease().await;
+    let store = Arc::new(Silent {
+        table: table.clone(),
+        applies_next: Mutex::new(VecDeque::from([true, false])),
+        is_readable: AtomicBool::new(false),
+    });
+    let owner = worker("owner");
+    let take = || HeldLease::take(store.clone(), &seen, &owner);
+    assert_eq!(take().await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert_eq!(row(&table).await.counter, 1, "others see it live from here on");
+    // It is tried again from what was seen before, which cannot be applied and is not answered either. The row looks as if it
+    // had been.
+    store.is_readable.store(true, Ordering::Relaxed);
+    tokio::time::advance(SECOND * 5).await;
+    let held = take().await.unwrap();
+    assert_eq!((held.taken().counter, row(&table).await.counter), (2, 2), "taken once more, for sure");
+    assert_eq!(held.confirmed_at().elapsed(), Duration::ZERO);
+    // Without an answer to that either, the lease is nobody's to use.
+    store.applies_next.lock().unwrap().extend([true; 2]);
+    let seen = row(&table).await;
+    let unanswered = HeldLease::take(store.clone(), &seen, &owner).await;
+    assert_eq!(unanswered.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert!(row(&table).await.is_owned_by(&owner));
 }
 
 /// What a KCL 3.x leader does to begin a hand-over: the counter stays (`initiateGracefulLeaseHandoff`).

@@ -66,7 +66,7 @@ pub use leader::kcl_leader;
 pub use observations::LeaseObservations;
 pub use receiver::Receiver;
 pub use settings::ReceiverSettings;
-pub use shard_sync::plan_new_leases;
+pub use shard_sync::{StartTime, plan_new_leases};
 pub use start_notice::{StartNotice, start_notice};
 pub use status::{ReceiverState, ReceiverStatus, ShardStatus, StopReport};
 pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

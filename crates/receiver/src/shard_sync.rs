@@ -17,12 +17,13 @@ use crate::{InitialPosition, ShardPosition};
 /// - A shard with a leased ancestor is reached through that ancestor's end. When a merge joins a leased and an unleased
 ///   line, the unleased side gets leases of its own.
 /// - Beyond the KCL: where the instant is known that `LATEST` stands for, it is a time like any other. A shard that has
-///   closed since then may hold records from after it, so a line without leases starts at its oldest shard too.
+///   closed since then may hold records from after it, so a line without leases starts at its oldest shard too, or at the
+///   oldest that was open then.
 /// - Beyond the KCL: a shard whose leased parents have all ended but which has no lease itself (it was deleted, or the
 ///   worker that ended the parent crashed) gets one, so that no hole stays.
 ///
-/// `position_of_child` of the initial position is what a shard behind an ended parent starts at. `instant_millis` is what
-/// `LATEST` or `AT_TIMESTAMP` stands for, in milliseconds since 1970, where that is known.
+/// `position_of_child` of the initial position is what a shard behind an ended parent starts at. `start_time` is what
+/// `LATEST` or `AT_TIMESTAMP` stands for, where that is known.
 ///
 /// `named` are shards with positions of their own. One that is listed gets a lease there, open or closed, unless it or a
 /// descendant of it has one: then its line has come further. For the others nothing changes, except for what such a position
@@ -41,7 +42,7 @@ pub fn plan_new_leases(
     shards: &[Shard],
     leases: &[Lease],
     initial_position: &InitialPosition,
-    instant_millis: Option<u64>,
+    start_time: Option<&StartTime>,
     named: &BTreeMap<ShardId, ShardPosition>,
 ) -> Vec<Lease> {
     let mut sync = ShardSync {
@@ -49,7 +50,7 @@ pub fn plan_new_leases(
         leases: leases.iter().map(|lease| (&lease.shard_id, lease)).collect(),
         children: children(shards, leases),
         initial_position,
-        instant_millis,
+        start_time,
         named,
         active: BTreeMap::new(),
         done: BTreeSet::new(),
@@ -69,6 +70,24 @@ pub fn plan_new_leases(
     let ids: Vec<ShardId> = new_leases.iter().map(|lease| lease.shard_id.clone()).collect();
     new_leases.sort_by_key(|lease| lease.parents.iter().filter(|parent| ids.contains(parent)).count());
     new_leases
+}
+
+/// The time that `LATEST` or `AT_TIMESTAMP` stands for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StartTime {
+    /// In milliseconds since 1970.
+    pub millis_since_1970: u64,
+    /// The shards that were open at that time or came later, where they are known. What closed before has nothing to read,
+    /// and no line starts there.
+    pub open_since: Option<BTreeSet<ShardId>>,
+}
+
+impl StartTime {
+    /// In milliseconds since 1970. Every shard may have been open then.
+    pub fn at_millis(millis_since_1970: u64) -> Self {
+        Self { millis_since_1970, open_since: None }
+    }
 }
 
 /// A new, unowned lease for a shard.
@@ -92,6 +111,32 @@ fn children<'a>(shards: &'a [Shard], leases: &'a [Lease]) -> HashMap<&'a ShardId
     children
 }
 
+/// Whether this holds of any shard that came out of another one.
+fn any_descendant(
+    children: &HashMap<&ShardId, BTreeSet<&ShardId>>,
+    shard_id: &ShardId,
+    holds: impl Fn(&ShardId) -> bool,
+) -> bool {
+    let children_of = |shard_id| children.get(shard_id).into_iter().flatten().copied();
+    let mut waiting: Vec<&ShardId> = children_of(shard_id).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(descendant) = waiting.pop() {
+        if holds(descendant) {
+            return true;
+        }
+        if seen.insert(descendant) {
+            waiting.extend(children_of(descendant));
+        }
+    }
+    false
+}
+
+/// Whether the line of a shard has come further: what came out of it has a lease, so that it was read to its end.
+pub(crate) fn is_read_beyond(shard_id: &ShardId, shards: &[Shard], leases: &[Lease]) -> bool {
+    let is_leased = |descendant: &ShardId| leases.iter().any(|lease| lease.shard_id == *descendant);
+    any_descendant(&children(shards, leases), shard_id, is_leased)
+}
+
 /// What the way up from a shard found.
 #[derive(Debug, Clone, Copy)]
 struct Ancestry {
@@ -110,7 +155,7 @@ struct ShardSync<'a> {
     leases: HashMap<&'a ShardId, &'a Lease>,
     children: HashMap<&'a ShardId, BTreeSet<&'a ShardId>>,
     initial_position: &'a InitialPosition,
-    instant_millis: Option<u64>,
+    start_time: Option<&'a StartTime>,
     named: &'a ShardPositions,
     /// The named shards that get a lease.
     active: BTreeMap<&'a ShardId, &'a ShardPosition>,
@@ -213,17 +258,8 @@ impl<'a> ShardSync<'a> {
     }
 
     fn has_leased_descendant(&self, shard_id: &ShardId) -> bool {
-        let mut waiting: Vec<&ShardId> = self.children_of(shard_id).collect();
-        let mut seen = BTreeSet::new();
-        while let Some(descendant) = waiting.pop() {
-            if self.leases.contains_key(descendant) {
-                return true;
-            }
-            if seen.insert(descendant) {
-                waiting.extend(self.children_of(descendant));
-            }
-        }
-        false
+        let is_leased = |descendant: &ShardId| self.leases.contains_key(descendant);
+        any_descendant(&self.children, shard_id, is_leased)
     }
 
     /// Adds the ancestors that the stream lists.
@@ -287,8 +323,12 @@ impl<'a> ShardSync<'a> {
         }
         let is_followed = |ancestry: &Ancestry| ancestry.is_descendant || ancestry.is_oldest_of_line;
         if !lines.iter().any(|(_, ancestry)| is_followed(ancestry)) {
-            let starts_at_oldest =
-                *self.initial_position != InitialPosition::Latest || self.instant_millis.is_some();
+            let starts_at_oldest = match self.start_time {
+                Some(start_time) => {
+                    start_time.open_since.as_ref().is_none_or(|open| open.contains(&shard.shard_id))
+                }
+                None => *self.initial_position != InitialPosition::Latest,
+            };
             return Ancestry { is_descendant: false, is_oldest_of_line: starts_at_oldest };
         }
         for (parent, ancestry) in lines {
@@ -303,8 +343,12 @@ impl<'a> ShardSync<'a> {
     /// Plans the lease of a shard that starts at the initial position.
     fn plan_start(&mut self, shard: &'a Shard) {
         let position = self.initial_position.position();
-        let millis = self.instant_millis.filter(|_| position != Position::TrimHorizon);
+        let millis = self.start_millis().filter(|_| position != Position::TrimHorizon);
         self.plan(shard, position, millis);
+    }
+
+    fn start_millis(&self) -> Option<u64> {
+        self.start_time.map(|start_time| start_time.millis_since_1970)
     }
 
     fn plan(&mut self, shard: &'a Shard, position: Position, millis: Option<u64>) {
@@ -318,7 +362,7 @@ impl<'a> ShardSync<'a> {
     fn plan_child(&mut self, shard: &'a Shard, parent_millis: Option<u64>) {
         let (position, millis) =
             start_of_child(*self.initial_position, !self.named.is_empty(), parent_millis);
-        let millis = millis.or(self.instant_millis.filter(|_| position == Position::AtTimestamp));
+        let millis = millis.or_else(|| self.start_millis().filter(|_| position == Position::AtTimestamp));
         self.plan(shard, position, millis);
     }
 
@@ -419,10 +463,10 @@ mod tests {
     fn planned_at(
         shards: &[Shard],
         leases: &[Lease],
-        millis: u64,
+        start_time: &StartTime,
     ) -> BTreeSet<(usize, Position, Option<u64>)> {
         let new_leases =
-            plan_new_leases(shards, leases, &InitialPosition::Latest, Some(millis), &BTreeMap::new());
+            plan_new_leases(shards, leases, &InitialPosition::Latest, Some(start_time), &BTreeMap::new());
         let row = |lease: &Lease| (number_of(lease), lease.checkpoint.clone(), lease.initial_time_millis);
         new_leases.iter().map(row).collect()
     }
@@ -475,12 +519,37 @@ mod tests {
         // The rows of 5, 9 and 10 were deleted, and 5 may hold records from after the instant.
         let with_leases = leases(&[4, 8], &Position::Latest);
         let oldest = BTreeSet::from([(5, Position::Latest, Some(7))]);
-        assert_eq!(planned_at(&worked_example(), &with_leases, 7), oldest);
+        assert_eq!(planned_at(&worked_example(), &with_leases, &StartTime::at_millis(7)), oldest);
         // Nothing has a lease, and those are listed that were open at the instant or came later.
         let shards =
             [shard(4, &[], false), shard(5, &[3], true), shard(9, &[5], false), shard(10, &[5], false)];
         let at = |number| (number, Position::Latest, Some(7));
-        assert_eq!(planned_at(&shards, &[], 7), BTreeSet::from([at(4), at(5)]));
+        assert_eq!(planned_at(&shards, &[], &StartTime::at_millis(7)), BTreeSet::from([at(4), at(5)]));
+    }
+
+    #[test]
+    fn at_an_instant_no_line_starts_at_a_shard_that_closed_before() {
+        // 0 and 1 merged into 2, which split into 3 and 4 before the instant; 4 was read up to its children.
+        let shards = [
+            shard(0, &[], true),
+            shard(1, &[], true),
+            shard(2, &[0, 1], true),
+            shard(3, &[2], true),
+            shard(4, &[2], true),
+            shard(5, &[3], false),
+            shard(6, &[4], false),
+        ];
+        let with_leases = [new_lease(&shards[6], Position::TrimHorizon)];
+        let open_since = |numbers: &[usize]| StartTime {
+            open_since: Some(numbers.iter().copied().map(id).collect()),
+            ..StartTime::at_millis(7)
+        };
+        let at = |number| BTreeSet::from([(number, Position::Latest, Some(7))]);
+        assert_eq!(planned_at(&shards, &with_leases, &open_since(&[3, 4, 5, 6])), at(3));
+        assert_eq!(planned_at(&shards, &with_leases, &open_since(&[5, 6])), at(5));
+        // Whatever has a lease leads on, however long ago it closed.
+        let with_leases = [with_leases[0].clone(), new_lease(&shards[2], Position::TrimHorizon)];
+        assert_eq!(planned_at(&shards, &with_leases, &open_since(&[5, 6])), BTreeSet::new());
     }
 
     #[test]
@@ -489,7 +558,22 @@ mod tests {
         leases[1].checkpoint = Position::ShardEnd;
         leases[1].initial_time_millis = Some(7);
         let child = |number| (number, Position::TrimHorizon, Some(7));
-        assert_eq!(planned_at(&worked_example(), &leases, 9), BTreeSet::from([child(9), child(10)]));
+        assert_eq!(
+            planned_at(&worked_example(), &leases, &StartTime::at_millis(9)),
+            BTreeSet::from([child(9), child(10)])
+        );
+    }
+
+    #[test]
+    fn a_shard_is_read_beyond_if_anything_that_came_out_of_it_has_a_lease() {
+        let shards = worked_example();
+        // 8 came out of 6 and 7, and those out of 0 to 3; the rows in between were deleted.
+        let leases = leases(&[4, 8], &Position::TrimHorizon);
+        let read_beyond = |leases: &[Lease]| -> Vec<usize> {
+            (0..shards.len()).filter(|number| is_read_beyond(&id(*number), &shards, leases)).collect()
+        };
+        assert_eq!(read_beyond(&leases), [0, 1, 2, 3, 6, 7]);
+        assert_eq!(read_beyond(&leases[..1]), [0; 0]);
     }
 
     #[test]
@@ -641,8 +725,9 @@ mod tests {
             shards in any_history(),
             choices in prop::collection::btree_map(0..30usize, 0..3u8, 0..6),
             at_latest: bool,
-            instant: Option<u64>,
+            at_instant: bool,
         ) {
+            let start_time = at_instant.then(|| StartTime::at_millis(7));
             let initial = if at_latest { InitialPosition::Latest } else { InitialPosition::TrimHorizon };
             let named: BTreeMap<ShardId, ShardPosition> = choices
                 .into_iter()
@@ -653,12 +738,12 @@ mod tests {
                     _ => after(5),
                 }))
                 .collect();
-            let mut leases = plan_new_leases(&shards, &[], &initial, instant, &named);
+            let mut leases = plan_new_leases(&shards, &[], &initial, start_time.as_ref(), &named);
             for (shard_id, position) in &named {
                 let lease = leases.iter().find(|lease| lease.shard_id == *shard_id);
                 prop_assert_eq!(lease.map(|lease| &lease.checkpoint), Some(&position.position()));
             }
-            prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, instant, &named), vec![]);
+            prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, start_time.as_ref(), &named), vec![]);
             // Whatever may be read is read to its end, children first in the table.
             let is_ancestor = |ancestor: &ShardId, shard_id: &ShardId| {
                 let mut above: Vec<&ShardId> = vec![shard_id];
@@ -705,7 +790,7 @@ mod tests {
                 }
                 let row = leases.iter_mut().find(|lease| lease.shard_id == *ended);
                 row.unwrap().checkpoint = Position::ShardEnd;
-                prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, instant, &named), vec![]);
+                prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, start_time.as_ref(), &named), vec![]);
             }
             for open in shards.iter().filter(|shard| !shard.is_closed) {
                 prop_assert!(begun.contains(&open.shard_id), "{:?} is never read: {:?}", open, leases);

@@ -126,10 +126,9 @@ impl Member {
         ended: Result<ShardEnding, JoinError>,
     ) {
         if let Some(held) = self.note_end(shard_id, &ended)
-            && held.has_vanished()
+            && let Some(vanished_after) = held.vanished_after()
         {
-            let last_known = held.last_known().await;
-            self.restore(facts, last_known).await;
+            self.restore(facts, &held, vanished_after).await;
         }
     }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use futures::StreamExt as _;
 use lease_store::{
-    Consistency, HashKeyRange, Lease, LeaseListing, LeaseWrite, Position, ShardId, WriteOutcome,
+    Consistency, HashKeyRange, HeldLease, Lease, LeaseListing, LeaseWrite, Position, ShardId, WriteOutcome,
 };
 use shard_worker::{Shard, ShardFilter};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{MAX_CONCURRENT_WRITES, Member, StreamFacts, jittered};
 use crate::cleanup::plan_cleanup;
@@ -15,7 +15,7 @@ use crate::coverage::{Coverage, coverage};
 use crate::error::{source_error, store_error};
 use crate::identity::check_shards;
 use crate::initial_position::{ShardPositions, time_of_millis};
-use crate::shard_sync::plan_new_leases;
+use crate::shard_sync::{StartTime, is_read_beyond, plan_new_leases};
 use crate::start_notice::unknown_shards;
 use crate::{InitialPosition, ReceiverError};
 
@@ -123,10 +123,23 @@ impl Member {
         {
             tracing::warn!("{warning}");
         }
+        let mut start_time = facts.initial_time_millis.map(StartTime::at_millis);
+        if let Some(start_time) = &mut start_time
+            && let Some(instant) = time_of_millis(start_time.millis_since_1970)
+            && (filter, initial_position) == (ShardFilter::All, InitialPosition::Latest)
+            && !missing_leases(&shards, &listing, initial_position, Some(start_time), &named, facts)
+                .is_empty()
+        {
+            let open_since = source.list_shards(&ShardFilter::OpenSince(instant)).await;
+            let open_since = open_since
+                .map_err(|error| source_error("listing the shards since the application started", error))?;
+            start_time.open_since = Some(open_since.into_iter().map(|shard| shard.shard_id).collect());
+        }
         let mut missing_at_first = None;
         // Each pass creates at least one lease, or others have created what it wanted.
         for _ in 0..=shards.len() {
-            let missing = missing_leases(&shards, &listing, initial_position, &named, facts);
+            let missing =
+                missing_leases(&shards, &listing, initial_position, start_time.as_ref(), &named, facts);
             missing_at_first.get_or_insert_with(|| {
                 missing.iter().map(|lease| lease.shard_id.clone()).collect::<Vec<_>>()
             });
@@ -241,10 +254,15 @@ impl Member {
     }
 
     /// Puts a row back that somebody deleted while this worker held the lease, at the last position that stood in it.
-    pub(super) async fn restore(&mut self, facts: &StreamFacts, last_known: Lease) {
-        if last_known.is_finished() {
+    ///
+    /// The rows of ended shards are deleted too, and the holder may not know that its own is one of them: when the answer to
+    /// its last write was lost, or when it paused for so long that another worker has read on.
+    pub(super) async fn restore(&mut self, facts: &StreamFacts, held: &HeldLease, vanished_after: Duration) {
+        let last_known = held.last_known().await;
+        if held.has_ended() || last_known.is_finished() {
             return;
         }
+        let may_be_read_by_others = vanished_after >= self.receiver.settings.failover_time;
         let shard_id = last_known.shard_id.clone();
         let lease = Lease {
             owner: None,
@@ -255,14 +273,36 @@ impl Member {
             stream: Some(facts.identity.clone()),
             ..last_known
         };
-        tracing::warn!(%shard_id, checkpoint = %lease.checkpoint, "the row of the lease was deleted; putting it back");
-        match self.receiver.store.write(&LeaseWrite::Create(lease)).await {
-            Ok(WriteOutcome::Applied { .. } | WriteOutcome::Lost { .. }) => {}
-            Ok(WriteOutcome::Unknown(error)) | Err(error) => {
+        match self.put_back(&lease, may_be_read_by_others).await {
+            Ok(true) => {
+                tracing::warn!(%shard_id, checkpoint = %lease.checkpoint, "the row of the lease was deleted and is put back");
+            }
+            Ok(false) => {
+                tracing::debug!(%shard_id, "the row of the lease was deleted, and others have read on or put it back")
+            }
+            Err(error) => {
                 tracing::warn!(%shard_id, %error, "the row could not be put back; the shard starts anew when its hole is found");
             }
         }
         self.look_at_new_leases();
+    }
+
+    /// Whether it had to be.
+    async fn put_back(&self, lease: &Lease, may_be_read_by_others: bool) -> Result<bool, ReceiverError> {
+        if may_be_read_by_others {
+            let shards = self.receiver.source.list_shards(&ShardFilter::All).await;
+            let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
+            let listing = self.list_all().await?;
+            if is_read_beyond(&lease.shard_id, &shards, &listing.leases) {
+                return Ok(false);
+            }
+        }
+        let outcome = self.receiver.store.write(&LeaseWrite::Create(lease.clone())).await;
+        match outcome.map_err(|error| store_error("putting a lease back", error))? {
+            WriteOutcome::Applied { .. } => Ok(true),
+            WriteOutcome::Lost { .. } => Ok(false),
+            WriteOutcome::Unknown(error) => Err(store_error("putting a lease back", error)),
+        }
     }
 }
 
@@ -271,6 +311,7 @@ fn missing_leases(
     shards: &[Shard],
     listing: &LeaseListing,
     initial_position: InitialPosition,
+    start_time: Option<&StartTime>,
     named: &ShardPositions,
     facts: &StreamFacts,
 ) -> Vec<Lease> {
@@ -278,8 +319,7 @@ fn missing_leases(
     let unreadable =
         unreadable_shards(listing).into_iter().map(|id| Lease::unowned(id, Position::TrimHorizon));
     let known: Vec<Lease> = listing.leases.iter().cloned().chain(unreadable).collect();
-    let instant_millis = facts.initial_time_millis;
-    let mut missing = plan_new_leases(shards, &known, &initial_position, instant_millis, named);
+    let mut missing = plan_new_leases(shards, &known, &initial_position, start_time, named);
     for lease in &mut missing {
         lease.stream = Some(facts.identity.clone());
         if let Some(named) = named.get(&lease.shard_id).filter(|named| named.position() == lease.checkpoint) {

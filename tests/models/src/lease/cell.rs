@@ -89,8 +89,8 @@ pub struct Part {
     pub seen: Seen,
     /// The lease in its hand.
     pub hold: Option<Hold>,
-    /// A take whose answer it waits for.
-    pub taking: Option<Taking>,
+    /// How many steps ago a take was sent whose answer is still to come.
+    pub taking: Option<u8>,
     /// It has asked for the lease.
     pub has_asked: bool,
 }
@@ -102,17 +102,6 @@ pub struct Seen {
     pub unchanged: Option<u8>,
     /// The owner and the request that it saw, and for how many steps.
     pub request: Option<(Option<Worker>, Worker, u8)>,
-}
-
-/// A take that was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Taking {
-    /// The row as it was seen.
-    pub seen: Row,
-    /// How many steps ago it was sent.
-    pub asked: u8,
-    /// The write was applied.
-    pub is_applied: bool,
 }
 
 /// The lease in the hand of a worker.
@@ -214,7 +203,7 @@ impl Cell {
         for part in &mut self.parts {
             part.seen.unchanged.iter_mut().for_each(grow);
             part.seen.request.iter_mut().for_each(|(_, _, age)| grow(age));
-            part.taking.iter_mut().for_each(|taking| grow(&mut taking.asked));
+            part.taking.iter_mut().for_each(grow);
             if let Some(hold) = &mut part.hold {
                 grow(&mut hold.confirmed);
                 hold.call.iter_mut().for_each(|call| grow(&mut call.asked));
@@ -244,7 +233,6 @@ impl Cell {
                 age(&mut hold.row.age);
                 hold.unsettled.iter_mut().for_each(|write| age(&mut write.write.expected.age));
             }
-            part.taking.iter_mut().for_each(|taking| age(&mut taking.seen.age));
             if row.version() != old.version() || by > 0 {
                 part.seen.unchanged = None;
             }
@@ -291,9 +279,6 @@ impl Cell {
                     unsettled.is_applied = true;
                 }
                 hold.owns &= !is_last;
-            }
-            if let (Origin::Take { .. }, Some(taking)) = (origin, &mut self.part(sender).taking) {
-                taking.is_applied = true;
             }
             if matches!(write.change, Change::HandOver(_)) {
                 witnesses.saw(Happened::HandedOver);
@@ -407,7 +392,6 @@ impl Cell {
                 owner.iter_mut().for_each(|owner| *owner = names[usize::from(*owner)]);
                 *by = names[usize::from(*by)];
             }
-            part.taking.iter_mut().for_each(|taking| taking.seen.rename(names));
             if let Some(hold) = &mut part.hold {
                 hold.row.rename(names);
                 hold.unsettled.iter_mut().for_each(|write| write.write.rename(names));

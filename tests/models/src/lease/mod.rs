@@ -12,7 +12,7 @@ mod watching;
 
 use stateright::{Model, Property};
 
-pub use cell::{Broken, Call, Cell, FAILOVER_STEPS, Hold, InFlight, Origin, Part, Seen, Taking, Unsettled};
+pub use cell::{Broken, Call, Cell, FAILOVER_STEPS, Hold, InFlight, Origin, Part, Seen, Unsettled};
 pub use row::{Change, Row, Version, Worker, Write};
 
 use crate::Witnesses;

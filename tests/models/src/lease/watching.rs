@@ -3,14 +3,10 @@
 use std::collections::HashSet;
 
 use fastrand::Rng;
-use lease_store::{Finding, UnsettledWrite, find_take};
 use receiver::{AssignmentLimits, Holdings, LeaseObservations, plan_assignment};
 
 use super::Happened;
-use super::cell::{
-    Broken, Cell, FAILOVER_STEPS, FAILOVER_TIME, Hold, InFlight, NOW, Origin, Part, Seen, Taking, age,
-    age_of, ago,
-};
+use super::cell::{Cell, FAILOVER_STEPS, FAILOVER_TIME, Hold, InFlight, NOW, Origin, Part, Seen, age, ago};
 use super::row::{Change, Row, Worker, Write, shard_id, worker_id};
 use crate::Witnesses;
 
@@ -47,7 +43,7 @@ impl Cell {
         // Its owner did not answer to the request of this worker.
         let is_overdue = is_asked_by_me && is_live && observed[0].requested_for >= FAILOVER_TIME;
         part.has_asked = false;
-        part.taking = Some(Taking { seen: row, asked: 0, is_applied: false });
+        part.taking = Some(0);
         let write = Write { expected: row.version(), change: Change::Take(worker) };
         self.send(write, worker, Origin::Take { of_free: !is_overdue });
         true
@@ -99,44 +95,33 @@ impl Cell {
     pub(super) fn answer_take(&mut self, worker: Worker, is_applied: bool, is_answered: bool) {
         let row = self.row;
         let part = self.part(worker);
-        let Some(taking) = part.taking else { return };
+        let Some(asked) = part.taking else { return };
         match (is_answered, is_applied) {
             (false, _) => {}
             (true, true) => {
-                let asked = taking.asked;
                 part.start(row, asked);
             }
             (true, false) => part.taking = None,
         }
     }
 
-    /// No answer comes to a take, and the worker reads the row to learn what became of it.
+    /// No answer comes to a take, and the worker reads the row. If it is the worker's it is taken again, since only an answer
+    /// tells since when it is.
     pub fn settle_take(&mut self, worker: Worker, witnesses: &Witnesses) -> bool {
         let row = self.row;
-        let Some(taking) = self.part(worker).taking else { return false };
-        let write = Write { expected: taking.seen.version(), change: Change::Take(worker) };
-        let take = UnsettledWrite { write: write.full(), asked_at: ago(taking.asked) };
-        let finding = find_take(&taking.seen.lease(), &take, &worker_id(worker), Some(&row.lease()));
-        let is_mine = taking.is_applied && row.owner == Some(worker);
-        match finding {
-            Finding::Applied { asked_at, .. } => {
-                // An earlier write of the same worker, or the hand-over it asked for, may have made the row look the same: then it
-                // is its own too.
-                if !taking.is_applied && self.writer != Some(worker) {
-                    self.fail(Broken::TakenForApplied);
-                }
-                witnesses.saw(Happened::TakeSettled);
-                self.part(worker).start(row, age_of(asked_at));
-            }
-            Finding::Unchanged if taking.is_applied => self.fail(Broken::TakenForLost),
-            Finding::Lost if is_mine => self.fail(Broken::TakenForLost),
-            Finding::Unchanged | Finding::Lost | Finding::HandOverBegun => {}
+        if self.part(worker).taking.take().is_none() {
+            return false;
         }
-        self.part(worker).taking = None;
         for write in &mut self.in_flight {
             if let (true, Origin::Take { of_free }) = (write.sender == worker, write.origin) {
                 write.origin = Origin::Nobody { takes_free: of_free };
             }
+        }
+        if row.owner == Some(worker) && self.has_room() {
+            witnesses.saw(Happened::TakeSettled);
+            self.part(worker).taking = Some(0);
+            let write = Write { expected: row.version(), change: Change::Take(worker) };
+            self.send(write, worker, Origin::Take { of_free: true });
         }
         true
     }

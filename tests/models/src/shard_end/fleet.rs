@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use fastrand::Rng;
 use lease_store::{Consistency, Lease, Position, WorkerId};
 use receiver::{
-    AssignmentLimits, Coverage, EndStep, Holdings, MAX_CHILD_LOOKUPS, ObservedLease, coverage,
+    AssignmentLimits, Coverage, EndStep, Holdings, MAX_CHILD_LOOKUPS, ObservedLease, StartTime, coverage,
     is_sure_of_parents, lease_of_child, other_parents, plan_assignment, plan_cleanup, plan_new_leases,
 };
 use tokio::time::Duration;
@@ -225,7 +225,9 @@ impl Fleet {
         let leases = self.listing(model.history, None);
         // `LATEST` is the instant at which the first shards stood alone; none has closed before.
         let shards = model.history.shards(self.shown, self.newest);
-        let missing = plan_new_leases(&shards, &leases, &model.initial(), Some(0), &BTreeMap::new());
+        let start_time = StartTime::at_millis(0);
+        let missing =
+            plan_new_leases(&shards, &leases, &model.initial(), Some(&start_time), &BTreeMap::new());
         let missing = missing.iter().map(|lease| (number_of(&lease.shard_id), Place::of(&lease.checkpoint)));
         self.workers[worker].missing = missing.collect();
         !self.workers[worker].missing.is_empty()
