@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use lease_store::{
-    BoxError, HeldLease, LeaseStore, LeaseWrite, Position, ShardId, StoreErrorKind, WriteOutcome,
+    BoxError, Consistency, HeldLease, LeaseStore, LeaseWrite, Position, ShardId, StoreErrorKind, WriteOutcome,
 };
 use shard_worker::{Shard, ShardEndRecorder, ShardFilter, StreamSource};
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::InitialPosition;
 use crate::end_of_shard::{EndObstacle, EndStep, lease_of_child, other_parents};
+use crate::shard_sync::is_read_beyond;
 
 /// Records the end of one shard.
 #[derive(Debug)]
@@ -46,6 +47,13 @@ impl ShardEndWriter {
         let mut children = self.source.list_shards(&ShardFilter::After(self.held.shard_id().clone())).await?;
         children.retain(|shard| shard.parents.contains(self.held.shard_id()));
         Ok(children)
+    }
+
+    /// Whether anything that came out of a shard has a lease.
+    async fn is_read_beyond(&self, shard_id: &ShardId) -> Result<bool, BoxError> {
+        let shards = self.source.list_shards(&ShardFilter::All).await?;
+        let leases = self.store.list(Consistency::Strong).await?.leases;
+        Ok(is_read_beyond(shard_id, &shards, &leases))
     }
 
     /// Creates the lease of a child, and says whether it is known to be there.
@@ -83,6 +91,7 @@ impl ShardEndWriter {
             EndStep::FindParent { child, parent } => {
                 self.is_listed(other_parents(shard_id, &children[child])[parent]).await
             }
+            EndStep::LookBeyondChild { child, .. } => self.is_read_beyond(&children[child].shard_id).await,
             EndStep::Create { child } => self.create_lease(&children[child]).await,
             EndStep::RecordEnd => Ok(true),
         }

@@ -43,6 +43,14 @@ pub enum EndStep {
         /// The other parent.
         parent: usize,
     },
+    /// The stream lists it: has anything a lease that came out of the child? Then all of them are read, and their rows were
+    /// cleaned up: this shard is read a second time, since its row was created again.
+    LookBeyondChild {
+        /// The child.
+        child: usize,
+        /// The other parent.
+        parent: usize,
+    },
     /// Create the lease of this child. Is it known to be there?
     Create {
         /// The child.
@@ -104,12 +112,14 @@ impl EndStep {
                 Ok(Self::parent(child, parent + 1, shard_id, children))
             }
             (Self::LookUpParent { child, parent }, false) => Ok(Self::FindParent { child, parent }),
-            (Self::FindParent { child, parent }, true) => {
+            (Self::FindParent { child, parent }, true) => Ok(Self::LookBeyondChild { child, parent }),
+            (Self::LookBeyondChild { child, parent }, false) => {
                 Err(EndObstacle::ParentWithoutLease { child, parent })
             }
-            (Self::Create { child } | Self::LookAgain { child }, true) => {
-                Ok(Self::child(child + 1, shard_id, children))
-            }
+            (
+                Self::Create { child } | Self::LookAgain { child } | Self::LookBeyondChild { child, .. },
+                true,
+            ) => Ok(Self::child(child + 1, shard_id, children)),
             (Self::Create { child }, false) => Ok(Self::LookAgain { child }),
             (Self::LookAgain { child }, false) => Err(EndObstacle::ChildWithoutLease { child }),
             (Self::RecordEnd, _) => Ok(Self::RecordEnd),

@@ -278,7 +278,7 @@ impl Member {
                 tracing::warn!(%shard_id, checkpoint = %lease.checkpoint, "the row of the lease was deleted and is put back");
             }
             Ok(false) => {
-                tracing::debug!(%shard_id, "the row of the lease was deleted, and others have read on or put it back")
+                tracing::debug!(%shard_id, "the row of the lease was deleted, and others have read on or put it back");
             }
             Err(error) => {
                 tracing::warn!(%shard_id, %error, "the row could not be put back; the shard starts anew when its hole is found");

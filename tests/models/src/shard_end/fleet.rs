@@ -216,6 +216,11 @@ impl Fleet {
         true
     }
 
+    fn is_read_beyond(&self, history: History, shard: usize) -> bool {
+        let has_lease = |child: usize| self.rows[child].is_some() || self.is_read_beyond(history, child);
+        history.children(shard).any(has_lease)
+    }
+
     fn task(&mut self, worker: usize, shard: usize) -> &mut Option<Task> {
         &mut self.workers[worker].tasks[shard]
     }
@@ -413,6 +418,7 @@ impl Fleet {
             }
             EndStep::LookUpParent { child, parent } => self.rows[other(child, parent)].is_some(),
             EndStep::FindParent { child, parent } => history.generation_of(other(child, parent)) <= shown,
+            EndStep::LookBeyondChild { child, .. } => self.is_read_beyond(history, number(child)),
             EndStep::Create { child } => {
                 let taken = Lease::unowned(parent.clone(), Position::TrimHorizon);
                 let lease = lease_of_child(&taken, &all[child], model.initial(), false);
@@ -564,9 +570,10 @@ impl Stage {
                     EndStep::LookUpChild { child } => (4, child, 0),
                     EndStep::LookUpParent { child, parent } => (5, child, parent),
                     EndStep::FindParent { child, parent } => (6, child, parent),
-                    EndStep::Create { child } => (7, child, 0),
-                    EndStep::LookAgain { child } => (8, child, 0),
-                    EndStep::RecordEnd => (9, 0, 0),
+                    EndStep::LookBeyondChild { child, parent } => (7, child, parent),
+                    EndStep::Create { child } => (8, child, 0),
+                    EndStep::LookAgain { child } => (9, child, 0),
+                    EndStep::RecordEnd => (10, 0, 0),
                 };
                 (kind, child, parent, knows_children)
             }

@@ -106,8 +106,10 @@ type Verdict = Result<(), Violation>;
 pub struct Checks {
     /// Where the application starts.
     start: Option<Start>,
-    /// The instant that is, in milliseconds, once it is known.
-    starts_at: Option<u64>,
+    /// The instant that is, in milliseconds, once it is known: the earliest and the latest.
+    starts_at: Option<(u64, u64)>,
+    /// When the first row was written that keeps one.
+    first_row_at: Option<u64>,
     subscriptions: Subscriptions,
     now: u64,
     processes: Vec<ProcessFacts>,
@@ -224,7 +226,7 @@ impl ShardFacts {
 impl Checks {
     /// Nothing seen yet.
     pub fn new(start: Start) -> Self {
-        Self { start: Some(start), starts_at: starts::of_plan(start), ..Self::default() }
+        Self { start: Some(start), starts_at: starts::of_plan(start).map(|at| (at, at)), ..Self::default() }
     }
 
     fn broken(&self, promise: Promise, why: impl Into<String>) -> Verdict {

@@ -17,14 +17,16 @@ pub(super) fn of_plan(start: Start) -> Option<u64> {
 }
 
 impl Checks {
-    /// At the tip, the earliest instant that a row keeps says where that was, for all shards: from then on nothing may be
-    /// missing, whoever creates the other rows.
+    /// At the tip, the rows say where that was. Workers that start while there is no row yet have an instant each, none of them
+    /// later than the first row: whatever arrives after the latest of these must be read, whoever creates the other rows.
     pub(super) fn note_start(&mut self, after: Option<Row>) {
         let Some(starts_at) = after.and_then(|row| row.starts_at) else { return };
-        if self.start != Some(Start::Latest) || self.starts_at.is_some_and(|known| known <= starts_at) {
+        let first_row_at = *self.first_row_at.get_or_insert(self.now);
+        if self.start != Some(Start::Latest) || starts_at > first_row_at {
             return;
         }
-        self.starts_at = Some(starts_at);
+        let (earliest, latest) = self.starts_at.unwrap_or((starts_at, starts_at));
+        self.starts_at = Some((earliest.min(starts_at), latest.max(starts_at)));
         let from = self.asked_from();
         for facts in self.shards.values_mut() {
             facts.from = from;
@@ -36,11 +38,11 @@ impl Checks {
     /// may be read or not.
     pub(super) fn asked_from(&self) -> u64 {
         let cut = if self.start == Some(Start::Latest) { CLOCK_RESOLUTION_MILLIS } else { 0 };
-        self.starts_at.map_or(u64::MAX, |starts_at| starts_at.saturating_add(cut))
+        self.starts_at.map_or(u64::MAX, |(_, latest)| latest.saturating_add(cut))
     }
 
     /// Whether what arrived at a time is from before the start.
     pub(super) fn is_early(&self, arrived: u64) -> bool {
-        self.starts_at.is_none_or(|starts_at| arrived < starts_at)
+        self.starts_at.is_none_or(|(earliest, _)| arrived < earliest)
     }
 }
