@@ -16,7 +16,7 @@ use simulation::timeline::timeline;
 const SEEDS: u64 = 2;
 
 /// Seeds that failed once, each for a defect that is mended.
-const REGRESSIONS: [(Scenario, u64); 9] = [
+const REGRESSIONS: [(Scenario, u64); 17] = [
     // Children that showed late were overtaken by their own children.
     (Scenario::ReshardStorm, 9),
     (Scenario::ReshardStorm, 30),
@@ -32,6 +32,21 @@ const REGRESSIONS: [(Scenario, u64); 9] = [
     (Scenario::Scale, 2_000_708),
     // The KCL worker of the model opened the child of a merge before the other parent had a lease.
     (Scenario::MixedKcl, 3_002_029),
+    // `LATEST`: a shard that closed between the start and the first row was not read.
+    (Scenario::FirstStart, 20),
+    (Scenario::FirstStart, 314),
+    // `LATEST`: the children of a shard that had closed before the start were read as a whole.
+    (Scenario::FirstStart, 28),
+    // A line was started at a shard that had closed before the instant, and what came out of it on another side was read again.
+    (Scenario::FirstStart, 664),
+    // A worker put the row of a shard back that was read to its end; it could not end again.
+    (Scenario::FirstStart, 884),
+    // The write that created a row arrived after the shard had ended and its row was deleted.
+    (Scenario::FirstStart, 2675),
+    // Workers that start before there is a row have an instant each.
+    (Scenario::FirstStart, 1078),
+    // A take that arrived late was taken for the next one, which was refused without an answer.
+    (Scenario::FanOut, 11_519),
 ];
 
 #[track_caller]
@@ -53,7 +68,7 @@ fn the_promises_hold_in_every_scenario() {
 
 #[test]
 fn what_failed_once_holds() {
-    for (scenario, seed) in REGRESSIONS {
+    for (scenario, seed) in REGRESSIONS.into_iter().filter(|(scenario, _)| scenario.is_available()) {
         assert_holds(scenario, seed);
     }
 }

@@ -152,7 +152,9 @@ impl Checks {
                 return self.broken(Promise::NothingSkipped, format!("s{shard}: nobody acknowledged {at}"));
             }
             let Some(row) = facts.row else { continue };
-            if facts.index_after(row.row.checkpoint) < facts.log.len() && !self.has_kcl && !facts.is_gone {
+            let mut unread = facts.index_after(row.row.checkpoint)..facts.log.len();
+            let is_asked_for = unread.any(|index| facts.arrived[index] >= facts.from);
+            if is_asked_for && !self.has_kcl && !facts.is_gone {
                 let why = format!("s{shard} was stopped and would be read again from {}", row.row.checkpoint);
                 return self.broken(Promise::Repeats, why);
             }

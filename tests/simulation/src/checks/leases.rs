@@ -37,6 +37,14 @@ impl Checks {
                     .map_or(now, |old| old.requested_at),
             });
             facts.had_row |= after.is_some();
+            match after {
+                None => facts.row_gone_at = Some(now),
+                // It was under way for longer than the shard lived, so to say.
+                Some(_) if old.is_none() => {
+                    facts.is_back_late |= facts.row_gone_at.is_some_and(|gone_at| write.asked_at < gone_at);
+                }
+                Some(_) => {}
+            }
             if write.by == Writer::Stranger {
                 facts.deleted_at = Some(now);
                 self.deleted_at = Some(now);

@@ -167,6 +167,10 @@ struct ShardFacts {
     tenures: Vec<Tenure>,
     row: Option<RowFacts>,
     had_row: bool,
+    row_gone_at: Option<u64>,
+    /// A write that creates the row was asked for before the row was deleted, and arrived after that. Then it is read again, and
+    /// so may be what came out of it.
+    is_back_late: bool,
     /// When somebody deleted the row behind our back.
     deleted_at: Option<u64>,
     /// The newest write of each process that was applied: when it was asked for.
@@ -330,6 +334,8 @@ impl Checks {
             tenures: Vec::new(),
             row: None,
             had_row: false,
+            row_gone_at: None,
+            is_back_late: false,
             deleted_at: None,
             confirmed: BTreeMap::new(),
             kcl_takes: Vec::new(),

@@ -92,6 +92,9 @@ impl Checks {
 
     fn check_repeats(&self, shard: ShardNumber, tenure: usize, first: usize, last: usize) -> Verdict {
         let Some(facts) = self.shards.get(&shard) else { return Ok(()) };
+        if self.is_back_late(shard) {
+            return Ok(());
+        }
         for index in first..last {
             let Some(before) = facts.acknowledged[index] else { continue };
             let by = facts.tenures[before.tenure].process;
@@ -116,6 +119,12 @@ impl Checks {
             }
         }
         Ok(())
+    }
+
+    fn is_back_late(&self, shard: ShardNumber) -> bool {
+        self.shards.get(&shard).is_some_and(|facts| {
+            facts.is_back_late || facts.parents.iter().any(|parent| self.is_back_late(*parent))
+        })
     }
 
     /// Whether the rules of the KCL explain that something comes again: it takes leases from live workers without a word, and
