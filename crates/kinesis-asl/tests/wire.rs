@@ -117,7 +117,10 @@ async fn lists_open_and_closed_shards_with_their_parents_after_a_split_and_a_mer
     merge(&server.client(), 1, 2).await;
     expected.iter_mut().for_each(|shard| shard.is_closed = true);
     expected.push(shard(3, &[1, 2], (0, u128::MAX), false));
-    assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap(), expected);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    for filter in [ShardFilter::All, ShardFilter::OpenSince(long_ago)] {
+        assert_eq!(stream.list_shards(&filter).await.unwrap(), expected, "{filter:?}");
+    }
 }
 
 #[tokio::test]
