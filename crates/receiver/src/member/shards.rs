@@ -123,18 +123,12 @@ impl Member {
         {
             tracing::warn!("{warning}");
         }
-        let mut start_time = facts.initial_time_millis.map(StartTime::at_millis);
-        if let Some(start_time) = &mut start_time
-            && let Some(instant) = time_of_millis(start_time.millis_since_1970)
-            && (filter, initial_position) == (ShardFilter::All, InitialPosition::Latest)
-            && !missing_leases(&shards, &listing, initial_position, Some(start_time), &named, facts)
-                .is_empty()
-        {
-            let open_since = source.list_shards(&ShardFilter::OpenSince(instant)).await;
-            let open_since = open_since
-                .map_err(|error| source_error("listing the shards since the application started", error))?;
-            start_time.open_since = Some(open_since.into_iter().map(|shard| shard.shard_id).collect());
-        }
+        let start_time = match facts.initial_time_millis {
+            Some(millis) if filter == ShardFilter::All => {
+                Some(self.start_time(facts, millis, &shards, &listing).await?)
+            }
+            millis => millis.map(StartTime::at_millis),
+        };
         let mut missing_at_first = None;
         // Each pass creates at least one lease, or others have created what it wanted.
         for _ in 0..=shards.len() {
@@ -154,6 +148,31 @@ impl Member {
             listing = self.list_all().await?;
         }
         Ok(missing_at_first.unwrap_or_default())
+    }
+
+    /// What the initial position stands for, and, where a line is to start at `LATEST`, which shards were open then.
+    async fn start_time(
+        &self,
+        facts: &StreamFacts,
+        millis: u64,
+        shards: &[Shard],
+        listing: &LeaseListing,
+    ) -> Result<StartTime, ReceiverError> {
+        let (source, settings) = (&self.receiver.source, &self.receiver.settings);
+        let (initial_position, named) = (settings.initial_position, &settings.initial_positions);
+        let mut start_time = StartTime::at_millis(millis);
+        let starts_lines =
+            || !missing_leases(shards, listing, initial_position, Some(&start_time), named, facts).is_empty();
+        if initial_position == InitialPosition::Latest
+            && let Some(instant) = time_of_millis(millis)
+            && starts_lines()
+        {
+            let open_since = source.list_shards(&ShardFilter::OpenSince(instant)).await;
+            let open_since = open_since
+                .map_err(|error| source_error("listing the shards since the application started", error))?;
+            start_time.open_since = Some(open_since.into_iter().map(|shard| shard.shard_id).collect());
+        }
+        Ok(start_time)
     }
 
     /// Creates leases, parents before children; `false` when another worker was first with some of them, and the rest
