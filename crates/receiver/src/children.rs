@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::InitialPosition;
 use crate::end_of_shard::{EndObstacle, EndStep, lease_of_child, other_parents};
-use crate::shard_sync::is_read_beyond;
+use crate::lineage::is_read_beyond;
 
 /// Records the end of one shard.
 #[derive(Debug)]

@@ -32,6 +32,7 @@ mod initial_position;
 mod keeper;
 mod last_write;
 mod leader;
+mod lineage;
 mod member;
 mod observations;
 mod receiver;

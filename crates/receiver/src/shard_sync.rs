@@ -6,6 +6,7 @@ use lease_store::{Lease, Position, ShardId};
 use shard_worker::Shard;
 
 use crate::initial_position::{ShardPositions, start_of_child};
+use crate::lineage::{any_descendant, children};
 use crate::{InitialPosition, ShardPosition};
 
 /// Decides which leases to create, parents before children. The rules are those of the KCL
@@ -96,45 +97,6 @@ pub(crate) fn new_lease(shard: &Shard, checkpoint: Position) -> Lease {
     lease.parents.clone_from(&shard.parents);
     lease.hash_key_range = shard.hash_key_range;
     lease
-}
-
-/// The children of each shard, as far as the stream and the table know them.
-fn children<'a>(shards: &'a [Shard], leases: &'a [Lease]) -> HashMap<&'a ShardId, BTreeSet<&'a ShardId>> {
-    let listed = shards.iter().map(|shard| (&shard.shard_id, &shard.parents));
-    let leased = leases.iter().map(|lease| (&lease.shard_id, &lease.parents));
-    let mut children: HashMap<&ShardId, BTreeSet<&ShardId>> = HashMap::new();
-    for (child, parents) in listed.chain(leased) {
-        for parent in parents {
-            children.entry(parent).or_default().insert(child);
-        }
-    }
-    children
-}
-
-/// Whether this holds of any shard that came out of another one.
-fn any_descendant(
-    children: &HashMap<&ShardId, BTreeSet<&ShardId>>,
-    shard_id: &ShardId,
-    holds: impl Fn(&ShardId) -> bool,
-) -> bool {
-    let children_of = |shard_id| children.get(shard_id).into_iter().flatten().copied();
-    let mut waiting: Vec<&ShardId> = children_of(shard_id).collect();
-    let mut seen = BTreeSet::new();
-    while let Some(descendant) = waiting.pop() {
-        if holds(descendant) {
-            return true;
-        }
-        if seen.insert(descendant) {
-            waiting.extend(children_of(descendant));
-        }
-    }
-    false
-}
-
-/// Whether the line of a shard has come further: what came out of it has a lease, so that it was read to its end.
-pub(crate) fn is_read_beyond(shard_id: &ShardId, shards: &[Shard], leases: &[Lease]) -> bool {
-    let is_leased = |descendant: &ShardId| leases.iter().any(|lease| lease.shard_id == *descendant);
-    any_descendant(&children(shards, leases), shard_id, is_leased)
 }
 
 /// What the way up from a shard found.
@@ -562,18 +524,6 @@ mod tests {
             planned_at(&worked_example(), &leases, &StartTime::at_millis(9)),
             BTreeSet::from([child(9), child(10)])
         );
-    }
-
-    #[test]
-    fn a_shard_is_read_beyond_if_anything_that_came_out_of_it_has_a_lease() {
-        let shards = worked_example();
-        // 8 came out of 6 and 7, and those out of 0 to 3; the rows in between were deleted.
-        let leases = leases(&[4, 8], &Position::TrimHorizon);
-        let read_beyond = |leases: &[Lease]| -> Vec<usize> {
-            (0..shards.len()).filter(|number| is_read_beyond(&id(*number), &shards, leases)).collect()
-        };
-        assert_eq!(read_beyond(&leases), [0, 1, 2, 3, 6, 7]);
-        assert_eq!(read_beyond(&leases[..1]), [0; 0]);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use crate::coverage::{Coverage, coverage};
 use crate::error::{source_error, store_error};
 use crate::identity::check_shards;
 use crate::initial_position::{ShardPositions, time_of_millis};
-use crate::shard_sync::{StartTime, is_read_beyond, plan_new_leases};
+use crate::lineage::is_read_beyond;
+use crate::shard_sync::{StartTime, plan_new_leases};
 use crate::start_notice::unknown_shards;
 use crate::{InitialPosition, ReceiverError};
 
