@@ -41,7 +41,8 @@ pub struct Lease {
     /// The stream that the shard belongs to, where a worker of ours noted it.
     pub stream: Option<StreamIdentity>,
     /// What `LATEST` or `AT_TIMESTAMP` in the checkpoint stands for, in milliseconds since 1970: kept from the first
-    /// start on, so that whoever reads the shard first, and whenever, starts at the same instant.
+    /// start on, so that whoever reads the shard first, and whenever, starts at the same instant. The child of such a shard
+    /// keeps it too, whose checkpoint may be `TRIM_HORIZON`: nothing of it is wanted from before then.
     pub initial_time_millis: Option<u64>,
     /// How much is read from the shard, where a KCL 3.x worker measured it.
     pub throughput_bytes_per_second: Option<u64>,

@@ -26,9 +26,10 @@ pub use crate::life::ShardOutcome;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ShardWorkerOptions {
-    /// Where a shard at [`Position::AtTimestamp`](lease_store::Position::AtTimestamp) or
-    /// [`Position::Latest`](lease_store::Position::Latest) starts. Without one the first cannot be read, and
-    /// the second starts at its tip as it is at the first read.
+    /// Where a shard starts that has no checkpoint at a record. Without one,
+    /// [`Position::AtTimestamp`](lease_store::Position::AtTimestamp) cannot be read,
+    /// [`Position::Latest`](lease_store::Position::Latest) starts at the tip as it is at the first read, and
+    /// [`Position::TrimHorizon`](lease_store::Position::TrimHorizon) at the oldest record.
     pub initial_timestamp: Option<SystemTime>,
     /// Whether aggregated records of the Kinesis Producer Library are taken apart. Otherwise the application gets them
     /// as they are.
