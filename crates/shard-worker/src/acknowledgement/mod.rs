@@ -12,4 +12,6 @@ pub(crate) mod handles;
 mod packed_positions;
 pub(crate) mod record_batch;
 pub(crate) mod tracker;
+// Public for `internals`; without that feature nothing outside reaches it.
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 pub(crate) mod window;

@@ -25,8 +25,8 @@ pub(crate) fn has_magic(payload: &[u8]) -> bool {
     payload.starts_with(&MAGIC)
 }
 
-/// The message between magic number and digest; `None` for a plain record. Like the KCL, it treats a payload as plain if it
-/// has no magic number, is too short for a message, or has a digest that does not match the message.
+/// The message between magic number and digest; `None` for a plain record. As in the KCL, a payload is plain
+/// without the magic number, if it is too short for a message, or if the digest does not match.
 pub(super) fn verified_message(payload: &[u8]) -> Option<&[u8]> {
     let (message, digest) = payload.strip_prefix(&MAGIC)?.split_last_chunk::<DIGEST_BYTES>()?;
     let computed: [u8; DIGEST_BYTES] = Md5::digest(message).into();

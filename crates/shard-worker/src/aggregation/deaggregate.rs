@@ -43,7 +43,7 @@ pub enum Deaggregated {
 /// holds no records is appended unchanged: as a single record it keeps the position moving, and the application sees it.
 ///
 /// Never panics, for any payload. Allocates at most one [`Record`] per [`MIN_SUB_RECORD_BYTES`] of the payload, which is 20
-/// times its size if all sub-records are empty, and during the call one table entry per 2 bytes.
+/// times its size if all sub-records are empty. During the call it allocates one more table entry per 2 bytes.
 pub fn deaggregate(
     record: Record,
     shard_range: Option<HashKeyRange>,

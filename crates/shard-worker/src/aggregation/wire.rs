@@ -1,7 +1,7 @@
 //! The part of the protobuf encoding that aggregates use: fields are read as slices, never copied.
 //!
-//! Each length in a message is checked against the remaining bytes before it is used, so that no input makes a reader panic,
-//! read out of bounds or allocate.
+//! Each length in a message is checked against the remaining bytes before it is used. So no input makes a reader panic, read
+//! out of bounds or allocate.
 
 /// The most bytes of a variable-length integer (protobuf encoding: 64 bits, 7 in a byte).
 const MAX_VARINT_BYTES: usize = 10;

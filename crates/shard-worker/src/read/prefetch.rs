@@ -23,7 +23,7 @@ type Reading = BoxFuture<'static, (Box<dyn RecordSource>, ReadResult)>;
 /// Reads one shard.
 ///
 /// Dropping the future of [`next`](Self::next) does not cancel the read that it started; only dropping this value does.
-/// The service counts calls, and a cancelled read would lose its place in the queue for memory.
+/// The service counts calls, and a cancelled read would have to queue for memory again.
 pub(crate) struct Prefetch {
     source: Arc<dyn StreamSource>,
     shard_id: ShardId,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A batch holds at most the records of this part of a second, so that the delivery is even.
+/// The number of parts of a second; a batch holds at most the records of one part, so that the delivery is even.
 const PARTS_PER_SECOND: u64 = 10;
 
 /// A fixed limit to the delivery rate, shared by all shards that own a clone of it.
