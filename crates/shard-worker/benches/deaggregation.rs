@@ -1,10 +1,10 @@
-//! What de-aggregation costs for each sub-record: `cargo bench -p shard-worker`.
+//! Measures the cost of de-aggregation for each sub-record: `cargo bench -p shard-worker`.
 //!
-//! The digest over all bytes is measured by itself, and so are the digests of the partition keys where the filter needs
-//! them, one for each key: every reader of the format has to pay them. The rest is the difference. Each figure is the
-//! median of many rounds over the same aggregates.
+//! Every reader of the format has to compute the digest over all bytes and, for the filter, one digest for each partition
+//! key. Both are measured separately; the rest is the difference. Each figure is the median of many rounds over the same
+//! aggregates.
 
-// Time is shown to people here and decides nothing; a panic ends the measurement.
+// The times are only printed; a panic ends the measurement.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -15,14 +15,14 @@ use lease_store::{HashKey, HashKeyRange, SequenceNumber};
 use md5::{Digest as _, Md5};
 use shard_worker::{Aggregator, Record, deaggregate, hash_key_of};
 
-/// How many aggregates a round takes apart, and how many records each holds.
+/// How many aggregates a round de-aggregates, and how many records each holds.
 const AGGREGATES: u32 = 100;
 const RECORDS: u32 = 100;
 
 /// How many rounds make a figure.
 const ROUNDS: usize = 101;
 
-/// Magic number and digest.
+/// The sizes of the magic number and the digest.
 const MAGIC_BYTES: usize = 4;
 const DIGEST_BYTES: usize = 16;
 
@@ -40,7 +40,7 @@ fn aggregates(
                 assert!(full.is_none());
             }
             let aggregate = aggregator.finish().unwrap();
-            // As a source makes them: a slice of the answer's buffer, and the number as a part of its text.
+            // Like the records of a source: the sequence number has 56 digits, the payload is a shared buffer.
             let number = format!("4964559386273629824345870{number:031}");
             Record {
                 sequence_number: SequenceNumber::new(number).unwrap(),
@@ -77,13 +77,13 @@ fn measure(what: &str, records: &[Record], range: Option<HashKeyRange>, hashed_k
             black_box(hash_key_of(key));
         }
     });
-    let mut taken_apart = Vec::with_capacity((AGGREGATES * RECORDS) as usize);
+    let mut sub_records = Vec::with_capacity((AGGREGATES * RECORDS) as usize);
     let whole = nanoseconds(|| {
-        taken_apart.clear();
+        sub_records.clear();
         for record in records {
-            black_box(deaggregate(record.clone(), range, &mut taken_apart));
+            black_box(deaggregate(record.clone(), range, &mut sub_records));
         }
-        black_box(&taken_apart);
+        black_box(&sub_records);
     });
     println!("{what:<52} {whole:>7.0} {digest:>7.0} {keys:>7.0} {:>7.0}", whole - digest - keys);
 }
@@ -93,7 +93,7 @@ fn main() {
         "nanoseconds for each sub-record, {AGGREGATES} aggregates of {RECORDS}, median of {ROUNDS} rounds"
     );
     println!("{:<52} {:>7} {:>7} {:>7} {:>7}", "", "whole", "digest", "keys", "rest");
-    // All keys lie inside, but for the filter to find that out it has to look at each of them.
+    // All keys lie inside the range, but the filter has to hash each of them to find out.
     let nearly_full = HashKeyRange::new(HashKey(1), HashKey::MAX).ok();
     let one_key = |_| "user-17".to_owned();
     let own_key = |index| format!("user-{index}");

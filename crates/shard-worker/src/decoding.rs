@@ -1,32 +1,33 @@
-//! Payloads as values: a small adaptor over serde.
+//! Decodes payloads into values, by JSON or by any decoder.
 
 use std::fmt;
 
 use lease_store::{BoxError, RecordPosition};
 use serde::de::DeserializeOwned;
 
-use crate::{Record, RecordBatch};
+use crate::acknowledgement::record_batch::RecordBatch;
+use crate::record::Record;
 
-/// A payload is not what the application expects.
+/// A payload could not be decoded.
 ///
-/// The message names the record and nothing of its content, so that it can be logged; [`source`](std::error::Error::source)
-/// is the error of the decoder, which may quote the payload.
+/// The message names the record without its content, so it can be logged. [`source`](std::error::Error::source) is the
+/// error of the decoder, which may quote the payload.
 #[derive(Debug)]
 pub struct DecodeError {
-    place: RecordPosition,
+    position: RecordPosition,
     source: BoxError,
 }
 
 impl DecodeError {
-    /// The place of the record in its shard.
-    pub fn place(&self) -> &RecordPosition {
-        &self.place
+    /// The position of the record in its shard.
+    pub fn position(&self) -> &RecordPosition {
+        &self.position
     }
 }
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RecordPosition { sequence_number, sub_sequence_number } = &self.place;
+        let RecordPosition { sequence_number, sub_sequence_number } = &self.position;
         write!(formatter, "the payload of record {sequence_number}/{sub_sequence_number} cannot be decoded")
     }
 }
@@ -38,16 +39,16 @@ impl std::error::Error for DecodeError {
 }
 
 impl Record {
-    /// The payload as a value, by any decoder.
+    /// Decodes the payload with any decoder.
     ///
     /// # Errors
-    /// What the decoder refuses.
+    /// The error of the decoder.
     pub fn decode<T, E: Into<BoxError>>(
         &self,
         decoder: impl FnOnce(&[u8]) -> Result<T, E>,
     ) -> Result<T, DecodeError> {
         decoder(&self.data).map_err(|error| DecodeError {
-            place: RecordPosition {
+            position: RecordPosition {
                 sequence_number: self.sequence_number.clone(),
                 sub_sequence_number: self.sub_sequence_number,
             },
@@ -55,23 +56,23 @@ impl Record {
         })
     }
 
-    /// The payload as a value, by JSON.
+    /// Decodes the payload as JSON.
     ///
     /// # Errors
-    /// It is no JSON, or not of this type.
+    /// The payload is not JSON, or not of this type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         self.decode(|payload| serde_json::from_slice(payload))
     }
 }
 
 impl RecordBatch {
-    /// All payloads as values, by JSON.
+    /// Decodes all payloads as JSON.
     ///
-    /// As the result of a processor the error fails the batch; a policy that divides finds the one record and goes on with
-    /// the others.
+    /// A processor that returns the error fails the batch. A failure policy that divides then finds the poison record and
+    /// processes the others.
     ///
     /// # Errors
-    /// One of them is no JSON, or not of this type.
+    /// A payload is not JSON, or not of this type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<Vec<T>, DecodeError> {
         self.iter().map(Record::json).collect()
     }
@@ -94,13 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn payloads_become_values_and_an_error_names_the_record_without_its_content() {
+    fn a_decode_error_names_the_record_without_its_content() {
         let batch = RecordBatch::new(vec![record(1, "[1, 2]"), record(2, "[]")], None).unwrap();
         assert_eq!(batch.json::<Vec<u8>>().unwrap(), [vec![1, 2], vec![]]);
         let error = record(7, "\"secret\"").json::<u8>().unwrap_err();
         assert_eq!(error.to_string(), "the payload of record 7/3 cannot be decoded");
-        assert_eq!(error.place().sub_sequence_number, 3);
-        assert!(error.source().unwrap().to_string().contains("secret"), "for whoever asks");
+        assert_eq!(error.position().sub_sequence_number, 3);
+        assert!(error.source().unwrap().to_string().contains("secret"), "the source may quote it");
         let upper = record(8, "text").decode(|payload| String::from_utf8(payload.to_ascii_uppercase()));
         assert_eq!(upper.unwrap(), "TEXT");
     }

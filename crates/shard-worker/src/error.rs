@@ -1,27 +1,27 @@
-//! What reading a stream can fail with.
+//! The errors of a stream and its shards.
 
 use lease_store::{Error, ErrorKind};
 
-/// What reading a stream can fail with.
+/// Why a call to a stream failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SourceErrorKind {
-    /// The stream asked to slow down.
+    /// The stream throttled the call.
     Throttled,
     /// The stream could not be reached, or failed.
     Unavailable,
     /// Credentials are missing or do not allow the call.
     Denied,
-    /// The key that the stream is encrypted with cannot be used: it is disabled or gone, or may not be used with these
-    /// credentials.
+    /// The encryption key of the stream cannot be used: it is disabled or deleted, or these credentials do not allow its
+    /// use.
     KeyUnavailable,
     /// There is no such stream.
     StreamNotFound,
     /// The stream has no such shard, or no longer has it.
     ShardNotFound,
-    /// Records that were not read are no longer in the stream, and the policy is not to go on behind them.
+    /// The stream removed unread records, and the policy is to stop reading the shard.
     DataLost,
-    /// A request or an answer is not what it must be.
+    /// A request or an answer is not valid.
     Invalid,
 }
 

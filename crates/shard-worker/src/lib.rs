@@ -1,94 +1,80 @@
-//! The life of one shard: fetch, deliver, acknowledge, end.
+//! The work on one shard: fetch, deliver, acknowledge, end.
 //!
-//! A [`ShardWorker`] reads one shard from a [`RecordSource`] and hands its records to a [`RecordProcessor`], batch by
-//! batch and in order. A batch that was processed is acknowledged; one whose handler failed or panicked is tried again
-//! in place, after a wait, until it succeeds or somebody stops the worker: it is never skipped. What comes next is
-//! decided by a state machine without I/O; the task around it only carries the steps out.
+//! A [`ShardWorker`] reads one shard from a [`RecordSource`] and delivers its records to a [`RecordProcessor`], batch by
+//! batch and in order. A processed batch is acknowledged. A batch whose handler failed or panicked is retried in place,
+//! after a wait, until it succeeds or the worker is stopped: no batch is ever skipped. A state machine without I/O decides
+//! the next step; the task around it only runs the steps.
 //!
-//! | what | where |
+//! | topic | items |
 //! | --- | --- |
-//! | what the application writes | [`RecordProcessor`], or a closure by [`batch_handler`], or one that blocks by [`blocking_handler`] |
-//! | where records come from | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
-//! | how much memory the records of all shards take | [`ByteBudget`] |
-//! | acknowledge later, or record by record | [`RecordBatch::defer`], [`Acknowledgement`], [`RecordAcknowledgement`] |
+//! | the application's code | [`RecordProcessor`], or a closure by [`batch_handler`], or a blocking one by [`blocking_handler`] |
+//! | record sources | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
+//! | the memory for the records of all shards | [`ByteBudget`] |
+//! | late acknowledgement, record by record | [`RecordBatch::defer`], [`Acknowledgement`], [`RecordAcknowledgement`] |
 //! | many records of a shard at a time | [`concurrent_handler`], [`Concurrency`] |
-//! | what cannot be processed | [`FailurePolicy`], [`DeadLetterSink`] |
-//! | payloads as values | [`Record::json`], [`Record::decode`] |
-//! | how large batches are, and how fast they come | [`BatchLimits`], [`RateLimit`] |
-//! | the worker | [`ShardWorker`], [`ShardOutcome`], [`ShardProgress`]; [`Watchdog`] when it makes no progress |
-//! | where it starts and ends, and what becomes of records that are no longer there | [`DataLossPolicy`], [`RetentionAlarm`], [`RunUntil`] |
-//! | a stream to test with | [`InMemoryStream`]: write, split, merge, throttle, trim |
-//! | many records in one, as the Kinesis Producer Library writes them | [`deaggregate`], [`Aggregator`] |
+//! | records that cannot be processed | [`FailurePolicy`], [`DeadLetterSink`] |
+//! | decoding payloads | [`Record::json`], [`Record::decode`] |
+//! | the size of batches and the delivery rate | [`BatchLimits`], [`RateLimit`] |
+//! | the worker | [`ShardWorker`], [`ShardWorkerOptions`], [`ShardOutcome`], [`ShardProgress`]; [`Watchdog`] |
+//! | data loss, retention and bounded runs | [`DataLossPolicy`], [`RetentionAlarm`], [`RunUntil`] |
+//! | a stream for tests | [`InMemoryStream`]: write, split, merge, throttle, trim |
+//! | aggregates of the Kinesis Producer Library | [`deaggregate`], [`Aggregator`] |
 
 mod acknowledgement;
 mod aggregation;
-mod arrivals;
-mod batch_handler;
-mod blocking_handler;
-mod byte_budget;
-mod byte_ledger;
-mod concurrent_handler;
-mod data_loss;
-mod dead_letter;
 mod decoding;
 mod error;
-mod failure_policy;
-mod file_dead_letters;
-mod gathering;
+mod failure;
+mod handlers;
 mod in_memory_stream;
-mod intake;
-mod last_resort;
-mod life;
-mod panics;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
+mod memory;
 mod processor;
 mod progress;
-mod rate_limit;
-mod reading_guard;
+mod read;
 mod record;
-mod retention;
-mod run_until;
 mod shard;
+mod shard_context;
 mod source;
-mod stream_clock;
-mod task;
-mod watchdog;
 mod worker;
 
-pub use acknowledgement::{Acknowledgement, RecordAcknowledgement};
-#[doc(hidden)]
-pub use acknowledgement::{Advance, Window};
-pub use aggregation::{
-    AggregatedRecord, Aggregator, Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate, hash_key_of,
-};
-pub use batch_handler::{BatchHandler, batch_handler};
-pub use blocking_handler::{BlockingHandler, ProcessorPool, blocking_handler};
-pub use byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFERED_BYTES};
+pub use acknowledgement::handles::{Acknowledgement, RecordAcknowledgement};
+pub use acknowledgement::record_batch::RecordBatch;
+pub use aggregation::aggregator::{AggregatedRecord, Aggregator};
+pub use aggregation::deaggregate::{Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate};
+pub use aggregation::hash_filter::hash_key_of;
 pub use checkpointer::RetryPolicy;
-pub use concurrent_handler::{Concurrency, ConcurrentHandler, concurrent_handler};
-pub use data_loss::{DataLossPolicy, LossEvidence, LostSpan};
-pub use dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
 pub use decoding::DecodeError;
 pub use error::{SourceError, SourceErrorKind};
-pub use failure_policy::FailurePolicy;
-pub use file_dead_letters::FileDeadLetters;
-pub use gathering::BatchLimits;
+pub use failure::dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
+pub use failure::failure_policy::FailurePolicy;
+pub use failure::file_dead_letters::FileDeadLetters;
+pub use handlers::batch_handler::{BatchHandler, batch_handler};
+pub use handlers::blocking_handler::{BlockingHandler, ProcessorPool, blocking_handler};
+pub use handlers::concurrent_handler::{Concurrency, ConcurrentHandler, concurrent_handler};
 pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;
-pub use processor::{
-    DEFAULT_PROCESSING_RETRY, RecordProcessor, RecordProcessorFactory, Settling, ShardContext,
-};
+pub use memory::byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFERED_BYTES};
+pub use processor::{FlushReason, RecordProcessor, RecordProcessorFactory};
 pub use progress::{ShardProgress, ShardState};
-pub use rate_limit::RateLimit;
-pub use record::{Record, RecordBatch, RecordId};
-pub use retention::RetentionAlarm;
-pub use run_until::RunUntil;
+pub use read::batching::BatchLimits;
+pub use read::data_loss::DataLossPolicy;
+pub use read::rate_limit::RateLimit;
+pub use read::retention::RetentionAlarm;
+pub use read::run_until::RunUntil;
+pub use read::stream_clock::StreamClock;
+pub use record::{Record, RecordId};
 pub use shard::Shard;
+pub use shard_context::{DEFAULT_PROCESSING_RETRY, ShardContext, ShardContextData};
 pub use source::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, StreamDescription, StreamSource,
 };
-pub use stream_clock::StreamClock;
-pub use watchdog::{Interventions, Watchdog, WatchdogAct, WatchdogLimits};
-pub use worker::{
+pub use worker::ShardOutcome;
+pub use worker::options::{
     DEFAULT_MAX_UNACKNOWLEDGED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES,
-    ShardEndRecorder, ShardOutcome, ShardWorker, ShardWorkerOptions,
+    ShardWorkerOptions,
 };
+pub use worker::shard_worker::{ShardEndRecorder, ShardWorker};
+pub use worker::watchdog::{Watchdog, WatchdogAct, WatchdogCommands, WatchdogLimits};

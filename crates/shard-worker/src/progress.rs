@@ -1,83 +1,82 @@
-//! How the work on a shard is going, as data.
+//! The state and the counts of the work on a shard.
 
 use lease_store::Position;
 use tokio::time::Instant;
 
-use crate::RetentionAlarm;
+use crate::read::retention::RetentionAlarm;
 
 /// What a shard worker is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShardState {
-    /// The processor is being made.
+    /// The processor is being created.
     #[default]
     Initializing,
     /// Waiting for records, or reading them.
     Reading,
-    /// The application has a batch.
+    /// The application is processing a batch.
     Processing,
-    /// The application has what it acknowledges later, and no more is read before it does.
-    Settling,
-    /// A step failed and will be done again.
+    /// Waiting for late acknowledgements before the next read.
+    Flushing,
+    /// A step failed and will be retried.
     BackingOff,
-    /// The application has failed with a batch as often as the failure policy allows, and the policy is to halt: the batch
-    /// is tried again at long intervals, and somebody has to look at it.
+    /// The application has failed with a batch as often as the failure policy allows, and the policy is to halt. The batch
+    /// is retried at long intervals; an operator has to check it.
     Halted,
-    /// Reading is tried again and again, but is not allowed; somebody has to mend credentials or policy.
+    /// Reads are denied and retried; an operator has to correct the credentials or the IAM policy.
     Denied,
-    /// Reading is tried again and again, but the key that the stream is encrypted with cannot be used; somebody has to
-    /// mend the key or its policy.
+    /// The encryption key of the stream cannot be used, and reads are retried; an operator has to correct the key or its
+    /// policy.
     KeyUnavailable,
-    /// Records that were not read are no longer in the stream, and the policy is not to go on behind them; somebody has to
-    /// decide.
+    /// The stream removed unread records, and the policy is to stop reading the shard; an operator has to decide.
     DataLost,
     /// The end of the shard is being recorded.
     Ending,
     /// The worker is stopping.
     Stopping,
-    /// The work is over.
+    /// The work has ended.
     Finished,
 }
 
-/// How the work on a shard is going. Counts start when this worker took the shard.
+/// The state and the counts of the work on a shard. Counts start when this worker took the shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardProgress {
-    /// What the worker is doing.
+    /// What the worker is doing now.
     pub state: ShardState,
-    /// Records that the application has acknowledged, those of an aggregate one by one.
+    /// Acknowledged records; sub-records count one by one.
     pub acknowledged_records: u64,
     /// Payload bytes of those records.
     pub acknowledged_bytes: u64,
     /// The newest acknowledged position; `None` before the first.
     pub acknowledged: Option<Position>,
-    /// How far the newest read lies behind the tip of the shard, in milliseconds, where the source says so.
+    /// How far the newest read lies behind the tip of the shard, in milliseconds. `None`: not reported.
     pub millis_behind_latest: Option<u64>,
-    /// Aggregated records that were taken apart (the format of the Kinesis Producer Library).
+    /// De-aggregated records (the format of the Kinesis Producer Library).
     pub aggregates: u64,
-    /// Records in them that were left out because their hash keys belong to another shard.
+    /// Sub-records that were filtered because their hash keys belong to another shard.
     pub filtered_records: u64,
-    /// Aggregated records that could not be read and were handed over as they are.
+    /// Malformed aggregates, which were delivered as one record each.
     pub malformed_aggregates: u64,
     /// How much of the stream's retention period the lag has used up.
     pub retention_alarm: RetentionAlarm,
-    /// Stretches of records that were most likely lost, since the stream no longer keeps them.
+    /// Spans of records that the stream most likely removed before they were read.
     pub lost_spans: u64,
-    /// The same where a loss is possible and no more is known.
+    /// Spans of records that the stream possibly removed before they were read.
     pub possibly_lost_spans: u64,
-    /// In a bounded run: all that lies before the bound is acknowledged, and nothing more is read.
+    /// In a bounded run: all records before the bound are acknowledged, and reading has stopped.
     pub has_reached_bound: bool,
     /// Attempts of the application's code that failed, panicked, or took too long.
     pub failed_attempts: u64,
     /// Records that went to the dead-letter sink.
     pub dead_letters: u64,
-    /// Records that were passed because the failure policy says so: they are lost to the application.
+    /// Records that the failure policy skipped: they are lost to the application.
     pub skipped_records: u64,
-    /// How often the work was started anew, because it made no progress or the application let go of records.
+    /// Restarts of the work, because it made no progress or because dropped records had to be read again.
     pub restarts: u64,
-    /// When there was progress the last time: a read was answered, records were acknowledged, or a step was done.
+    /// The newest progress: an answered read, an acknowledgement, or a step that succeeded.
     pub progressed_at: Option<Instant>,
-    /// The newest error that made a step, or the work on a record, be done again; cleared when it succeeds, or when
-    /// everything is acknowledged.
+    /// The newest error that caused a retry of a step or a record; cleared when the retry succeeds, or when all records
+    /// are acknowledged.
     pub last_error: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What a stream says about one of its shards.
+//! One shard of a stream, as the stream lists it.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use lease_store::{HashKeyRange, ShardId};
 pub struct Shard {
     /// Its name.
     pub shard_id: ShardId,
-    /// The shards it came from: none, one (split) or two (merge). They may be gone from the stream already.
+    /// Its parents: none, one (split) or two (merge). The stream may have removed them already.
     pub parents: BTreeSet<ShardId>,
-    /// The hash keys it covers, where the stream says so.
+    /// The hash keys it covers. `None`: not reported.
     pub hash_key_range: Option<HashKeyRange>,
-    /// Whether it takes no more records: it was split or merged.
+    /// Whether it was split or merged, and takes no more records.
     pub is_closed: bool,
 }

@@ -1,4 +1,4 @@
-//! Where records come from: the contracts of a stream and of one shard of it.
+//! The contracts of record sources: a stream, and one open shard of it.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use lease_store::{Position, SequenceNumber, ShardId, StreamIdentity};
 
-use crate::{Record, Shard, SourceError};
+use crate::error::SourceError;
+use crate::record::Record;
+use crate::shard::Shard;
 
 /// A stream: it lists its shards and opens them for reading.
 #[async_trait]
@@ -14,49 +16,49 @@ pub trait StreamSource: fmt::Debug + Send + Sync + 'static {
     /// The name of the stream.
     fn stream_name(&self) -> &str;
 
-    /// Which stream this is, and what time it is there.
+    /// The identity, the clock and the retention period of the stream.
     ///
     /// # Errors
     /// `StreamNotFound`, `Denied`, `Throttled` or `Unavailable`.
     async fn describe(&self) -> Result<StreamDescription, SourceError>;
 
-    /// The shards that the stream still knows, over all pages. The filter spares work where the stream can apply it; one
-    /// that cannot may return more, so callers look at what they get.
+    /// All shards that the stream still lists, over all pages. The filter saves work if the stream can apply it. A stream
+    /// that cannot may return more shards, so callers check the answer.
     ///
     /// # Errors
     /// As [`describe`](Self::describe).
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError>;
 
-    /// Opens a shard for reading. May be lazy: a failure can also come with the first batch.
+    /// Opens a shard for reading. It may be lazy: then the first read returns the failure.
     ///
     /// # Errors
     /// As [`list_shards`](Self::list_shards), and `ShardNotFound`.
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError>;
 }
 
-/// What a stream says about itself.
+/// The description of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamDescription {
-    /// Which stream it is.
+    /// The ARN and the creation time.
     pub identity: StreamIdentity,
-    /// The time by the clock that stamps its records: that of the call, or a little earlier, but never later. `None`: it
-    /// did not say.
+    /// The time of the call by the clock that stamps the records, or a little earlier, but never later. `None`: not
+    /// reported.
     pub now: Option<SystemTime>,
-    /// How long it keeps records. `None`: it did not say; then nobody is warned before records are lost, and a loss is
-    /// never more than possible.
+    /// How long the stream keeps records. `None`: not reported; then there is no warning before records are lost, and a
+    /// loss is never more than possible.
     pub retention: Option<Duration>,
 }
 
-/// Which shards to list. A source may list more than those that are asked for, never fewer.
+/// Which shards to list. A source may list more shards than these, never fewer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardFilter {
     /// All, open and closed.
     All,
     /// Those that take records.
     Open,
-    /// Those that took records at this time or later: all but those that were closed before.
+    /// Those that were open at this time or later: all but those that were closed before.
     OpenSince(SystemTime),
-    /// Those created after this one: its descendants are among them.
+    /// Those created after this one, among them its descendants.
     After(ShardId),
 }
 
@@ -69,57 +71,57 @@ pub enum ReadFrom {
     Latest,
     /// At the first record that arrived at this time or later.
     AtTimestamp(SystemTime),
-    /// At the record with this number, or the first one after it. Reading from a stored position starts *at* it, since
-    /// an aggregated record may be done only in part; the worker drops what it has seen.
+    /// At the record with this number, or the first one after it. Reading from a checkpoint starts *at* its record, since
+    /// an aggregate may be done only in part; the worker drops the records that are done.
     At(SequenceNumber),
 }
 
-/// One shard, read from a position on.
+/// One open shard.
 #[async_trait]
 pub trait RecordSource: fmt::Debug + Send {
-    /// Waits until the next read is due or has something to read, and tells how many bytes of memory it takes at most, as
-    /// [`FetchedBatch::memory_bytes`] counts and with what the call itself needs. The caller sets them aside before it calls
-    /// [`next_batch`](Self::next_batch): so no memory is set aside for a shard that only waits, and none is filled
-    /// before it is set aside.
+    /// Waits until the next read is due or has records. Returns how many bytes of memory the read needs at most: the
+    /// records as [`FetchedBatch::memory_bytes`] counts them, plus the memory of the call itself. The caller reserves them
+    /// before it calls [`next_batch`](Self::next_batch). So a shard that only waits has no reservation, and memory is
+    /// reserved before it is filled.
     ///
-    /// Answers within seconds, as `next_batch` does. Safe to cancel, and may be left out by the caller.
+    /// Answers within seconds, as `next_batch` does. Safe to cancel. The caller may skip this call.
     ///
-    /// A source that does not know need not implement it: nothing is set aside, and what a read gave is counted once it is
-    /// there. So each shard of such a source may exceed the budget by a batch.
+    /// A source that does not know the size need not implement it. Then no memory is reserved, and the records are counted
+    /// after the read: each shard of such a source may exceed the budget by one batch.
     async fn ready(&mut self) -> u64 {
         0
     }
 
-    /// The next records, in order. Waits while there are none, but answers within seconds, empty if need be, so that
-    /// the lag stays current. It paces itself; the caller asks again at once.
+    /// The next records, in order. Waits while there are none, but answers within seconds, with no records if necessary,
+    /// so that the lag stays current. The source paces itself; the caller calls again at once.
     ///
-    /// Safe to cancel: a cancelled call loses nothing, the next one reads the same records. After an error the next
-    /// call goes on where the last answer ended. Once the end of the shard is reported, every further call reports it.
+    /// Safe to cancel: the next call reads the records of a cancelled one. After an error the next call resumes where the
+    /// last answer ended. Once the end of the shard is reported, each further call reports it again.
     ///
     /// # Errors
-    /// Any [`SourceError`]; the caller decides whether and when to ask again.
+    /// Any [`SourceError`]; the caller decides whether and when to call again.
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError>;
 
-    /// Everything up to this position is stored as done and will not be asked for again, by whoever reads the shard. For
-    /// sources that keep something; told before a read, not at once.
+    /// Reports that the checkpoint has reached this position: no worker will read the records before it again. A source
+    /// that stores records may delete them. The call comes before a read, some time after the checkpoint.
     fn checkpointed(&mut self, position: &Position) {
         let _ = position;
     }
 }
 
-/// What one read of a shard gave.
+/// The answer of one read of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchedBatch {
-    /// The records, in order; may be none.
+    /// The records, in order; may be empty.
     pub records: Vec<Record>,
-    /// How far the last record lies behind the tip of the shard, in milliseconds, where the source says so.
+    /// How far the last record lies behind the tip of the shard, in milliseconds. `None`: not reported.
     pub millis_behind_latest: Option<u64>,
-    /// Set when nothing comes after these records, ever.
+    /// Set when the shard ends after these records.
     pub shard_end: Option<ShardEnd>,
 }
 
 impl FetchedBatch {
-    /// What the records take in memory, in bytes.
+    /// The memory of the records, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.records.iter().map(Record::memory_bytes).sum()
     }
@@ -128,6 +130,6 @@ impl FetchedBatch {
 /// The end of a closed shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardEnd {
-    /// The shards that follow; empty when the source does not say.
+    /// The children of the shard; empty when the source does not report them.
     pub children: Vec<Shard>,
 }

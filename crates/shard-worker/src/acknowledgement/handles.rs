@@ -1,4 +1,4 @@
-//! What the application acknowledges with, when it does so later than its processor returns.
+//! The handles with which an application acknowledges after its processor has returned.
 
 use std::any::Any;
 use std::fmt;
@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use lease_store::BoxError;
 
-use super::deliveries::Delivered;
-use crate::last_resort::GivenUp;
-use crate::{Record, RecordBatch};
+use super::record_batch::{Delivery, RecordBatch};
+use crate::failure::last_resort::LastResortOutcome;
+use crate::record::Record;
 
 /// Acknowledges a batch after [`process`](crate::RecordProcessor::process) has returned; see [`RecordBatch::defer`].
 ///
-/// Dropped without being acknowledged, the batch is delivered again as the failure policy says, like after
-/// [`fail`](Self::fail): it is never passed in silence. Once the lease is lost it does nothing: the records are their new
-/// owner's.
+/// Dropping it without an acknowledgement is like [`fail`](Self::fail): the batch is delivered again as the failure policy
+/// demands, so no batch is passed silently. Once the lease is lost the handle does nothing, since the records belong to the
+/// new owner.
 #[must_use = "a batch whose acknowledgement is dropped is delivered again"]
 pub struct Acknowledgement {
     claim: Option<Claim>,
@@ -22,7 +22,7 @@ pub struct Acknowledgement {
 
 /// Acknowledges one record; see [`Acknowledgement::into_records`].
 ///
-/// The position of the shard moves over a record when it and all before it are acknowledged, in whichever order.
+/// The position of the shard moves over a record once this record and all before it are acknowledged, in any order.
 #[must_use = "a record whose acknowledgement is dropped is delivered again"]
 pub struct RecordAcknowledgement {
     claim: Option<Arc<Claim>>,
@@ -30,9 +30,9 @@ pub struct RecordAcknowledgement {
 }
 
 struct Claim {
-    /// `None`: the batch was made by hand, and nobody waits for it.
-    delivered: Option<Arc<Delivered>>,
-    /// `None`: let go of.
+    /// `None` for a batch that the application made, and for a second handle of a delivery.
+    delivery: Option<Arc<Delivery>>,
+    /// `None` once the records were dropped by `without_records`.
     batch: Option<RecordBatch>,
     guard: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -40,25 +40,25 @@ struct Claim {
 const DROPPED: &str = "its acknowledgement was dropped";
 
 impl RecordBatch {
-    /// The batch will be acknowledged by the returned handle, and not by the `Ok` of the processor: the next batches come
-    /// meanwhile, as far as the limits for what is unacknowledged allow. Only the first call for a delivery counts; the
-    /// handle of a further one does nothing, like that of a batch that was made by hand.
+    /// Acknowledges the batch by the returned handle instead of by the `Ok` of the processor. Meanwhile the next batches
+    /// are delivered, within the limits for unacknowledged records. Only the first call for a delivery counts. The handle
+    /// of a further call does nothing, like that of a batch which the application made itself.
     pub fn defer(&self) -> Acknowledgement {
-        let delivered = self.delivered().filter(|delivered| delivered.defer()).cloned();
-        Acknowledgement { claim: Some(Claim { delivered, batch: Some(self.clone()), guard: None }) }
+        let delivery = self.delivery().filter(|delivery| delivery.defer()).cloned();
+        Acknowledgement { claim: Some(Claim { delivery, batch: Some(self.clone()), guard: None }) }
     }
 }
 
 impl Acknowledgement {
-    /// The batch is done: the position may pass it, as soon as all before it is done.
+    /// The batch is done: the position passes it once all records before it are done.
     pub fn acknowledge(mut self) {
-        if let Some(Claim { delivered: Some(delivered), batch, .. }) = self.claim.take() {
-            // Without records a batch is only ever acknowledged as a whole.
-            delivered.acknowledge_all(batch.map_or(0, |batch| batch.len()));
+        if let Some(Claim { delivery: Some(delivery), batch, .. }) = self.claim.take() {
+            // Without records the delivery covers a whole batch, which needs no count.
+            delivery.acknowledge_all(batch.map_or(0, |batch| batch.len()));
         }
     }
 
-    /// The batch could not be processed; it is delivered again as the failure policy says.
+    /// The batch could not be processed; it is delivered again as the failure policy demands.
     pub fn fail(mut self, error: impl Into<BoxError>) {
         if let Some(claim) = self.claim.take() {
             claim.fail_all(error.into());
@@ -69,13 +69,13 @@ impl Acknowledgement {
     pub fn into_records(mut self) -> impl ExactSizeIterator<Item = (Record, RecordAcknowledgement)> {
         let claim = self.claim.take().map(Arc::new);
         let batch = claim.as_ref().and_then(|claim| claim.batch.clone());
-        if let (Some(delivered), Some(batch)) =
-            (claim.as_ref().and_then(|claim| claim.delivered.as_ref()), &batch)
+        if let (Some(delivery), Some(batch)) =
+            (claim.as_ref().and_then(|claim| claim.delivery.as_ref()), &batch)
         {
-            delivered.split(batch);
+            delivery.split(batch);
         }
         let handle = move |index| RecordAcknowledgement { claim: claim.clone(), index };
-        // Made before the first is used, so that an iterator that is dropped half-way drops them.
+        // All handles exist before the first is returned: dropping the iterator early drops, and so fails, the others.
         let all: Vec<(Record, RecordAcknowledgement)> = batch
             .iter()
             .flat_map(|batch| batch.iter().cloned())
@@ -85,19 +85,19 @@ impl Acknowledgement {
         all.into_iter()
     }
 
-    /// Lets go of the records, and so of their memory, where the application is done with them but has to store something
-    /// before they may be acknowledged. Dropped or failed, they can only be read again: the work on the shard starts anew
-    /// at the position that is acknowledged, with a new processor.
+    /// Drops the records, which frees their memory, for an application that is done with them but has to store something
+    /// before it acknowledges them. If this handle is dropped or failed, the records have to be read again: the shard
+    /// restarts at the acknowledged position, with a new processor.
     pub fn without_records(mut self) -> Self {
         if let Some(claim) = &mut self.claim
-            && claim.delivered.as_ref().is_none_or(|delivered| delivered.is_whole())
+            && claim.delivery.as_ref().is_none_or(|delivery| delivery.is_whole())
         {
             claim.batch = None;
         }
         self
     }
 
-    /// Keeps a value until the batch is settled, or all its records are: a permit, for example.
+    /// Keeps a value, such as a permit, until this handle, or all handles of its records, are used or dropped.
     pub fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {
         if let Some(claim) = &mut self.claim {
             claim.guard = Some(Box::new(guard));
@@ -110,42 +110,42 @@ impl RecordAcknowledgement {
     /// The record is done.
     pub fn acknowledge(mut self) {
         let claim = self.claim.take();
-        if let Some(delivered) = claim.as_ref().and_then(|claim| claim.delivered.as_ref()) {
-            delivered.acknowledge(self.index);
+        if let Some(delivery) = claim.as_ref().and_then(|claim| claim.delivery.as_ref()) {
+            delivery.acknowledge(self.index);
         }
     }
 
-    /// Nobody has begun with the record. At a stop it is left to the next owner, and the stop still counts as drained;
-    /// otherwise it is delivered again, and that counts as no attempt.
+    /// The application has not started the record. At a stop the record is left to the next owner, and the stop still
+    /// counts as drained. Otherwise it is delivered again, and that does not count as an attempt.
     pub fn release(mut self) {
         if let Some(claim) = self.claim.take() {
             claim.fail(self.index, None);
         }
     }
 
-    /// The record is done, or the last resort was taken with it.
-    pub(crate) fn settle(self, given_up: Option<GivenUp>) {
-        if let (Some(given_up), Some(delivered)) = (given_up, self.delivered()) {
-            delivered.count(|progress| given_up.count(progress));
+    /// The record is done, or the last resort was applied to it.
+    pub(crate) fn complete(self, last_resort: Option<LastResortOutcome>) {
+        if let (Some(outcome), Some(delivery)) = (last_resort, self.delivery()) {
+            delivery.count(|progress| outcome.count(progress));
         }
         self.acknowledge();
     }
 
-    /// An attempt failed, and whoever has the record tries again.
-    pub(crate) fn note_failure(&self, error: &BoxError) {
-        if let Some(delivered) = self.delivered() {
-            delivered.count(|progress| {
+    /// Counts a failed attempt, after which the owner of this handle retries the record itself.
+    pub(crate) fn record_failure(&self, error: &BoxError) {
+        if let Some(delivery) = self.delivery() {
+            delivery.count(|progress| {
                 progress.failed_attempts += 1;
                 progress.last_error = Some(error.to_string());
             });
         }
     }
 
-    fn delivered(&self) -> Option<&Arc<Delivered>> {
-        self.claim.as_ref().and_then(|claim| claim.delivered.as_ref())
+    fn delivery(&self) -> Option<&Arc<Delivery>> {
+        self.claim.as_ref().and_then(|claim| claim.delivery.as_ref())
     }
 
-    /// The record could not be processed; it is delivered again as the failure policy says.
+    /// The record could not be processed; it is delivered again as the failure policy demands.
     pub fn fail(mut self, error: impl Into<BoxError>) {
         if let Some(claim) = self.claim.take() {
             claim.fail(self.index, Some(error.into()));
@@ -155,16 +155,16 @@ impl RecordAcknowledgement {
 
 impl Claim {
     fn fail_all(&self, error: BoxError) {
-        match (&self.delivered, &self.batch) {
-            (Some(delivered), Some(batch)) => delivered.fail(batch, 0..batch.len(), Some(error)),
-            (Some(delivered), None) => delivered.fail_without_records(error),
+        match (&self.delivery, &self.batch) {
+            (Some(delivery), Some(batch)) => delivery.fail(batch, 0..batch.len(), Some(error)),
+            (Some(delivery), None) => delivery.fail_without_records(error),
             (None, _) => {}
         }
     }
 
     fn fail(&self, index: usize, error: Option<BoxError>) {
-        if let (Some(delivered), Some(batch)) = (&self.delivered, &self.batch) {
-            delivered.fail(batch, std::iter::once(index), error);
+        if let (Some(delivery), Some(batch)) = (&self.delivery, &self.batch) {
+            delivery.fail(batch, std::iter::once(index), error);
         }
     }
 }

@@ -1,19 +1,17 @@
-//! Acknowledgement: which of the delivered records are done, and how far that goes without a gap.
+//! Acknowledgement: which delivered records are done, and how far the position of the shard may move.
 //!
-//! | file | what |
+//! | file | content |
 //! | --- | --- |
-//! | [`window`] | what is delivered and not acknowledged, in order; pure |
-//! | [`places`] | the positions of many records in little memory; pure |
-//! | [`deliveries`] | the window of one shard, shared between its worker and the handles |
-//! | [`handles`] | what the application acknowledges with |
+//! | [`window`] | the unacknowledged records, in order; pure |
+//! | [`packed_positions`] | the positions of many records in little memory; pure |
+//! | [`record_batch`] | a batch, and one delivery of it |
+//! | [`tracker`] | the side of the worker |
+//! | [`handles`] | the side of the application |
 
-mod deliveries;
-mod handles;
-mod places;
-mod window;
-
-pub(crate) use deliveries::{Delivered, Deliveries, Failure, WindowLimits};
-pub use handles::{Acknowledgement, RecordAcknowledgement};
-
-#[doc(hidden)]
-pub use window::{Advance, Window};
+pub(crate) mod handles;
+mod packed_positions;
+pub(crate) mod record_batch;
+pub(crate) mod tracker;
+// Public for `internals`; without that feature nothing outside reaches it.
+#[cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+pub(crate) mod window;

@@ -1,58 +1,59 @@
-//! What is delivered and not acknowledged: a position may only move over records that are done without a gap.
+//! The unacknowledged records of a shard: its position may only move over records that are done without a gap.
 
 use std::collections::VecDeque;
 
 use lease_store::Position;
 
-use super::places::PackedPlaces;
-use crate::Record;
+use super::packed_positions::PackedPositions;
+use crate::record::Record;
 
 /// How far the position of a shard may move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advance {
     /// The position after the last record that is done without a gap before it.
     pub position: Position,
-    /// How many records that is more than before.
+    /// How many records the position moves over.
     pub records: u64,
-    /// The payload bytes of the deliveries that were completed by it.
+    /// The payload bytes of the batches that this completes.
     pub payload_bytes: u64,
 }
 
-/// The deliveries of one shard that are not wholly acknowledged, in order.
+/// The batches of one shard that are not completely acknowledged, in order.
 ///
-/// An acknowledgement takes constant time, on average: each record is marked once and passed once. A delivery costs one
-/// bit a record, and the positions of its records only where they are acknowledged one by one.
+/// An acknowledgement takes constant time, on average: each record is marked once and passed once. A batch costs one bit a
+/// record, and the positions of its records only if they are acknowledged one by one.
 #[derive(Debug, Default)]
 pub struct Window {
-    deliveries: VecDeque<Delivery>,
-    /// The number of the first delivery; the next ones count on.
+    entries: VecDeque<Entry>,
+    /// The number of the first batch; the following ones have consecutive numbers.
     first: u64,
     records: usize,
     open: usize,
     bytes: u64,
 }
 
+/// A batch in the window.
 #[derive(Debug)]
-struct Delivery {
+struct Entry {
     last: Position,
-    /// The positions of all its records, where they are acknowledged one by one.
-    each: Option<PackedPlaces>,
+    /// The positions of all its records, if they are acknowledged one by one.
+    each: Option<PackedPositions>,
     count: usize,
     memory_bytes: u64,
     payload_bytes: u64,
-    /// One bit a record; a delivery that is acknowledged at once needs none.
+    /// One bit a record; empty if the batch is acknowledged as a whole.
     marks: Vec<u64>,
     marked: usize,
-    /// How many records from the first on are done without a gap.
+    /// How many records from the first one on are done without a gap.
     passed: usize,
 }
 
-impl Delivery {
+impl Entry {
     fn is_marked(&self, index: usize) -> bool {
         self.marks.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
-    /// Whether that is news.
+    /// Marks a record as done; returns `false` if it was done before.
     fn mark(&mut self, index: usize) -> bool {
         if index >= self.count || self.is_marked(index) {
             return false;
@@ -67,7 +68,7 @@ impl Delivery {
         true
     }
 
-    /// Moves over what is marked; tells how many records that is.
+    /// Moves over the marked records; returns how many these are.
     fn pass(&mut self) -> usize {
         let before = self.passed;
         if self.marked == self.count {
@@ -89,12 +90,12 @@ impl Delivery {
 }
 
 impl Window {
-    /// Takes up a delivery of records, which come after all that was delivered before; tells its number.
-    pub fn deliver(&mut self, records: &[Record], memory_bytes: u64) -> u64 {
+    /// Adds a batch of records, which follow all records added before; returns its number.
+    pub fn push(&mut self, records: &[Record], memory_bytes: u64) -> u64 {
         self.records += records.len();
         self.open += records.len();
         self.bytes += memory_bytes;
-        self.deliveries.push_back(Delivery {
+        self.entries.push_back(Entry {
             last: records.last().map_or(Position::TrimHorizon, Record::position),
             each: None,
             count: records.len(),
@@ -104,113 +105,113 @@ impl Window {
             marked: 0,
             passed: 0,
         });
-        self.first + self.deliveries.len() as u64 - 1
+        self.first + self.entries.len() as u64 - 1
     }
 
-    /// This delivery will be acknowledged later than others: its position must not keep the buffer that its records are
-    /// slices of.
-    pub fn detach(&mut self, delivery: u64) {
-        if let Some(delivery) = self.delivery(delivery)
-            && let Position::After(last) = &mut delivery.last
+    /// Copies the position of a batch that will be acknowledged late: the position must not keep the buffer alive that the
+    /// records are slices of.
+    pub fn detach(&mut self, entry: u64) {
+        if let Some(entry) = self.entry(entry)
+            && let Position::After(last) = &mut entry.last
             && let Ok(detached) = last.sequence_number.as_str().parse()
         {
             last.sequence_number = detached;
         }
     }
 
-    /// The records of this delivery, which are these, will be acknowledged one by one.
-    pub fn keep_places(&mut self, delivery: u64, records: &[Record]) {
-        if let Some(delivery) = self.delivery(delivery)
-            && delivery.each.is_none()
+    /// Stores the positions of a batch whose records, which are these, will be acknowledged one by one.
+    pub fn keep_positions(&mut self, entry: u64, records: &[Record]) {
+        if let Some(entry) = self.entry(entry)
+            && entry.each.is_none()
         {
-            delivery.each = Some(PackedPlaces::of(records));
+            entry.each = Some(PackedPositions::of(records));
         }
     }
 
-    /// Takes note that a record is done. Tells how far the position may move, if it may. What is acknowledged already, or
-    /// was never delivered, changes nothing.
-    pub fn acknowledge(&mut self, delivery: u64, index: usize) -> Option<Advance> {
-        if !self.delivery(delivery)?.mark(index) {
+    /// Acknowledges a record; returns how far the position may move, if it may. A record that is acknowledged already, or
+    /// was never added, changes nothing.
+    pub fn acknowledge(&mut self, entry: u64, index: usize) -> Option<Advance> {
+        if !self.entry(entry)?.mark(index) {
             return None;
         }
         self.open -= 1;
         self.advance()
     }
 
-    /// Takes note that all records of a delivery are done.
-    pub fn acknowledge_all(&mut self, delivery: u64) -> Option<Advance> {
-        let delivery = self.delivery(delivery)?;
-        let open = delivery.count - delivery.marked;
-        delivery.marked = delivery.count;
+    /// Acknowledges all records of a batch.
+    pub fn acknowledge_all(&mut self, entry: u64) -> Option<Advance> {
+        let entry = self.entry(entry)?;
+        let open = entry.count - entry.marked;
+        entry.marked = entry.count;
         self.open -= open;
         self.advance()
     }
 
-    /// Whether a record is delivered and not acknowledged.
-    pub fn is_open(&self, delivery: u64, index: usize) -> bool {
-        self.is_any_open(delivery)
-            && usize::try_from(delivery - self.first)
+    /// Whether a record is in the window and not acknowledged.
+    pub fn is_open(&self, entry: u64, index: usize) -> bool {
+        self.is_any_open(entry)
+            && usize::try_from(entry - self.first)
                 .ok()
-                .and_then(|at| self.deliveries.get(at))
-                .is_some_and(|delivery| index < delivery.count && !delivery.is_marked(index))
+                .and_then(|at| self.entries.get(at))
+                .is_some_and(|entry| index < entry.count && !entry.is_marked(index))
     }
 
-    /// Whether a record of a delivery is not acknowledged.
-    pub fn is_any_open(&self, delivery: u64) -> bool {
-        let at = delivery.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
-        at.and_then(|at| self.deliveries.get(at)).is_some_and(|delivery| delivery.marked < delivery.count)
+    /// Whether a batch has records that are not acknowledged.
+    pub fn is_any_open(&self, entry: u64) -> bool {
+        let at = entry.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| self.entries.get(at)).is_some_and(|entry| entry.marked < entry.count)
     }
 
-    /// How many records are delivered and not passed by the position.
+    /// How many records the position has not passed.
     pub fn records(&self) -> usize {
         self.records
     }
 
-    /// How many records are delivered and not acknowledged.
+    /// How many records are not acknowledged.
     pub fn open(&self) -> usize {
         self.open
     }
 
-    /// What the deliveries that are not completed took in memory, in bytes.
+    /// The memory of the batches that are not complete, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether everything is acknowledged.
+    /// Whether all batches are complete.
     pub fn is_empty(&self) -> bool {
-        self.deliveries.is_empty()
+        self.entries.is_empty()
     }
 
-    /// Forgets all deliveries: they will be made again. Their numbers are not used again.
+    /// Forgets all batches, which will be read again. Their numbers are not reused.
     pub fn clear(&mut self) {
-        *self = Self { first: self.first + self.deliveries.len() as u64, ..Self::default() };
+        *self = Self { first: self.first + self.entries.len() as u64, ..Self::default() };
     }
 
-    fn delivery(&mut self, number: u64) -> Option<&mut Delivery> {
+    fn entry(&mut self, number: u64) -> Option<&mut Entry> {
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.deliveries.get_mut(at)
+        self.entries.get_mut(at)
     }
 
     fn advance(&mut self) -> Option<Advance> {
         let mut advance: Option<Advance> = None;
         let (mut records, mut payload_bytes) = (0, 0);
-        while let Some(delivery) = self.deliveries.front_mut() {
-            let passed = delivery.pass();
-            let is_complete = delivery.passed == delivery.count;
+        while let Some(entry) = self.entries.front_mut() {
+            let passed = entry.pass();
+            let is_complete = entry.passed == entry.count;
             records += passed;
             if is_complete {
-                payload_bytes += delivery.payload_bytes;
-                self.bytes -= delivery.memory_bytes;
+                payload_bytes += entry.payload_bytes;
+                self.bytes -= entry.memory_bytes;
             }
             if (passed > 0 || is_complete)
-                && let Some(position) = delivery.position()
+                && let Some(position) = entry.position()
             {
                 advance = Some(Advance { position, records: records as u64, payload_bytes });
             }
             if !is_complete {
                 break;
             }
-            self.deliveries.pop_front();
+            self.entries.pop_front();
             self.first += 1;
         }
         self.records -= records;
@@ -225,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    fn records(places: &[(u128, u64)]) -> Vec<Record> {
+    fn records(positions: &[(u128, u64)]) -> Vec<Record> {
         let record = |(number, sub_sequence_number): &(u128, u64)| Record {
             sequence_number: (*number).into(),
             sub_sequence_number: *sub_sequence_number,
@@ -233,14 +234,14 @@ mod tests {
             data: Bytes::from_static(b"four"),
             approximate_arrival: None,
         };
-        places.iter().map(record).collect()
+        positions.iter().map(record).collect()
     }
 
-    fn deliver(window: &mut Window, places: &[(u128, u64)]) -> u64 {
-        let records = records(places);
-        let delivery = window.deliver(&records, 100);
-        window.keep_places(delivery, &records);
-        delivery
+    fn push(window: &mut Window, positions: &[(u128, u64)]) -> u64 {
+        let records = records(positions);
+        let entry = window.push(&records, 100);
+        window.keep_positions(entry, &records);
+        entry
     }
 
     fn moved_to(advance: Option<Advance>) -> Option<(Position, u64)> {
@@ -248,10 +249,10 @@ mod tests {
     }
 
     #[test]
-    fn the_position_moves_only_over_what_is_done_without_a_gap() {
+    fn the_position_moves_only_over_done_records_without_a_gap() {
         let mut window = Window::default();
-        let first = deliver(&mut window, &[(1, 0), (2, 0), (2, 1), (2, 5)]);
-        let second = deliver(&mut window, &[(3, 0)]);
+        let first = push(&mut window, &[(1, 0), (2, 0), (2, 1), (2, 5)]);
+        let second = push(&mut window, &[(3, 0)]);
         assert_eq!(window.acknowledge(first, 2), None);
         assert_eq!(window.acknowledge_all(second), None);
         assert_eq!(moved_to(window.acknowledge(first, 0)), Some((Position::after(1.into(), 0), 1)));
@@ -265,16 +266,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_already_or_forgotten_changes_nothing() {
+    fn acknowledging_done_or_forgotten_records_changes_nothing() {
         let mut window = Window::default();
-        let first = deliver(&mut window, &[(1, 0), (2, 0)]);
+        let first = push(&mut window, &[(1, 0), (2, 0)]);
         assert!(window.acknowledge(first, 0).is_some());
         assert_eq!(window.acknowledge(first, 0), None);
         assert_eq!(window.acknowledge(first, 2), None);
         assert_eq!(window.acknowledge_all(first + 1), None);
         window.clear();
         assert!(window.is_empty());
-        let again = deliver(&mut window, &[(2, 0)]);
+        let again = push(&mut window, &[(2, 0)]);
         assert_eq!(window.acknowledge_all(first), None, "a handle from before is void");
         assert!(window.is_open(again, 0));
         assert!(window.acknowledge_all(again).is_some());
@@ -282,25 +283,25 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_a_hundred_thousand_records_takes_a_hundred_bytes_for_each_at_most() {
-        // Sequence numbers as the service writes them, 56 digits, of plain records.
+    fn a_record_in_the_window_takes_at_most_a_hundred_bytes() {
+        // Plain records with sequence numbers of 56 digits, as the service writes them.
         let text = |number: u64| format!("49{number:054}").parse().unwrap();
         let record = |number| Record { sequence_number: text(number), ..records(&[(0, 0)]).swap_remove(0) };
         let records: Vec<Record> = (0..100_000).map(record).collect();
         let mut window = Window::default();
-        let taken = allocation_counter::measure(|| {
+        let used = allocation_counter::measure(|| {
             for batch in records.chunks(1000) {
-                let delivery = window.deliver(batch, 0);
-                window.detach(delivery);
-                window.keep_places(delivery, batch);
-                // Everything but the first.
-                let first = usize::from(delivery == 0);
-                assert!((first..batch.len()).all(|index| window.acknowledge(delivery, index).is_none()));
+                let entry = window.push(batch, 0);
+                window.detach(entry);
+                window.keep_positions(entry, batch);
+                // All records but the first.
+                let first = usize::from(entry == 0);
+                assert!((first..batch.len()).all(|index| window.acknowledge(entry, index).is_none()));
             }
         });
         assert_eq!(window.records(), 100_000);
-        println!("{} bytes for 100,000 records, at most {}", taken.bytes_current, taken.bytes_max);
-        assert!(taken.bytes_max < 10_000_000, "{} bytes", taken.bytes_max);
+        println!("{} bytes for 100,000 records, at most {}", used.bytes_current, used.bytes_max);
+        assert!(used.bytes_max < 10_000_000, "{} bytes", used.bytes_max);
         let all = allocation_counter::measure(|| {
             let advance = window.acknowledge(0, 0).unwrap();
             assert_eq!((advance.records, advance.position), (100_000, Position::after(text(99_999), 0)));
@@ -309,7 +310,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plainest model: the position is that of the last record before the first one that is open.
+        /// Compared with a plain list: the position is that of the last record before the first open one.
         #[test]
         fn agrees_with_a_plain_list(
             sizes in prop::collection::vec(1..80usize, 1..8),
@@ -320,13 +321,13 @@ mod tests {
             let mut all: Vec<(u64, usize, Position)> = Vec::new();
             let mut number = 0_u64;
             for size in sizes {
-                let places: Vec<(u128, u64)> = (0..size as u64)
+                let positions: Vec<(u128, u64)> = (0..size as u64)
                     .map(|index| if aggregated { (u128::from(number), index) } else { (u128::from(number + index), 0) })
                     .collect();
                 number += size as u64;
-                let delivery = deliver(&mut window, &places);
-                all.extend(places.iter().enumerate().map(|(index, (number, sub))| {
-                    (delivery, index, Position::after((*number).into(), *sub))
+                let entry = push(&mut window, &positions);
+                all.extend(positions.iter().enumerate().map(|(index, (number, sub))| {
+                    (entry, index, Position::after((*number).into(), *sub))
                 }));
             }
             let mut todo: Vec<usize> = (0..all.len()).collect();
@@ -334,10 +335,10 @@ mod tests {
             let mut done = vec![false; all.len()];
             let (mut position, mut counted) = (None, 0);
             for at in todo {
-                let (delivery, index, _) = &all[at];
-                prop_assert!(window.is_open(*delivery, *index));
+                let (entry, index, _) = &all[at];
+                prop_assert!(window.is_open(*entry, *index));
                 done[at] = true;
-                if let Some(advance) = window.acknowledge(*delivery, *index) {
+                if let Some(advance) = window.acknowledge(*entry, *index) {
                     prop_assert!(position.as_ref().is_none_or(|before| *before < advance.position));
                     position = Some(advance.position);
                     counted += advance.records;

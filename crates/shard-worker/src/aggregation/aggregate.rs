@@ -1,4 +1,4 @@
-//! An aggregate: found by its magic number, verified by its digest, walked through as slices.
+//! An aggregate: detected by its magic number, verified by its digest, iterated as slices.
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -6,10 +6,10 @@ use md5::{Digest as _, Md5};
 
 use super::wire::{Fields, Malformation, Value};
 
-/// What an aggregate begins with (KPL aggregation format).
+/// The first bytes of an aggregate (KPL aggregation format).
 pub(super) const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 
-/// What an aggregate ends with: an MD5 digest, so many bytes.
+/// The size of the MD5 digest at the end of an aggregate, in bytes.
 pub(super) const DIGEST_BYTES: usize = 16;
 
 pub(super) const PARTITION_KEY_TABLE: u64 = 1;
@@ -20,35 +20,34 @@ pub(super) const PARTITION_KEY_INDEX: u64 = 1;
 pub(super) const EXPLICIT_HASH_KEY_INDEX: u64 = 2;
 pub(super) const DATA: u64 = 3;
 
-/// Whether a payload begins as an aggregate does. Nothing is said about the rest.
+/// Whether a payload begins with the magic number. The rest is not checked.
 pub(crate) fn has_magic(payload: &[u8]) -> bool {
     payload.starts_with(&MAGIC)
 }
 
-/// The message between magic number and digest, if that is what the payload is. Everything else is a plain record, as
-/// it is to the KCL: without the magic number, too short for a message, or with a digest that is not that of the
-/// message.
+/// The message between magic number and digest; `None` for a plain record. As in the KCL, a payload is plain
+/// without the magic number, if it is too short for a message, or if the digest does not match.
 pub(super) fn verified_message(payload: &[u8]) -> Option<&[u8]> {
     let (message, digest) = payload.strip_prefix(&MAGIC)?.split_last_chunk::<DIGEST_BYTES>()?;
     let computed: [u8; DIGEST_BYTES] = Md5::digest(message).into();
     (!message.is_empty() && computed == *digest).then_some(message)
 }
 
-/// The tables of an aggregate, and how many records it holds.
+/// The tables of an aggregate, and the number of its records.
 #[derive(Debug)]
 pub(super) struct Aggregate<'a> {
     message: &'a [u8],
-    /// The partition keys, slices of the payload, each checked once to be text.
+    /// The partition keys: slices of the payload, each checked once to be UTF-8.
     pub(super) partition_keys: Vec<ByteString>,
-    /// The explicit hash keys as they stand there.
+    /// The explicit hash keys, not yet parsed.
     pub(super) explicit_hash_keys: Vec<&'a [u8]>,
-    /// The number of records: counted, not stated.
+    /// The counted number of records.
     pub(super) record_count: usize,
 }
 
 impl<'a> Aggregate<'a> {
-    /// Reads the tables of a verified message, which is a part of `payload`. They may stand in any order, so all of the
-    /// message is stepped through; what the records hold is looked at later.
+    /// Reads the tables of a verified message, which is a part of `payload`. The fields may have any order, so this steps
+    /// through the whole message; the content of the records is read later.
     pub(super) fn read(message: &'a [u8], payload: &Bytes) -> Result<Self, Malformation> {
         let mut aggregate =
             Self { message, partition_keys: Vec::new(), explicit_hash_keys: Vec::new(), record_count: 0 };
@@ -77,12 +76,12 @@ impl<'a> Aggregate<'a> {
     }
 }
 
-/// A record of an aggregate, as it stands there.
+/// A record of an aggregate, as encoded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SubRecord<'a> {
-    /// Where its partition key stands in the table.
+    /// The index of its partition key in the table.
     pub(super) partition_key_index: u64,
-    /// Where its explicit hash key stands in the table, if it has one.
+    /// The index of its explicit hash key in the table, if it has one.
     pub(super) explicit_hash_key_index: Option<u64>,
     /// Its payload.
     pub(super) data: &'a [u8],
@@ -92,7 +91,7 @@ impl<'a> SubRecord<'a> {
     fn read(message: &'a [u8]) -> Result<Self, Malformation> {
         let (mut partition_key_index, mut explicit_hash_key_index, mut data) = (None, None, None);
         let mut fields = Fields::of(message);
-        // Where a field comes twice the last one counts (protobuf encoding).
+        // If a field is repeated, the last one counts (protobuf encoding).
         while let Some((number, value)) = fields.next()? {
             match (number, value) {
                 (PARTITION_KEY_INDEX, Value::Integer(index)) => partition_key_index = Some(index),
@@ -110,7 +109,7 @@ impl<'a> SubRecord<'a> {
     }
 }
 
-/// Walks through the records of an aggregate.
+/// Iterates the records of an aggregate.
 #[derive(Debug)]
 pub(super) struct SubRecords<'a> {
     fields: Fields<'a>,

@@ -13,19 +13,21 @@ use super::aggregate::{
 };
 use super::hash_filter::hash_key_of;
 use super::wire::{field_bytes, varint_bytes, write_bytes, write_integer, write_length};
-use crate::{SourceError, SourceErrorKind};
+use crate::error::{SourceError, SourceErrorKind};
 
 /// Magic number and digest.
 const FRAME_BYTES: usize = MAGIC.len() + DIGEST_BYTES;
 
-/// Puts records together in the aggregation format of the Kinesis Producer Library (KPL), which the KCL and
-/// [`deaggregate`](crate::deaggregate) take apart again. Keys that records share are stored once.
+/// Aggregates records in the format of the Kinesis Producer Library (KPL), which the KCL and
+/// [`deaggregate`](crate::deaggregate) read. Keys that records share are stored once.
 ///
 /// An aggregate goes to one shard as a whole, and a consumer drops the records in it whose own hash keys belong to another
-/// one. So a producer either aggregates by shard, compares the shard that Kinesis answers with the one it expected, and
-/// sends again what belongs elsewhere, as the KPL does; or it gives all records of an aggregate the same explicit hash
-/// key. The second way needs no knowledge of the shards and outlives every split, but the records of a partition key no
-/// longer follow each other in one shard.
+/// shard. A producer has two ways to avoid a loss:
+///
+/// - It aggregates by shard, compares the shard in Kinesis's answer with the expected one, and sends the records of another
+///   shard again. The KPL does this.
+/// - It gives all records of an aggregate the same explicit hash key. This needs no knowledge of the shards and is valid
+///   after every split, but the records of one partition key are spread over the shards.
 ///
 /// ```
 /// use shard_worker::{Aggregator, hash_key_of};
@@ -56,8 +58,7 @@ pub struct Aggregator {
 pub struct AggregatedRecord {
     /// The partition key to put it with: that of its first record.
     pub partition_key: ByteString,
-    /// The explicit hash key to put it with: where its first record belongs, by its explicit hash key or else by its
-    /// partition key.
+    /// The explicit hash key to put it with: that of its first record, or else the hash key of its partition key.
     pub hash_key: HashKey,
     /// The payload.
     pub data: Bytes,
@@ -66,10 +67,10 @@ pub struct AggregatedRecord {
 }
 
 impl Aggregator {
-    /// The most bytes of a record, payload and partition key together, that every Kinesis stream takes: 1 MiB.
+    /// The largest record that every Kinesis stream accepts, payload and partition key together: 1 MiB.
     pub const DEFAULT_MAX_BYTES: usize = 1024 * 1024;
 
-    /// An empty aggregator. No aggregate will have more than `max_bytes`, counted as Kinesis counts a record: payload and
+    /// An empty aggregator. Each aggregate has at most `max_bytes`, counted as Kinesis counts a record: payload and
     /// partition key.
     pub fn new(max_bytes: usize) -> Self {
         Self {
@@ -82,11 +83,11 @@ impl Aggregator {
         }
     }
 
-    /// Adds a record. If it does not fit any more, what is there is finished and returned, and the record is the first of
-    /// the next aggregate.
+    /// Adds a record. If it does not fit, the current aggregate is finished and returned, and the record is the first of
+    /// the next one.
     ///
     /// # Errors
-    /// `Invalid` when the record alone is larger than an aggregate may be; nothing has changed then.
+    /// `Invalid` when the record alone is larger than an aggregate may be; then nothing is added.
     pub fn add(
         &mut self,
         partition_key: impl Into<ByteString>,
@@ -133,7 +134,7 @@ impl Aggregator {
         Ok(full)
     }
 
-    /// The aggregate of what was added since the last one; `None` when that is nothing.
+    /// The aggregate of the records added since the last one; `None` when there are none.
     pub fn finish(&mut self) -> Option<AggregatedRecord> {
         let done = std::mem::replace(self, Self::new(self.max_bytes));
         let (partition_key, hash_key) = done.first?;
@@ -166,7 +167,7 @@ fn record_bytes(partition_key_index: u64, hash_key_index: Option<u64>, data: &[u
     index_bytes(partition_key_index) + hash_key_index.map_or(0, index_bytes) + field_bytes(data.len())
 }
 
-/// Keys that records refer to by their index.
+/// A table of keys that records refer to by index.
 #[derive(Debug)]
 struct KeyTable {
     field: u64,
@@ -179,12 +180,12 @@ impl KeyTable {
         Self { field, indexes: HashMap::new(), encoded: Vec::new() }
     }
 
-    /// The index that a key has, or would get.
+    /// The index of a key, or the index that it would get.
     fn index_for(&self, key: &ByteString) -> u64 {
         self.indexes.get(key).copied().unwrap_or(self.indexes.len() as u64)
     }
 
-    /// How many bytes a key would add: none if it is there.
+    /// How many bytes a key would add; 0 if the table holds it.
     fn bytes_for(&self, key: &ByteString) -> usize {
         if self.indexes.contains_key(key) { 0 } else { field_bytes(key.len()) }
     }

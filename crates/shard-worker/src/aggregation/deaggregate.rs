@@ -1,55 +1,55 @@
-//! A record in, its sub-records out.
+//! De-aggregation: a record in, its sub-records out.
 
 use lease_store::HashKeyRange;
 
 use super::aggregate::{Aggregate, verified_message};
-use super::hash_filter::{HashFilter, Place};
+use super::hash_filter::{HashFilter, Owner};
 use super::wire::Malformation;
-use crate::Record;
+use crate::record::Record;
 
-/// The fewest bytes that a record takes inside an aggregate: two for its field, two each for the index of its partition
-/// key and for an empty payload. So `n` bytes never become more than `n / 6` records.
+/// The smallest encoded size of a record in an aggregate: two bytes for its field, two each for the index of its partition
+/// key and for an empty payload. So `n` bytes hold at most `n / 6` records.
 pub const MIN_SUB_RECORD_BYTES: usize = 6;
 
-/// What a record turned out to be.
+/// The result of [`deaggregate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deaggregated {
-    /// No aggregate: it is handed on as it is.
+    /// A plain record, appended unchanged.
     Plain,
-    /// Its digest is that of an aggregate, but its inside cannot be read: it is handed on as it is, so that nothing is
-    /// lost.
+    /// The digest is that of an aggregate, but the content cannot be read. The record is appended unchanged, so that no
+    /// data is lost.
     Malformed {
-        /// What is wrong with it.
+        /// Why the content cannot be read.
         reason: &'static str,
     },
-    /// An aggregate: what is handed on are its records.
+    /// An aggregate, of which the sub-records are appended.
     Aggregate {
-        /// So many of its records belong to another shard, and were left out.
+        /// How many of its records belong to another shard, and were filtered.
         filtered: u64,
     },
 }
 
-/// Appends to `records` what a record from the stream holds: the records of an aggregate of the Kinesis Producer Library
-/// (KPL), or else the record itself.
+/// Appends the sub-records of an aggregate of the Kinesis Producer Library (KPL) to `records`, or a plain record itself.
 ///
-/// The sub-records are slices of the aggregate's payload, have its sequence number and arrival time, and are numbered from
-/// 0 by their place in it, whether or not others are left out. Those whose hash key lies outside `shard_range` are left
-/// out, since they come again from the shard they belong to. Nothing is left out when the range is not given, or when the
-/// stream evidently does not distribute by partition key: the aggregate has no partition key, or its first record, by
-/// whose hash key producers send it, lies outside the range itself.
+/// The sub-records are slices of the aggregate's payload and have its sequence number and arrival time. Their sub-sequence
+/// numbers count from 0 in the order of the aggregate, filtered records included.
 ///
-/// A record is plain, as it is to the KCL, unless it has the magic number and the right digest. An aggregate that cannot
-/// be read to its end, or that holds no records, is handed on as it is too: as a single record it keeps the position
-/// moving, and the application sees what came.
+/// A sub-record whose hash key lies outside `shard_range` is filtered, since the shard that it belongs to delivers it.
+/// Nothing is filtered without a range, or if the stream evidently does not distribute by partition key. There are two
+/// signs of that: the aggregate has no partition key; or its first record, whose hash key producers send it by, lies outside
+/// the range.
 ///
-/// Never panics, whatever the payload is. Allocates for at most one [`Record`] per [`MIN_SUB_RECORD_BYTES`] of it, which is
-/// 20 times its size if all of them are empty, and for the time of the call for one table entry per 2 bytes.
+/// As in the KCL, a record is plain unless it has the magic number and the right digest. An aggregate that is malformed or
+/// holds no records is appended unchanged: as a single record it keeps the position moving, and the application sees it.
+///
+/// Never panics, for any payload. Allocates at most one [`Record`] per [`MIN_SUB_RECORD_BYTES`] of the payload, which is 20
+/// times its size if all sub-records are empty. During the call it allocates one more table entry per 2 bytes.
 pub fn deaggregate(
     record: Record,
     shard_range: Option<HashKeyRange>,
     records: &mut Vec<Record>,
 ) -> Deaggregated {
-    // A record with a number inside an aggregate was taken out of it already.
+    // A record with a sub-sequence number is a sub-record already.
     let message = if record.sub_sequence_number == 0 { verified_message(&record.data) } else { None };
     let Some(message) = message else {
         records.push(record);
@@ -66,7 +66,7 @@ pub fn deaggregate(
     }
 }
 
-/// Appends the records of a verified message, and says how many were left out. After an error some may be there.
+/// Appends the records of a verified message; returns how many were filtered. After an error some may be appended.
 fn append(
     message: &[u8],
     record: &Record,
@@ -74,26 +74,26 @@ fn append(
     records: &mut Vec<Record>,
 ) -> Result<u64, Malformation> {
     let aggregate = Aggregate::read(message, &record.data)?;
-    // The records were counted, not announced: there is a field for each of them.
+    // The count is safe to allocate for: the message holds a field for each record.
     records.reserve(aggregate.record_count);
     let range = shard_range.filter(|range| *range != HashKeyRange::FULL && record.partition_key.is_some());
     let mut filter = range.map(|range| HashFilter::new(range, &aggregate));
     let mut filtered = 0;
     for (sub_sequence_number, sub_record) in (0..).zip(aggregate.records()) {
         let sub_record = sub_record?;
-        // An index out of range makes the aggregate malformed on every shard alike, looked up or not: what a position
-        // inside it means must not depend on who reads it.
+        // An index out of range makes the aggregate malformed on every shard, even if no filter needs the key: a position
+        // inside it must mean the same to every reader.
         let partition_key = entry(&aggregate.partition_keys, sub_record.partition_key_index)
             .ok_or("the index of a partition key points nowhere")?;
         if let Some(index) = sub_record.explicit_hash_key_index {
             entry(&aggregate.explicit_hash_keys, index)
                 .ok_or("the index of an explicit hash key points nowhere")?;
         }
-        let place = filter.as_mut().map_or(Place::Inside, |filter| filter.place(&sub_record));
-        if sub_sequence_number == 0 && place != Place::Inside {
-            // The stream did not put it where its keys say, so they say nothing about the others either.
+        let owner = filter.as_mut().map_or(Owner::ThisShard, |filter| filter.owner(&sub_record));
+        if sub_sequence_number == 0 && owner != Owner::ThisShard {
+            // The stream did not distribute the aggregate by its first key, so the other keys are no reason to filter.
             filter = None;
-        } else if place == Place::Outside {
+        } else if owner == Owner::OtherShard {
             filtered += 1;
             continue;
         }

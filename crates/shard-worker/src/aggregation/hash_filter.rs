@@ -1,16 +1,15 @@
-//! Which records of an aggregate are the business of another shard.
+//! Decides which records of an aggregate belong to another shard.
 //!
-//! A producer fills an aggregate with records of one shard, as far as it knows the shards. After a split it may not know
-//! yet: the aggregate goes to one of the children as a whole. The producer learns from the answer where it went, and
-//! sends the records that belong elsewhere again, in another aggregate (that is how the KPL does it). So a record whose
-//! hash key lies outside the range of the shard comes again from a sibling, and is dropped here. The KCL drops the whole
-//! aggregate then; here the records inside the range are kept.
+//! A producer fills an aggregate with records of one shard, according to the shards that it knows. After a split it may not
+//! know the children yet, and the aggregate goes to one of them as a whole. From the answer the producer learns the shard,
+//! and it sends the records of the other child again, in another aggregate (the KPL does this). So a record whose hash key
+//! lies outside the range of its shard is repeated on a sibling, and is dropped here. The KCL drops the whole aggregate in
+//! this case; this crate keeps the records inside the range.
 //!
-//! Dropping is only right where the stream puts a record where its keys say. It does not if its distribution strategy is
-//! `AUTO`, and the keys that a producer gave come back all the same, so their presence proves nothing. Two things give it
-//! away: the aggregate has no partition key itself, or its first record lies outside the range, though it is the one
-//! whose hash key the KPL and its kin send the aggregate by. In both cases everything is kept: a record that comes twice
-//! is better than one that does not come.
+//! Dropping a record is only right if the stream distributes records by their keys. With the distribution strategy `AUTO`
+//! it does not, although it returns the keys of the producer. Two signs show that: the aggregate itself has no partition
+//! key; or its first record, whose hash key the KPL and similar producers send the aggregate by, lies outside the range.
+//! In both cases all records are kept: a repeated record is better than a lost one.
 
 use lease_store::{HashKey, HashKeyRange};
 use md5::{Digest as _, Md5};
@@ -24,25 +23,23 @@ pub fn hash_key_of(partition_key: &str) -> HashKey {
     HashKey(u128::from_be_bytes(digest))
 }
 
-/// Where a record belongs.
+/// The shard that a record belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// To this shard.
-    Inside,
-    /// To another one.
-    Outside,
-    /// Its explicit hash key is not one, so nobody knows.
+pub(super) enum Owner {
+    ThisShard,
+    OtherShard,
+    /// Its explicit hash key is not valid.
     Unknown,
 }
 
-/// Says of the records of one aggregate where they belong. A key that many of them share is looked at once, and one that
-/// none of them has is not looked at.
+/// Finds the owners of the records of one aggregate. A key that many records share is hashed once, and an unused key is not
+/// hashed.
 #[derive(Debug)]
 pub(super) struct HashFilter<'a> {
     range: HashKeyRange,
     aggregate: &'a Aggregate<'a>,
-    by_partition_key: Vec<Option<Place>>,
-    by_explicit_hash_key: Vec<Option<Place>>,
+    by_partition_key: Vec<Option<Owner>>,
+    by_explicit_hash_key: Vec<Option<Owner>>,
 }
 
 impl<'a> HashFilter<'a> {
@@ -55,8 +52,8 @@ impl<'a> HashFilter<'a> {
         }
     }
 
-    /// Where a record belongs. `Unknown` too when an index points nowhere, which the caller finds by itself.
-    pub(super) fn place(&mut self, record: &SubRecord<'_>) -> Place {
+    /// The owner of a record. `Unknown` also for an index out of range, which the caller checks itself.
+    pub(super) fn owner(&mut self, record: &SubRecord<'_>) -> Owner {
         let (index, known) = match record.explicit_hash_key_index {
             Some(index) => (index, &mut self.by_explicit_hash_key),
             None => (record.partition_key_index, &mut self.by_partition_key),
@@ -64,27 +61,27 @@ impl<'a> HashFilter<'a> {
         let Some((index, known)) =
             usize::try_from(index).ok().and_then(|index| Some((index, known.get_mut(index)?)))
         else {
-            return Place::Unknown;
+            return Owner::Unknown;
         };
-        if let Some(place) = *known {
-            return place;
+        if let Some(owner) = *known {
+            return owner;
         }
         let hash_key = if record.explicit_hash_key_index.is_some() {
             self.aggregate.explicit_hash_keys.get(index).and_then(|text| read_decimal(text))
         } else {
             self.aggregate.partition_keys.get(index).map(|key| hash_key_of(key))
         };
-        let place = match hash_key {
-            Some(hash_key) if self.range.contains(hash_key) => Place::Inside,
-            Some(_) => Place::Outside,
-            None => Place::Unknown,
+        let owner = match hash_key {
+            Some(hash_key) if self.range.contains(hash_key) => Owner::ThisShard,
+            Some(_) => Owner::OtherShard,
+            None => Owner::Unknown,
         };
-        *known = Some(place);
-        place
+        *known = Some(owner);
+        owner
     }
 }
 
-/// A hash key from decimal text below 2^128. Leading zeros are allowed, as the KCL allows them.
+/// Parses a hash key from decimal text below 2^128. Leading zeros are allowed, as in the KCL.
 fn read_decimal(text: &[u8]) -> Option<HashKey> {
     let is_decimal = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(text).ok().filter(|_| is_decimal)?;
@@ -98,7 +95,7 @@ mod tests {
     use crate::aggregation::aggregate::verified_message;
 
     #[test]
-    fn a_key_is_looked_at_once_and_only_if_a_record_has_it() {
+    fn a_key_is_hashed_once_and_only_if_a_record_has_it() {
         let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
         for (key, hash_key) in [("a", None), ("b", Some(HashKey(7))), ("a", None), ("a", Some(HashKey(7)))] {
             aggregator.add(key, hash_key, b"x").unwrap();
@@ -107,16 +104,16 @@ mod tests {
         let aggregate = Aggregate::read(verified_message(&payload).unwrap(), &payload).unwrap();
         let mut filter = HashFilter::new(HashKeyRange::new(HashKey(0), HashKey(7)).unwrap(), &aggregate);
         let mut records = aggregate.records().map(Result::unwrap);
-        assert_eq!(filter.place(&records.next().unwrap()), Place::Outside);
-        assert_eq!(filter.place(&records.next().unwrap()), Place::Inside);
-        // The key "b" belongs to a record with an explicit hash key, so nobody looked at it.
-        assert_eq!(filter.by_partition_key, [Some(Place::Outside), None]);
-        assert_eq!(filter.by_explicit_hash_key, [Some(Place::Inside)]);
-        // What is known is not looked at again: the answer is the noted one, even where it was made wrong.
-        filter.by_partition_key[0] = Some(Place::Inside);
-        filter.by_explicit_hash_key[0] = Some(Place::Outside);
-        assert_eq!(filter.place(&records.next().unwrap()), Place::Inside);
-        assert_eq!(filter.place(&records.next().unwrap()), Place::Outside);
+        assert_eq!(filter.owner(&records.next().unwrap()), Owner::OtherShard);
+        assert_eq!(filter.owner(&records.next().unwrap()), Owner::ThisShard);
+        // The key "b" belongs to a record with an explicit hash key, so it was not hashed.
+        assert_eq!(filter.by_partition_key, [Some(Owner::OtherShard), None]);
+        assert_eq!(filter.by_explicit_hash_key, [Some(Owner::ThisShard)]);
+        // Stored answers are not computed again, even if they are made wrong here.
+        filter.by_partition_key[0] = Some(Owner::ThisShard);
+        filter.by_explicit_hash_key[0] = Some(Owner::OtherShard);
+        assert_eq!(filter.owner(&records.next().unwrap()), Owner::ThisShard);
+        assert_eq!(filter.owner(&records.next().unwrap()), Owner::OtherShard);
     }
 
     #[test]

@@ -9,21 +9,16 @@
 //!                                    3 = payload, 4 = tags (ignored)
 //! ```
 //!
-//! | what | where |
+//! | file | content |
 //! | --- | --- |
-//! | the protobuf encoding, as far as the format needs it | `wire` |
-//! | an aggregate: found, verified, walked through | `aggregate` |
-//! | a record in, its sub-records out | [`deaggregate`] |
-//! | which sub-records are another shard's business | `hash_filter` |
-//! | records in, an aggregate out | [`Aggregator`] |
+//! | [`wire`] | the part of the protobuf encoding that the format uses |
+//! | [`aggregate`] | detects, verifies and iterates an aggregate |
+//! | [`deaggregate`] | a record in, its sub-records out |
+//! | [`hash_filter`] | which sub-records belong to another shard |
+//! | [`aggregator`] | records in, an aggregate out |
 
-mod aggregate;
-mod aggregator;
-mod deaggregate;
-mod hash_filter;
+pub(crate) mod aggregate;
+pub(crate) mod aggregator;
+pub(crate) mod deaggregate;
+pub(crate) mod hash_filter;
 mod wire;
-
-pub(crate) use aggregate::has_magic;
-pub use aggregator::{AggregatedRecord, Aggregator};
-pub use deaggregate::{Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate};
-pub use hash_filter::hash_key_of;

@@ -1,15 +1,15 @@
-//! The protobuf encoding, as far as aggregates need it: fields are read as slices, never copied.
+//! The part of the protobuf encoding that aggregates use: fields are read as slices, never copied.
 //!
-//! Whatever a message says about a length is checked against the bytes that are there before it is used, so that no
-//! input makes a reader panic, read elsewhere or allocate.
+//! Each length in a message is checked against the remaining bytes before it is used. So no input makes a reader panic, read
+//! out of bounds or allocate.
 
-/// A variable-length integer has at most so many bytes (protobuf encoding: 64 bits, 7 in a byte).
+/// The most bytes of a variable-length integer (protobuf encoding: 64 bits, 7 in a byte).
 const MAX_VARINT_BYTES: usize = 10;
 
 /// The largest number of a field (protobuf encoding: 29 bits).
 const MAX_FIELD_NUMBER: u64 = (1 << 29) - 1;
 
-/// The bits of a key that hold the wire type; the field's number stands above them.
+/// The low bits of a key that hold the wire type; the bits above are the field's number.
 const WIRE_TYPE_BITS: u32 = 3;
 
 const VARINT: u64 = 0;
@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
                 return Err("it ends inside an integer");
             };
             self.rest = rest;
-            // Of the tenth byte one bit fits; what is above is cut off, as protobuf does.
+            // Only one bit of the tenth byte fits; like protobuf, ignore the others.
             integer |= u64::from(byte & 0x7f) << (7 * index);
             if byte & 0x80 == 0 {
                 return Ok(integer);
@@ -84,7 +84,7 @@ impl<'a> Fields<'a> {
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], Malformation> {
         let taken = usize::try_from(length).ok().and_then(|length| self.rest.split_at_checked(length));
-        let Some((bytes, rest)) = taken else { return Err("a field is longer than what is left") };
+        let Some((bytes, rest)) = taken else { return Err("a field is longer than the rest of the message") };
         self.rest = rest;
         Ok(bytes)
     }
@@ -102,18 +102,18 @@ pub(super) fn write_bytes(field: u64, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// Writes what comes before the content of a field of `length` bytes.
+/// Writes the key and the length of a field of `length` bytes.
 pub(super) fn write_length(field: u64, length: usize, out: &mut Vec<u8>) {
     write_varint(field << WIRE_TYPE_BITS | LENGTH_DELIMITED, out);
     write_varint(length as u64, out);
 }
 
-/// How many bytes a field of so many bytes takes, for the one-byte keys of fields 1 to 15.
+/// The encoded size of a field of `length` bytes, for the one-byte keys of fields 1 to 15.
 pub(super) fn field_bytes(length: usize) -> usize {
     1 + varint_bytes(length as u64) + length
 }
 
-/// How many bytes an integer takes.
+/// The encoded size of an integer, in bytes.
 pub(super) fn varint_bytes(value: u64) -> usize {
     let bits = (u64::BITS - value.leading_zeros()).max(1);
     bits.div_ceil(7) as usize
@@ -160,20 +160,20 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn each_malformation_is_named() {
         check_malformed(&[0x80], "it ends inside an integer");
         check_malformed(&[0x08], "it ends inside an integer");
         check_malformed(
             &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
             "an integer is too long",
         );
-        check_malformed(&[0x0a, 0x02, b'x'], "a field is longer than what is left");
+        check_malformed(&[0x0a, 0x02, b'x'], "a field is longer than the rest of the message");
         // A length of 2^63: nothing is added to it, so nothing overflows.
         check_malformed(
             &[0x0a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01],
-            "a field is longer than what is left",
+            "a field is longer than the rest of the message",
         );
-        check_malformed(&[0x09, 1, 2, 3, 4, 5, 6, 7], "a field is longer than what is left");
+        check_malformed(&[0x09, 1, 2, 3, 4, 5, 6, 7], "a field is longer than the rest of the message");
         check_malformed(&[0x0b], "a field has an unknown wire type");
         check_malformed(&[0x00, 0x00], "a field has an impossible number");
     }

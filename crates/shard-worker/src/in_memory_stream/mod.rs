@@ -1,7 +1,7 @@
 //! A Kinesis stream in memory: write, split, merge, throttle, trim.
 //!
-//! For demonstrations and for tests of applications: it behaves as Kinesis does towards a consumer, at memory speed and
-//! under the control of a paused clock.
+//! It is made for demonstrations and for tests of applications. Towards a consumer it behaves like Kinesis, at memory speed
+//! and under the control of a paused clock.
 
 mod reader;
 mod topology;
@@ -19,25 +19,25 @@ use tokio::time::{Duration, Instant};
 
 use self::reader::InMemoryReader;
 use self::topology::{ReadLimits, Slice, Topology};
-use crate::{
-    ReadFrom, RecordSource, Shard, ShardFilter, SourceError, SourceErrorKind, StreamDescription,
-    StreamSource, hash_key_of,
-};
+use crate::aggregation::hash_filter::hash_key_of;
+use crate::error::{SourceError, SourceErrorKind};
+use crate::shard::Shard;
+use crate::source::{ReadFrom, RecordSource, ShardFilter, StreamDescription, StreamSource};
 
-/// How many bytes of payload and keys a stream holds unless it is told otherwise.
+/// The default capacity of a stream, in bytes of payload and keys.
 const DEFAULT_CAPACITY_BYTES: usize = 256 * 1024 * 1024;
 
 /// The most records of one read (Kinesis API: `GetRecords`).
 const MAX_BATCH_RECORDS: usize = 10_000;
 
-/// The most bytes of one read, as they count in memory (Kinesis API: 10 MiB of payload). One record goes through alone.
+/// The most bytes of one read, counted in memory (Kinesis API: 10 MiB of payload). A larger record is read alone.
 const MAX_BATCH_BYTES: u64 = 10 * 1024 * 1024;
 
 /// The wall clock of a stream at its creation: 2026-01-01, in seconds since 1970. Arrival times count from here by the
 /// runtime's clock, so that a paused runtime controls them.
 const EPOCH_SECONDS: u64 = 1_767_225_600;
 
-/// How long a stream says that it keeps records unless it is told otherwise (as Kinesis).
+/// The default of the reported retention period (that of Kinesis).
 const DEFAULT_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A stream in memory. Clones are the same stream.
@@ -64,7 +64,7 @@ pub struct InMemoryStream {
 struct Shared {
     name: String,
     created_at: Instant,
-    /// When it was created by its own wall clock, in seconds since 1970.
+    /// The time of the creation by the stream's own wall clock, in seconds since 1970.
     creation_epoch_seconds: u64,
     state: Mutex<State>,
     /// Counts the changes, so that waiting readers notice them.
@@ -76,7 +76,7 @@ struct State {
     topology: Topology,
     max_batch_records: usize,
     retention: Option<Duration>,
-    /// So many of the next reads fail, in this way.
+    /// How the next reads fail, and how many of them.
     failing_reads: Option<(SourceErrorKind, u32)>,
 }
 
@@ -86,13 +86,12 @@ impl InMemoryStream {
         Self::with_capacity(name, shard_count, DEFAULT_CAPACITY_BYTES)
     }
 
-    /// A stream that holds at most so many bytes of payload and keys; writes beyond are throttled.
+    /// A stream that holds at most `capacity_bytes` of payload and keys; further writes are throttled.
     pub fn with_capacity(name: impl Into<String>, shard_count: NonZeroUsize, capacity_bytes: usize) -> Self {
         Self::created_at(name.into(), shard_count, capacity_bytes, EPOCH_SECONDS)
     }
 
-    /// A stream of the same name as this one, empty, as it is after this one was deleted and created again: another
-    /// stream.
+    /// An empty stream of the same name, as if this one was deleted and created again: another stream.
     #[must_use]
     pub fn recreated(&self, shard_count: NonZeroUsize) -> Self {
         let creation_epoch_seconds =
@@ -183,13 +182,13 @@ impl InMemoryStream {
         self.change(|state| state.topology.merge(one, other, now))
     }
 
-    /// Removes records older than this, and closed shards that are empty then, as the end of the retention period does.
+    /// Removes records older than `age`, and closed shards that are empty then, as at the end of the retention period.
     pub fn trim_older_than(&self, age: Duration) {
         let instant = self.now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         self.change(|state| state.topology.trim_arrived_before(instant));
     }
 
-    /// How long the stream says that it keeps records; a day unless told otherwise. Nothing is removed by itself, only by
+    /// Sets the reported retention period; the default is a day. Records are removed only by
     /// [`trim_older_than`](Self::trim_older_than).
     pub fn set_retention(&self, retention: Option<Duration>) {
         self.change(|state| state.retention = retention);
@@ -205,7 +204,7 @@ impl InMemoryStream {
         self.change(|state| state.failing_reads = Some((kind, reads)));
     }
 
-    /// The most records that one read returns; 10,000 unless told otherwise.
+    /// Sets the most records that one read returns; the default is 10,000.
     pub fn set_max_batch_records(&self, max_batch_records: NonZeroUsize) {
         self.change(|state| state.max_batch_records = max_batch_records.get());
     }
@@ -239,14 +238,14 @@ impl InMemoryStream {
         self.shared.version.subscribe()
     }
 
-    /// How many bytes the next read takes; `None`: there is nothing to read. Does not count as a read.
-    fn look(&self, shard_id: &ShardId, after: Option<&SequenceNumber>) -> Option<u64> {
+    /// The memory of the next read, in bytes; `None`: there is nothing to read. It does not count as a read.
+    fn next_read_bytes(&self, shard_id: &ShardId, after: Option<&SequenceNumber>) -> Option<u64> {
         let state = self.state();
         if matches!(state.failing_reads, Some((_, 1..))) {
             return Some(0);
         }
         let limits = ReadLimits { records: state.max_batch_records, bytes: MAX_BATCH_BYTES };
-        state.topology.look(shard_id, after, limits)
+        state.topology.next_read_bytes(shard_id, after, limits)
     }
 
     fn read(
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_goes_where_its_digest_says() {
+    async fn a_record_goes_to_the_shard_of_its_digest() {
         let stream = stream(16);
         // MD5("a") = 0cc175b9c0f1b6a831c399e269772661, in the first sixteenth; MD5("") = d41d8cd9..., in the 14th.
         assert_eq!(stream.put("a", "x").unwrap().0.as_str(), "shardId-000000000000");
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_waiting_reader_is_woken_and_a_cancelled_read_loses_nothing() {
+    async fn a_write_wakes_readers_and_cancelled_reads_lose_nothing() {
         let stream = stream(1);
         let shard_id = stream.open_shards().swap_remove(0);
         let mut reader = open(&stream, &shard_id, ReadFrom::TrimHorizon).await;
@@ -339,7 +338,7 @@ mod tests {
         assert_eq!(texts(&mut reader).await, ["late"]);
         assert_eq!(before.elapsed(), Duration::from_millis(100));
         written.await.unwrap();
-        assert_eq!(texts(&mut reader).await, [] as [&str; 0], "an idle reader answers all the same");
+        assert_eq!(texts(&mut reader).await, [] as [&str; 0], "an idle reader answers, too");
         assert_eq!(before.elapsed(), Duration::from_millis(1100));
     }
 
@@ -358,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn starts_where_it_is_told() {
+    async fn a_reader_starts_at_the_requested_position() {
         let stream = stream(1);
         let shard_id = stream.open_shards().swap_remove(0);
         let mut numbers = Vec::new();
@@ -380,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_lag_is_the_age_of_what_is_unread() {
+    async fn the_lag_is_the_age_of_the_unread_records() {
         let stream = stream(1);
         stream.set_max_batch_records(NonZeroUsize::MIN);
         let shard_id = stream.open_shards().swap_remove(0);
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn throttled_reads_go_on_where_they_were() {
+    async fn throttled_reads_skip_nothing() {
         let stream = stream(1);
         let shard_id = stream.open_shards().swap_remove(0);
         stream.put("k", "0").unwrap();
@@ -406,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trimmed_shard_is_gone_and_a_trimmed_position_starts_at_the_horizon() {
+    async fn trimmed_shards_are_gone_and_trimmed_positions_move() {
         let stream = stream(1);
         let parent = stream.open_shards().swap_remove(0);
         let (_, trimmed) = stream.put("k", "0").unwrap();

@@ -1,23 +1,24 @@
-//! Reads one shard of an in-memory stream.
+//! A reader of one shard of an in-memory stream.
 
 use async_trait::async_trait;
 use lease_store::{SequenceNumber, ShardId};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::InMemoryStream;
-use crate::{FetchedBatch, RecordSource, ShardEnd, SourceError};
+use crate::error::SourceError;
+use crate::source::{FetchedBatch, RecordSource, ShardEnd};
 
 /// A reader that waits for records answers at least this often, so that the lag stays current.
 const IDLE_ANSWER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads one shard from a position on.
+/// Reads one shard, starting after a sequence number.
 #[derive(Debug)]
 pub(super) struct InMemoryReader {
     pub(super) stream: InMemoryStream,
     pub(super) shard_id: ShardId,
-    /// The newest number that was returned; `None`: none yet, and reading starts at the trim horizon.
+    /// The newest returned number; `None`: reading starts at the trim horizon.
     pub(super) after: Option<SequenceNumber>,
-    /// The bytes that the next read was said to take.
+    /// The announced memory of the next read, in bytes.
     pub(super) announced: Option<u64>,
 }
 
@@ -30,15 +31,15 @@ impl RecordSource for InMemoryReader {
         let mut version = self.stream.subscribe();
         let deadline = Instant::now() + IDLE_ANSWER_INTERVAL;
         loop {
-            // Marked as seen before the look: a change after it wakes the wait below.
+            // Marked as seen before the check: a later change ends the wait below.
             version.mark_unchanged();
-            let found = self.stream.look(&self.shard_id, self.after.as_ref());
+            let found = self.stream.next_read_bytes(&self.shard_id, self.after.as_ref());
             if found.is_some() || Instant::now() >= deadline {
                 let bytes = found.unwrap_or(0);
                 self.announced = Some(bytes);
                 return bytes;
             }
-            // The sender lives in the stream that this reader holds, so only a change or the deadline ends the wait.
+            // The sender belongs to the stream that this reader owns, so only a change or the deadline ends the wait.
             let _ = timeout_at(deadline, version.changed()).await;
         }
     }
@@ -46,7 +47,7 @@ impl RecordSource for InMemoryReader {
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
         let announced = self.ready().await;
         self.announced = None;
-        // What arrived since then is for the next read, for which memory is set aside.
+        // Records that arrived since the announcement wait for the next read, which reserves memory for them.
         let batch = self.stream.read(&self.shard_id, self.after.as_ref(), announced)?;
         if let Some(last) = batch.records.last() {
             self.after = Some(last.sequence_number.clone());

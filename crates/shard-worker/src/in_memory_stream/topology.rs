@@ -8,9 +8,12 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use lease_store::{HashKey, HashKeyRange, SequenceNumber, ShardId};
 
-use crate::{ReadFrom, Record, Shard, ShardFilter, SourceError, SourceErrorKind};
+use crate::error::{SourceError, SourceErrorKind};
+use crate::record::Record;
+use crate::shard::Shard;
+use crate::source::{ReadFrom, ShardFilter};
 
-/// The shards of a stream, open and closed, and what they hold.
+/// The shards of a stream, open and closed, and their records.
 #[derive(Debug)]
 pub(super) struct Topology {
     shards: BTreeMap<ShardId, ShardLog>,
@@ -28,21 +31,21 @@ struct ShardLog {
     records: VecDeque<Record>,
 }
 
-/// What a read at a position finds.
+/// The result of a read.
 #[derive(Debug)]
 pub(super) struct Slice {
     pub(super) records: Vec<Record>,
-    /// Nothing comes after these records, ever; these shards follow.
+    /// The children, if the shard ends after these records.
     pub(super) end: Option<Vec<Shard>>,
-    /// When the newest record of the shard arrived, if there are records beyond these.
+    /// When the newest record of the shard arrived, if there are records after these.
     pub(super) newest_unread: Option<SystemTime>,
 }
 
-/// How much one read may give.
+/// The limits of one read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReadLimits {
     pub(super) records: usize,
-    /// As they count in memory. A first record that is larger goes through alone, unless nothing at all may.
+    /// The most bytes, counted in memory. A larger first record is read alone, unless the limit is 0.
     pub(super) bytes: u64,
 }
 
@@ -208,13 +211,13 @@ impl Topology {
         })
     }
 
-    /// The newest number of the whole stream: whatever comes after a reader at `LATEST` opened is larger.
+    /// The newest number of the whole stream: all records after the opening of a reader at `LATEST` have larger ones.
     fn newest_sequence_number(&self) -> Option<SequenceNumber> {
         self.next_record_number.checked_sub(1).map(sequence_number)
     }
 
-    /// How many bytes a read would give; `None`: nothing, and no end. What is wrong shows in the read.
-    pub(super) fn look(
+    /// The memory of the next read, in bytes; `None`: neither records nor the end. The read itself reports errors.
+    pub(super) fn next_read_bytes(
         &self,
         shard_id: &ShardId,
         after: Option<&SequenceNumber>,
@@ -299,8 +302,8 @@ impl ShardLog {
     }
 }
 
-/// Grows over the whole stream, so that a child's numbers are larger than its parent's; wider than any 64-bit integer,
-/// as those of Kinesis are.
+/// A number that grows over the whole stream, so that a child's numbers are larger than its parent's. Like those of Kinesis
+/// it is wider than any 64-bit integer.
 fn sequence_number(number: u64) -> SequenceNumber {
     const FIRST: u128 = 10u128.pow(38);
     SequenceNumber::from(FIRST + u128::from(number))
@@ -395,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_reshards_say_why() {
+    fn impossible_reshards_name_the_reason() {
         let (mut topology, now) = (Topology::new(NonZeroUsize::new(3).unwrap(), 1), instant(0));
         let [first, second, third] = [0, 1, 2].map(|index| topology.open_shards()[index].clone());
         assert_eq!(topology.merge(&first, &third, now).unwrap_err().kind(), SourceErrorKind::Invalid);
@@ -410,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_took_records_since_an_instant_is_open_or_closed_since_then() {
+    fn open_since_lists_open_shards_and_those_closed_since() {
         let mut topology = Topology::new(NonZeroUsize::MIN, 1);
         let root = topology.open_shards()[0].clone();
         let [left, right] = topology.split(&root, None, instant(10)).unwrap();
@@ -426,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn the_capacity_is_a_bound_and_trimming_makes_room() {
+    fn writes_beyond_the_capacity_are_throttled_until_a_trim() {
         let mut topology = Topology::new(NonZeroUsize::MIN, 10);
         let mut put = |second| {
             topology.put(HashKey::MIN, None, Bytes::from_static(b"12345"), instant(second)).map(drop)

@@ -1,0 +1,110 @@
+//! Dead letters: records that the application could not process, and the contract of the sinks that store them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use lease_store::{BoxError, ShardId};
+use serde::{Deserialize, Serialize};
+
+use crate::in_memory_stream::InMemoryStream;
+use crate::record::Record;
+
+/// Stores records that the application could not process; see
+/// [`FailurePolicy::dead_letters`](crate::FailurePolicy::dead_letters).
+#[async_trait]
+pub trait DeadLetterSink: fmt::Debug + Send + Sync + 'static {
+    /// Stores a record. `Ok` means that it is stored: a checkpoint may pass it from then on.
+    ///
+    /// May be called again with the same record, after an error or on another worker; [`DeadLetter::id`] identifies it.
+    ///
+    /// # Errors
+    /// Any error is logged, and the call is repeated after a wait. Until it succeeds the shard makes no progress.
+    async fn put(&self, letter: &DeadLetter) -> Result<(), BoxError>;
+}
+
+/// A record that could not be processed, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The application that could not process it.
+    pub application: Arc<str>,
+    /// The stream of the record.
+    pub stream: Arc<str>,
+    /// The shard of the record.
+    pub shard_id: ShardId,
+    /// The record.
+    pub record: Record,
+    /// The attempts to process it, alone or in an undivided batch.
+    pub attempts: u32,
+    /// The error of the last attempt.
+    pub error: String,
+}
+
+impl DeadLetter {
+    /// The id of the record, the same in every delivery and on every worker: stream, shard, sequence and sub-sequence
+    /// number.
+    pub fn id(&self) -> String {
+        self.record.id(&self.stream, &self.shard_id).to_string()
+    }
+
+    /// The letter as one line of JSON, without the line break. The payload is encoded in base64.
+    ///
+    /// # Errors
+    /// An error of the serializer, which does not happen for these fields.
+    pub fn to_json(&self) -> Result<Vec<u8>, BoxError> {
+        let arrival =
+            self.record.approximate_arrival.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        Ok(serde_json::to_vec(&LetterInJson {
+            id: self.id(),
+            application: self.application.to_string(),
+            stream: self.stream.to_string(),
+            shard_id: self.shard_id.to_string(),
+            sequence_number: self.record.sequence_number.to_string(),
+            sub_sequence_number: self.record.sub_sequence_number,
+            partition_key: self.record.partition_key.as_deref().map(str::to_owned),
+            approximate_arrival_ms: arrival.and_then(|since_1970| u64::try_from(since_1970.as_millis()).ok()),
+            attempts: self.attempts,
+            error: self.error.clone(),
+            data: base64_simd::STANDARD.encode_to_string(&self.record.data),
+        })?)
+    }
+}
+
+/// The fields of [`DeadLetter::to_json`], for programs that read letters back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LetterInJson {
+    /// See [`DeadLetter::id`].
+    pub id: String,
+    /// The application that could not process the record.
+    pub application: String,
+    /// The stream of the record.
+    pub stream: String,
+    /// The shard of the record.
+    pub shard_id: String,
+    /// Its sequence number.
+    pub sequence_number: String,
+    /// Its index inside an aggregate.
+    pub sub_sequence_number: u64,
+    /// Its partition key, if it has one.
+    pub partition_key: Option<String>,
+    /// When the stream received it, in milliseconds since 1970.
+    pub approximate_arrival_ms: Option<u64>,
+    /// The attempts to process it.
+    pub attempts: u32,
+    /// The error of the last attempt.
+    pub error: String,
+    /// The payload, in base64.
+    pub data: String,
+}
+
+/// Puts each letter as JSON into a stream in memory, with the partition key of the record.
+#[async_trait]
+impl DeadLetterSink for InMemoryStream {
+    async fn put(&self, letter: &DeadLetter) -> Result<(), BoxError> {
+        let key = letter.record.partition_key.as_deref().unwrap_or(letter.shard_id.as_str());
+        InMemoryStream::put(self, key.to_owned(), letter.to_json()?)?;
+        Ok(())
+    }
+}

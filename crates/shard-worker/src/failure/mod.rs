@@ -1,0 +1,7 @@
+//! What happens to records that the application cannot process.
+
+pub(crate) mod dead_letter;
+pub(crate) mod failure_policy;
+pub(crate) mod file_dead_letters;
+pub(crate) mod last_resort;
+pub(crate) mod panics;

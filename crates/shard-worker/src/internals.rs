@@ -1,0 +1,3 @@
+//! Items that are public only for benchmarks. They have no stable API.
+
+pub use crate::acknowledgement::window::{Advance, Window};

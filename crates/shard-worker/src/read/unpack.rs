@@ -1,0 +1,286 @@
+//! De-aggregates fetched records and drops those that lie at or before the read position, which it keeps.
+
+use lease_store::{HashKeyRange, Position, SequenceNumber, ShardId};
+
+use crate::aggregation::aggregate::has_magic;
+use crate::aggregation::deaggregate::{Deaggregated, deaggregate};
+use crate::progress::ShardProgress;
+use crate::record::Record;
+
+/// Turns the fetched records of one shard into the records to deliver.
+#[derive(Debug)]
+pub(crate) struct Unpacker {
+    shard_id: ShardId,
+    deaggregates: bool,
+    /// The hash keys that the shard covers. `None`: not known.
+    hash_key_range: Option<HashKeyRange>,
+    /// The position of the newest record that was returned. Records at or before it are dropped.
+    read_position: Position,
+    /// Whether filtered records of other shards were logged at info level.
+    has_reported_filtering: bool,
+}
+
+/// The aggregates of one fetch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct AggregateCounts {
+    aggregates: u64,
+    filtered_records: u64,
+    malformed_aggregates: u64,
+}
+
+impl AggregateCounts {
+    /// Whether any record was de-aggregated.
+    pub(crate) fn has_aggregates(self) -> bool {
+        self.aggregates > 0
+    }
+
+    /// Adds the counts to the progress of the shard; returns whether that changed it.
+    pub(crate) fn add_to(self, progress: &mut ShardProgress) -> bool {
+        progress.aggregates += self.aggregates;
+        progress.filtered_records += self.filtered_records;
+        progress.malformed_aggregates += self.malformed_aggregates;
+        self != Self::default()
+    }
+}
+
+impl Unpacker {
+    pub(crate) fn new(
+        shard_id: ShardId,
+        deaggregates: bool,
+        hash_key_range: Option<HashKeyRange>,
+        start: Position,
+    ) -> Self {
+        Self { shard_id, deaggregates, hash_key_range, read_position: start, has_reported_filtering: false }
+    }
+
+    /// How far the shard is read.
+    pub(crate) fn read_position(&self) -> &Position {
+        &self.read_position
+    }
+
+    /// Moves the read position back.
+    pub(crate) fn read_again_from(&mut self, position: Position) {
+        self.read_position = position;
+    }
+
+    /// The records to deliver, in order. The read position moves to the last of them, never beyond. A filtered record does
+    /// not move it: the acknowledgement of the next record passes it.
+    pub(crate) fn unpack(&mut self, fetched: Vec<Record>) -> (Vec<Record>, AggregateCounts) {
+        let mut counts = AggregateCounts::default();
+        if let Some(last) = fetched.last()
+            && self.is_plain_and_new(&fetched)
+        {
+            self.read_position = last.position();
+            return (fetched, counts);
+        }
+        let mut records = Vec::with_capacity(fetched.len());
+        for record in fetched {
+            let first = records.len();
+            self.unpack_one(record, &mut records, &mut counts);
+            if records.len() > first
+                && let Some(last) = records.last()
+            {
+                self.read_position = last.position();
+            }
+        }
+        (records, counts)
+    }
+
+    /// Whether all records can be delivered as they were fetched: each is beyond the one before it, and none is an
+    /// aggregate. This is the common case, in which no record is moved or cloned.
+    fn is_plain_and_new(&self, fetched: &[Record]) -> bool {
+        let mut last = match &self.read_position {
+            Position::After(done) => Some(&done.sequence_number),
+            Position::ShardEnd => return false,
+            Position::AtTimestamp | Position::TrimHorizon | Position::Latest => None,
+        };
+        fetched.iter().all(|record| {
+            let is_beyond = last.is_none_or(|last| *last < record.sequence_number);
+            last = Some(&record.sequence_number);
+            let is_aggregate =
+                self.deaggregates && record.sub_sequence_number == 0 && has_magic(&record.data);
+            is_beyond && !is_aggregate
+        })
+    }
+
+    fn unpack_one(&mut self, record: Record, records: &mut Vec<Record>, counts: &mut AggregateCounts) {
+        // The last sub-record of this very record that was read, if the read position lies inside it.
+        let resume_after = match &self.read_position {
+            Position::After(done) if record.sequence_number < done.sequence_number => return,
+            Position::After(done) if record.sequence_number == done.sequence_number => {
+                Some(done.sub_sequence_number)
+            }
+            Position::ShardEnd => return,
+            _ => None,
+        };
+        let is_aggregate_by_magic = record.sub_sequence_number == 0 && has_magic(&record.data);
+        let first = records.len();
+        let sequence_number = record.sequence_number.clone();
+        let found = if self.deaggregates && is_aggregate_by_magic {
+            deaggregate(record, self.hash_key_range, records)
+        } else {
+            records.push(record);
+            Deaggregated::Plain
+        };
+        if let Some(done) = resume_after {
+            let is_deaggregated = matches!(found, Deaggregated::Aggregate { .. });
+            // A checkpoint inside this record means that an earlier reader de-aggregated it. If it stays whole now, deliver
+            // it again: that repeats its first sub-records, while dropping it would lose the last ones.
+            let is_whole_again = is_aggregate_by_magic && !is_deaggregated && done > 0;
+            let mut kept = records.split_off(first);
+            kept.retain(|record| record.sub_sequence_number > done || is_whole_again);
+            if kept.is_empty() {
+                return;
+            }
+            records.append(&mut kept);
+        }
+        self.record(found, &sequence_number, counts);
+    }
+
+    /// Counts and logs an aggregate. Payloads and keys belong to the application and appear in no log.
+    fn record(
+        &mut self,
+        found: Deaggregated,
+        sequence_number: &SequenceNumber,
+        counts: &mut AggregateCounts,
+    ) {
+        let shard_id = &self.shard_id;
+        match found {
+            Deaggregated::Plain => {}
+            Deaggregated::Malformed { reason } => {
+                counts.malformed_aggregates += 1;
+                tracing::warn!(%shard_id, %sequence_number, reason, "malformed aggregate, delivering it as one record");
+            }
+            Deaggregated::Aggregate { filtered } => {
+                counts.aggregates += 1;
+                counts.filtered_records += filtered;
+                if filtered > 0 && !self.has_reported_filtering {
+                    self.has_reported_filtering = true;
+                    tracing::info!(
+                        %shard_id, %sequence_number, filtered,
+                        "filtered records of an aggregate whose hash keys belong to another shard; further ones are                          counted, and logged at debug level"
+                    );
+                } else if filtered > 0 {
+                    tracing::debug!(%shard_id, %sequence_number, filtered, "filtered records of another shard");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use lease_store::HashKey;
+
+    use super::*;
+    use crate::aggregation::aggregator::Aggregator;
+
+    fn unpacker(deaggregates: bool, read_position: Position) -> Unpacker {
+        let range = HashKeyRange::new(HashKey(10), HashKey(19)).unwrap();
+        Unpacker::new(ShardId::numbered(0), deaggregates, Some(range), read_position)
+    }
+
+    fn record(number: u128, data: impl Into<Bytes>) -> Record {
+        Record {
+            sequence_number: number.into(),
+            sub_sequence_number: 0,
+            partition_key: Some("k".into()),
+            data: data.into(),
+            approximate_arrival: None,
+        }
+    }
+
+    /// An aggregate of records with these explicit hash keys.
+    fn aggregate(number: u128, hash_keys: &[u128]) -> Record {
+        let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+        for hash_key in hash_keys {
+            aggregator.add("k", Some(HashKey(*hash_key)), b"x").unwrap();
+        }
+        record(number, aggregator.finish().unwrap().data)
+    }
+
+    /// An aggregate of two records with the right digest; one record has no payload.
+    fn malformed(number: u128) -> Record {
+        use md5::Digest as _;
+        let message = b"\x0a\x01k\x1a\x04\x08\x00\x1a\x00\x1a\x02\x08\x00";
+        let digest: [u8; 16] = md5::Md5::digest(message).into();
+        record(number, [&b"\xf3\x89\x9a\xc2"[..], message, &digest].concat())
+    }
+
+    fn after(number: u128, sub_sequence_number: u64) -> Position {
+        Position::after(number.into(), sub_sequence_number)
+    }
+
+    /// Checks the records and positions that come out of a fetch, and the counts: aggregates, filtered, malformed.
+    #[track_caller]
+    fn check(
+        deaggregates: bool,
+        read_position: Position,
+        fetched: Vec<Record>,
+        new: &[Position],
+        counts: (u64, u64, u64),
+    ) {
+        let mut unpacker = unpacker(deaggregates, read_position.clone());
+        let (records, counted) = unpacker.unpack(fetched);
+        let positions: Vec<Position> = records.iter().map(Record::position).collect();
+        assert_eq!(positions, new);
+        assert_eq!(unpacker.read_position(), new.last().unwrap_or(&read_position));
+        let counted = (counted.aggregates, counted.filtered_records, counted.malformed_aggregates);
+        assert_eq!(counted, counts);
+    }
+
+    #[test]
+    fn resumes_inside_an_aggregate() {
+        let fetched = || vec![record(3, "x"), aggregate(4, &[10, 11, 12]), record(5, "x")];
+        let all = [after(3, 0), after(4, 0), after(4, 1), after(4, 2), after(5, 0)];
+        for (position, new) in [
+            (Position::TrimHorizon, &all[..]),
+            (after(3, 0), &all[1..]),
+            (after(4, 0), &all[2..]),
+            (after(4, 1), &all[3..]),
+        ] {
+            check(true, position, fetched(), new, (1, 0, 0));
+        }
+        // No sub-record is new, so the aggregate is not counted.
+        for (position, new) in [(after(4, 2), &all[4..]), (after(5, 0), &[]), (Position::ShardEnd, &[])] {
+            check(true, position, fetched(), new, (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn filtered_records_keep_their_number_and_move_no_position() {
+        let fetched = vec![aggregate(4, &[10, 20, 11, 20, 20]), aggregate(5, &[10, 9])];
+        let new = [after(4, 0), after(4, 2), after(5, 0)];
+        check(true, after(3, 0), fetched, &new, (2, 4, 0));
+        check(true, after(4, 2), vec![aggregate(4, &[10, 20, 11, 20, 20])], &[], (0, 0, 0));
+        check(true, after(4, 1), vec![aggregate(4, &[10, 20, 11, 20, 20])], &[after(4, 2)], (1, 3, 0));
+    }
+
+    #[test]
+    fn a_malformed_aggregate_moves_the_position_and_counts_once() {
+        check(true, after(3, 0), vec![malformed(4), malformed(4)], &[after(4, 0)], (0, 0, 1));
+        check(true, after(4, 0), vec![malformed(4)], &[], (0, 0, 0));
+    }
+
+    #[test]
+    fn without_deaggregation_an_aggregate_is_one_record() {
+        let whole = || vec![aggregate(4, &[10, 20])];
+        check(false, after(3, 0), whole(), &[after(4, 0)], (0, 0, 0));
+        check(false, after(4, 0), whole(), &[], (0, 0, 0));
+    }
+
+    #[test]
+    fn a_whole_aggregate_with_a_checkpoint_inside_is_repeated() {
+        // As after a checkpoint of the KCL, or after de-aggregation was switched off.
+        check(false, after(4, 1), vec![aggregate(4, &[10, 11, 12])], &[after(4, 0)], (0, 0, 0));
+        check(true, after(4, 1), vec![malformed(4)], &[after(4, 0)], (0, 0, 1));
+    }
+
+    #[test]
+    fn sub_records_of_the_source_are_compared_one_by_one() {
+        let numbered = |sub_sequence_number| Record { sub_sequence_number, ..record(4, "x") };
+        let fetched = (0..4).map(numbered).collect();
+        check(true, after(4, 1), fetched, &[after(4, 2), after(4, 3)], (0, 0, 0));
+    }
+}
