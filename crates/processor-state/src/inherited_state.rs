@@ -34,7 +34,7 @@ pub fn entry_hash_key(key: &str, range: HashKeyRange) -> HashKey {
 }
 
 /// Whether an entry of a shard lies in the range of another shard.
-pub fn belongs_to(key: &str, shard: HashKeyRange, other: HashKeyRange) -> bool {
+pub(crate) fn belongs_to(key: &str, shard: HashKeyRange, other: HashKeyRange) -> bool {
     other.contains(entry_hash_key(key, shard))
 }
 

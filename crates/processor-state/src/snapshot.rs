@@ -60,7 +60,7 @@ pub struct SnapshotHeader {
     pub owner: String,
     /// The counter of the lease when its owner took it.
     pub lease_counter: u64,
-    /// The newest arrival time of the records, in milliseconds precision.
+    /// The newest arrival time of the records, with millisecond precision.
     pub watermark: Option<SystemTime>,
     /// The number of keys.
     pub entries: u64,

@@ -111,7 +111,10 @@ impl StateStore {
         let invalid = |error: Box<dyn std::error::Error + Send + Sync>| {
             StateError::new(
                 StateErrorKind::Invalid,
-                format!("the state directory {} cannot be used: {error}; choose one that this process may write to", path.display()),
+                format!(
+                    "the state directory {} cannot be used: {error}; choose one that this process may write to",
+                    path.display()
+                ),
             )
             .with_source(error)
         };

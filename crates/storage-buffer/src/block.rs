@@ -451,16 +451,16 @@ pub(crate) mod tests {
             follows in any_edge(),
             content in any_content(),
             millis_behind_latest in proptest::option::of(0..u64::MAX),
-            place: prop::sample::Index,
+            offset: prop::sample::Index,
             bit in 0..8_u8,
         ) {
             let block = Block { owner: owner(), follows, millis_behind_latest, content };
             let bytes = block.encode();
             prop_assert_eq!(Block::decode(&bytes), Ok(block));
-            let place = place.index(bytes.len());
-            prop_assert!(Block::decode(&bytes.slice(..place)).is_err());
+            let offset = offset.index(bytes.len());
+            prop_assert!(Block::decode(&bytes.slice(..offset)).is_err());
             let mut flipped = bytes.to_vec();
-            flipped[place] ^= 1 << bit;
+            flipped[offset] ^= 1 << bit;
             prop_assert!(Block::decode(&flipped.into()).is_err());
             prop_assert!(Block::decode(&[&bytes[..], b"x"].concat().into()).is_err());
         }

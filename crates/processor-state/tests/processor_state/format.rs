@@ -82,14 +82,14 @@ fn every_truncation_and_flipped_bit_is_detected() {
             "{end}"
         );
     }
-    for place in 0..bytes.len() {
+    for offset in 0..bytes.len() {
         for bit in 0..8 {
             let mut damaged = bytes.clone();
-            damaged[place] ^= 1 << bit;
+            damaged[offset] ^= 1 << bit;
             let error = decode_snapshot(&damaged, &counts(1)).unwrap_err();
             // A digit of the version can become another digit.
             let is_detected = matches!(error.kind(), StateErrorKind::Corrupt | StateErrorKind::OtherVersion);
-            assert!(is_detected, "{place} {bit}: {error}");
+            assert!(is_detected, "{offset} {bit}: {error}");
         }
     }
     let longer = [bytes.as_slice(), b"\n"].concat();
