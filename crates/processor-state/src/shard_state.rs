@@ -106,6 +106,7 @@ pub(crate) struct RestoredState<S> {
     pub(crate) state: KeyedState<S>,
     pub(crate) ancestors: BTreeSet<ShardId>,
     pub(crate) position: Position,
+    /// The position up to which the failure policy may have put records aside.
     pub(crate) passed: Option<Position>,
     /// Whether the newest snapshot holds this state.
     pub(crate) is_stored: bool,
@@ -152,6 +153,7 @@ struct Progress {
     passed: Option<Position>,
 }
 
+/// The snapshots of a shard that exist or may exist, and the number of the last attempt.
 struct WrittenSnapshots {
     number: u64,
     names: Vec<KnownSnapshot>,

@@ -12,12 +12,7 @@ use storage_buffer::{BlockStores, StorageBuffer, StorageLevel, StorageSettings};
 use tokio::time::timeout;
 
 use crate::support::{FaultyStore, ReadLog, TestDirectory, WatchedStream};
-
-/// Limit of every wait, in virtual time.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// Records of one fetched batch, which becomes one block.
-const BLOCK_RECORDS: usize = 3;
+use crate::{BLOCK_RECORDS, LIMIT};
 
 /// A stream of one shard, and the two stores of its blocks.
 struct Setup {

@@ -14,12 +14,7 @@ use storage_buffer::{BlockStores, StorageBuffer, StorageErrorKind, StorageLevel,
 use tokio::time::{Instant, timeout};
 
 use crate::support::{FaultyStore, WatchedStream};
-
-/// Limit of every wait, in virtual time.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// Records of one fetched batch, which becomes one block.
-const BLOCK_RECORDS: usize = 3;
+use crate::{BLOCK_RECORDS, LIMIT};
 
 /// The size of one payload, in bytes.
 const PAYLOAD_BYTES: usize = 1000;
