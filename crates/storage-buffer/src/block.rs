@@ -92,32 +92,12 @@ pub struct Block {
 }
 
 impl Block {
-    /// The application that received the block.
-    pub fn application(&self) -> &str {
-        &self.owner.application
-    }
-
-    /// The stream of the block.
-    pub fn stream(&self) -> &StreamIdentity {
-        &self.owner.identity
-    }
-
-    /// The shard of the block.
-    pub fn shard_id(&self) -> &ShardId {
-        &self.owner.shard_id
-    }
-
     /// The records; empty for the end of the shard.
     pub fn records(&self) -> &[Record] {
         match &self.content {
             Content::Records(records) => records,
             Content::End(_) => &[],
         }
-    }
-
-    /// Whether the block is the end of the shard.
-    pub fn is_shard_end(&self) -> bool {
-        matches!(self.content, Content::End(_))
     }
 
     /// The name of the block; `None` when it holds neither records nor the end.
