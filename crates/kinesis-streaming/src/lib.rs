@@ -41,7 +41,10 @@ pub use kinesis_asl;
 
 /// The application's own state, with snapshots: running totals and windows.
 #[cfg(feature = "state")]
-pub use receiver::state;
+pub use processor_state as state;
+/// The storage buffer: receives a stream ahead of processing, at one of Spark's storage levels.
+#[cfg(feature = "storage")]
+pub use storage_buffer as storage;
 
 pub use checkpointer;
 pub use lease_store;
@@ -69,12 +72,12 @@ pub mod prelude {
     pub use crate::Consumer;
 
     #[cfg(feature = "state")]
-    pub use receiver::state::{
+    pub use processor_state::{
         SlidingWindow, SlidingWindowCount, StateLogic, StateSchema, StateSettings, StateStore,
         StatefulProcessors, stateful, update_state_by_key,
     };
     #[cfg(feature = "storage")]
-    pub use receiver::{BlockStores, HandOffBuffer, HandOffSettings, StorageLevel};
+    pub use storage_buffer::{BlockStores, StorageBuffer, StorageLevel, StorageSettings};
 
     #[cfg(feature = "kinesis-asl")]
     pub use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, KinesisDeadLetters, RetrievalMode};

@@ -10,8 +10,6 @@
 //! | the fleet member | [`Receiver`], built by [`ReceiverBuilder`], steered by [`ReceiverHandle`] |
 //! | several in one process | [`ReceiverGroup`] |
 //! | all shards as one stream | [`united_stream`], [`UnitedStream`], [`Delivery`] |
-//! | received ahead of processing, at a storage level (feature `storage`) | `HandOffBuffer`, `StorageLevel` |
-//! | the application's own state, with snapshots (feature `state`) | `state` |
 //! | its settings | [`ReceiverSettings`], [`InitialPosition`], [`ShardPosition`] |
 //! | how it is doing | [`ReceiverStatus`], [`StopReport`] |
 
@@ -24,8 +22,6 @@ mod coverage;
 mod end_of_shard;
 mod error;
 mod group;
-#[cfg(feature = "storage")]
-mod hand_off;
 mod handle;
 mod identity;
 mod initial_position;
@@ -40,8 +36,6 @@ mod settings;
 mod shard_sync;
 mod shard_task;
 mod start_notice;
-#[cfg(feature = "state")]
-pub mod state;
 mod status;
 mod supervision;
 mod united_stream;
@@ -55,10 +49,6 @@ pub use coverage::{Coverage, coverage};
 pub use end_of_shard::{EndObstacle, EndStep, MAX_CHILD_LOOKUPS, lease_of_child, other_parents};
 pub use error::{ReceiverError, ReceiverErrorKind};
 pub use group::{ReceiverGroup, ReceiverGroupHandle};
-#[cfg(feature = "storage")]
-pub use hand_off::{
-    BlockError, BlockStores, HandOffBlock, HandOffBuffer, HandOffSettings, HandOffUsage, StorageLevel,
-};
 pub use handle::ReceiverHandle;
 pub use identity::{check_identity, check_shards};
 pub use initial_position::{InitialPosition, ShardPosition};
