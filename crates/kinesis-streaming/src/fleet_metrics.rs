@@ -1,4 +1,4 @@
-//! The status of receivers as the metrics that dashboards of the KCL know.
+//! Converts the status of receivers into metrics with the KCL's names. It reads status only, and sends nothing.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,10 @@ use kinesis_asl::MetricSample;
 use lease_store::{ShardId, WorkerId};
 use receiver::{ReceiverGroupHandle, ReceiverStatus};
 
-/// One holder's work on one shard: the counts of a [`ShardProgress`](shard_worker::ShardProgress) begin with it.
+/// Worker, shard and lease counter: the counts of a [`ShardProgress`](shard_worker::ShardProgress) start at zero with each.
 type Holding = (WorkerId, ShardId, u64);
 
-/// What was counted until the sample before.
+/// The counts at the previous sample.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counted {
     records: u64,
@@ -17,7 +17,7 @@ struct Counted {
 }
 
 /// Samples the status of receivers: per shard `MillisBehindLatest`, `RecordsProcessed` and `DataBytesProcessed`, per
-/// worker `CurrentLeases` and `LostLeases`. Counts are those since the sample before.
+/// worker `CurrentLeases` and `LostLeases`. Each count is the increase since the previous sample.
 ///
 /// ```no_run
 /// # async fn example(
@@ -40,12 +40,12 @@ pub struct FleetMetrics {
 }
 
 impl FleetMetrics {
-    /// Metrics of these receivers.
+    /// Creates metrics for the receivers of this handle.
     pub fn new(handle: ReceiverGroupHandle) -> Self {
         Self { handle, counted: HashMap::new(), lost_leases: HashMap::new() }
     }
 
-    /// The metrics now.
+    /// Takes a sample now.
     pub fn sample(&mut self) -> Vec<MetricSample> {
         self.sample_of(&self.handle.statuses())
     }
@@ -72,7 +72,7 @@ impl FleetMetrics {
                 counted.insert(holding, now);
             }
         }
-        // What a holder counted after the last sample before it let go is not seen here; it is in the totals.
+        // Counts between the last sample and the release of a shard are missing here; the totals contain them.
         self.counted = counted;
         samples
     }
@@ -87,7 +87,7 @@ mod tests {
     use crate::prelude::*;
 
     #[tokio::test(start_paused = true)]
-    async fn counts_are_those_since_the_sample_before() {
+    async fn counts_are_increases_since_the_last_sample() {
         let stream = InMemoryStream::new("s", NonZeroUsize::MIN);
         let builder = Consumer::builder()
             .application("metrics")

@@ -1,9 +1,10 @@
 //! Consume Amazon Kinesis streams natively.
 //!
-//! Name an application and a stream, and get every record at least once, in order within its shard, on a fleet of
-//! processes that balances itself, survives crashes and resharding, and never skips a record silently.
+//! Name an application and a stream. A fleet of processes then delivers every record at least once, in order within its
+//! shard. The fleet balances itself, survives crashes and resharding, and never skips a record silently.
 //!
-//! This crate is the one that most programs name. It re-exports the layers and puts them together. Without features nothing of AWS is in the dependency tree; `kinesis-asl` brings it.
+//! Most programs depend on this crate alone. It re-exports the layers and has no logic of its own. Without features the
+//! dependency tree contains no AWS crate; the feature `kinesis-asl` adds them.
 //!
 //! ```
 //! use kinesis_streaming::prelude::*;
