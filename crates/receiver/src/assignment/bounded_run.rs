@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn the_run_is_over_when_this_worker_has_nothing_to_do() {
         let free = |number| lease(number, None, &[]);
-        for (what, run, leases, expected) in [
+        for (case, run, leases, expected) in [
             ("no leases yet", done(&[]), vec![], false),
             ("a free lease", done(&[]), vec![free(0)], false),
             ("done by this worker", done(&[0]), vec![free(0)], true),
@@ -131,7 +131,7 @@ mod tests {
             ),
             ("another worker read to the end", done(&[0]), vec![ended(free(0)), lease(1, None, &[0])], false),
         ] {
-            assert_eq!(is_over(&run, &leases, 0), expected, "{what}");
+            assert_eq!(is_over(&run, &leases, 0), expected, "{case}");
         }
         let dead = [lease(0, Some("other"), &[])];
         assert!(!is_over(&done(&[]), &dead, 10), "its owner is dead");

@@ -78,7 +78,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// The live workers, and the leases sorted by what can be done with them.
+/// The live workers, and the leases sorted into held, incoming, free, offered and movable ones.
 pub(super) struct FleetView<'a> {
     /// The live workers that a row names. This worker is at [`ME`].
     pub(super) workers: Vec<Worker<'a>>,

@@ -1,4 +1,5 @@
-//! What this process has observed of each lease, and for how long: the only base for calling a lease expired.
+//! The observations of each lease by this process: for how long its version, its owner and its request are unchanged. They
+//! are the only base for calling a lease expired.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,7 @@ use tokio::time::{Duration, Instant};
 /// The weight of a lease when the throughput of no lease is known.
 const DEFAULT_WEIGHT: u64 = 1;
 
-/// A lease, and what this process has observed of it.
+/// A lease, and the observations of it by this process.
 #[derive(Debug, Clone, Copy)]
 pub struct ObservedLease<'a> {
     /// The row as it was listed.
@@ -24,7 +25,7 @@ pub struct ObservedLease<'a> {
     pub weight: u64,
 }
 
-/// What this process has observed of the leases, and since when each is unchanged.
+/// The observations of all leases by this process, and since when each lease is unchanged.
 ///
 /// A lease has expired when this process has seen its counter unchanged for the fail-over time, by its own monotonic
 /// clock. Time stamps of other machines play no part, so their clocks may differ by any amount.
@@ -90,17 +91,17 @@ impl LeaseObservations {
         self.has_scanned = true;
     }
 
-    /// Adds what was observed to the leases of a listing that was requested at `asked_at`. A lease without a known
+    /// Combines the leases of a listing that was requested at `requested_at` with the observations. A lease without a known
     /// throughput gets the average weight of the others.
-    pub fn of<'a>(&self, leases: &'a [Lease], asked_at: Instant) -> Vec<ObservedLease<'a>> {
+    pub fn of<'a>(&self, leases: &'a [Lease], requested_at: Instant) -> Vec<ObservedLease<'a>> {
         let known: Vec<u64> = leases.iter().filter_map(|lease| lease.throughput_bytes_per_second).collect();
         let average = known.iter().sum::<u64>().checked_div(known.len() as u64).unwrap_or(DEFAULT_WEIGHT);
-        let elapsed_since = |since: Instant| asked_at.saturating_duration_since(since);
+        let elapsed_since = |since: Instant| requested_at.saturating_duration_since(since);
         let observed = |lease: &'a Lease| {
             let seen = self.seen.get(&lease.shard_id);
             ObservedLease {
                 lease,
-                unchanged_for: self.unchanged_for(&lease.shard_id, asked_at),
+                unchanged_for: self.unchanged_for(&lease.shard_id, requested_at),
                 owned_for: seen.and_then(|seen| seen.owned_since).map(elapsed_since),
                 requested_for: seen
                     .filter(|seen| seen.requested_by.is_some())
@@ -111,9 +112,11 @@ impl LeaseObservations {
         leases.iter().map(observed).collect()
     }
 
-    /// How long a lease had been unchanged when a listing was requested at `asked_at`. Zero for a lease never seen.
-    pub fn unchanged_for(&self, shard_id: &ShardId, asked_at: Instant) -> Duration {
-        self.seen.get(shard_id).map_or(Duration::ZERO, |seen| asked_at.saturating_duration_since(seen.since))
+    /// How long a lease had been unchanged when a listing was requested at `requested_at`. Zero for a lease never seen.
+    pub fn unchanged_for(&self, shard_id: &ShardId, requested_at: Instant) -> Duration {
+        self.seen
+            .get(shard_id)
+            .map_or(Duration::ZERO, |seen| requested_at.saturating_duration_since(seen.since))
     }
 
     /// When the next of these leases expires after `now`, unless it is renewed.

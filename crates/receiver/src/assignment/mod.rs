@@ -1,7 +1,7 @@
 //! Which leases this worker takes and requests next: a pure plan over the leases it has observed.
 //!
-//! [`fleet_view`] sorts the leases by what can be done with them, [`shares`] divides the work among the live workers, and
-//! the planner here combines the two.
+//! [`fleet_view`] finds the live workers and sorts the leases, [`shares`] divides the work among the workers, and the
+//! planner here combines the two.
 
 pub(crate) mod bounded_run;
 pub(crate) mod fleet_view;
@@ -52,7 +52,7 @@ pub struct AssignmentPlan<'a> {
 ///   nothing at first have the time to become visible too.
 /// - Free leases that no worker took for a long time are taken even beyond the share.
 ///
-/// `rng` decides where all workers would otherwise choose the same lease and the distribution cannot tell them apart.
+/// `rng` decides where the distribution is the same for several workers, so that they choose different leases.
 pub fn plan_assignment<'a>(
     leases: &[ObservedLease<'a>],
     holdings: &Holdings<'_>,

@@ -100,7 +100,7 @@ fn take_all(leases: &[Lease], plan: &AssignmentPlan<'_>) -> Vec<Lease> {
 }
 
 #[test]
-fn a_new_worker_takes_one_lease_and_then_doubles_up_to_its_share() {
+fn a_new_worker_takes_one_lease_then_doubles_up_to_its_share() {
     let mut leases: Vec<Lease> = (0..20).map(|index| lease(index, None)).collect();
     let first = plan(&fresh(&leases), &HashSet::new());
     assert_eq!((first.take.len(), first.is_partial), (1, true));
@@ -336,7 +336,7 @@ fn a_lease_is_taken_from_an_owner_that_does_not_answer() {
 }
 
 #[test]
-fn a_stale_request_of_its_own_does_not_count_and_is_not_repeated() {
+fn its_own_stale_request_neither_counts_nor_is_repeated() {
     let mut leases = leases([Some(1), Some(1), Some(1), Some(1), Some(ME), Some(ME), Some(ME)]);
     for lease in &mut leases[..4] {
         request_for(lease, ME);

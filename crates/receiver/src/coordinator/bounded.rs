@@ -57,14 +57,14 @@ impl Coordinator {
         &mut self,
         listing: &LeaseListing,
         consistency: Consistency,
-        asked_at: Instant,
+        requested_at: Instant,
     ) {
         let is_bounded = self.receiver.settings.run_until.is_some();
         if !is_bounded || !self.tasks.is_empty() || !self.requests.is_empty() || !listing.malformed.is_empty()
         {
             return;
         }
-        let observed = self.observations.of(&listing.leases, asked_at);
+        let observed = self.observations.of(&listing.leases, requested_at);
         let failover_time = self.receiver.settings.failover_time;
         if !self.bounded.is_over(&observed, &self.receiver.worker_id, failover_time) {
             return;

@@ -28,7 +28,7 @@ pub(super) struct LeaseRequests {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Request {
     owner: WorkerId,
-    asked_at: Instant,
+    requested_at: Instant,
 }
 
 /// The answer to a request, as read from its row.
@@ -78,7 +78,7 @@ impl LeaseRequests {
 
     /// Forgets unanswered requests of this age, which the planner ignores as well.
     pub(super) fn forget_older_than(&mut self, age: Duration) {
-        self.in_flight.retain(|_, request| request.asked_at.elapsed() < age);
+        self.in_flight.retain(|_, request| request.requested_at.elapsed() < age);
     }
 }
 
@@ -105,7 +105,7 @@ impl Coordinator {
                 // An unknown outcome is settled by the first read of the row.
                 Ok(WriteOutcome::Applied { .. } | WriteOutcome::Unknown(_)) => {
                     tracing::info!(%shard_id, %owner, "lease requested");
-                    self.requests.in_flight.insert(shard_id, Request { owner, asked_at: Instant::now() });
+                    self.requests.in_flight.insert(shard_id, Request { owner, requested_at: Instant::now() });
                 }
                 Ok(WriteOutcome::Lost { .. }) => {
                     tracing::debug!(%shard_id, "the lease changed before the request");
@@ -214,7 +214,7 @@ mod tests {
     fn the_answer_to_a_request_is_read_from_its_row() {
         let worker = |name: &'static str| WorkerId::new(name).unwrap();
         let me = worker("me");
-        let request = Request { owner: worker("owner"), asked_at: Instant::now() };
+        let request = Request { owner: worker("owner"), requested_at: Instant::now() };
         let mut lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
         assert_eq!(request.answer(None, &me), Answer::Gone);
         assert_eq!(request.answer(Some(&lease), &me), Answer::Gone, "released; the next round finds it free");

@@ -1,6 +1,6 @@
 //! The coordinator of one worker: it starts up, runs lease rounds, and reacts to events until it is stopped.
 //!
-//! The modules below hold what it does in the loop. Its decisions are pure functions in [`crate::assignment`] and
+//! The modules below are the steps of the loop. The decisions are pure functions in [`crate::assignment`] and
 //! [`crate::shards`].
 
 mod bounded;
@@ -79,7 +79,7 @@ enum Event {
     RoundDue,
 }
 
-/// What the stream reported of itself at the start.
+/// The stream as it was described at the start.
 #[derive(Debug, Clone)]
 struct StreamFacts {
     identity: StreamIdentity,

@@ -88,9 +88,9 @@ impl Coordinator {
     /// One lease round: scan, repair holes, plan, take, request, clean up.
     pub(super) async fn lease_round(&mut self, facts: &StreamFacts) {
         let failover_time = self.receiver.settings.failover_time;
-        let asked_at = Instant::now();
+        let requested_at = Instant::now();
         let interval = round_interval(failover_time, self.rounds.live_peers + 1, self.tasks.is_empty());
-        self.rounds.next = asked_at + jittered(interval, &mut self.receiver.rng);
+        self.rounds.next = requested_at + jittered(interval, &mut self.receiver.rng);
         let consistency =
             if self.rounds.has_new_leases { Consistency::Strong } else { Consistency::Eventual };
         let mut listing = match self.receiver.store.list(consistency).await {
@@ -103,17 +103,17 @@ impl Coordinator {
         self.rounds.has_new_leases = false;
         self.observations.observe(&listing.leases, Instant::now());
         self.report_malformed(&listing);
-        self.record_fleet(&listing.leases, asked_at);
+        self.record_fleet(&listing.leases, requested_at);
         self.repair_holes(facts, &listing, consistency).await;
         // The children of a shard with a malformed row have to wait: the shard may not be finished.
         let malformed = malformed_shards(&listing);
         listing.leases.retain(|lease| lease.parents.is_disjoint(&malformed));
-        let is_partial = self.carry_out_plan(facts, &listing, consistency, asked_at).await;
-        self.stop_if_run_is_over(&listing, consistency, asked_at);
+        let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at).await;
+        self.stop_if_run_is_over(&listing, consistency, requested_at);
         if is_partial {
             self.rounds.has_new_leases = true;
             let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
-            self.rounds.next = asked_at + jittered(follow_up, &mut self.receiver.rng);
+            self.rounds.next = requested_at + jittered(follow_up, &mut self.receiver.rng);
         }
         self.clean_up(&listing.leases).await;
         let of_others: Vec<&ShardId> = listing
@@ -132,9 +132,9 @@ impl Coordinator {
         self.rounds.was_standby = is_standby;
     }
 
-    fn record_fleet(&mut self, leases: &[Lease], asked_at: Instant) {
+    fn record_fleet(&mut self, leases: &[Lease], requested_at: Instant) {
         let failover_time = self.receiver.settings.failover_time;
-        let observed = self.observations.of(leases, asked_at);
+        let observed = self.observations.of(leases, requested_at);
         self.rounds.live_peers = live_peers(&observed, &self.receiver.worker_id, failover_time);
         // The row of an ended shard keeps its last owner, which may no longer run and then leads no fleet.
         let is_alive = |worker: &WorkerId| {
@@ -159,12 +159,12 @@ impl Coordinator {
         facts: &StreamFacts,
         listing: &LeaseListing,
         consistency: Consistency,
-        asked_at: Instant,
+        requested_at: Instant,
     ) -> bool {
         let settings = &self.receiver.settings;
         let longest_answer = settings.hand_over_time.max(settings.drain_time);
         self.requests.forget_older_than(longest_answer * REQUEST_MEMORY);
-        let observed = self.without_settled(self.observations.of(&listing.leases, asked_at));
+        let observed = self.without_settled(self.observations.of(&listing.leases, requested_at));
         let held: HashSet<ShardId> = self.tasks.keys().cloned().collect();
         let requested = self.requests.shards();
         let holdings = Holdings { worker_id: &self.receiver.worker_id, held: &held, requested: &requested };
@@ -182,7 +182,7 @@ impl Coordinator {
         let planned = plan.take.len() + plan.request.len();
         // During a cool-down other workers take the shard once it counts as abandoned.
         let (planned_takes, planned_requests) = (plan.take.into_iter(), plan.request.into_iter());
-        let may_have = |lease: &&Lease| !self.cooldowns.is_cooling_down(&lease.shard_id, asked_at);
+        let may_have = |lease: &&Lease| !self.cooldowns.is_cooling_down(&lease.shard_id, requested_at);
         let take: Vec<Lease> = planned_takes.filter(may_have).filter(is_sure).cloned().collect();
         let request: Vec<Lease> = planned_requests.filter(may_have).filter(is_sure).cloned().collect();
         // The next listing is strongly consistent, so it shows the leases skipped here.

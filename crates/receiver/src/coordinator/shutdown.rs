@@ -77,7 +77,7 @@ impl Coordinator {
 
     /// Notifies requested shards at once, instead of with their next renewal. Returns whether other live workers remain.
     async fn scan_for_requests(&mut self) -> bool {
-        let asked_at = Instant::now();
+        let requested_at = Instant::now();
         let listing = match self.receiver.store.list(Consistency::Eventual).await {
             Ok(listing) => listing,
             Err(error) => {
@@ -93,7 +93,7 @@ impl Coordinator {
             .map(|lease| &lease.shard_id)
             .collect();
         self.offer(|shard_id| requested.contains(&shard_id)).await;
-        let observed = self.observations.of(&listing.leases, asked_at);
+        let observed = self.observations.of(&listing.leases, requested_at);
         live_peers(&observed, &self.receiver.worker_id, self.receiver.settings.failover_time) > 0
     }
 

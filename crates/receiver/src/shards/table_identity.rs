@@ -21,12 +21,12 @@ pub(crate) fn check_identity(
         Some((lease, stream))
     });
     let Some((lease, stream)) = foreign else { return Ok(()) };
-    let what = if stream.arn == identity.arn {
+    let mismatch = if stream.arn == identity.arn {
         format!("{stream}, which has been deleted; this is another stream of the same name: {identity}")
     } else {
         format!("{stream}, but the stream to read is {identity}")
     };
-    Err(wrong_stream(table, lease, &what))
+    Err(wrong_stream(table, lease, &mismatch))
 }
 
 /// Refuses leases whose hash-key ranges differ from those of the shards. The range of a shard never changes, so such rows
@@ -47,21 +47,21 @@ pub(crate) fn check_shards(
         (recorded != real).then_some((lease, recorded, real))
     });
     let Some((lease, recorded, real)) = foreign else { return Ok(()) };
-    let what = format!(
+    let mismatch = format!(
         "a shard of the hash keys {} to {}, but in the stream to read ({identity}) that shard covers {} to {}",
         recorded.start(),
         recorded.end(),
         real.start(),
         real.end()
     );
-    Err(wrong_stream(table, lease, &what))
+    Err(wrong_stream(table, lease, &mismatch))
 }
 
-fn wrong_stream(table: &str, lease: &Lease, what: &str) -> ReceiverError {
+fn wrong_stream(table: &str, lease: &Lease, mismatch: &str) -> ReceiverError {
     ReceiverError::new(
         ReceiverErrorKind::WrongStream,
         format!(
-            "the lease table {table:?} belongs to another stream: its row {} is for {what}. Positions of one stream are \
+            "the lease table {table:?} belongs to another stream: its row {} is for {mismatch}. Positions of one stream are \
              invalid in another. Either give the application another name (and with it a table of its own), or, if its \
              progress in the old stream is no longer needed, stop all its workers and delete the table",
             lease.shard_id

@@ -1,4 +1,4 @@
-//! What holds for every fleet: random tables, random limits, workers that plan in turn, at once, or on stale views.
+//! Properties of every fleet: random tables, random limits, workers that plan in turn, at once, or on stale views.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -11,7 +11,7 @@ use tokio::time::Duration;
 
 use crate::balancing::fleet::{Fleet, LIMITS, ROUNDS_PER_FAILOVER_TIME, Snapshot, State};
 
-/// After so many fail-over times free leases are anybody's.
+/// After this many fail-over times every worker may take a free lease.
 const ABANDONED_AFTER: u32 = 3;
 
 fn seconds(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
@@ -22,7 +22,7 @@ fn worker(index: usize) -> WorkerId {
     WorkerId::new(format!("worker-{index}")).unwrap()
 }
 
-/// One row in any state, and what was seen of it.
+/// One row in any state, with its observations.
 #[derive(Debug, Clone)]
 struct Row {
     lease: Lease,
@@ -34,11 +34,11 @@ struct Row {
     is_requested: bool,
 }
 
-/// Rows of five workers, of which worker 0 plans; none is likely, all are possible.
+/// A row in any possible state, in a fleet of five workers, of which worker 0 plans.
 fn any_row(index: usize, shards: usize) -> impl Strategy<Value = Row> {
-    let somebody = || prop::option::of((0..5usize).prop_map(worker));
+    let any_owner = || prop::option::of((0..5usize).prop_map(worker));
     let rarely = |strategy| prop::option::weighted(0.2, strategy);
-    let row = (somebody(), rarely(0..5usize), rarely(0..5usize), any::<bool>(), rarely(0..shards));
+    let row = (any_owner(), rarely(0..5usize), rarely(0..5usize), any::<bool>(), rarely(0..shards));
     let seen = (seconds(0..50), prop::option::of(seconds(0..30)), seconds(0..80), 1..100u64);
     (row, seen, prop::bool::weighted(0.05), prop::bool::weighted(0.8), prop::bool::weighted(0.1)).prop_map(
         move |(row, seen, is_finished, is_held, is_requested)| {
@@ -81,8 +81,8 @@ fn any_limits() -> impl Strategy<Value = AssignmentLimits> {
 }
 
 proptest! {
-    /// Whatever the rows say: nothing twice, nothing of its own, nothing that cannot be read, no limit passed, nothing
-    /// beyond the share while there are others.
+    /// For any rows, a plan has no lease twice, no held lease, no lease without work, stays within all limits, and within
+    /// the share while there are other workers.
     #[test]
     fn every_plan_is_sound(rows in any_rows(), limits in any_limits(), seed in any::<u64>()) {
         check_plan(&rows, limits, seed)?;
@@ -113,7 +113,7 @@ fn check_plan(rows: &[Row], limits: AssignmentLimits, seed: u64) -> Result<(), T
     let is_live = |row: &Row| row.lease.owner.is_some() && row.unchanged_for < limits.failover_time;
     let is_own = |row: &Row| row.lease.is_owned_by(&me) && row.lease.checkpoint_owner.is_none();
     let is_abandoned = |row: &Row| row.unchanged_for >= limits.failover_time * ABANDONED_AFTER;
-    let asked_for_by_me = |row: &Row| is_live(row) && row.lease.hand_over_target() == Some(&me);
+    let requested_by_me = |row: &Row| is_live(row) && row.lease.hand_over_target() == Some(&me);
     let unfinished: BTreeSet<&ShardId> =
         rows.iter().filter(|row| !row.lease.is_finished()).map(|row| &row.lease.shard_id).collect();
     let all: Vec<&Row> = plan.take.iter().chain(&plan.request).map(|lease| row_of(lease)).collect();
@@ -124,61 +124,64 @@ fn check_plan(rows: &[Row], limits: AssignmentLimits, seed: u64) -> Result<(), T
         prop_assert!(!row.is_held && !row.lease.is_finished());
         prop_assert!(
             row.lease.parents.iter().all(|parent| !unfinished.contains(parent)),
-            "a child too early"
+            "a child before its parent"
         );
     }
     for lease in &plan.request {
         let row = row_of(lease);
         prop_assert!(is_live(row) && !lease.is_owned_by(&me) && lease.checkpoint_owner.is_none());
-        prop_assert!(lease.hand_over_target() != Some(&me), "asked for already");
+        prop_assert!(lease.hand_over_target() != Some(&me), "requested already");
         let is_stale = row.requested_for >= 2 * limits.drain_time;
-        prop_assert!(lease.hand_over_target().is_none() || is_stale, "somebody else asks");
+        prop_assert!(lease.hand_over_target().is_none() || is_stale, "another worker requests it");
         let has_settled = row.owned_for.is_none_or(|age| age >= limits.failover_time);
-        prop_assert!(has_settled || lease.is_offered(), "it changed hands a moment ago");
+        prop_assert!(has_settled || lease.is_offered(), "it has a new owner");
     }
     for lease in &plan.take {
         let row = row_of(lease);
         let answer_time = if lease.is_offered() { limits.drain_time } else { limits.hand_over_time };
-        let is_overdue = asked_for_by_me(row) && row.requested_for >= answer_time;
+        let is_overdue = requested_by_me(row) && row.requested_for >= answer_time;
         prop_assert!(!is_live(row) || is_own(row) || is_overdue);
     }
 
     let takes = plan.take.iter().map(|lease| row_of(lease));
     let free = takes.clone().filter(|row| !is_live(row) && !is_own(row));
     prop_assert!(free.clone().count() <= limits.max_takes);
-    let is_under_way = |row: &Row| {
-        let is_asked_for =
+    let is_incoming = |row: &Row| {
+        let is_requested_by_me =
             row.lease.hand_over_target() == Some(&me) && row.requested_for < 2 * limits.drain_time;
-        is_live(row) && !row.is_held && !is_own(row) && !row.lease.is_finished() && is_asked_for
+        is_live(row) && !row.is_held && !is_own(row) && !row.lease.is_finished() && is_requested_by_me
     };
-    let under_way = rows.iter().filter(|row| is_under_way(row)).count();
+    let incoming = rows.iter().filter(|row| is_incoming(row)).count();
     let new_moves = plan.request.len();
-    prop_assert!(new_moves == 0 || under_way + new_moves <= limits.max_moves);
+    prop_assert!(new_moves == 0 || incoming + new_moves <= limits.max_moves);
     let held_unfinished = rows.iter().filter(|row| row.is_held && !row.lease.is_finished()).count();
-    let new = all.iter().filter(|row| !is_under_way(row)).count();
-    prop_assert!(new == 0 || held_unfinished + under_way + new <= limits.max_leases);
+    let new = all.iter().filter(|row| !is_incoming(row)).count();
+    prop_assert!(new == 0 || held_unfinished + incoming + new <= limits.max_leases);
 
-    // Its part of what is new is within the largest share there can be: that of the work among the owners that
-    // certainly stay, and this worker.
+    // The new leases stay within the largest possible share: the work divided among the owners that certainly stay and
+    // this worker.
     let stays = |row: &&Row| is_live(row) && !row.lease.is_finished() && !row.lease.is_offered();
     let staying: BTreeSet<&WorkerId> =
         rows.iter().filter(stays).filter_map(|row| row.lease.owner.as_ref()).chain([&me]).collect();
     let work = rows.iter().filter(|row| !row.lease.is_finished()).count();
     let largest_share = work.div_ceil(staying.len());
-    let chosen = all.iter().filter(|row| !is_own(row) && !is_under_way(row) && !is_abandoned(row)).count();
-    let asked_away = |row: &&Row| row.lease.hand_over_target().is_some_and(|target| *target != me);
-    let kept = rows.iter().filter(|row| row.is_held && !row.lease.is_finished() && !asked_away(row)).count();
+    let chosen = all.iter().filter(|row| !is_own(row) && !is_incoming(row) && !is_abandoned(row)).count();
+    let requested_by_others = |row: &&Row| row.lease.hand_over_target().is_some_and(|target| *target != me);
+    let kept = rows
+        .iter()
+        .filter(|row| row.is_held && !row.lease.is_finished() && !requested_by_others(row))
+        .count();
     prop_assert!(chosen == 0 || kept + chosen <= largest_share, "{kept} and {chosen} of {largest_share}");
     Ok(())
 }
 
-/// A fleet in disorder: random owners, some of them gone or leaving, free leases, finished ones, children that wait.
+/// An unbalanced fleet: random owners, some of them gone or leaving, free leases, finished leases, waiting children.
 #[derive(Debug, Clone)]
 struct Disorder {
-    members: usize,
+    workers: usize,
     /// The holder of each lease, if any.
     holders: Vec<Option<usize>>,
-    /// What becomes of the first members.
+    /// The states of the workers, of which the last one is always present.
     states: Vec<State>,
     finished: Vec<bool>,
     weights: Vec<u64>,
@@ -188,12 +191,12 @@ struct Disorder {
 impl Disorder {
     fn fleet(&self) -> Fleet {
         let shards = self.holders.len();
-        let mut fleet = Fleet::new(shards, self.members, self.seed);
+        let mut fleet = Fleet::new(shards, self.workers, self.seed);
         for (index, holder) in self.holders.iter().enumerate() {
             fleet.leases[index].throughput_bytes_per_second = Some(self.weights[index]);
             if self.finished[index] {
                 fleet.leases[index].checkpoint = Position::ShardEnd;
-                // The last shard is the child of a finished one, the one before that of one that is not finished.
+                // The last shard is the child of a finished shard, the one before it that of an unfinished one.
                 fleet.leases[shards - 1].parents = BTreeSet::from([ShardId::numbered(index as u64)]);
             } else if let Some(holder) = holder {
                 fleet.give(index, *holder);
@@ -202,11 +205,11 @@ impl Disorder {
         if shards > 2 && self.holders[shards - 2].is_none() && !self.finished[0] {
             fleet.leases[shards - 2].parents = BTreeSet::from([ShardId::numbered(0)]);
         }
-        for (member, state) in self.states.iter().enumerate().take(self.members - 1) {
+        for (worker, state) in self.states.iter().enumerate().take(self.workers - 1) {
             match state {
                 State::Present => {}
-                State::Leaving => fleet.leave(member),
-                State::Gone => fleet.crash(member),
+                State::Leaving => fleet.leave(worker),
+                State::Gone => fleet.crash(worker),
             }
         }
         fleet
@@ -214,17 +217,17 @@ impl Disorder {
 }
 
 fn any_disorder() -> impl Strategy<Value = Disorder> {
-    (1..9usize, 1..60usize).prop_flat_map(|(members, shards)| {
+    (1..9usize, 1..60usize).prop_flat_map(|(workers, shards)| {
         let state = prop_oneof![4 => Just(State::Present), 1 => Just(State::Leaving), 1 => Just(State::Gone)];
         (
-            prop::collection::vec(prop::option::weighted(0.8, 0..members), shards),
-            prop::collection::vec(state, members),
+            prop::collection::vec(prop::option::weighted(0.8, 0..workers), shards),
+            prop::collection::vec(state, workers),
             prop::collection::vec(prop::bool::weighted(0.1), shards),
             prop::collection::vec(1..4u64, shards),
             any::<u64>(),
         )
             .prop_map(move |(holders, states, finished, weights, seed)| Disorder {
-                members,
+                workers,
                 holders,
                 states,
                 finished,
@@ -234,14 +237,14 @@ fn any_disorder() -> impl Strategy<Value = Disorder> {
     })
 }
 
-/// More rounds than a fleet of this size needs: the largest share at the slowest pace, and some fail-over times for
-/// leases to settle in.
-fn most_rounds(fleet: &Fleet, settling: u32) -> usize {
+/// More rounds than a fleet of this size needs: the largest share at the slowest pace, and some fail-over times until
+/// leases with new owners may move again.
+fn most_rounds(fleet: &Fleet, failover_times: u32) -> usize {
     let pace = LIMITS.max_moves;
-    fleet.leases.len().div_ceil(pace) + 4 + (settling * ROUNDS_PER_FAILOVER_TIME) as usize
+    fleet.leases.len().div_ceil(pace) + 4 + (failover_times * ROUNDS_PER_FAILOVER_TIME) as usize
 }
 
-/// Plays rounds until there is balance.
+/// Plays rounds until the fleet is balanced.
 fn play(
     fleet: &mut Fleet,
     most_rounds: usize,
@@ -254,20 +257,20 @@ fn play(
         round(fleet);
     }
     prop_assert!(fleet.is_balanced(), "no balance in {} rounds: {:?}", most_rounds, fleet.loads());
-    prop_assert!(fleet.is_at_rest(usize::MAX), "something still moves");
+    prop_assert!(fleet.plans_nothing(usize::MAX), "a lease still moves");
     Ok(())
 }
 
-/// Everybody can be seen at the start.
+/// Whether all workers are visible at the start.
 fn all_are_visible(fleet: &Fleet) -> bool {
-    fleet.members.iter().all(|member| member.state != State::Present || !member.held.is_empty())
+    fleet.workers.iter().all(|worker| worker.state != State::Present || !worker.held.is_empty())
 }
 
 proptest! {
-    /// Workers that plan in turn, each with a fresh view, hold everything soon, within one of each other, and come to
-    /// rest. If all of them could be seen at the start, they move at most one lease more than the least.
+    /// Workers that plan in turn, each with a fresh view, balance the fleet and then move nothing. If all of them are
+    /// visible at the start, they move at most one lease more than necessary.
     #[test]
-    fn workers_in_turn_come_to_balance_and_to_rest(disorder in any_disorder()) {
+    fn workers_in_turn_balance_the_fleet(disorder in any_disorder()) {
         let mut fleet = disorder.fleet();
         let least_moves = fleet.least_moves();
         let visible = all_are_visible(&fleet);
@@ -276,9 +279,9 @@ proptest! {
         prop_assert!(!visible || fleet.moves <= least_moves + 1, "{} of {}", fleet.moves, least_moves);
     }
 
-    /// The same for workers that all plan at once, on what the table was like before any of them wrote.
+    /// The same for workers that all plan at once, on the table before any of them wrote.
     #[test]
-    fn workers_at_once_come_to_balance_and_to_rest(disorder in any_disorder()) {
+    fn workers_at_once_balance_the_fleet(disorder in any_disorder()) {
         let mut fleet = disorder.fleet();
         let least_moves = fleet.least_moves();
         let visible = all_are_visible(&fleet);
@@ -287,40 +290,40 @@ proptest! {
         prop_assert!(!visible || fleet.moves <= least_moves + 1, "{} of {}", fleet.moves, least_moves);
     }
 
-    /// The same, but for the number of moves, for workers whose views are up to three rounds old.
+    /// The same, except for the number of moves, for workers whose views are up to three rounds old.
     #[test]
-    fn workers_with_stale_views_come_to_balance_and_to_rest(disorder in any_disorder()) {
+    fn workers_with_stale_views_balance_the_fleet(disorder in any_disorder()) {
         let mut fleet = disorder.fleet();
         let most_rounds = 3 * most_rounds(&fleet, 3);
         let mut history: Vec<Snapshot> = Vec::new();
         play(&mut fleet, most_rounds, |fleet| fleet.round_on_stale_views(&mut history, 3))?;
     }
 
-    /// A fleet at rest moves nothing, however its leases are spread and whatever they weigh.
+    /// A balanced fleet moves no lease, for any distribution and any weights.
     #[test]
-    fn a_balanced_fleet_is_at_rest(
+    fn a_balanced_fleet_plans_nothing(
         shards in 1..100usize,
-        members in 1..20usize,
+        workers in 1..20usize,
         weights in prop::collection::vec(any::<u64>(), 100),
         seed in any::<u64>(),
     ) {
-        let mut fleet = Fleet::balanced(shards, members, seed);
+        let mut fleet = Fleet::balanced(shards, workers, seed);
         for (lease, weight) in fleet.leases.iter_mut().zip(weights) {
             lease.throughput_bytes_per_second = Some(weight);
         }
-        prop_assert!(fleet.is_balanced() && fleet.is_at_rest(usize::MAX));
+        prop_assert!(fleet.is_balanced() && fleet.plans_nothing(usize::MAX));
     }
 
-    /// Workers that join a balanced fleet, one or many, in turn or at once: none costs more than one move too many.
+    /// Workers that join a balanced fleet, one or many, in turn or at once: each costs at most one move more than necessary.
     #[test]
-    fn workers_that_join_get_their_share_for_the_least_moves(
+    fn joining_workers_get_their_share_with_few_moves(
         shards in 1..100usize,
-        members in 1..10usize,
+        workers in 1..10usize,
         joining in 1..10usize,
         at_once in any::<bool>(),
         seed in any::<u64>(),
     ) {
-        let mut fleet = Fleet::balanced(shards, members, seed);
+        let mut fleet = Fleet::balanced(shards, workers, seed);
         fleet.join(joining);
         let least_moves = fleet.least_moves();
         let empty_handed = fleet.loads().into_iter().filter(|load| *load == 0).count();
@@ -329,18 +332,18 @@ proptest! {
         prop_assert!(fleet.moves <= least_moves + empty_handed, "{} of {}", fleet.moves, least_moves);
     }
 
-    /// Leases of workers that crashed are all taken, whether or not the others hold as many as each other, and nothing
-    /// else moves in a fleet that was balanced without spares.
+    /// The leases of crashed workers are taken in a balanced fleet too, and no other lease moves when the counts were
+    /// equal.
     #[test]
-    fn expired_leases_are_taken_at_once_even_when_counts_are_balanced(
+    fn expired_leases_are_taken_at_once_in_a_balanced_fleet(
         each in 1..20usize,
-        members in 2..10usize,
+        workers in 2..10usize,
         crashing in 1..9usize,
         seed in any::<u64>(),
     ) {
-        let mut fleet = Fleet::balanced(each * members, members, seed);
-        let crashing = crashing.min(members - 1);
-        (0..crashing).for_each(|member| fleet.crash(member));
+        let mut fleet = Fleet::balanced(each * workers, workers, seed);
+        let crashing = crashing.min(workers - 1);
+        (0..crashing).for_each(|worker| fleet.crash(worker));
         fleet.round_at_once();
         prop_assert!(fleet.takes > 0);
         let most_rounds = most_rounds(&fleet, 0);
@@ -348,30 +351,30 @@ proptest! {
         prop_assert_eq!((fleet.takes, fleet.moves), (each * crashing, 0));
     }
 
-    /// A worker with a maximum never passes it, and what others therefore have to take they take in the end.
+    /// A worker with a maximum never exceeds it, and the others take the remaining leases.
     #[test]
-    fn what_a_full_worker_cannot_take_is_taken_by_others(
+    fn leases_that_a_full_worker_cannot_take_go_to_others(
         shards in 1..60usize,
         maximum in 1..10usize,
-        members in 2..6usize,
+        workers in 2..6usize,
         seed in any::<u64>(),
     ) {
-        let mut fleet = Fleet::new(shards, members, seed);
-        fleet.members[0].limits.max_leases = maximum;
+        let mut fleet = Fleet::new(shards, workers, seed);
+        fleet.workers[0].limits.max_leases = maximum;
         let rounds = most_rounds(&fleet, 5) + shards;
         for _ in 0..rounds {
             fleet.round_at_once();
-            prop_assert!(fleet.members[0].held.len() <= maximum);
+            prop_assert!(fleet.workers[0].held.len() <= maximum);
         }
         prop_assert_eq!(fleet.loads().iter().sum::<usize>(), shards);
     }
 
-    /// An owner that never answers, as a KCL worker does, is taken from after the time it has, down to its share.
+    /// Leases are stolen from an owner that never answers, such as a KCL worker, until it has its share.
     #[test]
     fn an_owner_that_never_answers_ends_up_with_its_share(shards in 2..60usize, seed in any::<u64>()) {
         let mut fleet = Fleet::new(shards, 2, seed);
         (0..shards).for_each(|lease| fleet.give(lease, 0));
-        fleet.members[0].answers = false;
+        fleet.workers[0].answers = false;
         let rounds = most_rounds(&fleet, 3) + 2 * ROUNDS_PER_FAILOVER_TIME as usize * shards.div_ceil(LIMITS.max_moves);
         play(&mut fleet, rounds, Fleet::round_at_once)?;
         prop_assert_eq!(fleet.moves, shards / 2);

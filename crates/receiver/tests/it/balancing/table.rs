@@ -1,4 +1,4 @@
-//! The table in `docs/balancing.md`: rounds and moves until a fleet is balanced.
+//! The tables in `docs/balancing.md`: rounds and moves until a fleet is balanced.
 
 use crate::balancing::fleet::Fleet;
 
@@ -10,16 +10,16 @@ const SHARDS: [usize; 5] = [4, 16, 100, 1_000, 4_000];
 const WORKERS: [usize; 4] = [2, 5, 20, 200];
 const SEED: u64 = 1;
 
-/// A fleet that takes longer is broken.
+/// A fleet that takes more rounds fails the test.
 const MOST_ROUNDS: usize = 1_000;
 
-/// How many members are asked, once there is balance, whether they would still move anything.
-const PLANS_AT_REST: usize = 20;
+/// How many workers of a balanced fleet have to plan nothing.
+const EMPTY_PLANS: usize = 20;
 
-/// Something that happens to a fleet of so many workers.
+/// A change in a fleet of a given size.
 struct Scenario {
     title: &'static str,
-    /// How many workers have to be there for it.
+    /// The fewest workers for which the scenario is possible.
     at_least: usize,
     start: fn(shards: usize, workers: usize) -> Fleet,
 }
@@ -69,13 +69,13 @@ fn joined(shards: usize, workers: usize, joining: usize) -> Fleet {
 
 fn crashed(shards: usize, workers: usize, crashing: usize) -> Fleet {
     let mut fleet = Fleet::balanced(shards, workers, SEED);
-    for member in 0..crashing {
-        fleet.crash(member);
+    for worker in 0..crashing {
+        fleet.crash(worker);
     }
     fleet
 }
 
-/// What a scenario came to.
+/// The result of a scenario.
 struct Outcome {
     rounds: usize,
     failover_times: f64,
@@ -91,19 +91,19 @@ fn play(scenario: &Scenario, shards: usize, workers: usize) -> Outcome {
     let empty_handed = fleet.loads().into_iter().filter(|load| *load == 0).count();
     let (mut rounds, mut failover_times) = (0, 0.0);
     while !fleet.is_balanced() {
-        assert!(rounds < MOST_ROUNDS, "{name}: no balance in {rounds} rounds");
+        assert!(rounds < MOST_ROUNDS, "{name}: not balanced after {rounds} rounds");
         failover_times = fleet.failover_times();
         fleet.round_at_once();
         rounds += 1;
     }
-    assert!(fleet.is_at_rest(PLANS_AT_REST), "{name}: something still moves");
+    assert!(fleet.plans_nothing(EMPTY_PLANS), "{name}: a lease still moves");
     let moves = fleet.moves;
-    // Whoever holds nothing is not known to the others, so its first lease may come from the wrong one.
+    // The others do not know of a worker without leases, so its first lease may come from the wrong owner.
     assert!((least_moves..=least_moves + empty_handed).contains(&moves), "{name}: {moves} moves");
     Outcome { rounds, failover_times, moves, least_moves, takes: fleet.takes }
 }
 
-/// The sizes for which a scenario is played. More workers than twice the shards would be spares only.
+/// The sizes for which a scenario is played. More workers than twice the shards would only be standbys.
 fn sizes(scenario: &Scenario) -> impl Iterator<Item = (usize, usize)> {
     let sizes = SHARDS.into_iter().flat_map(|shards| WORKERS.map(|workers| (shards, workers)));
     sizes.filter(|(shards, workers)| (scenario.at_least..=2 * shards).contains(workers))
@@ -132,7 +132,7 @@ fn section(scenario: &Scenario) -> String {
 }
 
 #[test]
-fn the_table_in_the_documentation_is_what_the_planner_does() {
+fn the_tables_in_the_documentation_match_the_planner() {
     let sections: Vec<String> = std::thread::scope(|scope| {
         let threads = SCENARIOS.each_ref().map(|scenario| scope.spawn(|| section(scenario)));
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -147,7 +147,7 @@ fn the_table_in_the_documentation_is_what_the_planner_does() {
     }
     assert!(
         format!("{BEGIN}{shown}{END}") == table,
-        "docs/balancing.md shows something else than what the planner does; to write it anew and look at the \
-         difference: UPDATE_DOCS=1 cargo test -p receiver --test balancing the_table"
+        "docs/balancing.md differs from the planner; update it and check the difference with \
+         UPDATE_DOCS=1 cargo test -p receiver --features internals --test it the_tables"
     );
 }
