@@ -20,8 +20,8 @@ pub struct ReceiverGroup {
 }
 
 impl ReceiverGroup {
-    /// `count` receivers from one builder. A worker id in its settings becomes `-0`, `-1` and so on, the same after each
-    /// start.
+    /// `count` receivers from one builder. A worker id in its settings gets the suffixes `-0`, `-1` and so on, the same
+    /// after each start.
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.

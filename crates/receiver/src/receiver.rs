@@ -6,13 +6,9 @@ use std::sync::Arc;
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
 use shard_worker::{FailurePolicy, RecordProcessorFactory, ShardWorkerOptions, StreamSource};
-use tracing::Instrument as _;
 
-use crate::coordinator::Coordinator;
-use crate::error::ReceiverError;
 use crate::handle::{ReceiverHandle, Shared};
 use crate::settings::{ReceiverSettings, Retries};
-use crate::status::{ReceiverState, StopReport};
 
 /// One worker of the fleet that reads a stream: it holds a share of the leases and runs a shard worker for each.
 ///
@@ -51,23 +47,5 @@ impl Receiver {
     /// The name of this worker.
     pub fn worker_id(&self) -> &WorkerId {
         &self.worker_id
-    }
-
-    /// Works until it is stopped or its part of a bounded run is over. Returns the outcome of each shard.
-    ///
-    /// # Errors
-    /// Only the start can fail: an unknown stream, missing credentials, a table of another layout. Later failures are
-    /// retried, and reported in the status and the log.
-    pub async fn run(self) -> Result<StopReport, ReceiverError> {
-        let span = tracing::info_span!(
-            "receiver",
-            application = %self.settings.application,
-            stream = %self.source.stream_name(),
-            worker_id = %self.worker_id,
-        );
-        let shared = self.shared.clone();
-        let report = Coordinator::new(self).run().instrument(span).await;
-        shared.live().state = ReceiverState::Stopped;
-        report
     }
 }

@@ -18,7 +18,7 @@ use crate::shards::initial_position::{InitialPosition, ShardPosition, millis_sin
 const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
 
 /// The share of the drain time for which a stop waits for late acknowledgements. The rest is for the last checkpoint.
-const SETTLE_SHARE: f64 = 0.75;
+const FLUSH_WAIT_SHARE: f64 = 0.75;
 
 /// How long to wait before a failed operation is retried.
 #[derive(Debug, Clone, Copy, Default)]
@@ -165,7 +165,7 @@ impl ReceiverSettings {
         };
         options.rate_limit = RateLimit::new(self.max_records_per_second, self.max_bytes_per_second);
         options.adapts_rate = self.adapts_rate;
-        options.settle_time = self.drain_time.mul_f64(SETTLE_SHARE);
+        options.settle_time = self.drain_time.mul_f64(FLUSH_WAIT_SHARE);
         options
     }
 

@@ -23,6 +23,7 @@ use tokio::task::JoinError;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
+use tracing::Instrument as _;
 
 use self::cooldowns::Cooldowns;
 use self::lease_requests::LeaseRequests;
@@ -47,8 +48,28 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// the loop from hanging. A later round repeats work that was cut short.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
+impl Receiver {
+    /// Works until it is stopped or its part of a bounded run is over. Returns the outcome of each shard.
+    ///
+    /// # Errors
+    /// Only the start can fail: an unknown stream, missing credentials, a table of another layout. Later failures are
+    /// retried, and reported in the status and the log.
+    pub async fn run(self) -> Result<StopReport, ReceiverError> {
+        let span = tracing::info_span!(
+            "receiver",
+            application = %self.settings.application,
+            stream = %self.source.stream_name(),
+            worker_id = %self.worker_id,
+        );
+        let shared = self.shared.clone();
+        let report = Coordinator::new(self).run().instrument(span).await;
+        shared.live().state = ReceiverState::Stopped;
+        report
+    }
+}
+
 /// The running worker, and all it knows of leases and shards.
-pub(crate) struct Coordinator {
+struct Coordinator {
     receiver: Receiver,
     application: Arc<str>,
     stream: Arc<str>,
@@ -96,7 +117,7 @@ struct RetentionInfo {
 }
 
 impl Coordinator {
-    pub(crate) fn new(receiver: Receiver) -> Self {
+    fn new(receiver: Receiver) -> Self {
         let now = Instant::now();
         Self {
             application: receiver.settings.application.as_str().into(),
@@ -116,7 +137,7 @@ impl Coordinator {
         }
     }
 
-    pub(crate) async fn run(mut self) -> Result<StopReport, ReceiverError> {
+    async fn run(mut self) -> Result<StopReport, ReceiverError> {
         let stop = self.receiver.shared.stop.clone();
         let facts = tokio::select! {
             biased;
