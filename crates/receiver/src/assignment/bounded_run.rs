@@ -38,8 +38,8 @@ impl BoundedRun {
         is_done(&lease.shard_id) || lease.parents.iter().any(is_done)
     }
 
-    /// Whether this worker has nothing more to do. Each shard is read to its end, read up to the bound by this worker, owned
-    /// by another live worker, or a child of a shard that is not read to its end.
+    /// Whether this worker has nothing more to do. Then each shard is read to its end, read up to the bound by this worker,
+    /// owned by another live worker, or waiting for an unfinished parent.
     pub(crate) fn is_over(
         &self,
         leases: &[ObservedLease<'_>],

@@ -45,8 +45,8 @@ pub struct AssignmentPlan<'a> {
 ///   not answer its requests in time.
 /// - Then comes the pool: free leases, which are taken, and those of leaving workers, which are requested. The pool is
 ///   distributed, in the order of the shards, to the workers below their share. Each worker takes its own part.
-/// - If the pool is not enough, the surplus of the workers above their share is distributed to those below it, and each
-///   worker requests its own part. So the fleet moves as few leases as possible, and none when it is balanced.
+/// - If the pool is not enough, the surplus of the workers above their share is distributed to those below it. Each worker
+///   requests its own part. So the fleet moves as few leases as possible, and none when it is balanced.
 /// - A worker that the others cannot see yet takes or requests a single lease and plans again: by then it sees the
 ///   others that started at the same time. After that each plan at most doubles what it has, so that workers which got
 ///   nothing at first have the time to become visible too.

@@ -28,8 +28,8 @@ use crate::shards::initial_position::{InitialPosition, ShardPosition, ShardPosit
 /// unless it or a descendant of it has a lease. The position also affects other shards:
 ///
 /// - A shard that is processed up to a *record* implies that its ancestors are processed. Its ancestors without a lease
-///   count as read to their ends. If such an ancestor has other children, they start at their beginning, and the
-///   ancestor's lease is created as ended, so that a later shard sync need not decide again.
+///   count as read to their ends. If such an ancestor has other children, they start at their beginning. The lease of that
+///   ancestor is created as ended, so that a later shard sync need not decide again.
 /// - An ancestor that descends from another named or leased shard is not processed: that shard leads to it. It gets a
 ///   lease, so that the named shard waits for it.
 /// - A named shard that is processed up to a record and no longer listed counts as read to its end: its children start at
@@ -664,8 +664,8 @@ mod tests {
     }
 
     proptest! {
-        /// For any history and any named positions: every named shard gets its position, the plan is empty once the leases
-        /// are created, and ending shard after shard reaches every open shard, never a child before its parents.
+        /// For any history and any named positions, every named shard gets its position, and the plan is empty once the
+        /// leases are created. Reading shard after shard to its end reaches every open shard, parents before children.
         #[test]
         fn every_line_is_read_to_its_open_shards_and_never_twice(
             shards in any_history(),

@@ -81,8 +81,8 @@ fn any_limits() -> impl Strategy<Value = AssignmentLimits> {
 }
 
 proptest! {
-    /// For any rows, a plan has no lease twice, no held lease, no lease without work, stays within all limits, and within
-    /// the share while there are other workers.
+    /// For any rows, a plan has no lease twice, no held lease and no lease without work. It stays within all limits, and
+    /// within the share while there are other workers.
     #[test]
     fn every_plan_is_sound(rows in any_rows(), limits in any_limits(), seed in any::<u64>()) {
         check_plan(&rows, limits, seed)?;
