@@ -31,7 +31,7 @@ impl BoundedRun {
 
     /// Whether this worker is done with the lease: it has read the shard or one of its parents up to the bound. Children
     /// of such a parent lie beyond the bound.
-    pub(crate) fn is_settled(&self, lease: &Lease, leases: &HashMap<&ShardId, &Lease>) -> bool {
+    pub(crate) fn is_done_with(&self, lease: &Lease, leases: &HashMap<&ShardId, &Lease>) -> bool {
         let is_done = |shard_id: &ShardId| {
             self.done.contains(shard_id) && leases.get(shard_id).is_some_and(|lease| !lease.is_finished())
         };
@@ -57,7 +57,7 @@ impl BoundedRun {
                 let waits = || {
                     lease.parents.iter().any(|parent| by_id.get(parent).is_some_and(|row| !row.is_finished()))
                 };
-                lease.is_finished() || is_held || self.is_settled(lease, &by_id) || waits()
+                lease.is_finished() || is_held || self.is_done_with(lease, &by_id) || waits()
             })
     }
 }

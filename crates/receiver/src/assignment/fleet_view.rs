@@ -190,8 +190,8 @@ impl<'a> FleetView<'a> {
                 self.offered.extend(is_ready.then_some(observed));
             } else {
                 self.count(observed, owner);
-                let has_settled = observed.owned_for.is_none_or(|age| age >= limits.failover_time);
-                self.workers[owner].movable.extend((is_ready && has_settled).then_some(observed));
+                let may_move = observed.owned_for.is_none_or(|age| age >= limits.failover_time);
+                self.workers[owner].movable.extend((is_ready && may_move).then_some(observed));
             }
         } else {
             self.work += usize::from(is_ready);

@@ -43,11 +43,11 @@ impl Coordinator {
     }
 
     /// Keeps the leases that this worker has not read up to the bound.
-    pub(super) fn without_settled<'a>(&self, mut observed: Vec<ObservedLease<'a>>) -> Vec<ObservedLease<'a>> {
+    pub(super) fn without_done<'a>(&self, mut observed: Vec<ObservedLease<'a>>) -> Vec<ObservedLease<'a>> {
         if self.bounded.done() > 0 {
             let by_id: HashMap<_, _> =
                 observed.iter().map(|observed| (&observed.lease.shard_id, observed.lease)).collect();
-            observed.retain(|observed| !self.bounded.is_settled(observed.lease, &by_id));
+            observed.retain(|observed| !self.bounded.is_done_with(observed.lease, &by_id));
         }
         observed
     }

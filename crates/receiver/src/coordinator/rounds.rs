@@ -164,7 +164,7 @@ impl Coordinator {
         let settings = &self.receiver.settings;
         let longest_answer = settings.hand_over_time.max(settings.drain_time);
         self.requests.forget_older_than(longest_answer * REQUEST_MEMORY);
-        let observed = self.without_settled(self.observations.of(&listing.leases, requested_at));
+        let observed = self.without_done(self.observations.of(&listing.leases, requested_at));
         let held: HashSet<ShardId> = self.tasks.keys().cloned().collect();
         let requested = self.requests.shards();
         let holdings = Holdings { worker_id: &self.receiver.worker_id, held: &held, requested: &requested };

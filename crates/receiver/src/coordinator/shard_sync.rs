@@ -150,7 +150,7 @@ impl Coordinator {
         Ok(missing_at_first.unwrap_or_default())
     }
 
-    /// The start time, and, where a line without leases starts at `LATEST`, the shards that were open at that time.
+    /// The start time, and, where a lineage without leases starts at `LATEST`, the shards that were open at that time.
     async fn start_time(
         &self,
         facts: &StreamFacts,
@@ -161,11 +161,11 @@ impl Coordinator {
         let (source, settings) = (&self.receiver.source, &self.receiver.settings);
         let (initial_position, named) = (settings.initial_position, &settings.initial_positions);
         let mut start_time = StartTime::at_millis(millis);
-        let starts_lines =
+        let starts_lineages =
             || !missing_leases(shards, listing, initial_position, Some(&start_time), named, facts).is_empty();
         if initial_position == InitialPosition::Latest
             && let Some(instant) = time_of_millis(millis)
-            && starts_lines()
+            && starts_lineages()
         {
             let open_since = source.list_shards(&ShardFilter::OpenSince(instant)).await;
             let open_since = open_since

@@ -8,16 +8,16 @@ use shard_worker::Shard;
 use crate::shards::descendants::{any_descendant, children};
 use crate::shards::initial_position::{InitialPosition, ShardPosition, ShardPositions, start_of_child};
 
-/// Decides which leases to create, parents before children. The rules are those of the KCL
-/// (`HierarchicalShardSyncer`), for an empty and for a filled table alike:
+/// Decides which leases to create, parents before children. The rules are those of the KCL (`HierarchicalShardSyncer`), for
+/// an empty and for a filled table alike. A *lineage* is a chain of parents and children.
 ///
 /// - An open shard without a lease and without a leased ancestor starts at the initial position: its oldest listed
 ///   ancestors get the leases, and their descendants follow when those end. With a `LATEST` whose instant is unknown, the
 ///   shard itself gets the lease.
 /// - A shard with a leased ancestor is reached through the end of that ancestor. When a merge joins a leased and an
-///   unleased line, the unleased side gets leases of its own.
+///   unleased lineage, the unleased side gets leases of its own.
 /// - Beyond the KCL: a `LATEST` whose instant is known is treated as a time. A shard that has closed since then may hold
-///   later records. So a line without leases starts at its oldest shard, or at the oldest one that was open then.
+///   later records. So a lineage without leases starts at its oldest shard, or at the oldest one that was open then.
 /// - Beyond the KCL: a shard without a lease whose leased parents have all ended gets one, so that no hole stays. Its
 ///   lease was deleted, or the worker that ended the parent crashed.
 ///
@@ -77,7 +77,7 @@ pub struct StartTime {
     /// In milliseconds since 1970.
     pub millis_since_1970: u64,
     /// The shards that were open at that time or created later. `None`: not known. A shard that closed before has no
-    /// records to read, so no line starts there.
+    /// records to read, so no lineage starts there.
     pub open_since: Option<BTreeSet<ShardId>>,
 }
 
@@ -101,12 +101,12 @@ pub(crate) fn new_lease(shard: &Shard, checkpoint: Position) -> Lease {
 struct Ancestry {
     /// The shard has a lease, or an ancestor has or gets one.
     is_descendant: bool,
-    /// The shard is the oldest of a line without leases, and the line starts at it.
-    is_oldest_of_line: bool,
+    /// The shard is the oldest of a lineage without leases, and the lineage starts at it.
+    is_oldest_of_lineage: bool,
 }
 
 impl Ancestry {
-    const DESCENDANT: Self = Self { is_descendant: true, is_oldest_of_line: false };
+    const DESCENDANT: Self = Self { is_descendant: true, is_oldest_of_lineage: false };
 }
 
 struct LeasePlanner<'a> {
@@ -149,7 +149,8 @@ impl<'a> LeasePlanner<'a> {
             }
         }
         for shard_id in self.done.clone() {
-            let Some(shard) = self.shards.get(shard_id).copied().filter(|_| self.leads_elsewhere(shard_id))
+            let Some(shard) =
+                self.shards.get(shard_id).copied().filter(|_| self.has_child_to_start(shard_id))
             else {
                 continue;
             };
@@ -206,7 +207,7 @@ impl<'a> LeasePlanner<'a> {
     }
 
     /// Whether the shard is named, processed up to a record, and in neither stream nor table.
-    fn is_named_and_gone(&self, shard_id: &ShardId) -> bool {
+    fn is_named_and_unlisted(&self, shard_id: &ShardId) -> bool {
         self.is_at_record(shard_id)
             && !self.shards.contains_key(shard_id)
             && !self.leases.contains_key(shard_id)
@@ -242,7 +243,7 @@ impl<'a> LeasePlanner<'a> {
     }
 
     /// Whether a shard that counts as read has a child that has to start because of it.
-    fn leads_elsewhere(&self, shard_id: &ShardId) -> bool {
+    fn has_child_to_start(&self, shard_id: &ShardId) -> bool {
         self.children_of(shard_id).any(|child| {
             !self.active.contains_key(child)
                 && !self.leases.contains_key(child)
@@ -271,26 +272,26 @@ impl<'a> LeasePlanner<'a> {
     }
 
     fn check_ancestors(&mut self, shard: &'a Shard) -> Ancestry {
-        let mut lines = Vec::new();
+        let mut parents = Vec::new();
         for parent_id in &shard.parents {
             if let Some(parent) = self.shards.get(parent_id).copied() {
-                lines.push((Some(parent), self.visit(parent)));
-            } else if self.leases.contains_key(parent_id) || self.is_named_and_gone(parent_id) {
+                parents.push((Some(parent), self.visit(parent)));
+            } else if self.leases.contains_key(parent_id) || self.is_named_and_unlisted(parent_id) {
                 // The stream no longer lists the parent, but the table or the named positions have it.
-                lines.push((None, Ancestry::DESCENDANT));
+                parents.push((None, Ancestry::DESCENDANT));
             }
         }
-        let is_followed = |ancestry: &Ancestry| ancestry.is_descendant || ancestry.is_oldest_of_line;
-        if !lines.iter().any(|(_, ancestry)| is_followed(ancestry)) {
+        let is_followed = |ancestry: &Ancestry| ancestry.is_descendant || ancestry.is_oldest_of_lineage;
+        if !parents.iter().any(|(_, ancestry)| is_followed(ancestry)) {
             let starts_at_oldest = match self.start_time {
                 Some(start_time) => {
                     start_time.open_since.as_ref().is_none_or(|open| open.contains(&shard.shard_id))
                 }
                 None => *self.initial_position != InitialPosition::Latest,
             };
-            return Ancestry { is_descendant: false, is_oldest_of_line: starts_at_oldest };
+            return Ancestry { is_descendant: false, is_oldest_of_lineage: starts_at_oldest };
         }
-        for (parent, ancestry) in lines {
+        for (parent, ancestry) in parents {
             // A parent with a leased ancestor gets its lease when that ancestor ends.
             if let (Some(parent), false) = (parent, ancestry.is_descendant) {
                 self.plan_start(parent);
@@ -337,7 +338,7 @@ impl<'a> LeasePlanner<'a> {
                 })
                 .collect();
             // Parents that only the named positions have.
-            let has_gone_parents = shard.parents.iter().any(|parent| self.is_named_and_gone(parent));
+            let has_unlisted_parents = shard.parents.iter().any(|parent| self.is_named_and_unlisted(parent));
             // The other parent of a merge may get its lease from its own parents first.
             let is_awaited = |parent: &ShardId| {
                 !self.leases.contains_key(parent)
@@ -345,16 +346,19 @@ impl<'a> LeasePlanner<'a> {
                     && !self.done.contains(parent)
                     && self.shards.contains_key(parent)
             };
-            if (has_gone_parents || !rows.is_empty())
+            if (has_unlisted_parents || !rows.is_empty())
                 && !self.done.contains(&shard.shard_id)
                 && rows.iter().all(|parent| parent.is_finished())
                 && !shard.parents.iter().any(is_awaited)
                 // Otherwise the shard was read to its end and its row deleted.
                 && !self.has_leased_descendant(&shard.shard_id)
             {
-                let kept: Option<Vec<u64>> = rows.iter().map(|parent| parent.initial_time_millis).collect();
-                let kept = kept.filter(|_| !has_gone_parents).and_then(|kept| kept.into_iter().min());
-                self.plan_child(shard, kept);
+                let instants: Option<Vec<u64>> =
+                    rows.iter().map(|parent| parent.initial_time_millis).collect();
+                let parent_millis = instants
+                    .filter(|_| !has_unlisted_parents)
+                    .and_then(|instants| instants.into_iter().min());
+                self.plan_child(shard, parent_millis);
             }
         }
     }
@@ -474,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn latest_at_an_instant_starts_at_the_oldest_shard_of_a_line() {
+    fn latest_at_an_instant_starts_a_lineage_at_its_oldest_shard() {
         // The rows of 5, 9 and 10 were deleted, and 5 may hold records that arrived after the instant.
         let with_leases = leases(&[4, 8], &Position::Latest);
         let oldest = BTreeSet::from([(5, Position::Latest, Some(7))]);
@@ -487,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_starts_at_a_shard_that_closed_before_the_instant() {
+    fn no_lineage_starts_at_a_shard_closed_before_the_instant() {
         // 0 and 1 merged into 2, which split into 3 and 4 before the instant. 4 was read to its end.
         let shards = [
             shard(0, &[], true),
@@ -667,7 +671,7 @@ mod tests {
         /// For any history and any named positions, every named shard gets its position, and the plan is empty once the
         /// leases are created. Reading shard after shard to its end reaches every open shard, parents before children.
         #[test]
-        fn every_line_is_read_to_its_open_shards_and_never_twice(
+        fn every_lineage_is_read_to_its_open_shards_and_never_twice(
             shards in any_history(),
             choices in prop::collection::btree_map(0..30usize, 0..3u8, 0..6),
             at_latest: bool,

@@ -133,8 +133,8 @@ fn check_plan(rows: &[Row], limits: AssignmentLimits, seed: u64) -> Result<(), T
         prop_assert!(lease.hand_over_target() != Some(&me), "requested already");
         let is_stale = row.requested_for >= 2 * limits.drain_time;
         prop_assert!(lease.hand_over_target().is_none() || is_stale, "another worker requests it");
-        let has_settled = row.owned_for.is_none_or(|age| age >= limits.failover_time);
-        prop_assert!(has_settled || lease.is_offered(), "it has a new owner");
+        let may_move = row.owned_for.is_none_or(|age| age >= limits.failover_time);
+        prop_assert!(may_move || lease.is_offered(), "it has a new owner");
     }
     for lease in &plan.take {
         let row = row_of(lease);
