@@ -1,4 +1,4 @@
-//! Puts a receiver together and checks its parts and settings as a whole.
+//! Builds a receiver, and checks its settings and components as a whole.
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -8,22 +8,17 @@ use std::time::Duration;
 use fastrand::Rng;
 use lease_store::{LeaseStore, ShardId, WorkerId};
 use shard_worker::{
-    BatchLimits, ByteBudget, DataLossPolicy, FailurePolicy, RateLimit, RecordProcessorFactory, RetryPolicy,
-    RunUntil, StreamSource,
+    BatchLimits, ByteBudget, DataLossPolicy, FailurePolicy, RecordProcessorFactory, RetryPolicy, RunUntil,
+    StreamSource,
 };
 
+use crate::error::{ReceiverError, ReceiverErrorKind};
 use crate::handle::Shared;
-use crate::{InitialPosition, Receiver, ReceiverError, ReceiverErrorKind, ReceiverSettings, ShardPosition};
+use crate::receiver::Receiver;
+use crate::settings::{ReceiverSettings, Retries};
+use crate::shards::initial_position::{InitialPosition, ShardPosition};
 
-/// How long to wait before something is tried again.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Retries {
-    /// `None`: as [`ShardWorkerOptions`](shard_worker::ShardWorkerOptions) has it.
-    pub(crate) processing: Option<RetryPolicy>,
-    pub(crate) checkpoint: RetryPolicy,
-}
-
-/// Puts a [`Receiver`] together: settings (plain data) and components (a stream, a lease store, record processors).
+/// Builds a [`Receiver`] from settings (plain data) and components (a stream, a lease store, record processors).
 #[derive(Clone, Default)]
 pub struct ReceiverBuilder {
     settings: ReceiverSettings,
@@ -42,12 +37,15 @@ impl fmt::Debug for ReceiverBuilder {
     }
 }
 
-impl ReceiverBuilder {
-    pub(crate) fn new() -> Self {
-        Self::default()
+impl Receiver {
+    /// Starts to build a receiver.
+    pub fn builder() -> ReceiverBuilder {
+        ReceiverBuilder::default()
     }
+}
 
-    /// All settings at once, read from a file for example. Single ones can be changed afterwards.
+impl ReceiverBuilder {
+    /// All settings at once, for example read from a file. Single ones can be changed afterwards.
     #[must_use]
     pub fn settings(mut self, settings: ReceiverSettings) -> Self {
         self.settings = settings;
@@ -61,7 +59,7 @@ impl ReceiverBuilder {
         self
     }
 
-    /// The name of this fleet member; see [`ReceiverSettings::worker_id`].
+    /// The name of this worker; see [`ReceiverSettings::worker_id`].
     #[must_use]
     pub fn worker_id(mut self, worker_id: impl Into<String>) -> Self {
         self.settings.worker_id = Some(worker_id.into());
@@ -89,14 +87,14 @@ impl ReceiverBuilder {
         self
     }
 
-    /// Reads up to there and ends by itself; see [`ReceiverSettings::run_until`].
+    /// The bound of a bounded run; see [`ReceiverSettings::run_until`].
     #[must_use]
     pub fn run_until(mut self, run_until: RunUntil) -> Self {
         self.settings.run_until = Some(run_until);
         self
     }
 
-    /// When a silent worker counts as dead; see [`ReceiverSettings::failover_time`].
+    /// How long a lease may stay without a renewal; see [`ReceiverSettings::failover_time`].
     #[must_use]
     pub fn failover_time(mut self, failover_time: Duration) -> Self {
         self.settings.failover_time = failover_time;
@@ -117,14 +115,14 @@ impl ReceiverBuilder {
         self
     }
 
-    /// At least this long between two checkpoints of a shard; see [`ReceiverSettings::checkpoint_interval`].
+    /// The shortest time between two checkpoints of a shard; see [`ReceiverSettings::checkpoint_interval`].
     #[must_use]
     pub fn checkpoint_interval(mut self, checkpoint_interval: Duration) -> Self {
         self.settings.checkpoint_interval = checkpoint_interval;
         self
     }
 
-    /// Whether aggregates are taken apart; see [`ReceiverSettings::deaggregates`].
+    /// Whether aggregates are de-aggregated; see [`ReceiverSettings::deaggregates`].
     #[must_use]
     pub fn deaggregates(mut self, deaggregates: bool) -> Self {
         self.settings.deaggregates = deaggregates;
@@ -138,22 +136,22 @@ impl ReceiverBuilder {
         self
     }
 
-    /// How much memory records take over all shards; see [`ReceiverSettings::max_buffered_bytes`].
+    /// The most memory that records take over all shards; see [`ReceiverSettings::max_buffered_bytes`].
     #[must_use]
     pub fn max_buffered_bytes(mut self, max_buffered_bytes: u64) -> Self {
         self.settings.max_buffered_bytes = max_buffered_bytes;
         self
     }
 
-    /// How much of a shard is read ahead; see [`ReceiverSettings::read_ahead_bytes`].
+    /// How much of a shard is prefetched; see [`ReceiverSettings::read_ahead_bytes`].
     #[must_use]
     pub fn read_ahead_bytes(mut self, read_ahead_bytes: u64) -> Self {
         self.settings.read_ahead_bytes = read_ahead_bytes;
         self
     }
 
-    /// A memory budget that is shared with other receivers of this process. It goes before
-    /// [`max_buffered_bytes`](Self::max_buffered_bytes). The receivers of a group share one anyway.
+    /// A memory budget that is shared with other receivers of this process. It overrides
+    /// [`max_buffered_bytes`](Self::max_buffered_bytes). The receivers of a group always share one.
     #[must_use]
     pub fn byte_budget(mut self, budget: ByteBudget) -> Self {
         self.budget = Some(budget);
@@ -166,48 +164,49 @@ impl ReceiverBuilder {
         self.shared_source(Arc::new(source))
     }
 
-    /// The stream to read, shared with others.
+    /// The stream to read, shared with other receivers.
     #[must_use]
     pub fn shared_source(mut self, source: Arc<dyn StreamSource>) -> Self {
         self.source = Some(source);
         self
     }
 
-    /// Where the leases are kept.
+    /// The store of the leases.
     #[must_use]
     pub fn lease_store(self, store: impl LeaseStore) -> Self {
         self.shared_lease_store(Arc::new(store))
     }
 
-    /// Where the leases are kept, shared with others.
+    /// The store of the leases, shared with other receivers.
     #[must_use]
     pub fn shared_lease_store(mut self, store: Arc<dyn LeaseStore>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// What makes the application's processor for each shard.
+    /// The factory of the application's record processors, one for each shard.
     #[must_use]
     pub fn processors(mut self, processors: impl RecordProcessorFactory) -> Self {
         self.processors = Some(Arc::new(processors));
         self
     }
 
-    /// What happens to records that the application cannot process; by default the shard is halted, and nothing is passed.
+    /// What happens to records that the application cannot process. By default the shard is halted and no record is
+    /// skipped.
     #[must_use]
     pub fn failure_policy(mut self, failure_policy: FailurePolicy) -> Self {
         self.failure_policy = failure_policy;
         self
     }
 
-    /// After how long without progress a shard is started anew; see [`ReceiverSettings::no_progress_time`].
+    /// How long a shard may make no progress before a restart; see [`ReceiverSettings::no_progress_time`].
     #[must_use]
     pub fn no_progress_time(mut self, no_progress_time: Duration) -> Self {
         self.settings.no_progress_time = no_progress_time;
         self
     }
 
-    /// When a batch is closed: by records, payload bytes or time, whichever comes first; see
+    /// When a batch is full: by records, payload bytes or time, the first that is reached; see
     /// [`ReceiverSettings::max_batch_records`].
     #[must_use]
     pub fn batch_limits(mut self, limits: BatchLimits) -> Self {
@@ -217,14 +216,14 @@ impl ReceiverBuilder {
         self
     }
 
-    /// The most records handed over in a second; see [`ReceiverSettings::max_records_per_second`].
+    /// The most records delivered per second; see [`ReceiverSettings::max_records_per_second`].
     #[must_use]
     pub fn max_records_per_second(mut self, max_records_per_second: NonZeroU64) -> Self {
         self.settings.max_records_per_second = Some(max_records_per_second);
         self
     }
 
-    /// The most payload bytes handed over in a second; see [`ReceiverSettings::max_bytes_per_second`].
+    /// The most payload bytes delivered per second; see [`ReceiverSettings::max_bytes_per_second`].
     #[must_use]
     pub fn max_bytes_per_second(mut self, max_bytes_per_second: NonZeroU64) -> Self {
         self.settings.max_bytes_per_second = Some(max_bytes_per_second);
@@ -246,24 +245,24 @@ impl ReceiverBuilder {
         self
     }
 
-    /// How long to wait before a batch whose handler failed, or a read that failed, is tried again; by default from
-    /// 200 ms up to 30 s. A limit of the policy is only where its last wait repeats; how often a batch is tried says the
-    /// [`failure_policy`](Self::failure_policy).
+    /// How long to wait before a failed batch or a failed read is retried; by default from 200 ms up to 30 s. After the
+    /// last wait of a policy with a limit, that wait repeats: the [`failure_policy`](Self::failure_policy) alone limits the
+    /// attempts of a batch.
     #[must_use]
     pub fn processing_retry(mut self, retry: RetryPolicy) -> Self {
         self.retries.processing = Some(retry);
         self
     }
 
-    /// How often a refused checkpoint is tried again, and how long to wait before it; by default 8 attempts over about
-    /// ten seconds. [`RetryPolicy::spark`] has the numbers of Spark's receiver.
+    /// How a failed checkpoint is retried; by default 8 attempts over about ten seconds. [`RetryPolicy::spark`] has the
+    /// numbers of Spark's receiver.
     #[must_use]
     pub fn checkpoint_retry(mut self, retry: RetryPolicy) -> Self {
         self.retries.checkpoint = retry;
         self
     }
 
-    /// The seed of all random choices: waits, jitter, which lease to take. Without one each receiver draws its own.
+    /// The seed of all random choices: waits, jitter, which lease to take. By default each receiver draws its own.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -279,19 +278,19 @@ impl ReceiverBuilder {
         self.seed
     }
 
-    /// The budget that was given, or else a new one of the size of the settings.
+    /// The shared budget, or else a new one of `max_buffered_bytes`.
     pub(crate) fn budget_or_new(&self) -> ByteBudget {
         let size = NonZeroU64::new(self.settings.max_buffered_bytes).unwrap_or(NonZeroU64::MIN);
         self.budget.clone().unwrap_or_else(|| ByteBudget::new(size))
     }
 
-    /// Every fault of the parts and settings, as one line each; empty when [`build`](Self::build) succeeds.
+    /// All faults of settings and components, one line each. Empty when [`build`](Self::build) succeeds.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.settings.faults();
         for (is_missing, fault) in [
-            (self.source.is_none(), "there is no stream to read: call source()"),
-            (self.store.is_none(), "there is no place for the leases: call lease_store()"),
-            (self.processors.is_none(), "there is nothing to process records with: call processors()"),
+            (self.source.is_none(), "the stream is missing: call source()"),
+            (self.store.is_none(), "the lease store is missing: call lease_store()"),
+            (self.processors.is_none(), "the record processors are missing: call processors()"),
         ] {
             if is_missing {
                 faults.push(fault.to_owned());
@@ -300,7 +299,7 @@ impl ReceiverBuilder {
         faults
     }
 
-    /// Checks everything and makes the receiver.
+    /// Checks settings and components, and builds the receiver.
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
@@ -315,9 +314,9 @@ impl ReceiverBuilder {
         let mut rng = self.seed.map_or_else(fresh_rng, Rng::with_seed);
         let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
-        let shared = Arc::new(Shared::new(worker_id.clone(), budget));
-        let (records, bytes) = (self.settings.max_records_per_second, self.settings.max_bytes_per_second);
+        let shared = Arc::new(Shared::new(worker_id.clone(), budget.clone()));
         Ok(Receiver {
+            worker_options: self.settings.worker_options(budget),
             settings: self.settings,
             worker_id,
             source,
@@ -325,7 +324,6 @@ impl ReceiverBuilder {
             processors,
             retries: self.retries,
             failure_policy: self.failure_policy,
-            rate_limit: RateLimit::new(records, bytes),
             rng,
             shared,
         })
@@ -337,13 +335,13 @@ pub(crate) fn invalid_settings(faults: &[String]) -> ReceiverError {
     ReceiverError::new(ReceiverErrorKind::InvalidSettings, message)
 }
 
-/// A name in the manner of the KCL's examples: the host, and something unique.
+/// A worker name like those in the KCL's examples: the host name and a unique number.
 pub(crate) fn new_worker_id(rng: &mut Rng) -> String {
     let host = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
     format!("{}:{:016x}", host.as_deref().unwrap_or("worker"), rng.u64(..))
 }
 
-/// The one place where randomness enters from outside.
+/// The only source of randomness from outside the process.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn fresh_rng() -> Rng {
     Rng::new()

@@ -1,25 +1,25 @@
-//! What a fleet member can fail with.
+//! The errors of a receiver.
 
 use lease_store::{Error, ErrorKind, StoreError, StoreErrorKind};
 use shard_worker::{SourceError, SourceErrorKind};
 
-/// What a fleet member can fail with. Only its start can fail; later failures are retried, and seen in its status.
+/// The reason of a [`ReceiverError`]. Only the start can fail. Later failures are retried, and reported in the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReceiverErrorKind {
-    /// A setting or a part is missing, or contradicts another. The message lists all faults.
+    /// A setting or a component is missing or invalid. The message lists all faults.
     InvalidSettings,
-    /// There is no such stream.
+    /// The stream does not exist.
     StreamNotFound,
     /// The lease table belongs to another stream, or to one of the same name that was deleted and created again.
     WrongStream,
     /// Credentials are missing or do not allow the call.
     Denied,
-    /// The lease store holds something of another layout, or a row that cannot be read.
+    /// The lease store has another layout, or an answer cannot be interpreted.
     Invalid,
-    /// The stream or the lease store asked to slow down, more often than the start was willing to wait.
+    /// The stream or the lease store throttled the requests of the start until its retries were used up.
     Throttled,
-    /// The stream or the lease store could not be reached.
+    /// The stream or the lease store cannot be reached.
     Unavailable,
 }
 
@@ -29,7 +29,7 @@ impl ErrorKind for ReceiverErrorKind {
     }
 }
 
-/// An error of a fleet member.
+/// An error of a receiver.
 pub type ReceiverError = Error<ReceiverErrorKind>;
 
 pub(crate) fn store_error(doing: &str, error: StoreError) -> ReceiverError {

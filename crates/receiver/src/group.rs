@@ -4,20 +4,24 @@ use fastrand::Rng;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
-use crate::builder::{fresh_rng, invalid_settings, new_worker_id};
-use crate::{Receiver, ReceiverBuilder, ReceiverError, ReceiverHandle, ReceiverStatus, StopReport};
+use crate::builder::{ReceiverBuilder, fresh_rng, invalid_settings, new_worker_id};
+use crate::error::ReceiverError;
+use crate::handle::ReceiverHandle;
+use crate::receiver::Receiver;
+use crate::status::{ReceiverStatus, StopReport};
 
-/// Several receivers of one application in one process. They share nothing but the stream, the lease store and the memory
-/// for records, so each is a fleet member of its own: more of them use more cores, and more than there are shards are
-/// standbys.
+/// Several receivers of one application in one process.
+///
+/// They share only the stream, the lease store and the memory budget, so each is a worker of its own. More receivers use
+/// more cores. Those in excess of the shards are standbys.
 #[derive(Debug)]
 pub struct ReceiverGroup {
     receivers: Vec<Receiver>,
 }
 
 impl ReceiverGroup {
-    /// `count` receivers from one builder. With a worker id in its settings they are named after it, `-0`, `-1` and so
-    /// on, the same after each start.
+    /// `count` receivers from one builder. A worker id in its settings gets the suffixes `-0`, `-1` and so on, the same
+    /// after each start.
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
@@ -48,12 +52,12 @@ impl ReceiverGroup {
         ReceiverGroupHandle { handles: self.handles() }
     }
 
-    /// The receivers one by one, to be run apart from each other.
+    /// The single receivers, to run each separately.
     pub fn into_receivers(self) -> Vec<Receiver> {
         self.receivers
     }
 
-    /// Runs all receivers until each was asked to stop, or has ended a bounded run. If one fails to start, the others are stopped too.
+    /// Runs all receivers until each is stopped or its bounded run is over. If one fails to start, the others are stopped.
     ///
     /// # Errors
     /// The first failure to start, after all have ended.
@@ -76,21 +80,21 @@ impl ReceiverGroup {
     }
 }
 
-/// Steers all receivers of a [`ReceiverGroup`].
+/// Stops all receivers of a [`ReceiverGroup`] and reads their status.
 #[derive(Debug, Clone)]
 pub struct ReceiverGroupHandle {
     handles: Vec<ReceiverHandle>,
 }
 
 impl ReceiverGroupHandle {
-    /// Asks all receivers to stop.
+    /// Requests a stop of all receivers.
     pub fn stop(&self) {
         for handle in &self.handles {
             handle.stop();
         }
     }
 
-    /// How each receiver is doing now.
+    /// The present status of each receiver.
     pub fn statuses(&self) -> Vec<ReceiverStatus> {
         self.handles.iter().map(ReceiverHandle::status).collect()
     }

@@ -1,4 +1,4 @@
-//! Steers a running receiver, and tells how it is doing.
+//! The handle of a running receiver, and the state that both share.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +9,9 @@ use shard_worker::{ByteBudget, ByteUsage, ShardProgress};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ReceiverState, ReceiverStatus, ShardStatus};
+use crate::status::{ReceiverState, ReceiverStatus, ShardStatus};
 
-/// Steers a running [`Receiver`](crate::Receiver) and tells how it is doing.
+/// Stops a running [`Receiver`](crate::Receiver) and reads its status.
 #[derive(Debug, Clone)]
 pub struct ReceiverHandle {
     shared: Arc<Shared>,
@@ -22,19 +22,19 @@ impl ReceiverHandle {
         Self { shared }
     }
 
-    /// Asks the receiver to stop: take nothing new, finish the batches under way, checkpoint, release, end.
+    /// Requests a stop: the receiver takes no more leases, finishes its batches, checkpoints, releases its leases and ends.
     pub fn stop(&self) {
         self.shared.stop.cancel();
     }
 
-    /// How the receiver is doing now.
+    /// The present status of the receiver.
     pub fn status(&self) -> ReceiverStatus {
         let memory = self.shared.budget.usage();
         ReceiverStatus { memory, ..self.shared.live().status(&self.shared.worker_id) }
     }
 }
 
-/// What the running receiver and its handles share.
+/// The state that a running receiver and its handles share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     worker_id: WorkerId,
@@ -43,14 +43,14 @@ pub(crate) struct Shared {
     live: Mutex<Live>,
 }
 
-/// What changes while it runs.
+/// The part of the shared state that changes while the receiver runs.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) state: ReceiverState,
-    /// Whether the leases were looked at at least once.
-    pub(crate) has_looked: bool,
+    /// Whether the leases were scanned at least once.
+    pub(crate) has_scanned: bool,
     pub(crate) shards: BTreeMap<ShardId, LiveShard>,
-    /// Of shards that are over; those at work count for themselves.
+    /// The records of finished shards. Running shards count theirs in their progress.
     pub(crate) acknowledged_records: u64,
     pub(crate) acknowledged_bytes: u64,
     pub(crate) lost_leases: u64,
@@ -59,7 +59,7 @@ pub(crate) struct Live {
     pub(crate) is_leader: bool,
 }
 
-/// A shard at work.
+/// A running shard.
 #[derive(Debug)]
 pub(crate) struct LiveShard {
     pub(crate) held: Arc<HeldLease>,
@@ -71,7 +71,7 @@ impl Shared {
     pub(crate) fn new(worker_id: WorkerId, budget: ByteBudget) -> Self {
         let live = Live {
             state: ReceiverState::Starting,
-            has_looked: false,
+            has_scanned: false,
             shards: BTreeMap::new(),
             acknowledged_records: 0,
             acknowledged_bytes: 0,
@@ -97,7 +97,7 @@ impl Live {
         ReceiverStatus {
             worker_id: worker_id.clone(),
             state: self.state,
-            is_standby: self.has_looked && shards.is_empty() && self.state == ReceiverState::Running,
+            is_standby: self.has_scanned && shards.is_empty() && self.state == ReceiverState::Running,
             shards,
             acknowledged_records: self.acknowledged_records + records,
             acknowledged_bytes: self.acknowledged_bytes + bytes,

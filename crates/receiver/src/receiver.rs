@@ -1,22 +1,19 @@
-//! The fleet member.
+//! The receiver: one worker of the fleet that reads a stream.
 
 use std::fmt;
 use std::sync::Arc;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
-use shard_worker::{FailurePolicy, RateLimit, RecordProcessorFactory, StreamSource};
-use tracing::Instrument as _;
+use shard_worker::{FailurePolicy, RecordProcessorFactory, ShardWorkerOptions, StreamSource};
 
-use crate::builder::Retries;
-use crate::handle::Shared;
-use crate::member::Member;
-use crate::{ReceiverBuilder, ReceiverError, ReceiverHandle, ReceiverSettings, ReceiverState, StopReport};
+use crate::handle::{ReceiverHandle, Shared};
+use crate::settings::{ReceiverSettings, Retries};
 
-/// A member of the fleet that reads a stream: it holds a share of the shards and keeps each one working.
+/// One worker of the fleet that reads a stream: it holds a share of the leases and runs a shard worker for each.
 ///
-/// [`run`](Self::run) works until somebody calls [`ReceiverHandle::stop`]. Dropping the running future is a crash:
-/// nothing is flushed or released, and others take over when the fail-over time has passed.
+/// [`run`](Self::run) works until [`ReceiverHandle::stop`] is called. Dropping the running future is like a crash:
+/// nothing is flushed or released, and other workers take over after the fail-over time.
 pub struct Receiver {
     pub(crate) settings: ReceiverSettings,
     pub(crate) worker_id: WorkerId,
@@ -25,7 +22,8 @@ pub struct Receiver {
     pub(crate) processors: Arc<dyn RecordProcessorFactory>,
     pub(crate) retries: Retries,
     pub(crate) failure_policy: FailurePolicy,
-    pub(crate) rate_limit: RateLimit,
+    /// The options of every shard worker, without the start time of the shard and the retention of the stream.
+    pub(crate) worker_options: ShardWorkerOptions,
     pub(crate) rng: Rng,
     pub(crate) shared: Arc<Shared>,
 }
@@ -41,36 +39,13 @@ impl fmt::Debug for Receiver {
 }
 
 impl Receiver {
-    /// Starts to put a receiver together.
-    pub fn builder() -> ReceiverBuilder {
-        ReceiverBuilder::new()
-    }
-
-    /// A handle to steer and watch this receiver with.
+    /// A handle to stop this receiver and read its status.
     pub fn handle(&self) -> ReceiverHandle {
         ReceiverHandle::new(self.shared.clone())
     }
 
-    /// The name of this fleet member.
+    /// The name of this worker.
     pub fn worker_id(&self) -> &WorkerId {
         &self.worker_id
-    }
-
-    /// Works until it is asked to stop, or a bounded run is over for it, and says what became of its shards.
-    ///
-    /// # Errors
-    /// Only the start can fail: an unknown stream, missing credentials, a table of another layout. What fails later is
-    /// retried, and seen in the status and the log.
-    pub async fn run(self) -> Result<StopReport, ReceiverError> {
-        let span = tracing::info_span!(
-            "receiver",
-            application = %self.settings.application,
-            stream = %self.source.stream_name(),
-            worker_id = %self.worker_id,
-        );
-        let shared = self.shared.clone();
-        let report = Member::new(self).run().instrument(span).await;
-        shared.live().state = ReceiverState::Stopped;
-        report
     }
 }

@@ -1,4 +1,4 @@
-//! The settings of a fleet member: plain data, checked as a whole.
+//! The settings of a receiver: plain data, checked as a whole, and converted to the options of its shard workers.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -7,98 +7,109 @@ use std::time::Duration;
 use lease_store::{ShardId, WorkerId};
 use serde::{Deserialize, Serialize};
 use shard_worker::{
-    BatchLimits, DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
-    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RunUntil, WatchdogLimits,
+    BatchLimits, ByteBudget, DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
+    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RateLimit, RetryPolicy,
+    RunUntil, ShardWorkerOptions, WatchdogLimits,
 };
 
-use crate::initial_position::millis_since_1970;
-use crate::{InitialPosition, ShardPosition};
+use crate::shards::initial_position::{InitialPosition, ShardPosition, millis_since_1970};
 
 /// The shortest fail-over time: below it a renewal has no time to be answered.
 const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
 
-/// The settings of a fleet member. All times are in milliseconds when read from a file.
+/// The share of the drain time for which a stop waits for late acknowledgements. The rest is for the last checkpoint.
+const FLUSH_WAIT_SHARE: f64 = 0.75;
+
+/// How long to wait before a failed operation is retried.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Retries {
+    /// `None`: the default of the shard worker.
+    pub(crate) processing: Option<RetryPolicy>,
+    pub(crate) checkpoint: RetryPolicy,
+}
+
+/// The settings of a receiver. All times are in milliseconds when read from a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ReceiverSettings {
-    /// The name of the application: all receivers with this name share the work. By default also the name of its lease
-    /// table, so 3 to 255 letters, digits, `_`, `.` and `-` (the rule of DynamoDB).
+    /// The name of the application: all receivers with this name share the shards. It is by default also the name of the
+    /// lease table, so 3 to 255 letters, digits, `_`, `.` and `-` (the rule of DynamoDB).
     pub application: String,
-    /// The name of this fleet member, unique among the running ones; `None`: made anew at each start. A name that stays
-    /// the same over restarts lets the worker have its own leases back at once.
+    /// The name of this worker, unique among the running ones. `None`: a new name at each start. A worker that keeps its
+    /// name over a restart takes its own leases back at once.
     pub worker_id: Option<String>,
     /// Where a shard without a checkpoint starts.
     pub initial_position: InitialPosition,
-    /// Where single shards start whose leases are created for the first time, such as positions that the application has kept
-    /// elsewhere; all others start at `initial_position`. A shard that has a lease, or whose descendants have, goes on from
-    /// there. The same in the whole fleet.
+    /// Where single shards start when their leases are created, for example positions that the application has stored
+    /// elsewhere. All others start at `initial_position`. A shard resumes from its lease instead if it, or a descendant of
+    /// it, has one. The same in the whole fleet.
     pub initial_positions: BTreeMap<ShardId, ShardPosition>,
-    /// What to do when records that were not read are no longer in the stream: a shard that has most likely lost records is
-    /// not read on (the default), or it is.
+    /// What to do when unread records are no longer in the stream. By default a shard that has most likely lost records is
+    /// halted.
     pub data_loss_policy: DataLossPolicy,
-    /// A bounded run: each shard is read up to there and released, and the receiver ends by itself when nothing is left for
-    /// it; `None`: it works until it is stopped.
+    /// The bound of a bounded run: each shard is read up to it and released, and the receiver stops when it has nothing
+    /// more to do. `None`: the receiver works until it is stopped.
     pub run_until: Option<RunUntil>,
-    /// After so long without a sign of life from its owner a lease is free to take (KCL: `failoverTimeMillis`, 10 s).
-    /// The same in the whole fleet. A lease is renewed three times in it.
+    /// How long a lease may stay without a heartbeat of its owner before other workers take it (KCL: `failoverTimeMillis`);
+    /// 10 s by default. The same in the whole fleet. A lease is renewed three times in this time.
     #[serde(rename = "failover_time_ms", with = "millis")]
     pub failover_time: Duration,
     /// The most shards this worker holds.
     pub max_leases: usize,
-    /// The most leases of other live workers that are on their way to this one at a time.
+    /// The most leases that this worker requests from other live workers at a time.
     pub max_lease_moves: usize,
-    /// How long another worker may leave a request for one of its leases unanswered; then the lease is taken from it, as
-    /// the KCL would. Workers of this library answer with their next renewal; those of the KCL never do.
+    /// How long another worker may leave a request for one of its leases unanswered. After that the lease is stolen from
+    /// it, as the KCL does. Workers of this library answer with their next renewal, those of the KCL never do.
     #[serde(rename = "hand_over_time_ms", with = "millis")]
     pub hand_over_time: Duration,
-    /// At least this long between two checkpoints of a shard.
+    /// The shortest time between two checkpoints of a shard.
     #[serde(rename = "checkpoint_interval_ms", with = "millis")]
     pub checkpoint_interval: Duration,
-    /// Checkpoint earlier when so many records are acknowledged; `None`: only time counts.
+    /// How many acknowledged records make a checkpoint due before the interval. `None`: the interval alone decides.
     pub checkpoint_records: Option<NonZeroU64>,
-    /// Whether records that the Kinesis Producer Library has aggregated are taken apart. Off, each aggregate is handed over
-    /// as the one record that it is in the stream.
+    /// Whether records that the Kinesis Producer Library has aggregated are de-aggregated. If `false`, each aggregate is
+    /// delivered as the one record that it is in the stream.
     pub deaggregates: bool,
-    /// How often the leader of the fleet lists the shards of the stream, beside the times when a shard ends or a hole in
-    /// the leases is found (KCL: `leasesRecoveryAuditorExecutionFrequencyMillis`, 2 minutes).
+    /// The time between two periodic shard syncs of the leader (KCL: `leasesRecoveryAuditorExecutionFrequencyMillis`,
+    /// 2 minutes). The end of a shard and a hole in the leases cause a listing in addition.
     #[serde(rename = "shard_sync_interval_ms", with = "millis")]
     pub shard_sync_interval: Duration,
-    /// How long the application has to finish the batches it has: all of them when this worker stops, those of one shard
-    /// when another worker asks for it.
+    /// How long the application may take to finish its batches: all of them when this worker stops, those of one shard
+    /// when another worker requests the shard.
     #[serde(rename = "drain_time_ms", with = "millis")]
     pub drain_time: Duration,
-    /// The most bytes that records take in memory, over all shards of this receiver, or of its group: what is being
-    /// processed, what is read ahead, and what is set aside for reads under way; 128 MiB by default. What alone is larger
-    /// gets through alone.
+    /// The most bytes that records take in memory, over all shards of this receiver or of its group; 128 MiB by default. It
+    /// covers delivered batches, prefetched batches and the reservations of reads in flight. A batch that alone is larger
+    /// is read alone.
     pub max_buffered_bytes: u64,
-    /// While the application has a batch of a shard, the next one is read ahead if it cannot be larger than this, in bytes;
-    /// 24 MiB by default, which is the largest batch with what its call needs; 0: nothing is read ahead.
+    /// While the application processes a batch of a shard, the next one is prefetched if it cannot be larger than this, in
+    /// bytes. 24 MiB by default: the largest batch and the memory that its read needs. 0: no prefetch.
     pub read_ahead_bytes: u64,
-    /// The most records of a batch, those of aggregates counted one by one; `None`: as many as a read gave.
+    /// The most records of a batch, each sub-record of an aggregate counted. `None`: all records of a read.
     pub max_batch_records: Option<NonZeroUsize>,
-    /// The most payload bytes of a batch; a record that alone is larger goes alone. `None`: as many as a read gave.
+    /// The most payload bytes of a batch. A single larger record is a batch of its own. `None`: all records of a read.
     pub max_batch_bytes: Option<NonZeroU64>,
-    /// How long a batch that is not full waits for more records after its first one was read; 0 by default.
+    /// How long a batch waits for more records after its first one; 0 by default.
     #[serde(rename = "batch_time_ms", with = "millis")]
     pub batch_time: Duration,
-    /// The most records handed over in a second, over all shards of this receiver, those of aggregates counted one by one;
-    /// they come evenly. `None`: as many as there are.
+    /// The most records delivered per second, evenly spaced, over all shards of this receiver. Each sub-record of an
+    /// aggregate counts. `None`: no limit.
     pub max_records_per_second: Option<NonZeroU64>,
-    /// The same in payload bytes.
+    /// The most payload bytes delivered per second, over all shards of this receiver. `None`: no limit.
     pub max_bytes_per_second: Option<NonZeroU64>,
-    /// Whether a shard is slowed down to half after a failure of the application, and speeds up again with its successes.
+    /// Whether the rate of a shard is halved after a failure of the application, and grows again with its successes.
     pub adapts_rate: bool,
-    /// No more of a shard is read while so many of its records are delivered and not acknowledged; 100,000 by default. Only
-    /// applications that acknowledge later than their processors return come there.
+    /// How many records of a shard may be delivered and not acknowledged before reading pauses; 100,000 by default. Only an
+    /// application that acknowledges after its processor has returned reaches this limit.
     pub max_unacknowledged_records: NonZeroUsize,
-    /// The same in bytes of memory that those records took when they were delivered; 64 MiB by default.
+    /// The same limit in bytes of memory that those records took when they were delivered; 64 MiB by default.
     pub max_unacknowledged_bytes: u64,
-    /// After so long without progress the work on a shard is started anew, and its lease is given up in the end; 5 minutes
-    /// by default, 0: never. Longer than the application needs for a batch.
+    /// How long a shard may make no progress before its processor is restarted, and after the last restart its lease is
+    /// released; 5 minutes by default. 0: no watchdog. Set it longer than the application needs for a batch.
     #[serde(rename = "no_progress_time_ms", with = "millis")]
     pub no_progress_time: Duration,
-    /// How often the work on a shard that makes no progress is started anew before its lease is given up.
+    /// How many times the processor of a shard without progress is restarted before the lease is released.
     pub max_restarts: u32,
 }
 
@@ -137,23 +148,38 @@ impl Default for ReceiverSettings {
 }
 
 impl ReceiverSettings {
-    /// When a batch is closed.
-    pub(crate) fn batch_limits(&self) -> BatchLimits {
-        let (max_records, max_payload_bytes) = (self.max_batch_records, self.max_batch_bytes);
-        BatchLimits { max_records, max_payload_bytes, max_wait: self.batch_time }
+    /// The options of every shard worker. The start adds the start time of the shard and the retention of the stream.
+    pub(crate) fn worker_options(&self, budget: ByteBudget) -> ShardWorkerOptions {
+        let mut options = ShardWorkerOptions::default();
+        options.deaggregates = self.deaggregates;
+        options.budget = budget;
+        options.read_ahead_bytes = self.read_ahead_bytes;
+        options.data_loss = self.data_loss_policy;
+        options.run_until = self.run_until;
+        options.max_unacknowledged_records = self.max_unacknowledged_records;
+        options.max_unacknowledged_bytes = self.max_unacknowledged_bytes;
+        options.batch_limits = BatchLimits {
+            max_records: self.max_batch_records,
+            max_payload_bytes: self.max_batch_bytes,
+            max_wait: self.batch_time,
+        };
+        options.rate_limit = RateLimit::new(self.max_records_per_second, self.max_bytes_per_second);
+        options.adapts_rate = self.adapts_rate;
+        options.settle_time = self.drain_time.mul_f64(FLUSH_WAIT_SHARE);
+        options
     }
 
-    /// What the watchdog goes by; `None`: there is none.
+    /// The limits of the watchdog. `None`: no watchdog.
     pub(crate) fn watchdog_limits(&self) -> Option<WatchdogLimits> {
         let (no_progress_time, max_restarts) = (self.no_progress_time, self.max_restarts);
         (!no_progress_time.is_zero()).then_some(WatchdogLimits { no_progress_time, max_restarts })
     }
 
-    /// Every fault of the settings, as one line each; empty when they are sound.
+    /// All faults of the settings, one line each. Empty when they are valid.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        let mut check = |sound: bool, fault: String| {
-            if !sound {
+        let mut check = |is_valid: bool, fault: String| {
+            if !is_valid {
                 faults.push(fault);
             }
         };
@@ -166,36 +192,36 @@ impl ReceiverSettings {
         if let Some(worker_id) = &self.worker_id
             && let Err(error) = WorkerId::new(worker_id.clone())
         {
-            check(false, format!("worker_id cannot be used: {error}"));
+            check(false, format!("worker_id is invalid: {error}"));
         }
         let times = self.initial_positions.iter().filter_map(|(shard_id, position)| match position {
             ShardPosition::AtTimestamp(timestamp) => Some((shard_id.as_str(), *timestamp)),
             _ => None,
         });
-        for (what, timestamp) in
+        for (setting, timestamp) in
             times.chain(self.initial_position.timestamp().map(|timestamp| ("initial_position", timestamp)))
         {
-            let fault = || format!("{what} starts at a time before 1970; no stream has records from then");
-            check(millis_since_1970(timestamp).is_some(), fault());
+            let fault = format!("{setting} starts at a time before 1970; set a later time");
+            check(millis_since_1970(timestamp).is_some(), fault);
         }
         check(
             self.failover_time >= MIN_FAILOVER_TIME,
             format!("failover_time {:?} must be at least {MIN_FAILOVER_TIME:?}", self.failover_time),
         );
-        check(self.max_leases > 0, "max_leases 0 lets this worker do nothing; set at least 1".to_owned());
+        check(self.max_leases > 0, "max_leases 0 lets this worker take no shard; set at least 1".to_owned());
         check(
             self.max_lease_moves > 0,
             "max_lease_moves 0 never balances the fleet; set at least 1".to_owned(),
         );
         check(
             !self.checkpoint_interval.is_zero(),
-            "checkpoint_interval 0 writes on every batch; use checkpoint_records = 1 if that is meant"
+            "checkpoint_interval 0 writes on every batch; use checkpoint_records = 1 to do so on purpose"
                 .to_owned(),
         );
         check(!self.shard_sync_interval.is_zero(), "shard_sync_interval must be above 0".to_owned());
         check(
             self.max_buffered_bytes > 0,
-            "max_buffered_bytes 0 leaves no memory for records; set what they may take, in bytes".to_owned(),
+            "max_buffered_bytes 0 leaves no memory for records; set a limit in bytes".to_owned(),
         );
         faults
     }
@@ -222,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_only_lack_a_name() {
+    fn the_defaults_lack_only_the_application() {
         let mut settings = ReceiverSettings::default();
         assert_eq!(settings.faults().len(), 1);
         settings.application = "word-count".to_owned();
@@ -252,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_read_in_milliseconds_and_typing_errors_are_refused() {
+    fn times_are_in_milliseconds_and_unknown_fields_are_refused() {
         let json = r#"{"application": "words", "failover_time_ms": 2500, "initial_position": "LATEST",
             "initial_positions": {"shardId-000000000007": "TRIM_HORIZON"}, "data_loss_policy": "CONTINUE", "run_until": "TIP"}"#;
         let settings: ReceiverSettings = serde_json::from_str(json).unwrap();

@@ -1,35 +1,35 @@
-//! How a fleet member is doing, as data.
+//! The status of a receiver and its shards, and the report of its stop, as plain data.
 
 use std::time::Duration;
 
 use lease_store::{ShardId, WorkerId};
 use shard_worker::{ByteUsage, ShardOutcome, ShardProgress};
 
-/// What a fleet member is doing.
+/// The phase of a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReceiverState {
-    /// Preparing the lease store and looking at the stream.
+    /// It prepares the lease store and describes the stream.
     Starting,
-    /// A member of the fleet.
+    /// It takes leases and reads shards.
     Running,
-    /// Finishing what it has.
+    /// It hands over, drains and releases its shards.
     Stopping,
-    /// Over.
+    /// It has ended.
     Stopped,
 }
 
-/// How a fleet member is doing.
+/// The status of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReceiverStatus {
-    /// Its name.
+    /// The name of the worker.
     pub worker_id: WorkerId,
-    /// What it is doing.
+    /// Its phase.
     pub state: ReceiverState,
     /// The shards it holds, in the order of their ids.
     pub shards: Vec<ShardStatus>,
-    /// Running, but there is no shard for it: it takes over as soon as another worker goes away.
+    /// Whether it runs without a shard: it takes over as soon as another worker leaves or fails.
     pub is_standby: bool,
     /// Records acknowledged since its start, over all shards it held.
     pub acknowledged_records: u64,
@@ -37,49 +37,49 @@ pub struct ReceiverStatus {
     pub acknowledged_bytes: u64,
     /// Leases it lost to other workers.
     pub lost_leases: u64,
-    /// Leases it handed over to workers that asked for them: nothing of those is read again.
+    /// Leases it handed over to workers that requested them: no record is delivered twice.
     pub handed_over_leases: u64,
-    /// Leases it gave up because their shards made no progress here.
+    /// Leases it released because their shards made no progress.
     pub given_up_leases: u64,
-    /// Whether it lists the shards for the whole fleet.
+    /// Whether it is the leader, which lists the shards for the fleet.
     pub is_leader: bool,
-    /// The memory for records, over all shards that share the budget with it.
+    /// The memory for records, over all shards that share its budget.
     pub memory: ByteUsage,
 }
 
-/// How one shard is doing.
+/// The status of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardStatus {
     /// The shard.
     pub shard_id: ShardId,
-    /// Who holds its lease: this worker.
+    /// The holder of its lease: this worker.
     pub owner: WorkerId,
-    /// The lease counter when this worker took it: larger for each new holder.
+    /// The lease counter when this worker took the lease. It grows with each new holder.
     pub lease_counter: u64,
-    /// How long ago there was progress; `None`: not yet. See [`ShardProgress::progressed_at`].
+    /// The time since the last progress. `None`: no progress yet. See [`ShardProgress::progressed_at`].
     pub since_progress: Option<Duration>,
-    /// How long ago a checkpoint was written; `None`: not yet by this holder.
+    /// The time since the last checkpoint. `None`: this holder has written none yet.
     pub since_checkpoint: Option<Duration>,
-    /// How the work on it is going: its state, its lag, what failed.
+    /// The progress of its worker: state, lag, failures.
     pub progress: ShardProgress,
 }
 
-/// How a fleet member ended.
+/// The report of a receiver that has stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// Its name.
+    /// The name of the worker.
     pub worker_id: WorkerId,
-    /// What became of the shards it held when the stop began. `None`: cut off when the drain time was over.
+    /// The outcome of each shard it held when the stop began. `None`: aborted after the drain time.
     pub shards: Vec<(ShardId, Option<ShardOutcome>)>,
     /// Records acknowledged since its start.
     pub acknowledged_records: u64,
 }
 
 impl StopReport {
-    /// Whether everything that was delivered is acknowledged and checkpointed, so that the next owners read nothing
-    /// again. A lease that was lost in the meantime is its new owner's business and does not count.
+    /// Whether all delivered records are acknowledged and checkpointed, so that the next owners deliver none of them again.
+    /// A lease that was lost in the meantime does not count.
     pub fn is_drained(&self) -> bool {
         self.shards.iter().all(|(_, outcome)| {
             matches!(

@@ -1,4 +1,4 @@
-//! All shards, of one receiver or of several, as one stream of batches.
+//! All shards of one or several receivers as one `Stream` of batches.
 
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -14,11 +14,11 @@ use shard_worker::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-/// A record processor factory and the stream that its batches come out of.
+/// A record processor factory, and the stream that returns its batches.
 ///
-/// Give the factory (or clones of it) to as many receivers as there are; the stream unites their shards. Each shard has
-/// at most one batch under way: the next one comes when it is acknowledged, so that order within a shard is kept and
-/// memory is bounded by the number of shards. `buffer` batches wait in the stream itself.
+/// Give the factory, or clones of it, to one or more receivers: the stream unites their shards. Each shard has at most one
+/// unacknowledged batch, and its next one follows the acknowledgement. So order within a shard is kept, and the number of
+/// shards bounds the memory. The stream itself buffers up to `buffer` batches.
 ///
 /// ```
 /// # async fn example() {
@@ -53,8 +53,8 @@ impl Stream for UnitedStream {
 
 /// A batch of one shard, to be acknowledged as a whole or record by record.
 ///
-/// Dropped without it, the batch, or what of it is not acknowledged, is delivered again as the failure policy of the
-/// receiver says. When the lease is lost, which [`ShardContext::lease_lost`] tells, acknowledgements do nothing.
+/// When it is dropped, its unacknowledged records are delivered again according to the failure policy of the receiver. When
+/// the lease is lost, as [`ShardContext::lease_lost`] reports, acknowledgements have no effect.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped is delivered again; acknowledge it"]
 pub struct Delivery {
@@ -64,7 +64,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Which shard the batch is from, and for whom it was read.
+    /// The shard of the batch, and the worker that has read it.
     pub fn shard(&self) -> &ShardContext {
         &self.shard
     }
@@ -74,12 +74,12 @@ impl Delivery {
         &self.batch
     }
 
-    /// The batch is done: a checkpoint may pass it.
+    /// Acknowledges the batch: a checkpoint may pass it.
     pub fn acknowledge(self) {
         self.acknowledgement.acknowledge();
     }
 
-    /// The batch could not be processed; it is delivered again as the failure policy says.
+    /// Reports that the batch could not be processed. It is delivered again according to the failure policy.
     pub fn fail(self, error: impl Into<BoxError>) {
         self.acknowledgement.fail(error);
     }
@@ -98,8 +98,8 @@ pub struct UnitedProcessors {
 }
 
 impl UnitedProcessors {
-    /// So many batches of a shard are under way at a time, in order; 1 by default. With more, a batch that is delivered
-    /// again comes after others that were delivered before it.
+    /// How many batches of a shard may be unacknowledged at a time; 1 by default. With more, a batch that is delivered
+    /// again follows later batches of its shard.
     #[must_use]
     pub fn batches_per_shard(self, batches_per_shard: NonZeroUsize) -> Self {
         Self { batches_per_shard, ..self }
@@ -112,7 +112,7 @@ impl RecordProcessorFactory for UnitedProcessors {
         Box::new(ShardOfUnitedStream {
             shard: Arc::new(context),
             sender: self.sender.clone(),
-            under_way: Arc::new(Semaphore::new(limit)),
+            unacknowledged: Arc::new(Semaphore::new(limit)),
             is_one_by_one: limit == 1,
         })
     }
@@ -121,23 +121,23 @@ impl RecordProcessorFactory for UnitedProcessors {
 struct ShardOfUnitedStream {
     shard: Arc<ShardContext>,
     sender: mpsc::Sender<Delivery>,
-    /// One permit for each batch that may be under way.
-    under_way: Arc<Semaphore>,
+    /// One permit for each batch that may be unacknowledged.
+    unacknowledged: Arc<Semaphore>,
     is_one_by_one: bool,
 }
 
 #[async_trait]
 impl RecordProcessor for ShardOfUnitedStream {
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
-        let permit = self.under_way.clone().acquire_owned().await?;
+        let permit = self.unacknowledged.clone().acquire_owned().await?;
         let acknowledgement = batch.defer().with_guard(permit);
         let delivery = Delivery { shard: self.shard.clone(), batch: batch.clone(), acknowledgement };
         if self.sender.send(delivery).await.is_err() {
-            return Err("the united stream was dropped; nobody takes batches".into());
+            return Err("the united stream was dropped, so its batches cannot be delivered".into());
         }
         if self.is_one_by_one {
-            // Until it is settled, so that one that fails comes again before the next.
-            drop(self.under_way.acquire().await?);
+            // Wait for the acknowledgement, so that a failed batch is delivered again before the next one.
+            drop(self.unacknowledged.acquire().await?);
         }
         Ok(())
     }

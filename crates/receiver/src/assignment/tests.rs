@@ -1,8 +1,9 @@
-//! Examples for each rule. How whole fleets behave stands in `tests/balancing`.
+//! Examples for each rule of the planner. `tests/it/balancing` tests whole fleets.
 
 use std::collections::BTreeSet;
 
-use lease_store::{LeaseChange, Position};
+use lease_store::LeaseChange;
+use tokio::time::Duration;
 
 use super::*;
 
@@ -17,7 +18,7 @@ const LIMITS: AssignmentLimits = AssignmentLimits {
     max_takes: 100,
 };
 
-/// A request of this age is stale.
+/// The age of a stale request.
 const STALE: Duration = Duration::from_secs(60);
 
 fn worker(index: usize) -> WorkerId {
@@ -36,7 +37,7 @@ fn lease(index: usize, owner: Option<usize>) -> Lease {
     }
 }
 
-/// One lease for each owner that is named.
+/// One lease for each of these owners.
 fn leases<const N: usize>(owners: [Option<usize>; N]) -> [Lease; N] {
     let mut index = 0;
     owners.map(|owner| {
@@ -45,7 +46,7 @@ fn leases<const N: usize>(owners: [Option<usize>; N]) -> [Lease; N] {
     })
 }
 
-fn ask(lease: &mut Lease, requester: usize) {
+fn request_for(lease: &mut Lease, requester: usize) {
     lease.requested_by = Some(worker(requester));
 }
 
@@ -64,7 +65,7 @@ fn fresh(leases: &[Lease]) -> Vec<ObservedLease<'_>> {
     observed.collect()
 }
 
-/// The shards of the leases in this worker's name.
+/// The shards of the leases that this worker owns.
 fn held(leases: &[Lease]) -> HashSet<ShardId> {
     let own = leases.iter().filter(|lease| lease.is_owned_by(&worker(ME)));
     own.map(|lease| lease.shard_id.clone()).collect()
@@ -83,14 +84,14 @@ fn plan<'a>(observed: &[ObservedLease<'a>], held: &HashSet<ShardId>) -> Assignme
     plan_within(observed, held, LIMITS)
 }
 
-/// How many leases of each worker the plan asks for.
-fn asked(plan: &AssignmentPlan<'_>, owner: usize) -> usize {
+/// How many leases of an owner the plan requests.
+fn requested_from(plan: &AssignmentPlan<'_>, owner: usize) -> usize {
     plan.request.iter().filter(|lease| lease.is_owned_by(&worker(owner))).count()
 }
 
 const NOTHING: [&Lease; 0] = [];
 
-/// The rows after this worker carried out what it planned to take.
+/// The rows after this worker has taken the leases of its plan.
 fn take_all(leases: &[Lease], plan: &AssignmentPlan<'_>) -> Vec<Lease> {
     let take = LeaseChange::take(worker(ME));
     let rows =
@@ -99,12 +100,12 @@ fn take_all(leases: &[Lease], plan: &AssignmentPlan<'_>) -> Vec<Lease> {
 }
 
 #[test]
-fn a_worker_shows_itself_with_one_lease_and_then_doubles_what_it_has_up_to_its_share() {
+fn a_new_worker_takes_one_lease_then_doubles_up_to_its_share() {
     let mut leases: Vec<Lease> = (0..20).map(|index| lease(index, None)).collect();
     let first = plan(&fresh(&leases), &HashSet::new());
     assert_eq!((first.take.len(), first.is_partial), (1, true));
     leases = take_all(&leases, &first);
-    // By then another one has shown itself.
+    // By then another worker is visible.
     let other = leases.iter_mut().find(|lease| lease.owner.is_none()).unwrap();
     *other = LeaseChange::take(worker(1)).apply(other);
     let mut taken = Vec::new();
@@ -121,26 +122,26 @@ fn a_worker_shows_itself_with_one_lease_and_then_doubles_what_it_has_up_to_its_s
 }
 
 #[test]
-fn a_worker_that_nobody_sees_asks_for_one_lease_of_those_that_have_more_than_the_floor() {
+fn an_invisible_worker_requests_one_lease_above_the_floor() {
     let leases = leases([Some(1), Some(1), Some(1), Some(2), Some(2), Some(3)]);
     let plan = plan(&fresh(&leases), &HashSet::new());
     assert_eq!((plan.take.len(), plan.request.len(), plan.is_partial), (0, 1, true));
-    assert_eq!(asked(&plan, 3), 0);
+    assert_eq!(requested_from(&plan, 3), 0);
     let standby = plan_within(&fresh(&leases[3..]), &HashSet::new(), LIMITS);
     assert_eq!(standby.request.len(), 1, "3 leases, 3 workers");
     let standby = plan_within(&fresh(&leases[4..]), &HashSet::new(), LIMITS);
-    assert_eq!(standby, AssignmentPlan::default(), "nothing to do, and no reason to look soon");
+    assert_eq!(standby, AssignmentPlan::default(), "nothing to do, and no reason to plan again soon");
 }
 
 #[test]
-fn only_what_can_be_read_is_taken_and_counted() {
+fn only_leases_with_work_are_taken_and_counted() {
     let mut leases = leases([Some(ME), None, None, None, None, Some(ME), Some(ME)]);
     leases[1].parents = BTreeSet::from([shard(0)]);
     leases[2].parents = BTreeSet::from([shard(77)]);
     leases[3].parents = BTreeSet::from([shard(4)]);
     leases[4].checkpoint = Position::ShardEnd;
     let plan = plan(&fresh(&leases), &held(&leases));
-    assert_eq!(plan.take, [&leases[2], &leases[3]], "gone and finished parents do not hold a child up");
+    assert_eq!(plan.take, [&leases[2], &leases[3]], "deleted and finished parents do not block a child");
     // Six leases, but only four with work: this worker has its share.
     let leases = [lease(0, Some(ME)), lease(1, Some(ME)), lease(2, Some(1)), lease(3, Some(1))];
     let mut finished = [lease(8, Some(1)), lease(9, Some(1))];
@@ -152,7 +153,7 @@ fn only_what_can_be_read_is_taken_and_counted() {
 }
 
 #[test]
-fn an_expired_lease_is_taken_even_when_counts_are_balanced() {
+fn an_expired_lease_is_taken_in_a_balanced_fleet() {
     let leases = leases([Some(0), Some(1), Some(2)]);
     let mut observed = fresh(&leases);
     observed[2].unchanged_for = LIMITS.failover_time;
@@ -161,12 +162,16 @@ fn an_expired_lease_is_taken_even_when_counts_are_balanced() {
 }
 
 #[test]
-fn free_leases_are_left_to_those_who_have_less() {
+fn free_leases_are_left_to_workers_below_their_share() {
     let leases = leases([Some(ME), Some(ME), Some(1), None]);
     let mut observed = fresh(&leases);
     assert_eq!(plan(&observed, &held(&leases)).take, NOTHING);
     observed[3].unchanged_for = LIMITS.failover_time * ABANDONED_AFTER_FAILOVER_TIMES;
-    assert_eq!(plan(&observed, &held(&leases)).take, [&leases[3]], "whoever has less cannot take it");
+    assert_eq!(
+        plan(&observed, &held(&leases)).take,
+        [&leases[3]],
+        "the worker below its share cannot take it"
+    );
 }
 
 #[test]
@@ -183,7 +188,7 @@ fn abandoned_leases_are_taken_part_by_part() {
 }
 
 #[test]
-fn leases_in_its_own_name_are_taken_at_once_and_always() {
+fn own_leases_that_are_not_held_are_always_taken() {
     let leases = leases([Some(ME), Some(ME), Some(ME), Some(1)]);
     let all = plan(&fresh(&leases), &HashSet::new()).take;
     assert_eq!(all, [&leases[0], &leases[1], &leases[2]], "beyond the share of two");
@@ -194,7 +199,7 @@ fn leases_in_its_own_name_are_taken_at_once_and_always() {
 }
 
 #[test]
-fn a_lease_in_a_hand_over_of_the_kcl_is_left_alone_until_it_expires() {
+fn a_lease_in_a_kcl_hand_over_is_not_taken_before_it_expires() {
     let mut leases = leases([Some(1), Some(1), Some(1), Some(ME)]);
     for lease in &mut leases {
         lease.checkpoint_owner = Some(worker(2));
@@ -206,11 +211,11 @@ fn a_lease_in_a_hand_over_of_the_kcl_is_left_alone_until_it_expires() {
 }
 
 #[test]
-fn the_surplus_of_several_donors_is_asked_for_and_each_keeps_its_share() {
+fn the_surplus_of_several_donors_is_requested() {
     let owners = [vec![Some(1); 8], vec![Some(2); 8], vec![Some(ME); 3]].concat();
     let leases: Vec<Lease> = owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
     let plan = plan(&fresh(&leases), &held(&leases));
-    assert_eq!((asked(&plan, 1), asked(&plan, 2)), (1, 2), "seven, six and six");
+    assert_eq!((requested_from(&plan, 1), requested_from(&plan, 2)), (1, 2), "seven, six and six");
     assert_eq!((plan.take.len(), plan.is_partial), (0, false));
     let limits = AssignmentLimits { max_moves: 2, ..LIMITS };
     let plan = plan_within(&fresh(&leases), &held(&leases), limits);
@@ -218,15 +223,15 @@ fn the_surplus_of_several_donors_is_asked_for_and_each_keeps_its_share() {
 }
 
 #[test]
-fn the_fullest_donors_are_asked_first() {
+fn the_fullest_donors_are_served_first() {
     let owners = [[Some(1); 6].as_slice(), &[Some(2); 8], &[Some(ME); 1]].concat();
     let leases: Vec<Lease> = owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
     let limits = AssignmentLimits { max_moves: 1, ..LIMITS };
-    assert_eq!(asked(&plan_within(&fresh(&leases), &held(&leases), limits), 2), 1);
+    assert_eq!(requested_from(&plan_within(&fresh(&leases), &held(&leases), limits), 2), 1);
 }
 
 #[test]
-fn whoever_has_the_floor_gets_more_only_from_those_above_the_ceil() {
+fn a_worker_at_the_floor_gets_more_only_from_above_the_ceil() {
     let owners = |one, two| {
         let owners = [vec![Some(ME); 2], vec![Some(1); one], vec![Some(2); two]].concat();
         let leases = owners.into_iter().enumerate().map(|(index, owner)| lease(index, owner));
@@ -235,19 +240,19 @@ fn whoever_has_the_floor_gets_more_only_from_those_above_the_ceil() {
     let balanced = owners(3, 3);
     assert_eq!(plan(&fresh(&balanced), &held(&balanced)).request, NOTHING);
     let above_ceil = owners(4, 2);
-    assert_eq!(asked(&plan(&fresh(&above_ceil), &held(&above_ceil)), 1), 1);
-    // What worker 1 has too many goes to worker 2, which lacks as many.
+    assert_eq!(requested_from(&plan(&fresh(&above_ceil), &held(&above_ceil)), 1), 1);
+    // The surplus of worker 1 goes to worker 2, which lacks as many.
     let above_ceil = owners(4, 1);
     assert_eq!(plan(&fresh(&above_ceil), &held(&above_ceil)).request, NOTHING);
 }
 
 #[test]
-fn a_request_counts_for_the_worker_that_asks_until_it_is_stale() {
+fn a_request_counts_for_its_requester_until_it_is_stale() {
     let owners = [[Some(1); 6].as_slice(), &[Some(ME); 3]].concat();
     let mut leases: Vec<Lease> =
         owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
     for lease in &mut leases[..3] {
-        ask(lease, 2);
+        request_for(lease, 2);
     }
     assert_eq!(plan(&fresh(&leases), &held(&leases)).request, NOTHING, "three workers with three each");
     let mut observed = fresh(&leases);
@@ -263,21 +268,21 @@ fn a_request_counts_for_the_worker_that_asks_until_it_is_stale() {
 }
 
 #[test]
-fn what_others_asked_this_worker_for_no_longer_counts_for_it() {
+fn a_lease_requested_by_others_no_longer_counts_for_its_owner() {
     let mut leases = leases([Some(ME), Some(ME), Some(ME), Some(1), Some(1), Some(1), None, None]);
     assert_eq!(plan(&fresh(&leases), &held(&leases)).take.len(), 1);
-    ask(&mut leases[0], 1);
+    request_for(&mut leases[0], 1);
     assert_eq!(plan(&fresh(&leases), &held(&leases)).take.len(), 2);
 }
 
 #[test]
-fn what_a_leaving_worker_offers_is_dealt_to_those_who_stay() {
+fn the_offered_leases_of_a_leaving_worker_are_distributed() {
     let owners = [[Some(ME); 4].as_slice(), &[Some(1); 6]].concat();
     let mut leases: Vec<Lease> =
         owners.iter().enumerate().map(|(index, owner)| lease(index, *owner)).collect();
     leases[4..].iter_mut().for_each(offer);
-    // The leases have changed hands a moment ago, which does not matter for those on offer.
-    let asked_for = |leases: &[Lease]| {
+    // The leases have a new owner, which does not matter for offered ones.
+    let planned = |leases: &[Lease]| {
         let mut observed = fresh(leases);
         for observed in &mut observed {
             observed.owned_for = Some(Duration::ZERO);
@@ -285,16 +290,16 @@ fn what_a_leaving_worker_offers_is_dealt_to_those_who_stay() {
         let plan = plan(&observed, &held(leases));
         (plan.request.len(), plan.is_partial)
     };
-    assert_eq!(asked_for(&leases), (4, true), "nobody else stays: it wants all, but four at a time");
-    ask(&mut leases[4], 2);
-    assert_eq!(asked_for(&leases), (1, false), "five for each, and worker 2 has asked for one already");
+    assert_eq!(planned(&leases), (4, true), "no other worker stays: it requests all, four at a time");
+    request_for(&mut leases[4], 2);
+    assert_eq!(planned(&leases), (1, false), "five for each, and worker 2 has requested one already");
     leases[4].requested_by = None;
     leases[9].offered_by = None;
-    assert_eq!(asked_for(&leases), (0, false), "worker 1 stays, and has agreed to give up some");
+    assert_eq!(planned(&leases), (0, false), "worker 1 stays, and has offered some");
 }
 
 #[test]
-fn a_lease_that_changed_hands_a_moment_ago_stays() {
+fn a_lease_with_a_new_owner_does_not_move() {
     let leases = leases([Some(1), Some(1), Some(1), Some(1), Some(ME)]);
     let mut observed = fresh(&leases);
     for observed in &mut observed {
@@ -306,31 +311,35 @@ fn a_lease_that_changed_hands_a_moment_ago_stays() {
 }
 
 #[test]
-fn an_owner_that_does_not_answer_in_time_is_taken_from() {
+fn a_lease_is_taken_from_an_owner_that_does_not_answer() {
     let mut leases = leases([Some(1), Some(1), Some(1), Some(ME)]);
-    ask(&mut leases[0], ME);
+    request_for(&mut leases[0], ME);
     let take_after = |leases: &[Lease], seconds| {
         let mut observed = fresh(leases);
         observed[0].requested_for = Duration::from_secs(seconds);
         let plan = plan(&observed, &held(leases));
-        assert_eq!(plan.request, NOTHING, "what is under way counts as its own");
+        assert_eq!(plan.request, NOTHING, "a requested lease counts as its own");
         plan.take.len()
     };
     assert_eq!((take_after(&leases, 19), take_after(&leases, 20)), (0, 1));
     offer(&mut leases[0]);
-    assert_eq!((take_after(&leases, 29), take_after(&leases, 30)), (0, 1), "it has agreed and gets longer");
+    assert_eq!(
+        (take_after(&leases, 29), take_after(&leases, 30)),
+        (0, 1),
+        "an owner that has offered it gets longer"
+    );
     assert_eq!(take_after(&leases, 59), 1);
-    // With one more of its own, what it asked for is beyond its share of two.
+    // With one more lease of its own, the requested one is beyond its share of two.
     let mut more = leases.to_vec();
     more[2] = lease(2, Some(ME));
     assert_eq!(take_after(&more, 59), 0);
 }
 
 #[test]
-fn a_request_of_its_own_that_is_stale_counts_no_more_and_is_not_repeated() {
+fn its_own_stale_request_neither_counts_nor_is_repeated() {
     let mut leases = leases([Some(1), Some(1), Some(1), Some(1), Some(ME), Some(ME), Some(ME)]);
     for lease in &mut leases[..4] {
-        ask(lease, ME);
+        request_for(lease, ME);
     }
     let stale = |leases: &[Lease]| {
         let mut observed = fresh(leases);
@@ -339,33 +348,33 @@ fn a_request_of_its_own_that_is_stale_counts_no_more_and_is_not_repeated() {
         (plan.take.len(), plan.request.len())
     };
     assert_eq!(stale(&leases), (0, 0), "four and three: the fleet is balanced");
-    assert_eq!(stale(&leases[..5]), (1, 0), "four and one: the owner had its time");
+    assert_eq!(stale(&leases[..5]), (1, 0), "four and one: the owner had its time to answer");
 }
 
 #[test]
-fn what_is_under_way_counts_against_all_limits() {
+fn incoming_leases_count_against_all_limits() {
     let owners = [vec![Some(1); 20], vec![Some(ME); 4]].concat();
     let mut leases: Vec<Lease> =
         owners.into_iter().enumerate().map(|(index, owner)| lease(index, owner)).collect();
     for lease in &mut leases[..3] {
-        ask(lease, ME);
+        request_for(lease, ME);
     }
     let new_ones = |limits| plan_within(&fresh(&leases), &held(&leases), limits).request.len();
     assert_eq!(new_ones(LIMITS), 1, "four at a time");
     assert_eq!(new_ones(AssignmentLimits { max_moves: 100, ..LIMITS }), 5, "half of 24, without seven");
     assert_eq!(new_ones(AssignmentLimits { max_leases: 9, max_moves: 100, ..LIMITS }), 2);
-    // A request that the listing does not show yet is no other.
+    // A request that the listing does not show yet counts too.
     let holdings = Holdings {
         worker_id: &worker(ME),
         held: &held(&leases),
         requested: &(0..6).map(shard).collect::<HashSet<ShardId>>(),
     };
     let plan = plan_assignment(&fresh(&leases), &holdings, LIMITS, &mut Rng::with_seed(1));
-    assert_eq!((plan.request, plan.is_partial), (vec![], false), "nothing to look for until one is answered");
+    assert_eq!((plan.request, plan.is_partial), (vec![], false), "nothing to plan until one is answered");
 }
 
 #[test]
-fn the_maximum_of_leases_and_of_takes_is_never_passed() {
+fn the_maximum_of_leases_and_of_takes_is_not_exceeded() {
     let mut leases: Vec<Lease> = (0..10).map(|index| lease(index, None)).collect();
     leases.extend((10..20).map(|index| lease(index, Some(ME))));
     let counts = |limits| {
@@ -378,7 +387,7 @@ fn the_maximum_of_leases_and_of_takes_is_never_passed() {
 }
 
 #[test]
-fn the_lease_that_brings_the_weights_closest_is_asked_for() {
+fn the_lease_that_brings_the_weights_closest_is_requested() {
     let leases = leases([Some(1), Some(1), Some(1), Some(ME)]);
     let mut observed = fresh(&leases);
     for (observed, weight) in observed.iter_mut().zip([1, 6, 9, 2]) {
@@ -390,7 +399,7 @@ fn the_lease_that_brings_the_weights_closest_is_asked_for() {
 }
 
 #[test]
-fn workers_with_the_same_view_do_not_want_the_same() {
+fn workers_with_the_same_view_choose_different_leases() {
     let mut leases: Vec<Lease> = (0..40).map(|index| lease(index, Some(index % 4))).collect();
     leases.extend((40..80).map(|index| lease(index, Some(4))));
     leases.extend((80..90).map(|index| lease(index, None)));

@@ -1,0 +1,255 @@
+//! The coordinator of one worker: it starts up, runs lease rounds, and reacts to events until it is stopped.
+//!
+//! The modules below are the steps of the loop. The decisions are pure functions in [`crate::assignment`] and
+//! [`crate::shards`].
+
+mod bounded;
+mod cooldowns;
+mod lease_requests;
+mod rounds;
+mod shard_sync;
+mod shutdown;
+mod start_shard;
+mod startup_log;
+
+use std::sync::Arc;
+
+use checkpointer::RetryPolicy;
+use fastrand::Rng;
+use lease_store::{LeaseListing, MalformedLease, ShardId, StreamIdentity};
+use shard_worker::StreamClock;
+use tokio::sync::Notify;
+use tokio::task::JoinError;
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::JoinMap;
+use tracing::Instrument as _;
+
+use self::cooldowns::Cooldowns;
+use self::lease_requests::LeaseRequests;
+use self::rounds::Rounds;
+use self::shard_sync::ShardSync;
+use self::startup_log::{overridden_positions, too_old_timestamps};
+use crate::assignment::bounded_run::BoundedRun;
+use crate::assignment::lease_observations::LeaseObservations;
+use crate::error::{ReceiverError, source_error, store_error};
+use crate::lease::shard_task::ShardEnding;
+use crate::receiver::Receiver;
+use crate::shards::table_identity::check_identity;
+use crate::status::{ReceiverState, StopReport};
+
+/// How many leases are taken, created, requested or released at the same time.
+const MAX_CONCURRENT_WRITES: usize = 16;
+
+/// How long an operation on the lease store or the stream may go on after a stop was requested.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the handling of one event may take. The time-outs of store and stream are shorter, so this limit only keeps
+/// the loop from hanging. A later round repeats work that was cut short.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+impl Receiver {
+    /// Works until it is stopped or its part of a bounded run is over. Returns the outcome of each shard.
+    ///
+    /// # Errors
+    /// Only the start can fail: an unknown stream, missing credentials, a table of another layout. Later failures are
+    /// retried, and reported in the status and the log.
+    pub async fn run(self) -> Result<StopReport, ReceiverError> {
+        let span = tracing::info_span!(
+            "receiver",
+            application = %self.settings.application,
+            stream = %self.source.stream_name(),
+            worker_id = %self.worker_id,
+        );
+        let shared = self.shared.clone();
+        let report = Coordinator::new(self).run().instrument(span).await;
+        shared.live().state = ReceiverState::Stopped;
+        report
+    }
+}
+
+/// The running worker, and all it knows of leases and shards.
+struct Coordinator {
+    receiver: Receiver,
+    application: Arc<str>,
+    stream: Arc<str>,
+    observations: LeaseObservations,
+    tasks: JoinMap<ShardId, ShardEnding>,
+    stop_shards: CancellationToken,
+    /// Notified when a shard has ended and its children can be taken.
+    new_leases: Arc<Notify>,
+    rounds: Rounds,
+    /// Leases that were requested from live workers.
+    requests: LeaseRequests,
+    /// Shards that this worker does not take for a while.
+    cooldowns: Cooldowns,
+    sync: ShardSync,
+    /// Malformed rows that were logged, so that each is logged once.
+    reported_malformed: Vec<MalformedLease>,
+    /// The retention of the stream, for the shards that are started.
+    retention: RetentionInfo,
+    bounded: BoundedRun,
+}
+
+/// The events that the loop reacts to.
+enum Event {
+    ShardFinished(ShardId, Result<ShardEnding, JoinError>),
+    NewLeases,
+    RequestsDue,
+    AuditDue,
+    RoundDue,
+}
+
+/// The stream as it was described at the start.
+#[derive(Debug, Clone)]
+struct StreamFacts {
+    identity: StreamIdentity,
+    /// The instant of `LATEST` or `AT_TIMESTAMP`, in milliseconds since 1970.
+    initial_time_millis: Option<u64>,
+    clock: Option<StreamClock>,
+}
+
+/// The clock that stamps the records of the stream, and how long it keeps them.
+#[derive(Debug, Clone, Copy, Default)]
+struct RetentionInfo {
+    clock: Option<StreamClock>,
+    period: Option<Duration>,
+}
+
+impl Coordinator {
+    fn new(receiver: Receiver) -> Self {
+        let now = Instant::now();
+        Self {
+            application: receiver.settings.application.as_str().into(),
+            stream: receiver.source.stream_name().into(),
+            observations: LeaseObservations::new(),
+            tasks: JoinMap::new(),
+            stop_shards: CancellationToken::new(),
+            new_leases: Arc::new(Notify::new()),
+            rounds: Rounds::starting_at(now),
+            requests: LeaseRequests::default(),
+            cooldowns: Cooldowns::default(),
+            sync: ShardSync::starting_at(now),
+            reported_malformed: Vec::new(),
+            retention: RetentionInfo::default(),
+            bounded: BoundedRun::default(),
+            receiver,
+        }
+    }
+
+    async fn run(mut self) -> Result<StopReport, ReceiverError> {
+        let stop = self.receiver.shared.stop.clone();
+        let facts = tokio::select! {
+            biased;
+            started = self.start() => started?,
+            () = stop.cancelled() => return Ok(self.report(Vec::new())),
+        };
+        self.receiver.shared.live().state = ReceiverState::Running;
+        loop {
+            let next_poll = self.requests.next_poll();
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some((shard_id, ended)) = self.tasks.join_next() => Event::ShardFinished(shard_id, ended),
+                () = self.new_leases.notified() => Event::NewLeases,
+                () = sleep_until(next_poll), if !self.requests.is_empty() => Event::RequestsDue,
+                () = sleep_until(self.sync.next_audit) => Event::AuditDue,
+                () = sleep_until(self.rounds.next) => Event::RoundDue,
+            };
+            let stop_and_patience = async {
+                stop.cancelled().await;
+                sleep(STOP_PATIENCE).await;
+            };
+            // A take that is cut short leaves a lease that no worker reads. A store that never answers must not block a
+            // stop.
+            tokio::select! {
+                biased;
+                () = self.on(&facts, event) => {}
+                () = stop_and_patience => break,
+                () = sleep(TIME_LIMIT) => tracing::error!(
+                    time_limit = ?TIME_LIMIT,
+                    "the lease store or the stream did not answer in time, a later round repeats the work"
+                ),
+            }
+        }
+        Ok(self.drain().await)
+    }
+
+    async fn on(&mut self, facts: &StreamFacts, event: Event) {
+        match event {
+            Event::ShardFinished(shard_id, ended) => {
+                self.record_bound(&shard_id, &ended);
+                self.on_shard_finished(facts, &shard_id, ended).await;
+            }
+            Event::NewLeases => self.schedule_strong_scan(),
+            Event::RequestsDue => self.poll_requests(facts).await,
+            Event::AuditDue => self.audit(facts).await,
+            Event::RoundDue => self.lease_round(facts).await,
+        }
+    }
+
+    /// Prepares the lease store and creates the first leases. Transient failures are retried a few times. All workers of a
+    /// fleet may do this at the same time.
+    async fn start(&mut self) -> Result<StreamFacts, ReceiverError> {
+        let mut delays = RetryPolicy::default().delays(self.receiver.rng.fork());
+        loop {
+            let error = match self.try_start().await {
+                Ok(facts) => return Ok(facts),
+                Err(error) => error,
+            };
+            let delay = if error.is_retryable() { delays.next() } else { None };
+            let Some(delay) = delay else { return Err(error) };
+            tracing::warn!(%error, ?delay, "start failed, trying again");
+            sleep(delay).await;
+        }
+    }
+
+    async fn try_start(&mut self) -> Result<StreamFacts, ReceiverError> {
+        let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
+        store.prepare().await.map_err(|error| store_error("preparing the lease store", error))?;
+        let stream = source.describe().await;
+        let stream = stream.map_err(|error| source_error("describing the stream", error))?;
+        let listing = self.list_all().await?;
+        check_identity(store.name(), &listing.leases, &stream.identity)?;
+        // The reported time is that of the call or earlier, so the clock is never fast.
+        let clock = stream.now.map(|now| StreamClock::new(now, Instant::now()));
+        self.retention = RetentionInfo { clock, period: stream.retention };
+        self.check_bound()?;
+        let settings = self.receiver.settings.clone();
+        let named = &settings.initial_positions;
+        let initial_time_millis = settings.initial_position.frozen_millis(&listing.leases, named, stream.now);
+        let facts = StreamFacts { identity: stream.identity, initial_time_millis, clock };
+        let leases = listing.leases.clone();
+        let new_leases = self.create_missing_leases(&facts, listing).await?;
+        match overridden_positions(&settings, &leases, &new_leases) {
+            Some(notice) if notice.is_warning => tracing::warn!("{}", notice.text),
+            Some(notice) => tracing::info!("{}", notice.text),
+            None => {}
+        }
+        if !new_leases.is_empty()
+            && let Some(warning) = too_old_timestamps(&settings, stream.now, stream.retention)
+        {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!(settings = ?self.receiver.settings, stream = %facts.identity, "receiver started");
+        Ok(facts)
+    }
+
+    fn report_malformed(&mut self, listing: &LeaseListing) {
+        for row in &listing.malformed {
+            if !self.reported_malformed.contains(row) {
+                tracing::error!(
+                    table = self.receiver.store.name(),
+                    %row,
+                    "malformed row in the lease table is left as it is; fix or delete it"
+                );
+            }
+        }
+        self.reported_malformed.clone_from(&listing.malformed);
+    }
+}
+
+/// A time up to a tenth shorter or longer, so that workers which started together do not stay synchronised.
+fn jittered(duration: Duration, rng: &mut Rng) -> Duration {
+    duration.mul_f64(0.9 + 0.2 * rng.f64())
+}

@@ -1,0 +1,292 @@
+//! Lease rounds: scan the leases, plan, then take and request leases as planned.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use lease_store::{
+    Consistency, HeldLease, Lease, LeaseFacts, LeaseListing, Position, ShardId, StoreError, StoreErrorKind,
+    WorkerId,
+};
+use tokio::time::{Duration, Instant};
+
+use super::shard_sync::malformed_shards;
+use super::{Coordinator, MAX_CONCURRENT_WRITES, StreamFacts, jittered};
+use crate::assignment::fleet_view::{AssignmentLimits, Holdings};
+use crate::assignment::leader::kcl_leader;
+use crate::assignment::lease_observations::ObservedLease;
+use crate::assignment::{is_sure_of_parents, plan_assignment};
+
+/// How many lease rounds there are in the fail-over time.
+const ROUNDS_PER_FAILOVER_TIME: u32 = 4;
+
+/// The same for a standby, which holds no lease: it exists to take over at once, and has no renewals to pay for.
+const STANDBY_ROUNDS_PER_FAILOVER_TIME: u32 = 16;
+
+/// In a larger fleet each worker scans less often, so that the read capacity of all scans together stays constant. The
+/// interval grows to at most the fail-over time.
+const WORKERS_AT_FULL_PACE: u32 = 16;
+
+/// How many follow-up rounds there are in the time of one round while plans are partial.
+const FOLLOW_UPS_PER_ROUND: u32 = 12;
+
+/// The most free leases taken in one round.
+const MAX_TAKES_PER_ROUND: usize = 1000;
+
+/// How many times the longest answer time a request of this worker is remembered.
+const REQUEST_MEMORY: u32 = 2;
+
+/// When the next round is due, and the results of the last one.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    pub(super) next: Instant,
+    /// Whether an eventually consistent listing may not show all leases yet.
+    pub(super) has_new_leases: bool,
+    /// How many other workers were alive in the newest listing.
+    pub(super) live_peers: usize,
+    pub(super) is_leader: bool,
+    was_standby: bool,
+}
+
+impl Rounds {
+    pub(super) fn starting_at(now: Instant) -> Self {
+        Self { next: now, has_new_leases: true, live_peers: 0, is_leader: false, was_standby: false }
+    }
+}
+
+/// The time between two rounds.
+fn round_interval(failover_time: Duration, live_workers: usize, is_standby: bool) -> Duration {
+    if is_standby {
+        return failover_time / STANDBY_ROUNDS_PER_FAILOVER_TIME;
+    }
+    let live_workers = u32::try_from(live_workers).unwrap_or(u32::MAX);
+    let stretched = failover_time.saturating_mul(live_workers.max(WORKERS_AT_FULL_PACE));
+    (stretched / WORKERS_AT_FULL_PACE / ROUNDS_PER_FAILOVER_TIME).min(failover_time)
+}
+
+/// How many other workers are alive: each renews a lease that it does not offer, or requests one.
+pub(super) fn live_peers(leases: &[ObservedLease<'_>], me: &WorkerId, failover_time: Duration) -> usize {
+    let alive = leases.iter().filter(|observed| observed.unchanged_for < failover_time);
+    let peers: HashSet<&WorkerId> = alive
+        .flat_map(|observed| {
+            let lease = observed.lease;
+            let owner = lease.owner.as_ref().filter(|_| !lease.is_offered());
+            owner.into_iter().chain(lease.hand_over_target())
+        })
+        .filter(|worker| *worker != me)
+        .collect();
+    peers.len()
+}
+
+impl Coordinator {
+    /// Makes the next round due now, with a strongly consistent scan.
+    pub(super) fn schedule_strong_scan(&mut self) {
+        self.rounds.next = Instant::now();
+        self.rounds.has_new_leases = true;
+    }
+
+    /// One lease round: scan, repair holes, plan, take, request, clean up.
+    pub(super) async fn lease_round(&mut self, facts: &StreamFacts) {
+        let failover_time = self.receiver.settings.failover_time;
+        let requested_at = Instant::now();
+        let interval = round_interval(failover_time, self.rounds.live_peers + 1, self.tasks.is_empty());
+        self.rounds.next = requested_at + jittered(interval, &mut self.receiver.rng);
+        let consistency =
+            if self.rounds.has_new_leases { Consistency::Strong } else { Consistency::Eventual };
+        let mut listing = match self.receiver.store.list(consistency).await {
+            Ok(listing) => listing,
+            Err(error) => {
+                tracing::warn!(%error, "listing the leases failed, trying again in the next round");
+                return;
+            }
+        };
+        self.rounds.has_new_leases = false;
+        self.observations.observe(&listing.leases, Instant::now());
+        self.report_malformed(&listing);
+        self.record_fleet(&listing.leases, requested_at);
+        self.repair_holes(facts, &listing, consistency).await;
+        // The children of a shard with a malformed row have to wait: the shard may not be finished.
+        let malformed = malformed_shards(&listing);
+        listing.leases.retain(|lease| lease.parents.is_disjoint(&malformed));
+        let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at).await;
+        self.stop_if_run_is_over(&listing, consistency, requested_at);
+        if is_partial {
+            self.rounds.has_new_leases = true;
+            let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
+            self.rounds.next = requested_at + jittered(follow_up, &mut self.receiver.rng);
+        }
+        self.clean_up(&listing.leases).await;
+        let of_others: Vec<&ShardId> = listing
+            .leases
+            .iter()
+            .filter(|lease| !lease.is_finished() && !self.tasks.contains_key(&lease.shard_id))
+            .map(|lease| &lease.shard_id)
+            .collect();
+        let next_expiry = self.observations.next_expiry(of_others, failover_time, Instant::now());
+        self.rounds.next = next_expiry.map_or(self.rounds.next, |expiry| expiry.min(self.rounds.next));
+        self.receiver.shared.live().has_scanned = true;
+        let is_standby = self.tasks.is_empty();
+        if is_standby && !self.rounds.was_standby {
+            tracing::info!("standby: no shard is free, taking over when another worker leaves or fails");
+        }
+        self.rounds.was_standby = is_standby;
+    }
+
+    fn record_fleet(&mut self, leases: &[Lease], requested_at: Instant) {
+        let failover_time = self.receiver.settings.failover_time;
+        let observed = self.observations.of(leases, requested_at);
+        self.rounds.live_peers = live_peers(&observed, &self.receiver.worker_id, failover_time);
+        // The row of an ended shard keeps its last owner, which may no longer run and then leads no fleet.
+        let is_alive = |worker: &WorkerId| {
+            observed.iter().any(|observed| {
+                observed.lease.is_owned_by(worker)
+                    && !observed.lease.is_finished()
+                    && observed.unchanged_for < failover_time
+            })
+        };
+        let is_leader =
+            kcl_leader(leases).is_none_or(|leader| *leader == self.receiver.worker_id || !is_alive(leader));
+        if is_leader != self.rounds.is_leader {
+            tracing::debug!(is_leader, "the leader that lists the shards has changed");
+            self.rounds.is_leader = is_leader;
+        }
+        self.receiver.shared.live().is_leader = is_leader;
+    }
+
+    /// Plans, takes and requests. Returns whether to plan again soon.
+    async fn carry_out_plan(
+        &mut self,
+        facts: &StreamFacts,
+        listing: &LeaseListing,
+        consistency: Consistency,
+        requested_at: Instant,
+    ) -> bool {
+        let settings = &self.receiver.settings;
+        let longest_answer = settings.hand_over_time.max(settings.drain_time);
+        self.requests.forget_older_than(longest_answer * REQUEST_MEMORY);
+        let observed = self.without_done(self.observations.of(&listing.leases, requested_at));
+        let held: HashSet<ShardId> = self.tasks.keys().cloned().collect();
+        let requested = self.requests.shards();
+        let holdings = Holdings { worker_id: &self.receiver.worker_id, held: &held, requested: &requested };
+        let limits = AssignmentLimits {
+            failover_time: settings.failover_time,
+            hand_over_time: settings.hand_over_time,
+            drain_time: settings.drain_time,
+            max_leases: settings.max_leases,
+            max_moves: settings.max_lease_moves,
+            max_takes: MAX_TAKES_PER_ROUND,
+        };
+        let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
+        let listed: HashSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
+        let is_sure = |lease: &&Lease| is_sure_of_parents(lease, &listed, consistency);
+        let planned = plan.take.len() + plan.request.len();
+        // During a cool-down other workers take the shard once it counts as abandoned.
+        let (planned_takes, planned_requests) = (plan.take.into_iter(), plan.request.into_iter());
+        let may_have = |lease: &&Lease| !self.cooldowns.is_cooling_down(&lease.shard_id, requested_at);
+        let take: Vec<Lease> = planned_takes.filter(may_have).filter(is_sure).cloned().collect();
+        let request: Vec<Lease> = planned_requests.filter(may_have).filter(is_sure).cloned().collect();
+        // The next listing is strongly consistent, so it shows the leases skipped here.
+        let is_partial = plan.is_partial || take.len() + request.len() < planned;
+        let mut store_answers = self.take(facts, take).await;
+        if !request.is_empty() {
+            store_answers &= self.request(request).await;
+        }
+        // After a failure of the store, wait for the regular round.
+        is_partial && store_answers
+    }
+
+    /// Takes these leases and starts their shards. Returns `false` if a write to the store failed.
+    pub(super) async fn take(&mut self, facts: &StreamFacts, wanted: Vec<Lease>) -> bool {
+        let mut store_answers = true;
+        let taken: Vec<(Lease, Result<HeldLease, StoreError>)> = futures::stream::iter(wanted)
+            .map(|lease| async {
+                let (store, worker_id) = (self.receiver.store.clone(), &self.receiver.worker_id);
+                let missing_facts = self.facts_for(facts, &lease);
+                let held = HeldLease::take_noting(store, &lease, worker_id, missing_facts).await;
+                (lease, held)
+            })
+            .buffer_unordered(MAX_CONCURRENT_WRITES)
+            .collect()
+            .await;
+        for (seen, held) in taken {
+            let previous_owner = seen.owner.as_ref().map_or("none", |owner| owner.as_str());
+            self.requests.remove(&seen.shard_id);
+            match held {
+                Ok(held) => {
+                    tracing::info!(shard_id = %seen.shard_id, previous_owner, checkpoint = %held.taken().checkpoint, "lease taken");
+                    self.start_shard(Arc::new(held));
+                }
+                Err(error) if error.kind() == StoreErrorKind::Conflict => {
+                    tracing::debug!(shard_id = %seen.shard_id, %error, "another worker took the lease first");
+                }
+                Err(error) => {
+                    store_answers = false;
+                    tracing::warn!(shard_id = %seen.shard_id, %error, "lease not taken");
+                }
+            }
+        }
+        store_answers
+    }
+
+    /// The facts that a row written by a KCL worker lacks.
+    fn facts_for(&self, facts: &StreamFacts, lease: &Lease) -> LeaseFacts {
+        let is_sentinel = matches!(lease.checkpoint, Position::Latest | Position::AtTimestamp);
+        LeaseFacts {
+            stream: Some(facts.identity.clone()),
+            initial_time_millis: facts.initial_time_millis.filter(|_| is_sentinel),
+            hash_key_range: self.sync.range_of(&lease.shard_id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_slow_down_only_in_large_fleets() {
+        let seconds = |live_workers, is_standby| {
+            round_interval(Duration::from_secs(10), live_workers, is_standby).as_secs_f64()
+        };
+        assert!((seconds(1, false) - 2.5).abs() < 1e-9);
+        assert!((seconds(16, false) - 2.5).abs() < 1e-9);
+        assert!((seconds(32, false) - 5.0).abs() < 1e-9);
+        assert!((seconds(1_000_000, false) - 10.0).abs() < 1e-9, "at most the fail-over time");
+        assert!((seconds(200, true) - 0.625).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_leaving_worker_is_no_live_peer_and_a_requester_is_one() {
+        let worker = |name: &'static str| WorkerId::new(name).unwrap();
+        let lease = |number, owner, requester: Option<&'static str>| {
+            let mut lease = Lease::unowned(ShardId::numbered(number), Position::TrimHorizon);
+            lease.owner = Some(worker(owner));
+            lease.requested_by = requester.map(worker);
+            lease
+        };
+        let mut leases = vec![lease(0, "me", None), lease(1, "leaving", None), lease(2, "dead", None)];
+        leases[1].offered_by = Some(worker("leaving"));
+        let observe = |leases: &[Lease]| {
+            let observed: Vec<ObservedLease<'_>> = leases
+                .iter()
+                .map(|lease| ObservedLease {
+                    lease,
+                    unchanged_for: Duration::from_secs(if lease.is_owned_by(&worker("dead")) {
+                        10
+                    } else {
+                        0
+                    }),
+                    owned_for: None,
+                    requested_for: Duration::ZERO,
+                    weight: 1,
+                })
+                .collect();
+            live_peers(&observed, &worker("me"), Duration::from_secs(10))
+        };
+        assert_eq!(observe(&leases), 0);
+        leases.push(lease(3, "me", Some("joining")));
+        assert_eq!(observe(&leases), 1);
+        leases.push(lease(4, "working", None));
+        assert_eq!(observe(&leases), 2);
+    }
+}

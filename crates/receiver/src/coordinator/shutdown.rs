@@ -1,0 +1,168 @@
+//! The shutdown of a receiver: it offers its shards to other workers, or drains and releases them.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use lease_store::{Consistency, HeldLease, ShardId};
+use shard_worker::ShardOutcome;
+use tokio::task::JoinError;
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
+
+use super::rounds::live_peers;
+use super::{Coordinator, MAX_CONCURRENT_WRITES};
+use crate::lease::release::release_or_hand_over;
+use crate::lease::shard_task::ShardEnding;
+use crate::status::{ReceiverState, StopReport};
+
+/// How long it may take to abort shards and release their leases after the drain time.
+const CUT_OFF_TIME: Duration = Duration::from_secs(5);
+
+/// The share of the fail-over time for which leases are offered to other workers before they are released. It covers one
+/// lease round of theirs (a quarter, up to a tenth later) and the time to write a request.
+const OFFER_SHARE: f64 = 0.325;
+
+/// How many times per fail-over time the table is scanned for requests while leases are offered.
+const SCANS_PER_FAILOVER_TIME: u32 = 20;
+
+impl Coordinator {
+    /// Hands over or releases all shards.
+    ///
+    /// While other live workers exist, the shards are offered to them and keep working until one of them requests them.
+    /// After that, the remaining shards finish their batches, checkpoint and are released. A shard that is not done
+    /// within the drain time is aborted: its lease is released too, and its batch is delivered again elsewhere.
+    pub(super) async fn drain(mut self) -> StopReport {
+        self.receiver.shared.live().state = ReceiverState::Stopping;
+        let deadline = Instant::now() + self.receiver.settings.drain_time;
+        let mut outcomes = Vec::new();
+        let with_others = async {
+            self.withdraw_requests().await;
+            if self.rounds.live_peers > 0 && !self.tasks.is_empty() {
+                self.offer_shards(deadline, &mut outcomes).await;
+            }
+        };
+        if timeout_at(deadline, with_others).await.is_err() {
+            tracing::warn!(
+                "the lease store did not answer within the drain time, the shards are not drained"
+            );
+        }
+        self.stop_shards.cancel();
+        while let Ok(Some((shard_id, ended))) = timeout_at(deadline, self.tasks.join_next()).await {
+            self.record_outcome(&shard_id, ended, &mut outcomes);
+        }
+        self.cut_off(&mut outcomes).await;
+        outcomes.sort_by(|left, right| left.0.cmp(&right.0));
+        self.report(outcomes)
+    }
+
+    /// Offers the shards to the other workers, and keeps working on each until it is requested.
+    async fn offer_shards(&mut self, deadline: Instant, outcomes: &mut Vec<(ShardId, Option<ShardOutcome>)>) {
+        let failover_time = self.receiver.settings.failover_time;
+        let until = deadline.min(Instant::now() + failover_time.mul_f64(OFFER_SHARE));
+        tracing::info!(shards = self.tasks.len(), "stopping, offering the shards to the other workers");
+        self.offer(|_| true).await;
+        let mut next_scan = Instant::now();
+        while !self.tasks.is_empty() && Instant::now() < until {
+            tokio::select! {
+                biased;
+                Some((shard_id, ended)) = self.tasks.join_next() => self.record_outcome(&shard_id, ended, outcomes),
+                () = sleep_until(next_scan.min(until)) => {
+                    next_scan = Instant::now() + failover_time / SCANS_PER_FAILOVER_TIME;
+                    if !self.scan_for_requests().await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notifies requested shards at once, instead of with their next renewal. Returns whether other live workers remain.
+    async fn scan_for_requests(&mut self) -> bool {
+        let requested_at = Instant::now();
+        let listing = match self.receiver.store.list(Consistency::Eventual).await {
+            Ok(listing) => listing,
+            Err(error) => {
+                tracing::warn!(%error, "listing the leases failed while stopping");
+                return true;
+            }
+        };
+        self.observations.observe(&listing.leases, Instant::now());
+        let requested: Vec<&ShardId> = listing
+            .leases
+            .iter()
+            .filter(|lease| lease.is_owned_by(&self.receiver.worker_id) && lease.hand_over_target().is_some())
+            .map(|lease| &lease.shard_id)
+            .collect();
+        self.offer(|shard_id| requested.contains(&shard_id)).await;
+        let observed = self.observations.of(&listing.leases, requested_at);
+        live_peers(&observed, &self.receiver.worker_id, self.receiver.settings.failover_time) > 0
+    }
+
+    /// Offers these shards. The answer to each write also shows a request on the row.
+    async fn offer(&self, which: impl Fn(&ShardId) -> bool) {
+        let held: Vec<Arc<HeldLease>> = {
+            let live = self.receiver.shared.live();
+            let chosen = live.shards.iter().filter(|(shard_id, _)| which(shard_id));
+            chosen.map(|(_, shard)| shard.held.clone()).filter(|held| !held.is_asked_for()).collect()
+        };
+        futures::stream::iter(held)
+            .for_each_concurrent(MAX_CONCURRENT_WRITES, |held| async move {
+                if let Err(error) = held.offer().await {
+                    tracing::debug!(shard_id = %held.shard_id(), %error, "lease not offered");
+                }
+            })
+            .await;
+    }
+
+    /// Aborts the shards that are not done after the drain time.
+    async fn cut_off(&mut self, outcomes: &mut Vec<(ShardId, Option<ShardOutcome>)>) {
+        self.tasks.abort_all();
+        // Code that never reaches an await point cannot be aborted. Its lease is not released, since the code may still be
+        // working on the shard.
+        let deadline = Instant::now() + CUT_OFF_TIME;
+        let mut cut_off = Vec::new();
+        while let Ok(Some((shard_id, _))) = timeout_at(deadline, self.tasks.join_next()).await {
+            let live = self.receiver.shared.live();
+            if let Some(shard) = live.shards.get(&shard_id) {
+                tracing::warn!(%shard_id, progress = ?*shard.progress.borrow(), "the drain time is over, shard aborted");
+                cut_off.push(shard.held.clone());
+            }
+        }
+        let releases = futures::stream::iter(&cut_off)
+            .for_each_concurrent(MAX_CONCURRENT_WRITES, |held| async {
+                drop(release_or_hand_over(held).await)
+            });
+        if timeout_at(deadline, releases).await.is_err() {
+            tracing::warn!(
+                "not all leases were released in time; others can take them after the fail-over time"
+            );
+        }
+        let remaining: Vec<ShardId> = self.receiver.shared.live().shards.keys().cloned().collect();
+        for shard_id in remaining {
+            let outcome = ShardOutcome::Stopped { drained: false };
+            self.record_end(&shard_id, &Ok(ShardEnding { outcome, handed_over_to: None }));
+            outcomes.push((shard_id, None));
+        }
+    }
+
+    fn record_outcome(
+        &mut self,
+        shard_id: &ShardId,
+        ended: Result<ShardEnding, JoinError>,
+        outcomes: &mut Vec<(ShardId, Option<ShardOutcome>)>,
+    ) {
+        self.record_end(shard_id, &ended);
+        outcomes.push((shard_id.clone(), ended.ok().map(|ending| ending.outcome)));
+    }
+
+    pub(super) fn report(&self, shards: Vec<(ShardId, Option<ShardOutcome>)>) -> StopReport {
+        let acknowledged_records = self.receiver.shared.live().acknowledged_records;
+        let report = StopReport { worker_id: self.receiver.worker_id.clone(), shards, acknowledged_records };
+        tracing::info!(
+            drained = report.is_drained(),
+            shards = report.shards.len(),
+            acknowledged_records,
+            "receiver stopped"
+        );
+        report
+    }
+}

@@ -1,0 +1,161 @@
+//! Starts the task of a taken lease, and accounts for it when it finishes.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::SystemTime;
+
+use checkpointer::{Cadence, Checkpointer};
+use lease_store::{HeldLease, Lease, Position, ShardId};
+use shard_worker::{
+    DEFAULT_PROCESSING_RETRY, Interventions, ShardContext, ShardOutcome, ShardProgress, ShardWorker,
+    ShardWorkerOptions,
+};
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::{Coordinator, StreamFacts};
+use crate::handle::LiveShard;
+use crate::lease::shard_task::{ShardEnding, ShardTask};
+use crate::shards::initial_position::time_of_millis;
+use crate::shards::shard_end_writer::ShardEndWriter;
+
+impl Coordinator {
+    pub(super) fn start_shard(&mut self, held: Arc<HeldLease>) {
+        let settings = &self.receiver.settings;
+        let shard_id = held.shard_id().clone();
+        // The span around this one has application, stream and worker.
+        let lease_counter = held.fencing_token().counter;
+        let span = tracing::info_span!("shard", %shard_id, lease_counter);
+        let (lease_lost, stop) = (CancellationToken::new(), self.stop_shards.child_token());
+        let (progress_sender, progress) = watch::channel(ShardProgress::default());
+        let context = ShardContext {
+            application: self.application.clone(),
+            stream: self.stream.clone(),
+            shard_id: shard_id.clone(),
+            worker_id: self.receiver.worker_id.clone(),
+            fencing_token: held.fencing_token().clone(),
+            start: held.taken().checkpoint.clone(),
+            pending_checkpoint: held.taken().pending_checkpoint.clone(),
+            parent_shard_ids: held.taken().parents.clone(),
+            hash_key_range: held.taken().hash_key_range,
+            failure_policy: self.receiver.failure_policy.clone(),
+            retry: self.receiver.retries.processing.unwrap_or(DEFAULT_PROCESSING_RETRY),
+            stopping: stop.clone(),
+            lease_lost: lease_lost.clone(),
+        };
+        let cadence =
+            Cadence { interval: settings.checkpoint_interval, records: settings.checkpoint_records };
+        let checkpointer = span.in_scope(|| {
+            let rng = self.receiver.rng.fork();
+            let retry = self.receiver.retries.checkpoint;
+            Checkpointer::start(held.clone(), context.start.clone(), cadence, retry, rng)
+        });
+        let end_recorder = ShardEndWriter {
+            held: held.clone(),
+            store: self.receiver.store.clone(),
+            source: self.receiver.source.clone(),
+            initial_position: settings.initial_position,
+            has_named_positions: !settings.initial_positions.is_empty(),
+            lease_lost,
+            new_leases: self.new_leases.clone(),
+            child_lookups: AtomicU32::new(0),
+        };
+        let trigger = checkpointer.trigger();
+        let acknowledger = checkpointer.acknowledger();
+        let interventions = Interventions::default();
+        let worker = ShardWorker {
+            context,
+            source: self.receiver.source.clone(),
+            processors: self.receiver.processors.clone(),
+            checkpointer,
+            end_recorder: Arc::new(end_recorder),
+            stop: stop.clone(),
+            interventions: interventions.clone(),
+            progress: progress_sender,
+            options: self.options_for(held.taken()),
+            rng: self.receiver.rng.fork(),
+        };
+        let task = ShardTask {
+            worker,
+            held: held.clone(),
+            trigger,
+            stop,
+            interventions,
+            progress: progress.clone(),
+            watchdog: settings.watchdog_limits(),
+            failover_time: settings.failover_time,
+            drain_time: settings.drain_time,
+        };
+        self.receiver
+            .shared
+            .live()
+            .shards
+            .insert(shard_id.clone(), LiveShard { held, progress, acknowledger });
+        self.tasks.spawn(shard_id, task.run().instrument(span));
+    }
+
+    /// The options of the receiver, with the start time of this shard and the retention of the stream.
+    fn options_for(&self, lease: &Lease) -> ShardWorkerOptions {
+        let mut options = self.receiver.worker_options.clone();
+        options.initial_timestamp = self.start_time_of(lease);
+        options.stream_clock = self.retention.clock;
+        options.retention = self.retention.period;
+        options
+    }
+
+    fn start_time_of(&self, lease: &Lease) -> Option<SystemTime> {
+        match (lease.initial_time_millis, &lease.checkpoint) {
+            (Some(millis), _) => time_of_millis(millis),
+            // A row of a KCL worker: the time comes from the configuration, the same in the whole fleet.
+            (None, Position::AtTimestamp) => self.receiver.settings.initial_position.timestamp(),
+            (None, _) => None,
+        }
+    }
+
+    /// Records that the work on a shard is over, and restores its row if it was deleted.
+    pub(super) async fn on_shard_finished(
+        &mut self,
+        facts: &StreamFacts,
+        shard_id: &ShardId,
+        ended: Result<ShardEnding, JoinError>,
+    ) {
+        if let Some(held) = self.record_end(shard_id, &ended)
+            && let Some(vanished_after) = held.vanished_after()
+        {
+            self.restore_row(facts, &held, vanished_after).await;
+        }
+    }
+
+    /// Adds the progress of a finished shard to the totals. Returns the lease that it held, if it is known.
+    pub(super) fn record_end(
+        &mut self,
+        shard_id: &ShardId,
+        ended: &Result<ShardEnding, JoinError>,
+    ) -> Option<Arc<HeldLease>> {
+        let mut live = self.receiver.shared.live();
+        let shard = live.shards.remove(shard_id);
+        if let Some(shard) = &shard {
+            // From now on no other holder of this lease handle can write.
+            shard.held.fence();
+            let progress = shard.progress.borrow().clone();
+            live.acknowledged_records += progress.acknowledged_records;
+            live.acknowledged_bytes += progress.acknowledged_bytes;
+        }
+        drop(live);
+        self.record_cooldown(shard_id, ended);
+        let mut live = self.receiver.shared.live();
+        match ended {
+            Ok(ShardEnding { handed_over_to: Some(_), .. }) => live.handed_over_leases += 1,
+            Ok(ShardEnding { outcome: ShardOutcome::LeaseLost, .. }) => live.lost_leases += 1,
+            Ok(ShardEnding { outcome: ShardOutcome::GivenUp, .. }) => live.given_up_leases += 1,
+            Ok(_) => {}
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => {
+                tracing::error!(%shard_id, %error, "the task of the shard failed, its lease is taken again when it has expired");
+            }
+        }
+        shard.map(|shard| shard.held)
+    }
+}

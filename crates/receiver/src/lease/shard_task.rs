@@ -1,0 +1,91 @@
+//! The task of one held shard: its worker, and next to it the renewal of its lease and the watchdog.
+
+use std::sync::Arc;
+
+use checkpointer::CheckpointTrigger;
+use lease_store::{HeldLease, WorkerId};
+use shard_worker::{Interventions, ShardOutcome, ShardProgress, ShardWorker, WatchdogLimits};
+use tokio::sync::watch;
+use tokio::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
+
+use crate::lease::release::release_or_hand_over;
+use crate::lease::renewal::renew_until_lost;
+use crate::lease::supervisor::supervise;
+
+/// A shard worker and its lease. Dropping the running future stops both and writes nothing to the store.
+#[derive(Debug)]
+pub(crate) struct ShardTask {
+    pub(crate) worker: ShardWorker,
+    pub(crate) held: Arc<HeldLease>,
+    /// Writes a checkpoint in place of a renewal.
+    pub(crate) trigger: CheckpointTrigger,
+    /// Makes the worker finish. A stop of the whole receiver cancels it too.
+    pub(crate) stop: CancellationToken,
+    /// Restarts the worker, or makes it leave the shard.
+    pub(crate) interventions: Interventions,
+    pub(crate) progress: watch::Receiver<ShardProgress>,
+    /// `None`: no watchdog.
+    pub(crate) watchdog: Option<WatchdogLimits>,
+    pub(crate) failover_time: Duration,
+    /// How long the worker may take to finish when another worker requests the shard.
+    pub(crate) drain_time: Duration,
+}
+
+/// How the work on a shard ended, and which worker owns the lease now.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardEnding {
+    pub(crate) outcome: ShardOutcome,
+    pub(crate) handed_over_to: Option<WorkerId>,
+}
+
+impl ShardTask {
+    /// Works until the shard is over for this receiver. After a stop the lease is free for others at once. When another
+    /// worker requests the shard, this one finishes its batches and hands the lease over.
+    pub(crate) async fn run(self) -> ShardEnding {
+        let Self {
+            worker,
+            held,
+            trigger,
+            stop,
+            interventions,
+            progress,
+            watchdog,
+            failover_time,
+            drain_time,
+        } = self;
+        let lost = worker.context.lease_lost.clone();
+        // A task of its own: renewal and watchdog go on even if the application's code never reaches an await point.
+        let renewal = renew_until_lost(held.clone(), failover_time, trigger, lost);
+        let supervisor = supervise(watchdog, progress, interventions, held.clone());
+        let background = async { tokio::join!(renewal, supervisor) }.in_current_span();
+        let _background = AbortOnDropHandle::new(tokio::spawn(background));
+        let mut working = Box::pin(worker.run());
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut working => outcome,
+            target = held.hand_over_target() => {
+                tracing::info!(%target, "another worker requests the shard, finishing it for the hand-over");
+                stop.cancel();
+                let cut_off = || {
+                    tracing::warn!(?drain_time, "the shard did not finish within the drain time, handing it over now");
+                    ShardOutcome::Stopped { drained: false }
+                };
+                let finished = tokio::time::timeout(drain_time, &mut working).await;
+                finished.unwrap_or_else(|_| cut_off())
+            }
+        };
+        drop(working);
+        let handed_over_to = match outcome {
+            ShardOutcome::Stopped { .. } | ShardOutcome::GivenUp => release_or_hand_over(&held).await,
+            // The lease of an ended shard needs no owner: no worker takes it, and the clean-up deletes it.
+            _ => {
+                held.fence();
+                None
+            }
+        };
+        ShardEnding { outcome, handed_over_to }
+    }
+}

@@ -1,0 +1,750 @@
+//! Which leases to create: a pure plan over the listed shards and the lease table.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use lease_store::{Lease, Position, ShardId};
+use shard_worker::Shard;
+
+use crate::shards::descendants::{any_descendant, children};
+use crate::shards::initial_position::{InitialPosition, ShardPosition, ShardPositions, start_of_child};
+
+/// Decides which leases to create, parents before children. The rules are those of the KCL (`HierarchicalShardSyncer`), for
+/// an empty and for a filled table alike. A *lineage* is a chain of parents and children.
+///
+/// - An open shard without a lease and without a leased ancestor starts at the initial position: its oldest listed
+///   ancestors get the leases, and their descendants follow when those end. With a `LATEST` whose instant is unknown, the
+///   shard itself gets the lease.
+/// - A shard with a leased ancestor is reached through the end of that ancestor. When a merge joins a leased and an
+///   unleased lineage, the unleased side gets leases of its own.
+/// - Beyond the KCL: a `LATEST` whose instant is known is treated as a time. A shard that has closed since then may hold
+///   later records. So a lineage without leases starts at its oldest shard, or at the oldest one that was open then.
+/// - Beyond the KCL: a shard without a lease whose leased parents have all ended gets one, so that no hole stays. Its
+///   lease was deleted, or the worker that ended the parent crashed.
+///
+/// A child of an ended parent starts at the `position_of_child` of the initial position. `start_time` is the instant of
+/// `LATEST` or `AT_TIMESTAMP`, where it is known.
+///
+/// `named` are shards with positions of their own. A listed one gets a lease at its position, whether it is open or closed,
+/// unless it or a descendant of it has a lease. The position also affects other shards:
+///
+/// - A shard that is processed up to a *record* implies that its ancestors are processed. Its ancestors without a lease
+///   count as read to their ends. If such an ancestor has other children, they start at their beginning. The lease of that
+///   ancestor is created as ended, so that a later shard sync need not decide again.
+/// - An ancestor that descends from another named or leased shard is not processed: that shard leads to it. It gets a
+///   lease, so that the named shard waits for it.
+/// - A named shard that is processed up to a record and no longer listed counts as read to its end: its children start at
+///   their beginning, never at `LATEST`.
+/// - A position at `TRIM_HORIZON`, `LATEST` or `AT_TIMESTAMP` changes nothing for the ancestors. If they start earlier,
+///   the named shard waits for their end, and so do the shards in between.
+pub fn plan_new_leases(
+    shards: &[Shard],
+    leases: &[Lease],
+    initial_position: &InitialPosition,
+    start_time: Option<&StartTime>,
+    named: &BTreeMap<ShardId, ShardPosition>,
+) -> Vec<Lease> {
+    let mut planner = LeasePlanner {
+        shards: shards.iter().map(|shard| (&shard.shard_id, shard)).collect(),
+        leases: leases.iter().map(|lease| (&lease.shard_id, lease)).collect(),
+        children: children(shards, leases),
+        initial_position,
+        start_time,
+        named,
+        active: BTreeMap::new(),
+        done: BTreeSet::new(),
+        visited: HashMap::new(),
+        planned: BTreeMap::new(),
+    };
+    planner.plan_named();
+    for shard in shards.iter().filter(|shard| !shard.is_closed) {
+        if !planner.visit(shard).is_descendant {
+            planner.plan_start(shard);
+        }
+    }
+    planner.plan_holes(shards);
+    planner.plan_between();
+    let mut new_leases: Vec<Lease> = planner.planned.into_values().collect();
+    // The lease of a parent must exist before that of its child: a child whose parent has no lease may start at once.
+    let ids: Vec<ShardId> = new_leases.iter().map(|lease| lease.shard_id.clone()).collect();
+    new_leases.sort_by_key(|lease| lease.parents.iter().filter(|parent| ids.contains(parent)).count());
+    new_leases
+}
+
+/// The instant of `LATEST` or `AT_TIMESTAMP`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StartTime {
+    /// In milliseconds since 1970.
+    pub millis_since_1970: u64,
+    /// The shards that were open at that time or created later. `None`: not known. A shard that closed before has no
+    /// records to read, so no lineage starts there.
+    pub open_since: Option<BTreeSet<ShardId>>,
+}
+
+impl StartTime {
+    /// A start time in milliseconds since 1970, at which every shard may have been open.
+    pub fn at_millis(millis_since_1970: u64) -> Self {
+        Self { millis_since_1970, open_since: None }
+    }
+}
+
+/// A new, unowned lease for a shard.
+pub(crate) fn new_lease(shard: &Shard, checkpoint: Position) -> Lease {
+    let mut lease = Lease::unowned(shard.shard_id.clone(), checkpoint);
+    lease.parents.clone_from(&shard.parents);
+    lease.hash_key_range = shard.hash_key_range;
+    lease
+}
+
+/// How a shard is reached, as found by walking up its ancestors.
+#[derive(Debug, Clone, Copy)]
+struct Ancestry {
+    /// The shard has a lease, or an ancestor has or gets one.
+    is_descendant: bool,
+    /// The shard is the oldest of a lineage without leases, and the lineage starts at it.
+    is_oldest_of_lineage: bool,
+}
+
+impl Ancestry {
+    const DESCENDANT: Self = Self { is_descendant: true, is_oldest_of_lineage: false };
+}
+
+struct LeasePlanner<'a> {
+    shards: HashMap<&'a ShardId, &'a Shard>,
+    leases: HashMap<&'a ShardId, &'a Lease>,
+    children: HashMap<&'a ShardId, BTreeSet<&'a ShardId>>,
+    initial_position: &'a InitialPosition,
+    start_time: Option<&'a StartTime>,
+    named: &'a ShardPositions,
+    /// The named shards that get a lease.
+    active: BTreeMap<&'a ShardId, &'a ShardPosition>,
+    /// Shards without a lease that count as read to their ends, because a named descendant is processed up to a record.
+    done: BTreeSet<&'a ShardId>,
+    visited: HashMap<&'a ShardId, Ancestry>,
+    planned: BTreeMap<&'a ShardId, Lease>,
+}
+
+impl<'a> LeasePlanner<'a> {
+    /// Plans the leases of the named shards, and those that their positions imply for their ancestors.
+    fn plan_named(&mut self) {
+        let named = self.named.iter();
+        let active = named.filter(|(shard_id, _)| {
+            self.shards.contains_key(shard_id)
+                && !self.leases.contains_key(shard_id)
+                && !self.has_leased_descendant(shard_id)
+        });
+        self.active = active.collect();
+        let mut ancestors = BTreeSet::new();
+        for shard_id in self.active.keys().filter(|shard_id| self.is_at_record(shard_id)) {
+            self.add_ancestors(shard_id, &mut ancestors);
+        }
+        let (below_others, done): (BTreeSet<_>, BTreeSet<_>) = ancestors
+            .into_iter()
+            .filter(|shard_id| !self.active.contains_key(shard_id) && !self.leases.contains_key(shard_id))
+            .partition(|shard_id| self.is_below_named_or_leased(shard_id));
+        self.done = done;
+        for shard_id in below_others {
+            if let Some(shard) = self.shards.get(shard_id).copied() {
+                self.plan_child(shard, None);
+            }
+        }
+        for shard_id in self.done.clone() {
+            let Some(shard) =
+                self.shards.get(shard_id).copied().filter(|_| self.has_child_to_start(shard_id))
+            else {
+                continue;
+            };
+            let mut ended = new_lease(shard, Position::ShardEnd);
+            ended.children = self.children_of(shard_id).cloned().collect();
+            self.planned.insert(shard_id, ended);
+        }
+        let active: Vec<(&'a Shard, &'a ShardPosition)> = self
+            .active
+            .iter()
+            .filter_map(|(shard_id, position)| Some((*self.shards.get(shard_id)?, *position)))
+            .collect();
+        for (shard, position) in &active {
+            let mut lease = new_lease(shard, position.position());
+            // The instant of `LATEST` is not known here.
+            lease.initial_time_millis = position.millis(None);
+            self.planned.insert(&shard.shard_id, lease);
+        }
+        for (shard, _) in active {
+            if !self.is_at_record(&shard.shard_id) {
+                self.check_ancestors(shard);
+            }
+        }
+    }
+
+    /// Plans leases for the shards between a leased shard and its named descendant. Without them the named shard would not
+    /// wait for its ancestors.
+    fn plan_between(&mut self) {
+        let mut ancestors = BTreeSet::new();
+        for shard_id in self.active.keys() {
+            self.add_ancestors(shard_id, &mut ancestors);
+        }
+        let leads_on = |shard_id: &&ShardId| {
+            let is_read = |lease: &Lease| !lease.is_finished();
+            self.leases.contains_key(*shard_id) || self.planned.get(*shard_id).is_some_and(is_read)
+        };
+        let between: Vec<&'a Shard> = ancestors
+            .iter()
+            .filter(|shard_id| !leads_on(shard_id) && !self.done.contains(*shard_id))
+            .filter(|shard_id| {
+                let mut above = BTreeSet::new();
+                self.add_ancestors(shard_id, &mut above);
+                above.iter().any(leads_on)
+            })
+            .filter_map(|shard_id| self.shards.get(shard_id).copied())
+            .collect();
+        for shard in between {
+            self.plan_child(shard, None);
+        }
+    }
+
+    fn is_at_record(&self, shard_id: &ShardId) -> bool {
+        matches!(self.named.get(shard_id), Some(ShardPosition::After { .. }))
+    }
+
+    /// Whether the shard is named, processed up to a record, and in neither stream nor table.
+    fn is_named_and_unlisted(&self, shard_id: &ShardId) -> bool {
+        self.is_at_record(shard_id)
+            && !self.shards.contains_key(shard_id)
+            && !self.leases.contains_key(shard_id)
+    }
+
+    fn children_of(&self, shard_id: &ShardId) -> impl Iterator<Item = &'a ShardId> + use<'a> {
+        self.children.get(shard_id).cloned().unwrap_or_default().into_iter()
+    }
+
+    fn has_leased_descendant(&self, shard_id: &ShardId) -> bool {
+        let is_leased = |descendant: &ShardId| self.leases.contains_key(descendant);
+        any_descendant(&self.children, shard_id, is_leased)
+    }
+
+    /// Adds the listed ancestors of a shard.
+    fn add_ancestors(&self, shard_id: &ShardId, found: &mut BTreeSet<&'a ShardId>) {
+        let parents = self.shards.get(shard_id).map(|shard| &shard.parents);
+        for parent in parents.into_iter().flatten() {
+            if let Some(parent) = self.shards.get(parent).copied()
+                && found.insert(&parent.shard_id)
+            {
+                self.add_ancestors(&parent.shard_id, found);
+            }
+        }
+    }
+
+    fn is_below_named_or_leased(&self, shard_id: &ShardId) -> bool {
+        let mut ancestors = BTreeSet::new();
+        self.add_ancestors(shard_id, &mut ancestors);
+        let leads_on =
+            |ancestor: &&ShardId| self.active.contains_key(*ancestor) || self.leases.contains_key(*ancestor);
+        ancestors.iter().any(leads_on)
+    }
+
+    /// Whether a shard that counts as read has a child that has to start because of it.
+    fn has_child_to_start(&self, shard_id: &ShardId) -> bool {
+        self.children_of(shard_id).any(|child| {
+            !self.active.contains_key(child)
+                && !self.leases.contains_key(child)
+                && !self.done.contains(child)
+                && !self.planned.contains_key(child)
+                && !self.has_leased_descendant(child)
+        })
+    }
+
+    /// Walks up the ancestors of a shard. The depth is that of the reshard history that the stream still lists.
+    fn visit(&mut self, shard: &'a Shard) -> Ancestry {
+        if let Some(known) = self.visited.get(&shard.shard_id) {
+            return *known;
+        }
+        let ancestry = self.check(shard);
+        self.visited.insert(&shard.shard_id, ancestry);
+        ancestry
+    }
+
+    fn check(&mut self, shard: &'a Shard) -> Ancestry {
+        let shard_id = &shard.shard_id;
+        let is_settled = self.leases.contains_key(shard_id)
+            || self.planned.contains_key(shard_id)
+            || self.done.contains(shard_id);
+        if is_settled { Ancestry::DESCENDANT } else { self.check_ancestors(shard) }
+    }
+
+    fn check_ancestors(&mut self, shard: &'a Shard) -> Ancestry {
+        let mut parents = Vec::new();
+        for parent_id in &shard.parents {
+            if let Some(parent) = self.shards.get(parent_id).copied() {
+                parents.push((Some(parent), self.visit(parent)));
+            } else if self.leases.contains_key(parent_id) || self.is_named_and_unlisted(parent_id) {
+                // The stream no longer lists the parent, but the table or the named positions have it.
+                parents.push((None, Ancestry::DESCENDANT));
+            }
+        }
+        let is_followed = |ancestry: &Ancestry| ancestry.is_descendant || ancestry.is_oldest_of_lineage;
+        if !parents.iter().any(|(_, ancestry)| is_followed(ancestry)) {
+            let starts_at_oldest = match self.start_time {
+                Some(start_time) => {
+                    start_time.open_since.as_ref().is_none_or(|open| open.contains(&shard.shard_id))
+                }
+                None => *self.initial_position != InitialPosition::Latest,
+            };
+            return Ancestry { is_descendant: false, is_oldest_of_lineage: starts_at_oldest };
+        }
+        for (parent, ancestry) in parents {
+            // A parent with a leased ancestor gets its lease when that ancestor ends.
+            if let (Some(parent), false) = (parent, ancestry.is_descendant) {
+                self.plan_start(parent);
+            }
+        }
+        Ancestry::DESCENDANT
+    }
+
+    /// Plans the lease of a shard that starts at the initial position.
+    fn plan_start(&mut self, shard: &'a Shard) {
+        let position = self.initial_position.position();
+        let millis = self.start_millis().filter(|_| position != Position::TrimHorizon);
+        self.plan(shard, position, millis);
+    }
+
+    fn start_millis(&self) -> Option<u64> {
+        self.start_time.map(|start_time| start_time.millis_since_1970)
+    }
+
+    fn plan(&mut self, shard: &'a Shard, position: Position, millis: Option<u64>) {
+        if !self.leases.contains_key(&shard.shard_id) {
+            let planned = self.planned.entry(&shard.shard_id);
+            planned.or_insert_with(|| Lease { initial_time_millis: millis, ..new_lease(shard, position) });
+        }
+    }
+
+    /// Plans the lease of a shard whose parents are read to their ends.
+    fn plan_child(&mut self, shard: &'a Shard, parent_millis: Option<u64>) {
+        let (position, millis) =
+            start_of_child(*self.initial_position, !self.named.is_empty(), parent_millis);
+        let millis = millis.or_else(|| self.start_millis().filter(|_| position == Position::AtTimestamp));
+        self.plan(shard, position, millis);
+    }
+
+    /// Plans leases for shards whose parents are all read to their ends, but which have none.
+    fn plan_holes(&mut self, shards: &'a [Shard]) {
+        for shard in shards {
+            let rows: Vec<&Lease> = shard
+                .parents
+                .iter()
+                .filter_map(|parent| {
+                    let ended = || self.planned.get(parent).filter(|lease| lease.is_finished());
+                    self.leases.get(parent).copied().or_else(ended)
+                })
+                .collect();
+            // Parents that only the named positions have.
+            let has_unlisted_parents = shard.parents.iter().any(|parent| self.is_named_and_unlisted(parent));
+            // The other parent of a merge may get its lease from its own parents first.
+            let is_awaited = |parent: &ShardId| {
+                !self.leases.contains_key(parent)
+                    && !self.planned.contains_key(parent)
+                    && !self.done.contains(parent)
+                    && self.shards.contains_key(parent)
+            };
+            if (has_unlisted_parents || !rows.is_empty())
+                && !self.done.contains(&shard.shard_id)
+                && rows.iter().all(|parent| parent.is_finished())
+                && !shard.parents.iter().any(is_awaited)
+                // Otherwise the shard was read to its end and its row deleted.
+                && !self.has_leased_descendant(&shard.shard_id)
+            {
+                let instants: Option<Vec<u64>> =
+                    rows.iter().map(|parent| parent.initial_time_millis).collect();
+                let parent_millis = instants
+                    .filter(|_| !has_unlisted_parents)
+                    .and_then(|instants| instants.into_iter().min());
+                self.plan_child(shard, parent_millis);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(number: usize) -> ShardId {
+        ShardId::new(format!("shardId-{number:012}")).unwrap()
+    }
+
+    fn shard(number: usize, parents: &[usize], is_closed: bool) -> Shard {
+        let parents = parents.iter().copied().map(id).collect();
+        Shard { shard_id: id(number), parents, hash_key_range: None, is_closed }
+    }
+
+    /// 0 and 1 merge into 6, 2 and 3 into 7, then 6 and 7 into 8. 5 splits into 9 and 10. 4 is never resharded.
+    fn worked_example() -> Vec<Shard> {
+        vec![
+            shard(0, &[], true),
+            shard(1, &[], true),
+            shard(2, &[], true),
+            shard(3, &[], true),
+            shard(4, &[], false),
+            shard(5, &[], true),
+            shard(6, &[0, 1], true),
+            shard(7, &[2, 3], true),
+            shard(8, &[6, 7], false),
+            shard(9, &[5], false),
+            shard(10, &[5], false),
+        ]
+    }
+
+    fn leases(numbers: &[usize], position: &Position) -> Vec<Lease> {
+        let shards = worked_example();
+        numbers.iter().map(|number| new_lease(&shards[*number], position.clone())).collect()
+    }
+
+    fn planned(shards: &[Shard], leases: &[Lease], initial: InitialPosition) -> BTreeSet<(usize, Position)> {
+        planned_with(shards, leases, initial, &[])
+    }
+
+    fn planned_with(
+        shards: &[Shard],
+        leases: &[Lease],
+        initial: InitialPosition,
+        named: &[(usize, ShardPosition)],
+    ) -> BTreeSet<(usize, Position)> {
+        let named = named.iter().cloned().map(|(number, position)| (id(number), position)).collect();
+        let new_leases = plan_new_leases(shards, leases, &initial, None, &named);
+        new_leases.iter().map(|lease| (number_of(lease), lease.checkpoint.clone())).collect()
+    }
+
+    fn number_of(lease: &Lease) -> usize {
+        lease.shard_id.as_str()["shardId-".len()..].parse().unwrap()
+    }
+
+    /// The leases planned at a `LATEST` with a known instant, and the instants in their rows.
+    fn planned_at(
+        shards: &[Shard],
+        leases: &[Lease],
+        start_time: &StartTime,
+    ) -> BTreeSet<(usize, Position, Option<u64>)> {
+        let new_leases =
+            plan_new_leases(shards, leases, &InitialPosition::Latest, Some(start_time), &BTreeMap::new());
+        let row = |lease: &Lease| (number_of(lease), lease.checkpoint.clone(), lease.initial_time_millis);
+        new_leases.iter().map(row).collect()
+    }
+
+    fn after(number: u128) -> ShardPosition {
+        ShardPosition::After { sequence_number: number.into(), sub_sequence_number: 0 }
+    }
+
+    const AT_TIMESTAMP: InitialPosition = InitialPosition::AtTimestamp(SystemTime::UNIX_EPOCH);
+
+    #[test]
+    fn the_worked_example_of_the_kcl_gets_the_same_leases() {
+        let (shards, leases) = (worked_example(), leases(&[4, 5, 7], &Position::TrimHorizon));
+        let plan = |initial| planned(&shards, &leases, initial);
+        assert_eq!(plan(InitialPosition::Latest), BTreeSet::from([(6, Position::Latest)]));
+        let from_trim_horizon = BTreeSet::from([(0, Position::TrimHorizon), (1, Position::TrimHorizon)]);
+        assert_eq!(plan(InitialPosition::TrimHorizon), from_trim_horizon);
+        let at_timestamp = BTreeSet::from([(0, Position::AtTimestamp), (1, Position::AtTimestamp)]);
+        assert_eq!(plan(AT_TIMESTAMP), at_timestamp);
+    }
+
+    #[test]
+    fn an_empty_table_starts_at_the_oldest_or_the_open_shards() {
+        let shards = worked_example();
+        let oldest = planned(&shards, &[], InitialPosition::TrimHorizon);
+        assert_eq!(oldest, (0..=5).map(|number| (number, Position::TrimHorizon)).collect());
+        let open = planned(&shards, &[], InitialPosition::Latest);
+        assert_eq!(open, [4, 8, 9, 10].map(|number| (number, Position::Latest)).into());
+    }
+
+    #[test]
+    fn a_complete_table_needs_nothing() {
+        let shards = worked_example();
+        for initial in [InitialPosition::TrimHorizon, InitialPosition::Latest, AT_TIMESTAMP] {
+            assert!(planned(&shards, &leases(&[4, 8, 9, 10], &Position::TrimHorizon), initial).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_child_of_an_ended_parent_gets_its_lease_even_at_latest() {
+        let shards = worked_example();
+        let mut leases = leases(&[4, 5, 8], &Position::Latest);
+        leases[1].checkpoint = Position::ShardEnd;
+        let plan = planned(&shards, &leases, InitialPosition::Latest);
+        assert_eq!(plan, BTreeSet::from([(9, Position::TrimHorizon), (10, Position::TrimHorizon)]));
+    }
+
+    #[test]
+    fn latest_at_an_instant_starts_a_lineage_at_its_oldest_shard() {
+        // The rows of 5, 9 and 10 were deleted, and 5 may hold records that arrived after the instant.
+        let with_leases = leases(&[4, 8], &Position::Latest);
+        let oldest = BTreeSet::from([(5, Position::Latest, Some(7))]);
+        assert_eq!(planned_at(&worked_example(), &with_leases, &StartTime::at_millis(7)), oldest);
+        // There are no leases, and the stream lists the shards that were open at the instant or created later.
+        let shards =
+            [shard(4, &[], false), shard(5, &[3], true), shard(9, &[5], false), shard(10, &[5], false)];
+        let at = |number| (number, Position::Latest, Some(7));
+        assert_eq!(planned_at(&shards, &[], &StartTime::at_millis(7)), BTreeSet::from([at(4), at(5)]));
+    }
+
+    #[test]
+    fn no_lineage_starts_at_a_shard_closed_before_the_instant() {
+        // 0 and 1 merged into 2, which split into 3 and 4 before the instant. 4 was read to its end.
+        let shards = [
+            shard(0, &[], true),
+            shard(1, &[], true),
+            shard(2, &[0, 1], true),
+            shard(3, &[2], true),
+            shard(4, &[2], true),
+            shard(5, &[3], false),
+            shard(6, &[4], false),
+        ];
+        let with_leases = [new_lease(&shards[6], Position::TrimHorizon)];
+        let open_since = |numbers: &[usize]| StartTime {
+            open_since: Some(numbers.iter().copied().map(id).collect()),
+            ..StartTime::at_millis(7)
+        };
+        let at = |number| BTreeSet::from([(number, Position::Latest, Some(7))]);
+        assert_eq!(planned_at(&shards, &with_leases, &open_since(&[3, 4, 5, 6])), at(3));
+        assert_eq!(planned_at(&shards, &with_leases, &open_since(&[5, 6])), at(5));
+        // A shard with a lease leads to its descendants, no matter when it closed.
+        let with_leases = [with_leases[0].clone(), new_lease(&shards[2], Position::TrimHorizon)];
+        assert_eq!(planned_at(&shards, &with_leases, &open_since(&[5, 6])), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_child_inherits_the_instant_of_its_parent() {
+        let mut leases = leases(&[4, 5, 8], &Position::Latest);
+        leases[1].checkpoint = Position::ShardEnd;
+        leases[1].initial_time_millis = Some(7);
+        let child = |number| (number, Position::TrimHorizon, Some(7));
+        assert_eq!(
+            planned_at(&worked_example(), &leases, &StartTime::at_millis(9)),
+            BTreeSet::from([child(9), child(10)])
+        );
+    }
+
+    #[test]
+    fn an_unlisted_parent_still_counts_by_its_lease() {
+        let shards = [shard(9, &[5], false)];
+        let unfinished = leases(&[5], &Position::TrimHorizon);
+        assert!(planned(&shards, &unfinished, InitialPosition::Latest).is_empty());
+        let finished = leases(&[5], &Position::ShardEnd);
+        let plan = planned(&shards, &finished, InitialPosition::Latest);
+        assert_eq!(plan, BTreeSet::from([(9, Position::TrimHorizon)]));
+        let plan = planned(&shards, &[], InitialPosition::Latest);
+        assert_eq!(plan, BTreeSet::from([(9, Position::Latest)]), "the parent is unknown");
+    }
+
+    #[test]
+    fn a_named_shard_starts_at_its_own_position() {
+        let shards = worked_example();
+        let named = [(4, after(7)), (5, ShardPosition::Latest)];
+        let plan = planned_with(&shards, &[], InitialPosition::TrimHorizon, &named);
+        let mut expected: BTreeSet<_> = (0..=3).map(|number| (number, Position::TrimHorizon)).collect();
+        expected.extend([(4, after(7).position()), (5, Position::Latest)]);
+        assert_eq!(plan, expected);
+    }
+
+    #[test]
+    fn named_position_marks_its_ancestors_done() {
+        let shards = worked_example();
+        for initial in [InitialPosition::TrimHorizon, InitialPosition::Latest, AT_TIMESTAMP] {
+            // 9 and 10 are children of 5. 8 descends from 0 to 3.
+            let named = [(4, after(1)), (8, after(2)), (9, after(3))];
+            let plan = planned_with(&shards, &[], initial, &named);
+            let expected = BTreeSet::from([
+                (4, after(1).position()),
+                (5, Position::ShardEnd),
+                (8, after(2).position()),
+                (9, after(3).position()),
+                (10, Position::TrimHorizon),
+            ]);
+            assert_eq!(plan, expected, "{initial:?}");
+        }
+    }
+
+    #[test]
+    fn the_ended_lease_of_an_ancestor_comes_first_with_its_children() {
+        let named = BTreeMap::from([(id(9), after(3))]);
+        let new_leases = plan_new_leases(&worked_example(), &[], &InitialPosition::TrimHorizon, None, &named);
+        let index_of = |number| new_leases.iter().position(|lease| lease.shard_id == id(number)).unwrap();
+        assert!(index_of(5) < index_of(9) && index_of(5) < index_of(10));
+        assert!(new_leases[index_of(5)].children.iter().eq([&id(9), &id(10)]));
+    }
+
+    #[test]
+    fn the_unnamed_side_of_a_merge_is_read() {
+        let shards = [shard(0, &[], true), shard(1, &[], true), shard(2, &[0, 1], false)];
+        for (initial, position) in [
+            (InitialPosition::TrimHorizon, Position::TrimHorizon),
+            (InitialPosition::Latest, Position::Latest),
+        ] {
+            let plan = planned_with(&shards, &[], initial, &[(0, after(5))]);
+            assert_eq!(plan, BTreeSet::from([(0, after(5).position()), (1, position)]), "{initial:?}");
+        }
+    }
+
+    #[test]
+    fn a_shard_between_two_named_ones_is_read() {
+        let shards = [shard(0, &[], true), shard(1, &[0], true), shard(2, &[1], false)];
+        let plan = |named: &[_]| planned_with(&shards, &[], InitialPosition::Latest, named);
+        let [zero, one, two] = [0, 1, 2].map(|number| (number, after(number as u128).position()));
+        assert_eq!(plan(&[(0, after(0)), (1, after(1))]), BTreeSet::from([zero.clone(), one]));
+        let between = (1, Position::TrimHorizon);
+        assert_eq!(plan(&[(0, after(0)), (2, after(2))]), BTreeSet::from([zero, between, two]));
+    }
+
+    #[test]
+    fn a_named_sentinel_changes_nothing_for_the_ancestors() {
+        let shards = [shard(0, &[], true), shard(1, &[0], false), shard(2, &[0], false)];
+        let named = [(1, ShardPosition::Latest)];
+        let plan = planned_with(&shards, &[], InitialPosition::TrimHorizon, &named);
+        assert_eq!(plan, BTreeSet::from([(0, Position::TrimHorizon), (1, Position::Latest)]));
+        let named = [(1, ShardPosition::TrimHorizon)];
+        let plan = planned_with(&shards, &[], InitialPosition::Latest, &named);
+        assert_eq!(plan, BTreeSet::from([(1, Position::TrimHorizon), (2, Position::Latest)]));
+    }
+
+    #[test]
+    fn a_named_shard_with_a_leased_descendant_is_not_restarted() {
+        let shards = worked_example();
+        let named = [(5, after(1)), (4, after(1)), (0, ShardPosition::TrimHorizon)];
+        // 5 was read and its row deleted. Of the descendants of 0 only 8 has a row.
+        let complete = leases(&[4, 8, 9, 10], &Position::TrimHorizon);
+        let plan = planned_with(&shards, &complete, InitialPosition::TrimHorizon, &named);
+        assert_eq!(plan, BTreeSet::new());
+    }
+
+    #[test]
+    fn children_of_an_unlisted_named_shard_start_at_the_beginning() {
+        let shards =
+            [shard(1, &[0], false), shard(2, &[0], true), shard(3, &[2], false), shard(4, &[], false)];
+        let named = [(0, after(9))];
+        let plan = |leases: &[Lease]| planned_with(&shards, leases, InitialPosition::Latest, &named);
+        let beginning = |number| (number, Position::TrimHorizon);
+        assert_eq!(plan(&[]), BTreeSet::from([beginning(1), beginning(2), (4, Position::Latest)]));
+        // 2 was read to its end and its row deleted.
+        let leases = [1, 3, 4].map(|number| Lease {
+            parents: BTreeSet::from([id(if number == 3 { 2 } else { 0 })]),
+            ..Lease::unowned(id(number), Position::TrimHorizon)
+        });
+        assert_eq!(plan(&leases), BTreeSet::new());
+    }
+
+    #[test]
+    fn the_instant_of_a_named_shard_is_kept_in_its_row() {
+        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(77);
+        let named = BTreeMap::from([(id(4), ShardPosition::AtTimestamp(at))]);
+        let new_leases = plan_new_leases(&worked_example(), &[], &InitialPosition::Latest, None, &named);
+        let lease_of = |number| new_leases.iter().find(|lease| lease.shard_id == id(number)).unwrap();
+        assert_eq!(lease_of(4).initial_time_millis, Some(77));
+        assert_eq!(lease_of(9).initial_time_millis, None);
+    }
+
+    /// The shards of a stream that was resharded at random, all of them still listed.
+    fn any_history() -> impl Strategy<Value = Vec<Shard>> {
+        let steps = prop::collection::vec((any::<bool>(), any::<usize>(), any::<usize>()), 0..12);
+        (1..4usize, steps).prop_map(|(roots, steps)| {
+            let mut shards: Vec<Shard> = (0..roots).map(|number| shard(number, &[], false)).collect();
+            for (is_merge, one, other) in steps {
+                let open: Vec<usize> =
+                    (0..shards.len()).filter(|number| !shards[*number].is_closed).collect();
+                let (one, other) = (open[one % open.len()], open[other % open.len()]);
+                shards[one].is_closed = true;
+                if is_merge && one != other {
+                    shards[other].is_closed = true;
+                    shards.push(shard(shards.len(), &[one, other], false));
+                } else {
+                    let first = shards.len();
+                    shards.extend([first, first + 1].map(|number| shard(number, &[one], false)));
+                }
+            }
+            shards
+        })
+    }
+
+    proptest! {
+        /// For any history and any named positions, every named shard gets its position, and the plan is empty once the
+        /// leases are created. Reading shard after shard to its end reaches every open shard, parents before children.
+        #[test]
+        fn every_lineage_is_read_to_its_open_shards_and_never_twice(
+            shards in any_history(),
+            choices in prop::collection::btree_map(0..30usize, 0..3u8, 0..6),
+            at_latest: bool,
+            at_instant: bool,
+        ) {
+            let start_time = at_instant.then(|| StartTime::at_millis(7));
+            let initial = if at_latest { InitialPosition::Latest } else { InitialPosition::TrimHorizon };
+            let named: BTreeMap<ShardId, ShardPosition> = choices
+                .into_iter()
+                .filter(|(number, _)| *number < shards.len())
+                .map(|(number, choice)| (id(number), match choice {
+                    0 => ShardPosition::TrimHorizon,
+                    1 => ShardPosition::Latest,
+                    _ => after(5),
+                }))
+                .collect();
+            let mut leases = plan_new_leases(&shards, &[], &initial, start_time.as_ref(), &named);
+            for (shard_id, position) in &named {
+                let lease = leases.iter().find(|lease| lease.shard_id == *shard_id);
+                prop_assert_eq!(lease.map(|lease| &lease.checkpoint), Some(&position.position()));
+            }
+            prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, start_time.as_ref(), &named), vec![]);
+            // Each shard that may be read is read to its end, after the leases of its children are created.
+            let is_ancestor = |ancestor: &ShardId, shard_id: &ShardId| {
+                let mut above: Vec<&ShardId> = vec![shard_id];
+                while let Some(next) = above.pop() {
+                    let shard = shards.iter().find(|shard| shard.shard_id == *next).unwrap();
+                    if shard.parents.contains(ancestor) {
+                        return true;
+                    }
+                    above.extend(&shard.parents);
+                }
+                false
+            };
+            let mut started: BTreeSet<ShardId> = BTreeSet::new();
+            loop {
+                let has_lease = |leases: &[Lease], shard_id: &ShardId| {
+                    leases.iter().any(|lease| lease.shard_id == *shard_id)
+                };
+                let is_unfinished = |parent: &ShardId| {
+                    leases.iter().any(|lease| lease.shard_id == *parent && !lease.is_finished())
+                };
+                let can_start =
+                    |lease: &Lease| !lease.is_finished() && !lease.parents.iter().any(is_unfinished);
+                let readable: Vec<ShardId> =
+                    leases.iter().filter(|lease| can_start(lease)).map(|lease| lease.shard_id.clone()).collect();
+                for shard_id in &readable {
+                    let is_new = started.insert(shard_id.clone());
+                    let late = started.iter().find(|descendant| is_ancestor(shard_id, descendant));
+                    prop_assert!(!is_new || late.is_none(), "{:?} starts after its descendant {:?}", shard_id, late);
+                }
+                // The end of a shard waits for the lease of a child's other parent.
+                let can_end = |shard_id: &&ShardId| {
+                    let shard = shards.iter().find(|shard| shard.shard_id == **shard_id).unwrap();
+                    shard.is_closed
+                        && shards
+                            .iter()
+                            .filter(|child| child.parents.contains(*shard_id) && !has_lease(&leases, &child.shard_id))
+                            .all(|child| child.parents.iter().all(|parent| has_lease(&leases, parent)))
+                };
+                let Some(ended) = readable.iter().find(can_end) else { break };
+                for child in shards.iter().filter(|shard| shard.parents.contains(ended)) {
+                    if !has_lease(&leases, &child.shard_id) {
+                        leases.push(new_lease(child, Position::TrimHorizon));
+                    }
+                }
+                let row = leases.iter_mut().find(|lease| lease.shard_id == *ended);
+                row.unwrap().checkpoint = Position::ShardEnd;
+                prop_assert_eq!(plan_new_leases(&shards, &leases, &initial, start_time.as_ref(), &named), vec![]);
+            }
+            for open in shards.iter().filter(|shard| !shard.is_closed) {
+                prop_assert!(started.contains(&open.shard_id), "{:?} is never read: {:?}", open, leases);
+            }
+        }
+    }
+}

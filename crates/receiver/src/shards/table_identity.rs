@@ -1,0 +1,124 @@
+//! Whether a lease table belongs to the stream: pure checks of stream identity and hash-key ranges.
+
+use std::collections::HashMap;
+
+use lease_store::{HashKeyRange, Lease, ShardId, StreamIdentity};
+use shard_worker::Shard;
+
+use crate::error::{ReceiverError, ReceiverErrorKind};
+
+/// Refuses leases that were written for another stream, or for one of the same name that was deleted and created again.
+///
+/// # Errors
+/// `WrongStream`, whose message names the table, the row, and both solutions.
+pub(crate) fn check_identity(
+    table: &str,
+    leases: &[Lease],
+    identity: &StreamIdentity,
+) -> Result<(), ReceiverError> {
+    let foreign = leases.iter().find_map(|lease| {
+        let stream = lease.stream.as_ref().filter(|stream| *stream != identity)?;
+        Some((lease, stream))
+    });
+    let Some((lease, stream)) = foreign else { return Ok(()) };
+    let mismatch = if stream.arn == identity.arn {
+        format!("{stream}, which has been deleted; this is another stream of the same name: {identity}")
+    } else {
+        format!("{stream}, but the stream to read is {identity}")
+    };
+    Err(wrong_stream(table, lease, &mismatch))
+}
+
+/// Refuses leases whose hash-key ranges differ from those of the shards. The range of a shard never changes, so such rows
+/// belong to another stream, even if no row names its stream.
+///
+/// # Errors
+/// As [`check_identity`].
+pub(crate) fn check_shards(
+    table: &str,
+    leases: &[Lease],
+    shards: &[Shard],
+    identity: &StreamIdentity,
+) -> Result<(), ReceiverError> {
+    let ranges: HashMap<&ShardId, HashKeyRange> =
+        shards.iter().filter_map(|shard| Some((&shard.shard_id, shard.hash_key_range?))).collect();
+    let foreign = leases.iter().find_map(|lease| {
+        let (recorded, real) = (lease.hash_key_range?, *ranges.get(&lease.shard_id)?);
+        (recorded != real).then_some((lease, recorded, real))
+    });
+    let Some((lease, recorded, real)) = foreign else { return Ok(()) };
+    let mismatch = format!(
+        "a shard of the hash keys {} to {}, but in the stream to read ({identity}) that shard covers {} to {}",
+        recorded.start(),
+        recorded.end(),
+        real.start(),
+        real.end()
+    );
+    Err(wrong_stream(table, lease, &mismatch))
+}
+
+fn wrong_stream(table: &str, lease: &Lease, mismatch: &str) -> ReceiverError {
+    ReceiverError::new(
+        ReceiverErrorKind::WrongStream,
+        format!(
+            "the lease table {table:?} belongs to another stream: its row {} is for {mismatch}. Positions of one stream are \
+             invalid in another. Either give the application another name (and with it a table of its own), or, if its \
+             progress in the old stream is no longer needed, stop all its workers and delete the table",
+            lease.shard_id
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use lease_store::{HashKey, Position};
+
+    use super::*;
+
+    fn identity(name: &str, creation_epoch_seconds: u64) -> StreamIdentity {
+        StreamIdentity { arn: format!("arn:aws:kinesis:eu-west-1:1:stream/{name}"), creation_epoch_seconds }
+    }
+
+    fn lease(stream: Option<StreamIdentity>) -> Lease {
+        let mut lease = Lease::unowned(ShardId::numbered(7), Position::TrimHorizon);
+        lease.stream = stream;
+        lease
+    }
+
+    #[test]
+    fn another_or_recreated_stream_is_refused_with_both_solutions() {
+        let mine = identity("orders", 17);
+        check_identity("orders-app", &[lease(None), lease(Some(mine.clone()))], &mine).unwrap();
+        for (foreign, reason) in
+            [(identity("invoices", 17), "stream/invoices"), (identity("orders", 16), "has been deleted")]
+        {
+            let error =
+                check_identity("orders-app", &[lease(None), lease(Some(foreign))], &mine).unwrap_err();
+            assert_eq!(error.kind(), ReceiverErrorKind::WrongStream);
+            for part in ["\"orders-app\"", "shardId-000000000007", reason, "another name", "delete the table"]
+            {
+                assert!(error.to_string().contains(part), "{part} in {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_without_a_stream_are_checked_by_their_hash_key_ranges() {
+        let shard = |end: u128| Shard {
+            shard_id: ShardId::numbered(7),
+            parents: BTreeSet::new(),
+            hash_key_range: Some(HashKeyRange::new(HashKey(0), HashKey(end)).unwrap()),
+            is_closed: false,
+        };
+        let mut lease = lease(None);
+        let mine = identity("orders", 17);
+        check_shards("t", std::slice::from_ref(&lease), &[shard(5)], &mine).unwrap();
+        lease.hash_key_range = shard(5).hash_key_range;
+        check_shards("t", std::slice::from_ref(&lease), &[shard(5)], &mine).unwrap();
+        let error = check_shards("t", &[lease], &[shard(6)], &mine).unwrap_err();
+        assert_eq!(error.kind(), ReceiverErrorKind::WrongStream);
+        assert!(error.to_string().contains("0 to 5") && error.to_string().contains("0 to 6"), "{error}");
+    }
+}
