@@ -15,7 +15,7 @@ use shard_worker::{
 use crate::error::{ReceiverError, ReceiverErrorKind};
 use crate::handle::Shared;
 use crate::receiver::Receiver;
-use crate::settings::{ReceiverSettings, Retries};
+use crate::settings::ReceiverSettings;
 use crate::shards::initial_position::{InitialPosition, ShardPosition};
 
 /// Builds a [`Receiver`] from settings (plain data) and components (a stream, a lease store, record processors).
@@ -25,7 +25,9 @@ pub struct ReceiverBuilder {
     source: Option<Arc<dyn StreamSource>>,
     store: Option<Arc<dyn LeaseStore>>,
     processors: Option<Arc<dyn RecordProcessorFactory>>,
-    retries: Retries,
+    /// `None`: the default of the shard worker.
+    processing_retry: Option<RetryPolicy>,
+    checkpoint_retry: RetryPolicy,
     failure_policy: FailurePolicy,
     seed: Option<u64>,
     budget: Option<ByteBudget>,
@@ -250,7 +252,7 @@ impl ReceiverBuilder {
     /// attempts of a batch.
     #[must_use]
     pub fn processing_retry(mut self, retry: RetryPolicy) -> Self {
-        self.retries.processing = Some(retry);
+        self.processing_retry = Some(retry);
         self
     }
 
@@ -258,7 +260,7 @@ impl ReceiverBuilder {
     /// numbers of Spark's receiver.
     #[must_use]
     pub fn checkpoint_retry(mut self, retry: RetryPolicy) -> Self {
-        self.retries.checkpoint = retry;
+        self.checkpoint_retry = retry;
         self
     }
 
@@ -315,15 +317,17 @@ impl ReceiverBuilder {
         let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
         let shared = Arc::new(Shared::new(worker_id.clone(), budget.clone()));
+        let mut worker_options = self.settings.worker_options(budget);
+        worker_options.failure_policy = self.failure_policy;
+        worker_options.retry = self.processing_retry.unwrap_or(worker_options.retry);
         Ok(Receiver {
-            worker_options: self.settings.worker_options(budget),
+            worker_options,
             settings: self.settings,
             worker_id,
             source,
             store,
             processors,
-            retries: self.retries,
-            failure_policy: self.failure_policy,
+            checkpoint_retry: self.checkpoint_retry,
             rng,
             shared,
         })

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
-use shard_worker::{FailurePolicy, RecordProcessorFactory, ShardWorkerOptions, StreamSource};
+use shard_worker::{RecordProcessorFactory, RetryPolicy, ShardWorkerOptions, StreamSource};
 
 use crate::handle::{ReceiverHandle, Shared};
-use crate::settings::{ReceiverSettings, Retries};
+use crate::settings::ReceiverSettings;
 
 /// One worker of the fleet that reads a stream: it holds a share of the leases and runs a shard worker for each.
 ///
@@ -20,8 +20,7 @@ pub struct Receiver {
     pub(crate) source: Arc<dyn StreamSource>,
     pub(crate) store: Arc<dyn LeaseStore>,
     pub(crate) processors: Arc<dyn RecordProcessorFactory>,
-    pub(crate) retries: Retries,
-    pub(crate) failure_policy: FailurePolicy,
+    pub(crate) checkpoint_retry: RetryPolicy,
     /// The options of every shard worker, without the start time of the shard and the retention of the stream.
     pub(crate) worker_options: ShardWorkerOptions,
     pub(crate) rng: Rng,

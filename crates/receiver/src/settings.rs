@@ -8,8 +8,8 @@ use lease_store::{ShardId, WorkerId};
 use serde::{Deserialize, Serialize};
 use shard_worker::{
     BatchLimits, ByteBudget, DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
-    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RateLimit, RetryPolicy,
-    RunUntil, ShardWorkerOptions, WatchdogLimits,
+    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RateLimit, RunUntil,
+    ShardWorkerOptions, WatchdogLimits,
 };
 
 use crate::shards::initial_position::{InitialPosition, ShardPosition, millis_since_1970};
@@ -19,14 +19,6 @@ const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
 
 /// The share of the drain time for which a stop waits for late acknowledgements. The rest is for the last checkpoint.
 const FLUSH_WAIT_SHARE: f64 = 0.75;
-
-/// How long to wait before a failed operation is retried.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Retries {
-    /// `None`: the default of the shard worker.
-    pub(crate) processing: Option<RetryPolicy>,
-    pub(crate) checkpoint: RetryPolicy,
-}
 
 /// The settings of a receiver. All times are in milliseconds when read from a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

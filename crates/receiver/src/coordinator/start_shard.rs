@@ -7,8 +7,7 @@ use std::time::SystemTime;
 use checkpointer::{Cadence, Checkpointer};
 use lease_store::{HeldLease, Lease, Position, ShardId};
 use shard_worker::{
-    DEFAULT_PROCESSING_RETRY, Interventions, ShardContext, ShardOutcome, ShardProgress, ShardWorker,
-    ShardWorkerOptions,
+    ShardContext, ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions, WatchdogCommands,
 };
 use tokio::sync::watch;
 use tokio::task::JoinError;
@@ -30,26 +29,23 @@ impl Coordinator {
         let span = tracing::info_span!("shard", %shard_id, lease_counter);
         let (lease_lost, stop) = (CancellationToken::new(), self.stop_shards.child_token());
         let (progress_sender, progress) = watch::channel(ShardProgress::default());
-        let context = ShardContext {
-            application: self.application.clone(),
-            stream: self.stream.clone(),
-            shard_id: shard_id.clone(),
-            worker_id: self.receiver.worker_id.clone(),
-            fencing_token: held.fencing_token().clone(),
-            start: held.taken().checkpoint.clone(),
-            pending_checkpoint: held.taken().pending_checkpoint.clone(),
-            parent_shard_ids: held.taken().parents.clone(),
-            hash_key_range: held.taken().hash_key_range,
-            failure_policy: self.receiver.failure_policy.clone(),
-            retry: self.receiver.retries.processing.unwrap_or(DEFAULT_PROCESSING_RETRY),
-            stopping: stop.clone(),
-            lease_lost: lease_lost.clone(),
-        };
+        let mut context = ShardContext::new(
+            self.application.clone(),
+            self.stream.clone(),
+            shard_id.clone(),
+            held.fencing_token().clone(),
+        );
+        context.start = held.taken().checkpoint.clone();
+        context.pending_checkpoint.clone_from(&held.taken().pending_checkpoint);
+        context.parent_shard_ids.clone_from(&held.taken().parents);
+        context.hash_key_range = held.taken().hash_key_range;
+        context.stopping = stop.clone();
+        context.lease_lost = lease_lost.clone();
         let cadence =
             Cadence { interval: settings.checkpoint_interval, records: settings.checkpoint_records };
         let checkpointer = span.in_scope(|| {
             let rng = self.receiver.rng.fork();
-            let retry = self.receiver.retries.checkpoint;
+            let retry = self.receiver.checkpoint_retry;
             Checkpointer::start(held.clone(), context.start.clone(), cadence, retry, rng)
         });
         let end_recorder = ShardEndWriter {
@@ -64,15 +60,14 @@ impl Coordinator {
         };
         let trigger = checkpointer.trigger();
         let acknowledger = checkpointer.acknowledger();
-        let interventions = Interventions::default();
+        let watchdog_commands = WatchdogCommands::default();
         let worker = ShardWorker {
             context,
             source: self.receiver.source.clone(),
             processors: self.receiver.processors.clone(),
             checkpointer,
             end_recorder: Arc::new(end_recorder),
-            stop: stop.clone(),
-            interventions: interventions.clone(),
+            watchdog_commands: watchdog_commands.clone(),
             progress: progress_sender,
             options: self.options_for(held.taken()),
             rng: self.receiver.rng.fork(),
@@ -82,7 +77,7 @@ impl Coordinator {
             held: held.clone(),
             trigger,
             stop,
-            interventions,
+            watchdog_commands,
             progress: progress.clone(),
             watchdog: settings.watchdog_limits(),
             failover_time: settings.failover_time,
