@@ -210,8 +210,8 @@ fn no_region(endpoints: &Endpoints) -> AslError {
 mod tests {
     use std::time::Duration;
 
-    use aws_sdk_kinesis::config::Credentials;
     use crate::timeouts::{MAX_LEASE_ATTEMPT_TIMEOUT, MAX_LEASE_OPERATION_TIMEOUT};
+    use aws_sdk_kinesis::config::Credentials;
     use shard_worker::{ShardFilter, SourceErrorKind, StreamSource};
     use tokio::net::TcpListener;
 

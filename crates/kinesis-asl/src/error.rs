@@ -112,7 +112,11 @@ pub(crate) struct ServiceError<'a> {
 }
 
 /// The error for an exception inside a stream of events.
-pub(crate) fn service_error(action: &str, destination: &Destination, answer: &ServiceError<'_>) -> SourceError {
+pub(crate) fn service_error(
+    action: &str,
+    destination: &Destination,
+    answer: &ServiceError<'_>,
+) -> SourceError {
     let kind = classify_answer(answer.status, answer.code);
     with_hint(action, destination, kind, Some(answer.code), &answer.text)
 }
@@ -258,7 +262,8 @@ mod tests {
     }
 
     fn answer(status: u16, code: &str) -> SdkError<GetRecordsError> {
-        let error = GetRecordsError::generic(ErrorMetadata::builder().code(code).message("some reason").build());
+        let error =
+            GetRecordsError::generic(ErrorMetadata::builder().code(code).message("some reason").build());
         SdkError::service_error(error, HttpResponse::new(status.try_into().unwrap(), "".into()))
     }
 
@@ -294,7 +299,8 @@ mod tests {
             let error = source_error("reading", &destination(), answer(status, code));
             assert_eq!(error.kind(), expected, "{status} {code}");
             let message = error.to_string();
-            for part in ["reading failed", "\"words\"", "eu-west-1", "https://kinesis.test", code, "some reason"]
+            for part in
+                ["reading failed", "\"words\"", "eu-west-1", "https://kinesis.test", code, "some reason"]
             {
                 assert!(message.contains(part), "{part} is not in {message}");
             }

@@ -31,11 +31,11 @@
 //! # Reading from `LATEST`
 //!
 //! An iterator for `LATEST` starts at the tip of the shard at the moment it was made. An iterator expires after five minutes. If
-//! the service refuses one before the first record was read, reading resumes from the time of the first iterator, so records
-//! that arrived in between are not lost.
+//! the service refuses one before the first record was read, reading resumes from the time of the first iterator. So records that
+//! arrived in between are not lost.
 //!
-//! That time is the `Date` header of the service's answer, minus the duration of the call and minus one second, because the
-//! header has whole seconds. A record that arrived within this margin before the start may be delivered. If a server sends no
+//! That time is the `Date` header of the service's answer, minus the duration of the call. One more second is
+//! subtracted because the header has whole seconds. A record that arrived within this margin before the start may be delivered. If a server sends no
 //! date, reading resumes from the current tip, and a warning is logged.
 //!
 //! The same holds for a subscription at `LATEST` that ends before its first event: the next one starts at the time of the

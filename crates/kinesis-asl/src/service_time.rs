@@ -7,7 +7,7 @@ use aws_sdk_kinesis::primitives::DateTime;
 const NANOS_PER_MILLI: i128 = 1_000_000;
 
 /// Converts a time from the service. The service counts milliseconds, but the SDK parses them as a floating-point number and
-/// truncates, so 0.123 s can become 0.122999906 s; rounding restores the exact value. `None`: out of range.
+/// truncates. So 0.123 s can become 0.122999906 s; rounding restores the exact value. `None`: out of range.
 pub(crate) fn to_system_time(time: DateTime) -> Option<SystemTime> {
     let millis = (time.as_nanos() + NANOS_PER_MILLI / 2).div_euclid(NANOS_PER_MILLI);
     let distance = Duration::from_millis(u64::try_from(millis.unsigned_abs()).ok()?);

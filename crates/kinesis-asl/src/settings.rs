@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{AslError, AslErrorKind};
 use crate::fan_out::settings::RetrievalMode;
-use crate::get_records::GetRecordsFormat;
+use crate::get_records::format::GetRecordsFormat;
 
 /// The longest time to connect.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -215,7 +215,9 @@ pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
-        return Some(format!("{name} must not contain a user or password; configure credentials for the AWS SDK instead"));
+        return Some(format!(
+            "{name} must not contain a user or password; configure credentials for the AWS SDK instead"
+        ));
     }
     if rest.contains(['?', '#']) {
         return fault("must have no query and no fragment");

@@ -16,7 +16,7 @@ use crate::fan_out::settings::RetrievalMode;
 use crate::fan_out::shared::FanOut;
 use crate::fan_out::source::FanOutSource;
 use crate::fan_out::status::FanOutStatus;
-use crate::get_records::GetRecordsFormat;
+use crate::get_records::format::GetRecordsFormat;
 use crate::polling::PollingSource;
 use crate::stream_client::StreamClient;
 

@@ -21,7 +21,8 @@ use shard_worker::{
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Destination, source_error};
-use crate::get_records::{GetRecords, GetRecordsFormat};
+use crate::get_records::call::GetRecords;
+use crate::get_records::format::GetRecordsFormat;
 use crate::polling::read_pace::ReadRate;
 use crate::response_metadata::ResponseMetadata;
 use crate::service_time::to_system_time;

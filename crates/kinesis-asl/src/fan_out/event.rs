@@ -17,7 +17,7 @@ pub(crate) struct ConvertedEvent {
     pub(crate) ending: Ending,
 }
 
-/// What an event tells about the end of the shard. AWS names children only in the last event, which has no continuation
+/// The end of the shard as an event reports it. AWS names children only in the last event, which has no continuation
 /// number. Other servers name them earlier and always send a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {

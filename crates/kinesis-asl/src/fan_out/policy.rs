@@ -194,7 +194,7 @@ mod tests {
         prop::collection::vec(session, 1..80)
     }
 
-    /// One simulated session: when it was requested, and what the policy decided after it.
+    /// One simulated session: its request and end, and the decision of the policy.
     struct Run {
         requested_at: Instant,
         ended_at: Instant,

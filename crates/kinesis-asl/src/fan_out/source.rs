@@ -1,7 +1,7 @@
 //! Reads one shard over many sessions of `SubscribeToShard`, and by polling while subscriptions keep failing.
 //!
 //! The source keeps the read position. It moves only after a whole event was converted, without an await before the batch is
-//! returned, and the next event stays on the connection until the caller requests it. So the next session starts right after
+//! returned. The next event stays on the connection until the caller requests it. So the next session starts right after
 //! the last returned record, whether the previous one ended by an error, silence, renewal or a cancelled call.
 //!
 //! A caller that uses `ready` waits there until the next event begins to arrive, and reads it once it has reserved memory.
@@ -35,8 +35,8 @@ use crate::stream_client::StreamClient;
 /// How long a read waits before it returns an empty batch.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a session is read before it can count as silent: after a long pause of the caller, its events may take a moment
-/// to arrive.
+/// How long a session is read before it can count as silent. After a long pause of the caller, its events may take a moment to
+/// arrive.
 const MIN_LISTEN_TIME: Duration = Duration::from_secs(1);
 
 /// Reads one shard from a position on, by enhanced fan-out.
@@ -59,7 +59,7 @@ pub(crate) struct FanOutSource {
     reservation: Reservation,
 }
 
-/// What the caller has reserved memory for.
+/// The memory that the caller has reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reservation {
     /// The caller does not call `ready`, and gets every event.
@@ -91,12 +91,7 @@ struct Polling {
 }
 
 impl FanOutSource {
-    pub(crate) fn new(
-        stream: StreamClient,
-        fan_out: Arc<FanOut>,
-        shard_id: ShardId,
-        from: ReadFrom,
-    ) -> Self {
+    pub(crate) fn new(stream: StreamClient, fan_out: Arc<FanOut>, shard_id: ShardId, from: ReadFrom) -> Self {
         let settings = fan_out.settings();
         let poll_for = settings.fall_back_to_polling.then_some(settings.retry_fan_out_after);
         let policy = SubscriptionPolicy::new(stream.fork_rng(), poll_for);
@@ -143,8 +138,7 @@ impl FanOutSource {
             self.first_latest_call = Some(call.clone());
         }
         self.policy.requested(now);
-        let opened =
-            Subscription::open(&self.client, &self.stream, &arn, &self.shard_id, start, &call).await;
+        let opened = Subscription::open(&self.client, &self.stream, &arn, &self.shard_id, start, &call).await;
         self.record_latest_time();
         match opened {
             Ok(subscription) => {

@@ -1,7 +1,7 @@
 //! One `GetRecords` call: which path it takes, and what happens when it fails.
 //!
 //! Every attempt counts towards the five reads a second of its shard, even a failed one. So a failed call is not retried here,
-//! with one exception: a request refused for its encoding is sent once more in JSON, when the pace allows it. The caller
+//! with one exception: a request refused for its encoding is sent once more in JSON, at the next due time. The caller
 //! retries with growing waits.
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -254,7 +254,7 @@ impl Shared {
         }
     }
 
-    /// Records what the body of a successful answer shows about the server.
+    /// Records whether the server supports CBOR, from the body of a successful answer.
     fn record_encoding(&self, requested: Encoding, received: Option<Encoding>, outcome: CborOutcome) {
         match (requested, received) {
             (Encoding::Json, _) => {}

@@ -20,7 +20,9 @@ pub(crate) fn request(encoding: Encoding, iterator: &str) -> Vec<u8> {
 /// Decodes the body of a successful answer.
 pub(super) fn read_answer(body: Vec<u8>) -> Result<Answer, DecodeError> {
     if body.len() > MAX_BODY_BYTES {
-        return Err(Malformed { encoding: None, offset: MAX_BODY_BYTES, fault: "the body is too long" }.into());
+        return Err(
+            Malformed { encoding: None, offset: MAX_BODY_BYTES, fault: "the body is too long" }.into()
+        );
     }
     match Encoding::of(&body) {
         Some(Encoding::Cbor) => cbor::decode(&Bytes::from(body)),

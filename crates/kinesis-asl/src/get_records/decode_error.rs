@@ -21,7 +21,10 @@ impl fmt::Display for Malformed {
         let Self { encoding, offset, fault } = self;
         match encoding {
             Some(encoding) => {
-                write!(formatter, "the GetRecords answer in {encoding} is malformed at byte {offset}: {fault}")
+                write!(
+                    formatter,
+                    "the GetRecords answer in {encoding} is malformed at byte {offset}: {fault}"
+                )
             }
             None => write!(formatter, "the GetRecords answer is malformed at byte {offset}: {fault}"),
         }

@@ -1,7 +1,7 @@
 //! One direct request: over the SDK's connections with its credentials, but without its request machinery.
 //!
-//! A [`Route`] is learnt from a request that the SDK built and signed, so it has the endpoint, region and service that the SDK's
-//! own rules chose. If a part of it cannot be learnt with certainty, there is no route, and every call goes through the SDK.
+//! A [`Route`] is learnt from a request that the SDK built and signed. So it has the endpoint, region and service that the SDK's own
+//! rules chose. If a part of it cannot be learnt with certainty, there is no route, and every call goes through the SDK.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -23,10 +23,10 @@ use http_body::Body;
 use tokio::time::{Instant, timeout};
 
 use super::answer::MAX_BODY_BYTES;
-use super::signing::{Signable, Signer, parse_date};
 use super::codec::{self, read_refusal};
 use super::decode_error::Malformed;
 use super::encoding::Encoding;
+use super::signing::{Signable, Signer, parse_date};
 
 const TARGET: &str = "Kinesis_20131202.GetRecords";
 
@@ -244,7 +244,8 @@ async fn whole_body(response: &mut HttpResponse) -> Result<Vec<u8>, aws_sdk_kine
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let Ok(data) = frame?.into_data() else { continue };
         if data.len() > MAX_BODY_BYTES - whole.len() {
-            let malformed = Malformed { encoding: None, offset: MAX_BODY_BYTES, fault: "the body is too long" };
+            let malformed =
+                Malformed { encoding: None, offset: MAX_BODY_BYTES, fault: "the body is too long" };
             return Err(malformed.into());
         }
         whole.extend_from_slice(&data);

@@ -18,8 +18,8 @@ impl Encoding {
         }
     }
 
-    /// The encoding of a body by its first byte, since every answer is a map or an object and some servers send a wrong
-    /// content type. `None`: neither.
+    /// The encoding of a body by its first byte, because some servers send a wrong content type. Every answer is a map or an
+    /// object. `None`: neither.
     pub(super) fn of(body: &[u8]) -> Option<Self> {
         match body.first()? {
             0xa0..=0xbf => Some(Self::Cbor),

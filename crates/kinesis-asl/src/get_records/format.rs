@@ -25,7 +25,7 @@ pub(super) enum CborOutcome {
 /// The encoding of `GetRecords` requests, and the parser of its answers.
 ///
 /// An answer is decoded in the encoding in which it arrives, even if another one was requested. In every format a read is
-/// attempted once, regardless of the client's retry settings: each attempt counts towards the five reads a second that a shard
+/// attempted once, regardless of the client's retry settings. Each attempt counts towards the five reads a second that a shard
 /// allows, and the worker retries a failed read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -83,7 +83,8 @@ impl FormatMemory {
 
     /// Logs the format at the first call.
     pub(super) fn log_once(&self, stream: &str) {
-        self.logged.call_once(|| tracing::info!(stream, format = %self.setting, "reading records in this format"));
+        self.logged
+            .call_once(|| tracing::info!(stream, format = %self.setting, "reading records in this format"));
     }
 
     /// Switches to JSON, and logs that once.

@@ -189,7 +189,11 @@ impl Reader<'_> {
 
     fn end(&mut self) -> Result<(), Malformed> {
         self.skip_spaces();
-        if self.at == self.body.len() { Ok(()) } else { Err(self.malformed("unexpected bytes after the answer")) }
+        if self.at == self.body.len() {
+            Ok(())
+        } else {
+            Err(self.malformed("unexpected bytes after the answer"))
+        }
     }
 
     /// A string: the range of its text, after any escapes are resolved in place.

@@ -55,7 +55,9 @@ fn every_truncation_is_malformed_with_its_offset() {
         let malformed = fault(&RECORDED.as_bytes()[..length]);
         assert!(malformed.offset <= length, "{malformed}");
     }
-    assert!(fault(b"{\"Records\":[{]}").to_string().contains("GetRecords answer in JSON is malformed at byte 13"));
+    assert!(
+        fault(b"{\"Records\":[{]}").to_string().contains("GetRecords answer in JSON is malformed at byte 13")
+    );
 }
 
 #[test]

@@ -15,7 +15,8 @@ use shard_worker::{
 };
 use tokio::time::Instant;
 
-use crate::get_records::{Answer, CallError};
+use crate::get_records::answer::Answer;
+use crate::get_records::call::CallError;
 use crate::polling::read_pace::ReadPace;
 use crate::read_position::ReadPosition;
 use crate::response_metadata::{DATE_RESOLUTION, ResponseMetadata};
@@ -82,9 +83,7 @@ impl PollingSource {
             iterator.ok_or_else(|| self.stream.invalid("GetShardIterator returned no iterator"))?;
         if let ReadPosition::Latest { since } = &mut self.position {
             // The service made the iterator at some time during the call, and the date may be from the call's end.
-            *since = metadata
-                .date()
-                .and_then(|date| date.checked_sub(called_at.elapsed() + DATE_RESOLUTION));
+            *since = metadata.date().and_then(|date| date.checked_sub(called_at.elapsed() + DATE_RESOLUTION));
         }
         Ok(iterator)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{REGION, Server, credentials};
 use aws_sdk_cloudwatch::config::retry::RetryConfig;
 use aws_sdk_cloudwatch::config::{BehaviorVersion, Region};
 use aws_sdk_cloudwatch::{Client, Config};
@@ -13,7 +14,6 @@ use axum::extract::Request;
 use axum::response::Response;
 use kinesis_asl::{AslErrorKind, CloudWatchPublisher, MetricSample, MetricUnit};
 use lease_store::{ShardId, WorkerId};
-use crate::support::{REGION, Server, credentials};
 use tokio::sync::mpsc;
 
 /// The longest wait for a request or a stop before the test fails.

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::fan_out::{
+    CONSUMER_ARN, STREAM, STREAM_ARN, after, consumer, default_answer, described, open, read_error,
+    read_records, records, refused, server, session, settings, shard_id, starting_position, stream,
+};
+use crate::support::scripted::{Answer, Part, ScriptedKinesis};
 use kinesis_asl::{ConsumerStatus, FanOutSettings, KinesisStream, RetrievalMode};
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, SourceErrorKind, StreamSource as _};
-use crate::support::fan_out::{
-    CONSUMER_ARN, STREAM, STREAM_ARN, after, consumer, described, open, read_error, read_records, records,
-    refused, server, session, settings, shard_id, starting_position, stream, default_answer,
-};
-use crate::support::scripted::{Answer, Part, ScriptedKinesis};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 

@@ -4,15 +4,15 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::support::fan_out::{
+    LONGEST_READ, MAX_READS, after, default_answer, heartbeat, numbers_of, read, read_error, read_records,
+    records, refused, session, settings, shard_id, starting_position, stream,
+};
+use crate::support::scripted::{Answer, Part, ScriptedKinesis, event, record};
 use fastrand::Rng;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, SourceErrorKind, StreamSource as _};
-use crate::support::fan_out::{
-    LONGEST_READ, MAX_READS, after, heartbeat, numbers_of, read, read_error, read_records, records, refused,
-    session, settings, shard_id, starting_position, stream, default_answer,
-};
-use crate::support::scripted::{Answer, Part, ScriptedKinesis, event, record};
 use tokio::time::{Instant, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -59,7 +59,11 @@ impl ShardOf {
             }
             "GetRecords" => {
                 let iterator_at = &body["ShardIterator"];
-                let left = if iterator_at == "end" { Vec::new() } else { self.from("AT_SEQUENCE_NUMBER", iterator_at) };
+                let left = if iterator_at == "end" {
+                    Vec::new()
+                } else {
+                    self.from("AT_SEQUENCE_NUMBER", iterator_at)
+                };
                 let next = if left.is_empty() { Value::Null } else { iterator(left.get(2)) };
                 let records: Vec<Value> = left.iter().take(2).copied().map(record).collect();
                 Answer::Json(

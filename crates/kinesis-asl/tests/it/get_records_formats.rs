@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::{REGION, Server, client_config, every_format};
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
@@ -13,7 +14,6 @@ use axum::response::Response;
 use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
 use shard_worker::{ReadFrom, RecordSource, SourceErrorKind, StreamSource};
-use crate::support::{REGION, Server, client_config, every_format};
 use tokio::time::Instant;
 
 const CBOR: &str = "application/x-amz-cbor-1.1";
@@ -41,7 +41,9 @@ struct RawKinesis {
 }
 
 impl RawKinesis {
-    async fn start(answer: impl Fn(usize, &ReceivedCall) -> Response + Clone + Send + Sync + 'static) -> Self {
+    async fn start(
+        answer: impl Fn(usize, &ReceivedCall) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let recorded = calls.clone();
         let app = Router::new().fallback(move |request: Request| {
@@ -332,8 +334,9 @@ async fn failing_reads_never_exceed_five_a_second() {
     let fails = |number: usize, call: &ReceivedCall| {
         if number.is_multiple_of(3) { valid(call) } else { response(500, JSON, b"{}") }
     };
-    let throttles =
-        |_: usize, _: &ReceivedCall| response(400, JSON, br#"{"__type":"ProvisionedThroughputExceededException"}"#);
+    let throttles = |_: usize, _: &ReceivedCall| {
+        response(400, JSON, br#"{"__type":"ProvisionedThroughputExceededException"}"#)
+    };
     let servers = [
         RawKinesis::start(refuses_cbor).await,
         RawKinesis::start(fails).await,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use crate::support::{CannedKinesis, STREAM, every_format, ok, refusal};
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use axum::http::HeaderValue;
@@ -12,7 +13,6 @@ use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, RecordSource, ShardFilter, SourceErrorKind, StreamSource};
-use crate::support::{CannedKinesis, STREAM, every_format, ok, refusal};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -378,7 +378,11 @@ async fn positions_are_sent_in_the_form_of_the_api() {
             ("AT_TIMESTAMP", None),
         ];
         assert_eq!(starts, expected);
-        assert!((requests[2]["Timestamp"].as_f64().unwrap() - 1_700_000_000.123).abs() < 1e-6, "{}", requests[2]);
+        assert!(
+            (requests[2]["Timestamp"].as_f64().unwrap() - 1_700_000_000.123).abs() < 1e-6,
+            "{}",
+            requests[2]
+        );
     }
 }
 

@@ -112,8 +112,8 @@ impl LocalKinesis {
     /// Starts an empty server in a region.
     ///
     /// A lock serialises writes; all other calls run concurrently. Without the lock, a reader at the tip can miss a record that
-    /// has its sequence number but is not stored yet, and concurrent readers and writers can deadlock the server (both seen
-    /// with 0.7.0).
+    /// has a sequence number but is not stored yet. Concurrent readers and writers can also deadlock the server. Both were seen
+    /// with 0.7.0.
     pub(crate) async fn start_in(region: &str) -> Self {
         let options = StoreOptions {
             create_stream_ms: 0,

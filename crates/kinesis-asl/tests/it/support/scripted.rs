@@ -215,9 +215,12 @@ impl Body for Events {
                     continue;
                 }
                 Part::Frame(bytes) => bytes,
-                Part::Exception(kind) => {
-                    message("exception", ":exception-type", kind, &json!({ "message": "scripted by the test" }))
-                }
+                Part::Exception(kind) => message(
+                    "exception",
+                    ":exception-type",
+                    kind,
+                    &json!({ "message": "scripted by the test" }),
+                ),
                 Part::HalfAnEvent => {
                     let mut bytes =
                         message("event", ":event-type", "SubscribeToShardEvent", &event(&[1], None, &[]));
