@@ -210,12 +210,12 @@ fn no_region(endpoints: &Endpoints) -> AslError {
 mod tests {
     use std::time::Duration;
 
-    use crate::timeouts::{MAX_LEASE_ATTEMPT_TIMEOUT, MAX_LEASE_OPERATION_TIMEOUT};
     use aws_sdk_kinesis::config::Credentials;
     use shard_worker::{ShardFilter, SourceErrorKind, StreamSource};
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::timeouts::{MAX_LEASE_ATTEMPT_TIMEOUT, MAX_LEASE_OPERATION_TIMEOUT};
 
     fn loaded(region: Option<&'static str>) -> SdkConfig {
         SdkConfig::builder()
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn table_and_metrics_default_to_the_region_of_the_stream() {
         let aws = KinesisAsl::with_config(&AwsSettings::new("words"), &loaded(Some("ap-south-1"))).unwrap();
-        assert_eq!(region_of(aws.stream.sdk().config().region()), "ap-south-1");
+        assert_eq!(region_of(aws.kinesis.config().region()), "ap-south-1");
         assert_eq!(region_of(aws.dynamodb.config().region()), "ap-south-1");
         assert_eq!(region_of(aws.cloudwatch.config().region()), "ap-south-1");
     }
@@ -244,7 +244,7 @@ mod tests {
             ..AwsSettings::new("words")
         };
         let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
-        assert_eq!(region_of(aws.stream.sdk().config().region()), "ap-south-1");
+        assert_eq!(region_of(aws.kinesis.config().region()), "ap-south-1");
         assert_eq!(region_of(aws.dynamodb.config().region()), "eu-west-1");
         assert_eq!(region_of(aws.cloudwatch.config().region()), "eu-west-2");
     }

@@ -164,11 +164,3 @@ impl StreamSource for KinesisStream {
         })
     }
 }
-
-#[cfg(test)]
-impl KinesisStream {
-    /// The SDK client, for tests of its configuration.
-    pub(crate) fn sdk(&self) -> &Client {
-        self.client.sdk()
-    }
-}

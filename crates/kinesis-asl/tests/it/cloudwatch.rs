@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{REGION, Server, credentials};
 use aws_sdk_cloudwatch::config::retry::RetryConfig;
 use aws_sdk_cloudwatch::config::{BehaviorVersion, Region};
 use aws_sdk_cloudwatch::{Client, Config};
@@ -15,6 +14,8 @@ use axum::response::Response;
 use kinesis_asl::{AslErrorKind, CloudWatchPublisher, MetricSample, MetricUnit};
 use lease_store::{ShardId, WorkerId};
 use tokio::sync::mpsc;
+
+use crate::support::{REGION, Server, credentials};
 
 /// The longest wait for a request or a stop before the test fails.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -1,9 +1,10 @@
 //! Dead letters in a stream, with a local Kinesis server.
 
-use crate::support::LocalKinesis;
 use kinesis_asl::{KinesisDeadLetters, KinesisStream};
 use lease_store::ShardId;
 use shard_worker::{DeadLetter, DeadLetterSink, LetterInJson, ReadFrom, Record, StreamSource};
+
+use crate::support::LocalKinesis;
 
 /// More reads than the test needs.
 const MAX_READS: usize = 20;

@@ -4,16 +4,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::fan_out::{
-    CONSUMER_ARN, STREAM, STREAM_ARN, after, consumer, default_answer, described, open, read_error,
-    read_records, records, refused, server, session, settings, shard_id, starting_position, stream,
-};
-use crate::support::scripted::{Answer, Part, ScriptedKinesis};
 use kinesis_asl::{ConsumerStatus, FanOutSettings, KinesisStream, RetrievalMode};
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, SourceErrorKind, StreamSource as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+
+use crate::support::STREAM;
+use crate::support::fan_out::{
+    CONSUMER_ARN, STREAM_ARN, after, consumer, default_answer, described, open, read_error, read_records,
+    records, refused, server, session, settings, shard_id, starting_position, stream,
+};
+use crate::support::scripted::{Answer, Part, ScriptedKinesis};
 
 /// The time from registration until the scripted consumer is active.
 const BECOMES_ACTIVE_AFTER: Duration = Duration::from_secs(3);

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use shard_worker::{FetchedBatch, ReadFrom, RecordSource, SourceError, StreamSource as _};
+use tokio::time::{Instant, sleep, timeout};
+
 use crate::support::fan_out::{
     LONGEST_READ, MAX_READS, heartbeat, numbers_of, open, records, server, session, settings, shard_id,
     stream,
 };
 use crate::support::scripted::{Part, event};
-use shard_worker::{FetchedBatch, ReadFrom, RecordSource, SourceError, StreamSource as _};
-use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 

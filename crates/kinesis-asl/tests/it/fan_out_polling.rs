@@ -4,16 +4,17 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::support::fan_out::{
-    LONGEST_READ, MAX_READS, after, default_answer, heartbeat, numbers_of, read, read_error, read_records,
-    records, refused, session, settings, shard_id, starting_position, stream,
-};
-use crate::support::scripted::{Answer, Part, ScriptedKinesis, event, record};
 use fastrand::Rng;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, SourceErrorKind, StreamSource as _};
 use tokio::time::{Instant, timeout};
+
+use crate::support::fan_out::{
+    LONGEST_READ, MAX_READS, after, default_answer, heartbeat, numbers_of, read, read_error, read_records,
+    records, refused, session, settings, shard_id, starting_position, stream,
+};
+use crate::support::scripted::{Answer, Part, ScriptedKinesis, event, record};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use crate::support::fan_out::{
-    CONSUMER_ARN, MAX_READS, SHARD, STREAM, after, default_answer, heartbeat, numbers_of, open, read,
-    read_error, read_records, records, refused, server, session, settings, shard_id, shards,
-    starting_position, stream,
-};
-use crate::support::scripted::{Answer, EPOCH_SECONDS, Part, ScriptedKinesis, event};
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use kinesis_asl::{KinesisStream, RetrievalMode};
 use shard_worker::{ReadFrom, ShardEnd, SourceErrorKind, StreamSource as _};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::STREAM;
+use crate::support::fan_out::{
+    CONSUMER_ARN, MAX_READS, SHARD, after, default_answer, heartbeat, numbers_of, open, read, read_error,
+    read_records, records, refused, server, session, settings, shard_id, shards, starting_position, stream,
+};
+use crate::support::scripted::{Answer, EPOCH_SECONDS, Part, ScriptedKinesis, event};
 
 const SECOND: Duration = Duration::from_secs(1);
 

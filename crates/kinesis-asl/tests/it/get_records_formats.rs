@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::{REGION, Server, client_config, every_format};
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
@@ -15,6 +14,8 @@ use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
 use shard_worker::{ReadFrom, RecordSource, SourceErrorKind, StreamSource};
 use tokio::time::Instant;
+
+use crate::support::{REGION, Server, client_config, every_format};
 
 const CBOR: &str = "application/x-amz-cbor-1.1";
 const JSON: &str = "application/x-amz-json-1.1";

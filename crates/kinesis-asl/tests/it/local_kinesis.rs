@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::support::{LocalKinesis, REGION, STREAM, Server, client_config, every_format};
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::config::{BehaviorVersion, Region};
 use aws_sdk_kinesis::primitives::Blob;
@@ -12,6 +11,8 @@ use axum::Router;
 use kinesis_asl::KinesisStream;
 use lease_store::{HashKey, HashKeyRange, ShardId};
 use shard_worker::{FetchedBatch, ReadFrom, RecordSource, Shard, ShardFilter, SourceErrorKind, StreamSource};
+
+use crate::support::{LocalKinesis, REGION, STREAM, Server, client_config, every_format};
 
 /// More polls than the server needs to update a stream.
 const MAX_POLLS: usize = 1000;

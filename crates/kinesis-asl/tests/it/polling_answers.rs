@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::support::{CannedKinesis, STREAM, every_format, ok, refusal};
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use axum::http::HeaderValue;
@@ -15,6 +14,8 @@ use serde_json::{Value, json};
 use shard_worker::{ReadFrom, RecordSource, ShardFilter, SourceErrorKind, StreamSource};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::support::{CannedKinesis, STREAM, every_format, ok, refusal};
 
 /// 1,700,000,000 seconds after 1970.
 const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
