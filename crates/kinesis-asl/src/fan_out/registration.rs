@@ -239,7 +239,7 @@ impl CheckState {
 }
 
 fn timed_out(fault: &str) -> String {
-    format!("{fault} after {REGISTRATION_LIMIT:?}")
+    format!("no active consumer within {REGISTRATION_LIMIT:?}: {fault}")
 }
 
 async fn stream_arn(stream: &StreamClient, state: &mut CheckState) -> Result<String, SourceError> {

@@ -72,7 +72,7 @@ struct CachedIdentity {
     since: Instant,
 }
 
-/// The answer to a direct request; `response` has lost its body to `body`.
+/// The answer to a direct request, with its body moved from `response` to `body`.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) response: HttpResponse,
