@@ -130,11 +130,6 @@ impl ScriptedKinesis {
         self.frames_read.load(Ordering::Relaxed)
     }
 
-    /// The start of the test.
-    pub(crate) fn started_at(&self) -> Instant {
-        self.started_at
-    }
-
     fn date(&self) -> String {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS) + self.started_at.elapsed();
         DateTime::from(now).fmt(DateTimeFormat::HttpDate).expect("a date")
