@@ -1,13 +1,13 @@
-//! What reading costs: CPU time and allocations per format, against a loop over the AWS SDK alone, in one run.
+//! Measures the CPU time and allocations of reading in each format, and of a loop over the AWS SDK alone.
 //!
 //! `taskset -c 0 cargo run --release -p kinesis-asl --example get_records_cost`
 //!
-//! The answers come from a process of its own, on another core where `taskset` is there; only the one thread that reads is
-//! counted. All shards are read side by side, each five times in a second, as AWS allows. Rounds are interleaved, and a
-//! figure is the least of them; figures of different runs are not comparable, ratios in one run are. Linux only.
+//! The server is a separate process, on another core if `taskset` is available; only the reading thread is counted. All shards
+//! are read concurrently, each five times a second, as AWS allows. Rounds are interleaved, and a figure is the minimum of its
+//! rounds. Compare the ratios within a run, not the figures of different runs. Linux only.
 
-#[path = "../tests/support/rendered.rs"]
-mod rendered;
+#[path = "../tests/rendered_server/mod.rs"]
+mod rendered_server;
 
 use std::io::{BufRead, BufReader, Error};
 use std::net::TcpListener;
@@ -18,17 +18,17 @@ use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::{Client, Config};
 use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
-use rendered::{Shape, serve};
+use rendered_server::{Shape, serve};
 use shard_worker::{BoxError, ReadFrom, StreamSource};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 const ROUNDS: usize = 5;
 
-/// AWS allows five reads in a second.
+/// AWS allows five reads a second.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Name, records of an answer, bytes of a payload, shards, reads of each shard.
+/// The name, the records of an answer, the bytes of a payload, the shards, and the reads of each shard.
 const SHAPES: [(&str, usize, usize, u64, u64); 4] = [
     ("1,000 x 1 KB", 1000, 1000, 16, 8),
     ("10,000 x 100 B", 10_000, 100, 8, 8),
@@ -95,7 +95,7 @@ fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-#[allow(clippy::cast_precision_loss)] // figures for people
+#[allow(clippy::cast_precision_loss)] // printed figures need no more precision
 fn as_f64(number: u64) -> f64 {
     number as f64
 }
@@ -107,11 +107,11 @@ fn start_server(records: usize, payload_bytes: usize) -> Result<(Child, String),
     let pinned = start(Command::new("taskset").args(["-c", "1"]).arg(&program));
     let mut server = pinned.or_else(|_| start(&mut Command::new(&program)))?;
     let mut url = String::new();
-    BufReader::new(server.stdout.take().ok_or("the server says nothing")?).read_line(&mut url)?;
+    BufReader::new(server.stdout.take().ok_or("the server printed no URL")?).read_line(&mut url)?;
     Ok((server, url.trim_end().to_owned()))
 }
 
-/// CPU seconds and allocations of so many reads of so many shards, after one read of each that is not counted.
+/// The CPU seconds and allocations of `reads` reads of each shard, after one uncounted read of each.
 fn measure(way: Way, url: &str, shards: u64, reads: u64) -> Result<(f64, u64), BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let config = Config::builder()
@@ -129,7 +129,7 @@ fn measure(way: Way, url: &str, shards: u64, reads: u64) -> Result<(f64, u64), B
         .with_idle_time_between_reads(Duration::ZERO)
         .with_get_records_format(format);
     let mut tasks = JoinSet::new();
-    // Warmed up, and then held back until all are.
+    // Each shard waits here after its uncounted read until all have finished theirs.
     let barrier = std::sync::Arc::new(tokio::sync::Barrier::new(usize::try_from(shards)? + 1));
     for shard in 0..shards {
         let (client, barrier) = (client.clone(), barrier.clone());
@@ -183,10 +183,10 @@ fn measure(way: Way, url: &str, shards: u64, reads: u64) -> Result<(f64, u64), B
     Ok((cpu_seconds()? - begun, counted.count_total))
 }
 
-/// The time that this thread has run, in seconds.
+/// The CPU time of this thread, in seconds.
 fn cpu_seconds() -> Result<f64, BoxError> {
     let statistics = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanos = statistics.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok());
-    let nanos = nanos.ok_or_else(|| Error::other("no time in schedstat"))?;
+    let nanos = nanos.ok_or_else(|| Error::other("no CPU time in schedstat"))?;
     Ok(Duration::from_nanos(nanos).as_secs_f64())
 }

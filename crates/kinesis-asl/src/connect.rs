@@ -1,28 +1,21 @@
-//! Sets up the clients: one chain of credentials, and per service a region and an endpoint.
-
-use std::time::Duration;
+//! Creates the AWS clients: shared credentials, and a region and an endpoint for each service.
 
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_kinesis::config::retry::RetryConfig;
-use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_types::service_config::ServiceConfigKey;
 use lease_store::dynamodb::DynamoDbLeaseStore;
 
+use crate::dead_letters::KinesisDeadLetters;
 use crate::error::{AslError, AslErrorKind};
-use crate::settings::endpoint_fault;
-use crate::{AwsSettings, CloudWatchPublisher, KinesisDeadLetters, KinesisStream};
+use crate::metrics::CloudWatchPublisher;
+use crate::settings::{AwsSettings, endpoint_fault};
+use crate::stream::KinesisStream;
+use crate::timeouts::{lease_timeouts, timeouts};
 
-/// How often the SDK tries a call, the first attempt included (the SDK's own default, made explicit).
+/// How often the SDK attempts a call, including the first attempt (the SDK's default, made explicit).
 const MAX_ATTEMPTS: u32 = 3;
 
-/// The longest attempt of a call for a lease. Rows are small and answered within milliseconds; a write that hangs holds up
-/// the renewal of its lease, which has to come through within the fail-over time (10 s unless set otherwise).
-const MAX_LEASE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The longest call for leases, with all its attempts.
-const MAX_LEASE_OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A stream and what belongs to it, ready to be called with the credentials of this process.
+/// The clients of an application: its stream, lease table, dead letters and metrics, with the credentials of this process.
 #[derive(Debug, Clone)]
 pub struct KinesisAsl {
     stream: KinesisStream,
@@ -33,14 +26,14 @@ pub struct KinesisAsl {
 }
 
 impl KinesisAsl {
-    /// Sets up everything, with credentials from the default chain: environment, profile, web identity, container,
-    /// instance. No service is called yet, except that a region or credentials may come from one.
+    /// Creates the clients with credentials from the default chain: environment, profile, web identity, container, instance.
+    /// Makes no calls, except those that the chain needs to load a region or credentials.
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
     pub async fn connect(settings: AwsSettings) -> Result<Self, AslError> {
         settings.validate()?;
-        // The future is large, and this runs once.
+        // Boxed because the future is large.
         let loaded = Box::pin(loader(&settings).load()).await;
         Self::with_config(&settings, &loaded)
     }
@@ -60,7 +53,7 @@ impl KinesisAsl {
             %cloudwatch_region,
             cloudwatch_endpoint = endpoints.cloudwatch.shown(),
             retrieval = %settings.retrieval,
-            "AWS clients are set up"
+            "created the AWS clients"
         );
 
         let mut kinesis = aws_sdk_kinesis::config::Builder::from(loaded);
@@ -93,10 +86,10 @@ impl KinesisAsl {
         self.stream.clone()
     }
 
-    /// The leases of an application, in the table of the settings, or else in one named after the application.
+    /// The lease store of an application. Its table is the one of the settings, or else has the name of the application.
     ///
     /// # Errors
-    /// `InvalidSettings` when no table can have that name.
+    /// `InvalidSettings` when that is not a valid table name.
     pub fn lease_store(&self, application: &str) -> Result<DynamoDbLeaseStore, AslError> {
         let table = self.lease_table.as_deref().unwrap_or(application);
         DynamoDbLeaseStore::new(self.dynamodb.clone(), table).map_err(|error| {
@@ -105,40 +98,18 @@ impl KinesisAsl {
         })
     }
 
-    /// Puts records that could not be processed into another stream of the same account and region.
+    /// A sink that writes dead letters to another stream of the same account and region.
     pub fn dead_letters(&self, stream_name: impl Into<String>) -> KinesisDeadLetters {
         KinesisDeadLetters::from_client(self.kinesis.clone(), stream_name)
     }
 
-    /// Publishes metrics to CloudWatch. The namespace is by default the name of the application, as with the KCL.
+    /// A publisher of CloudWatch metrics. The KCL uses the name of the application as the namespace.
     ///
     /// # Errors
-    /// `InvalidSettings` when CloudWatch takes no namespace of this name.
+    /// `InvalidSettings` when that is not a valid namespace.
     pub fn cloudwatch(&self, namespace: &str) -> Result<CloudWatchPublisher, AslError> {
         CloudWatchPublisher::new(self.cloudwatch.clone(), namespace)
     }
-}
-
-/// For clients that others have made.
-pub(crate) fn default_timeouts() -> TimeoutConfig {
-    timeouts(&AwsSettings::new(""))
-}
-
-fn timeouts(settings: &AwsSettings) -> TimeoutConfig {
-    TimeoutConfig::builder()
-        .connect_timeout(settings.connect_timeout)
-        .operation_attempt_timeout(settings.attempt_timeout)
-        .operation_timeout(settings.operation_timeout)
-        .build()
-}
-
-/// Those of the settings, but not so long that one call could cost a lease.
-fn lease_timeouts(settings: &AwsSettings) -> TimeoutConfig {
-    timeouts(settings)
-        .to_builder()
-        .operation_attempt_timeout(settings.attempt_timeout.min(MAX_LEASE_ATTEMPT_TIMEOUT))
-        .operation_timeout(settings.operation_timeout.min(MAX_LEASE_OPERATION_TIMEOUT))
-        .build()
 }
 
 fn loader(settings: &AwsSettings) -> ConfigLoader {
@@ -151,7 +122,7 @@ fn loader(settings: &AwsSettings) -> ConfigLoader {
     }
 }
 
-/// Where the services are called.
+/// The endpoints of the services.
 #[derive(Debug)]
 struct Endpoints {
     kinesis: Endpoint,
@@ -159,12 +130,12 @@ struct Endpoints {
     cloudwatch: Endpoint,
 }
 
-/// Where one service is called, and who says so.
+/// The endpoint of one service, and where it was configured.
 #[derive(Debug)]
 struct Endpoint {
-    /// `None`: the service's own, by its region.
+    /// `None`: the default endpoint of the region.
     url: Option<String>,
-    /// The setting, or what stands for it in the environment and in the profile.
+    /// The setting, or the environment variable and profile key in its place.
     origin: String,
 }
 
@@ -176,7 +147,7 @@ impl Endpoint {
         let variable = format!("AWS_ENDPOINT_URL_{}", service_id.to_uppercase());
         let origin =
             format!("{variable} or AWS_ENDPOINT_URL of the environment, or endpoint_url of the profile");
-        // The rule of the SDK: what is said about this service goes before what is said about all.
+        // The SDK's precedence: the variable for one service overrides the variable for all.
         let key = ServiceConfigKey::builder()
             .service_id(service_id)
             .env("AWS_ENDPOINT_URL")
@@ -188,7 +159,7 @@ impl Endpoint {
     }
 
     fn shown(&self) -> &str {
-        self.url.as_deref().unwrap_or("of the region")
+        self.url.as_deref().unwrap_or("default of the region")
     }
 }
 
@@ -210,7 +181,7 @@ impl Endpoints {
         if faults.is_empty() {
             return Ok(endpoints);
         }
-        let message = format!("the AWS endpoints cannot be used:\n- {}", faults.join("\n- "));
+        let message = format!("invalid AWS endpoints:\n- {}", faults.join("\n- "));
         Err(AslError::new(AslErrorKind::InvalidSettings, message))
     }
 
@@ -221,13 +192,13 @@ impl Endpoints {
 
 fn no_region(endpoints: &Endpoints) -> AslError {
     let mut message =
-        "no region is set: set `region` in the settings, AWS_REGION or AWS_DEFAULT_REGION in the \
-                       environment, or `region` in the profile"
+        "no region is set: set `region` in the settings, AWS_REGION or AWS_DEFAULT_REGION in the environment, \
+         or `region` in the profile"
             .to_owned();
     for endpoint in endpoints.all() {
         if let Some(url) = &endpoint.url {
             message += &format!(
-                "\n- the endpoint {url} ({}) does not say for which region its requests are signed",
+                "\n- the endpoint {url} ({}) needs a region too, to sign its requests",
                 endpoint.origin
             );
         }
@@ -244,6 +215,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::timeouts::{MAX_LEASE_ATTEMPT_TIMEOUT, MAX_LEASE_OPERATION_TIMEOUT};
 
     fn loaded(region: Option<&'static str>) -> SdkConfig {
         SdkConfig::builder()
@@ -257,29 +229,29 @@ mod tests {
     }
 
     #[test]
-    fn table_and_metrics_are_in_the_region_of_the_stream() {
+    fn table_and_metrics_default_to_the_region_of_the_stream() {
         let aws = KinesisAsl::with_config(&AwsSettings::new("words"), &loaded(Some("ap-south-1"))).unwrap();
-        assert_eq!(region_of(aws.stream.client().config().region()), "ap-south-1");
+        assert_eq!(region_of(aws.kinesis.config().region()), "ap-south-1");
         assert_eq!(region_of(aws.dynamodb.config().region()), "ap-south-1");
         assert_eq!(region_of(aws.cloudwatch.config().region()), "ap-south-1");
     }
 
     #[test]
-    fn table_and_metrics_can_be_elsewhere_when_told_so() {
+    fn table_and_metrics_can_have_their_own_regions() {
         let settings = AwsSettings {
             dynamodb_region: Some("eu-west-1".to_owned()),
             cloudwatch_region: Some("eu-west-2".to_owned()),
             ..AwsSettings::new("words")
         };
         let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
-        assert_eq!(region_of(aws.stream.client().config().region()), "ap-south-1");
+        assert_eq!(region_of(aws.kinesis.config().region()), "ap-south-1");
         assert_eq!(region_of(aws.dynamodb.config().region()), "eu-west-1");
         assert_eq!(region_of(aws.cloudwatch.config().region()), "eu-west-2");
     }
 
     #[test]
-    fn the_stream_is_read_as_the_settings_say() {
-        use crate::{FanOutSettings, RetrievalMode};
+    fn stream_has_the_retrieval_mode_of_the_settings() {
+        use crate::fan_out::settings::{FanOutSettings, RetrievalMode};
         for mode in
             [RetrievalMode::Polling, RetrievalMode::FanOut(FanOutSettings::with_consumer_name("count"))]
         {
@@ -290,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lease_table_is_named_after_the_application_unless_set() {
+    fn lease_table_defaults_to_the_application_name() {
         let aws = |settings| KinesisAsl::with_config(&settings, &loaded(Some("eu-west-1"))).unwrap();
         let by_default = aws(AwsSettings::new("words"));
         assert_eq!(by_default.lease_store("word-count").unwrap().table_name(), "word-count");
@@ -300,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_region_names_the_endpoints_and_what_to_set() {
+    fn missing_region_error_names_settings_and_endpoints() {
         let error = KinesisAsl::with_config(&AwsSettings::new("words"), &loaded(None)).unwrap_err();
         assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
         assert!(!error.to_string().contains("endpoint"), "{error}");
@@ -322,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_faulty_endpoint_of_the_environment_is_named() {
+    fn invalid_endpoint_of_the_environment_is_named() {
         let from_environment =
             loaded(Some("eu-west-1")).into_builder().endpoint_url("localhost:4567").build();
         let error = KinesisAsl::with_config(&AwsSettings::new("words"), &from_environment).unwrap_err();
@@ -331,14 +303,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn faulty_settings_are_refused_before_anything_is_loaded() {
+    async fn invalid_settings_are_refused_before_loading() {
         let error = KinesisAsl::connect(AwsSettings::new("")).await.unwrap_err();
         assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
     }
 
-    /// A server that takes connections and never answers: the kernel completes them without its help.
+    /// The listener never accepts: the kernel completes the connections, and no answer is ever sent.
     #[tokio::test]
-    async fn the_time_outs_of_the_settings_are_those_of_the_client() {
+    async fn timeouts_of_the_settings_apply_to_the_client() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = AwsSettings {
             region: Some("eu-west-1".to_owned()),
@@ -355,13 +327,13 @@ mod tests {
         let listed =
             tokio::time::timeout(Duration::from_secs(5), stream.list_shards(&ShardFilter::All)).await;
         assert_eq!(
-            listed.expect("the set time-outs end the call").unwrap_err().kind(),
+            listed.expect("the time-outs of the settings end the call").unwrap_err().kind(),
             SourceErrorKind::Unavailable
         );
     }
 
     #[tokio::test]
-    async fn a_call_for_a_lease_ends_well_before_the_lease_does() {
+    async fn lease_calls_have_tighter_timeouts() {
         let settings = AwsSettings {
             region: Some("eu-west-1".to_owned()),
             attempt_timeout: Duration::from_secs(3600),

@@ -1,4 +1,4 @@
-//! Dead letters into a stream.
+//! Writes dead letters to a Kinesis stream.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,10 +9,11 @@ use shard_worker::{BoxError, DeadLetter, DeadLetterSink};
 
 use crate::error::{Destination, source_error};
 
-/// Puts letters into a Kinesis stream, each as its JSON, under the partition key of its record or else the id of its shard.
+/// Writes dead letters to a Kinesis stream as JSON. The partition key is that of the record, or the shard id where the record
+/// has none.
 ///
-/// Needs `kinesis:PutRecord`. A letter is a third larger than the payload of its record, since that stands in it in base64:
-/// one that is too large for the stream is refused, and holds up its shard until the stream takes larger records.
+/// Needs `kinesis:PutRecord`. A letter is a third larger than the payload of its record, because it holds the payload as base64.
+/// The stream refuses a letter above its record size limit; the shard makes no progress until that limit is raised.
 #[derive(Debug, Clone)]
 pub struct KinesisDeadLetters {
     client: Client,
@@ -20,7 +21,7 @@ pub struct KinesisDeadLetters {
 }
 
 impl KinesisDeadLetters {
-    /// Letters go into this stream, through a configured client.
+    /// Writes letters to this stream through a configured client.
     pub fn from_client(client: Client, stream_name: impl Into<String>) -> Self {
         let region = client.config().region().map(|region| region.as_ref().to_owned());
         let stream_name = stream_name.into();
@@ -42,7 +43,7 @@ impl DeadLetterSink for KinesisDeadLetters {
         request
             .send()
             .await
-            .map_err(|error| source_error("putting a dead letter", &self.destination, error))?;
+            .map_err(|error| source_error("writing a dead letter", &self.destination, error))?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What calling AWS can fail with, and the one place where an error of the SDK gets its meaning.
+//! The errors of this crate, and the classification of the SDK's errors.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,19 +10,19 @@ use aws_sdk_kinesis::operation::RequestId;
 use lease_store::{Error, ErrorKind};
 use shard_worker::{SourceError, SourceErrorKind};
 
-/// What setting up AWS and publishing metrics can fail with. Reading a stream fails with a [`SourceError`].
+/// The kinds of errors in creating the AWS clients and publishing metrics. Reading a stream fails with a [`SourceError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AslErrorKind {
-    /// A setting is missing or wrong. The message lists all faults.
+    /// A setting is missing or invalid. The message lists all faults.
     InvalidSettings,
     /// Credentials are missing or do not allow the call.
     Denied,
-    /// The service asked to slow down.
+    /// The service throttled the call.
     Throttled,
     /// The service could not be reached, or failed.
     Unavailable,
-    /// The service refused the request as it is.
+    /// The service refused the request as invalid.
     Invalid,
 }
 
@@ -32,10 +32,10 @@ impl ErrorKind for AslErrorKind {
     }
 }
 
-/// An error of setting up AWS or publishing metrics.
+/// An error in creating the AWS clients or publishing metrics.
 pub type AslError = Error<AslErrorKind>;
 
-/// Codes that mean: slow down. They come with HTTP status 400.
+/// The codes of throttling. Their HTTP status is 400.
 const THROTTLING_CODES: [&str; 7] = [
     "ProvisionedThroughputExceededException",
     "LimitExceededException",
@@ -43,11 +43,11 @@ const THROTTLING_CODES: [&str; 7] = [
     "Throttling",
     "RequestLimitExceeded",
     "TooManyRequestsException",
-    // The key of the stream is used too often, by whomever.
+    // All users of the stream's KMS key together exceed its request rate.
     "KMSThrottlingException",
 ];
 
-/// Codes that mean: not with these credentials. Those about the key of the stream are others, and all begin with `KMS`.
+/// The codes of denied credentials. Codes about the KMS key of the stream are separate, and all begin with `KMS`.
 const DENIAL_CODES: [&str; 11] = [
     "AccessDeniedException",
     "AccessDenied",
@@ -62,9 +62,9 @@ const DENIAL_CODES: [&str; 11] = [
     "RequestExpired",
 ];
 
-/// Codes of answers that another try may better: the service failed, the stream is being created or changed, or
-/// something was too old.
-const PASSING_CODES: [&str; 7] = [
+/// The codes of failures that a retry may resolve: the service failed, the stream is being created or changed, or an iterator
+/// or a token expired.
+const TRANSIENT_CODES: [&str; 7] = [
     "InternalFailure",
     "InternalFailureException",
     "ServiceUnavailable",
@@ -74,13 +74,13 @@ const PASSING_CODES: [&str; 7] = [
     "ExpiredNextTokenException",
 ];
 
-/// The stream that calls go to, as messages name it.
+/// The stream of the calls, as error messages name it.
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(crate) stream_name: String,
     pub(crate) region: Option<String>,
-    /// The URL of the first call; until then nobody knows it for certain, since it may come from the environment, the
-    /// profile, or the rules of the SDK.
+    /// The URL of the first call. It is not known before, since it may come from the environment, the profile, or the SDK's
+    /// endpoint rules.
     pub(crate) endpoint: OnceLock<String>,
 }
 
@@ -92,37 +92,41 @@ impl fmt::Display for Destination {
     }
 }
 
-/// The error of a call to the stream.
-pub(crate) fn source_error<E>(doing: &str, destination: &Destination, error: SdkError<E>) -> SourceError
+/// The error of a failed call to the stream; `action` says what the call was for.
+pub(crate) fn source_error<E>(action: &str, destination: &Destination, error: SdkError<E>) -> SourceError
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    let (kind, said) = meaning_of(&error);
+    let (kind, message) = classify(&error);
     let code = error.code().map(str::to_owned);
-    with_hint(doing, destination, kind, code.as_deref(), &said).with_source(error)
+    with_hint(action, destination, kind, code.as_deref(), &message).with_source(error)
 }
 
-/// What a service said other than in answer to a call: in the middle of a stream of events.
+/// An error that the service sent inside a stream of events.
 #[derive(Debug)]
-pub(crate) struct Said<'a> {
-    /// As if it were an answer.
+pub(crate) struct ServiceError<'a> {
+    /// The HTTP status by which the error is classified.
     pub(crate) status: u16,
     pub(crate) code: &'a str,
     pub(crate) text: String,
 }
 
-/// The error of what a service said.
-pub(crate) fn said_error(doing: &str, destination: &Destination, said: &Said<'_>) -> SourceError {
-    let kind = meaning_of_answer(said.status, said.code);
-    with_hint(doing, destination, kind, Some(said.code), &said.text)
+/// The error for an exception inside a stream of events.
+pub(crate) fn service_error(
+    action: &str,
+    destination: &Destination,
+    answer: &ServiceError<'_>,
+) -> SourceError {
+    let kind = classify_answer(answer.status, answer.code);
+    with_hint(action, destination, kind, Some(answer.code), &answer.text)
 }
 
 fn with_hint(
-    doing: &str,
+    action: &str,
     destination: &Destination,
     kind: SourceErrorKind,
     code: Option<&str>,
-    said: &str,
+    message: &str,
 ) -> SourceError {
     let hint = match kind {
         SourceErrorKind::StreamNotFound => {
@@ -131,15 +135,15 @@ fn with_hint(
         SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => denial_hint(code),
         _ => "",
     };
-    SourceError::new(kind, format!("{doing} failed ({destination}): {said}{hint}"))
+    SourceError::new(kind, format!("{action} failed ({destination}): {message}{hint}"))
 }
 
-/// The error of a call to another service.
-pub(crate) fn asl_error<E>(doing: &str, error: SdkError<E>) -> AslError
+/// The error of a failed call to another service.
+pub(crate) fn asl_error<E>(action: &str, error: SdkError<E>) -> AslError
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    let (kind, said) = meaning_of(&error);
+    let (kind, message) = classify(&error);
     let (kind, hint) = match kind {
         SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => {
             (AslErrorKind::Denied, denial_hint(error.code()))
@@ -148,39 +152,40 @@ where
         SourceErrorKind::Unavailable => (AslErrorKind::Unavailable, ""),
         _ => (AslErrorKind::Invalid, ""),
     };
-    AslError::new(kind, format!("{doing} failed: {said}{hint}")).with_source(error)
+    AslError::new(kind, format!("{action} failed: {message}{hint}")).with_source(error)
 }
 
-/// What an error of the SDK means, and what was said. "Not found" means the stream; who asked for a shard knows more.
-pub(crate) fn meaning_of<E>(error: &SdkError<E>) -> (SourceErrorKind, String)
+/// Classifies an error of the SDK, and returns its message. "Not found" is classified as a missing stream; a caller that reads a
+/// shard finds out whether the shard is missing instead.
+pub(crate) fn classify<E>(error: &SdkError<E>) -> (SourceErrorKind, String)
 where
     E: StdError + ProvideErrorMetadata + 'static,
 {
     let kind = match error {
         SdkError::ServiceError(answer) => {
-            meaning_of_answer(answer.raw().status().as_u16(), error.code().unwrap_or_default())
+            classify_answer(answer.raw().status().as_u16(), error.code().unwrap_or_default())
         }
-        _ => meaning_of_silence(error),
+        _ => classify_no_answer(error),
     };
-    let mut said = match (error.code(), error.message()) {
+    let mut text = match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
-        (None, _) => chain(error),
+        (None, _) => error_chain(error),
     };
     if let Some(request_id) = error.request_id() {
-        said += &format!(" (request id {request_id})");
+        text += &format!(" (request id {request_id})");
     }
-    (kind, said)
+    (kind, text)
 }
 
-fn meaning_of_answer(status: u16, code: &str) -> SourceErrorKind {
+fn classify_answer(status: u16, code: &str) -> SourceErrorKind {
     if THROTTLING_CODES.contains(&code) || status == 429 {
         SourceErrorKind::Throttled
     } else if code.starts_with("KMS") {
         SourceErrorKind::KeyUnavailable
     } else if DENIAL_CODES.contains(&code) || matches!(status, 401 | 403) {
         SourceErrorKind::Denied
-    } else if PASSING_CODES.contains(&code) || !(400..500).contains(&status) {
+    } else if TRANSIENT_CODES.contains(&code) || !(400..500).contains(&status) {
         SourceErrorKind::Unavailable
     } else if code == "ResourceNotFoundException" {
         SourceErrorKind::StreamNotFound
@@ -189,13 +194,13 @@ fn meaning_of_answer(status: u16, code: &str) -> SourceErrorKind {
     }
 }
 
-/// Without an answer: the request was never made, never signed, never sent, or nothing came back.
-fn meaning_of_silence<E: StdError + 'static>(error: &SdkError<E>) -> SourceErrorKind {
+/// Classifies a call without an answer: its request was not built, not signed or not sent, or no answer arrived.
+fn classify_no_answer<E: StdError + 'static>(error: &SdkError<E>) -> SourceErrorKind {
     for cause in causes(error) {
         match cause.downcast_ref::<CredentialsError>() {
             Some(CredentialsError::ProviderTimedOut(_)) => return SourceErrorKind::Unavailable,
             Some(_) => return SourceErrorKind::Denied,
-            // A client without a provider of credentials. The SDK's type of that error is private.
+            // The client has no credentials provider. The SDK's type of this error is private, so match its text.
             None if cause.to_string().contains("no identity resolver") => return SourceErrorKind::Denied,
             None => {}
         }
@@ -210,21 +215,21 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// What all causes say, in one line and each thing once.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut said = Vec::<String>::new();
+/// The messages of an error and its causes in one line, without repetitions.
+pub(crate) fn error_chain(error: &(dyn StdError + 'static)) -> String {
+    let mut messages = Vec::<String>::new();
     for cause in causes(error).map(ToString::to_string) {
-        if !said.iter().any(|known| known.contains(&cause)) {
-            said.push(cause);
+        if !messages.iter().any(|known| known.contains(&cause)) {
+            messages.push(cause);
         }
     }
-    said.join(": ")
+    messages.join(": ")
 }
 
 fn denial_hint(code: Option<&str>) -> &'static str {
     match code {
         None => {
-            "; give credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the role of the \
+            "; configure credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the role of the \
              container or instance"
         }
         Some(code) if code.starts_with("KMS") => {
@@ -257,7 +262,8 @@ mod tests {
     }
 
     fn answer(status: u16, code: &str) -> SdkError<GetRecordsError> {
-        let error = GetRecordsError::generic(ErrorMetadata::builder().code(code).message("so it is").build());
+        let error =
+            GetRecordsError::generic(ErrorMetadata::builder().code(code).message("some reason").build());
         SdkError::service_error(error, HttpResponse::new(status.try_into().unwrap(), "".into()))
     }
 
@@ -266,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_get_their_meaning_by_code_and_status() {
+    fn answers_are_classified_by_code_and_status() {
         for (status, code, expected) in [
             (400, "ProvisionedThroughputExceededException", SourceErrorKind::Throttled),
             (400, "LimitExceededException", SourceErrorKind::Throttled),
@@ -293,7 +299,8 @@ mod tests {
             let error = source_error("reading", &destination(), answer(status, code));
             assert_eq!(error.kind(), expected, "{status} {code}");
             let message = error.to_string();
-            for part in ["reading failed", "\"words\"", "eu-west-1", "https://kinesis.test", code, "so it is"]
+            for part in
+                ["reading failed", "\"words\"", "eu-west-1", "https://kinesis.test", code, "some reason"]
             {
                 assert!(message.contains(part), "{part} is not in {message}");
             }
@@ -301,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_answers_are_unavailable_but_missing_credentials_denied() {
+    fn missing_answer_is_unavailable_missing_credentials_denied() {
         let error = source_error("reading", &destination(), no_answer("the connection broke"));
         assert_eq!(error.kind(), SourceErrorKind::Unavailable);
         assert!(error.to_string().contains("the connection broke"), "{error}");
@@ -328,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn other_services_fail_alike() {
+    fn errors_of_other_services_are_classified_alike() {
         for (status, code, expected) in [
             (400, "Throttling", AslErrorKind::Throttled),
             (403, "AccessDenied", AslErrorKind::Denied),

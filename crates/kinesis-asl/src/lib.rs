@@ -1,4 +1,4 @@
-//! Kinesis over the AWS SDK: everything of AWS except the lease table.
+//! The AWS side of the consumer: Kinesis over the AWS SDK, credentials, endpoints and CloudWatch.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), shard_worker::BoxError> {
@@ -14,38 +14,38 @@
 //! # Ok(()) }
 //! ```
 //!
-//! | what | where |
+//! | purpose | types |
 //! | --- | --- |
 //! | credentials, regions, endpoints, time-outs | [`AwsSettings`], [`KinesisAsl`] |
-//! | a stream: listing and polling | [`KinesisStream`], which is a [`StreamSource`](shard_worker::StreamSource) |
+//! | listing and reading a stream | [`KinesisStream`], which is a [`StreamSource`](shard_worker::StreamSource) |
 //! | polling or enhanced fan-out, registered consumers | [`RetrievalMode`], [`FanOutSettings`], [`KinesisStream::list_consumers`] |
-//! | how records come over the wire, and a fall-back | [`GetRecordsFormat`] |
+//! | the encoding of records on the wire | [`GetRecordsFormat`] |
 //! | the lease table | [`KinesisAsl::lease_store`] opens it; it is `lease_store::dynamodb` |
-//! | records that could not be processed, into a stream | [`KinesisDeadLetters`] |
+//! | dead letters in a stream | [`KinesisDeadLetters`] |
 //! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] |
-//! | what can fail | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
+//! | errors | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
 //!
-//! Types of the SDK appear in three places only: [`KinesisStream::from_client`], [`KinesisDeadLetters::from_client`] and
-//! [`CloudWatchPublisher::new`] take a client that the caller has configured.
+//! Only three functions have SDK types in their signatures: [`KinesisStream::from_client`], [`KinesisDeadLetters::from_client`]
+//! and [`CloudWatchPublisher::new`] take a client that the caller configured.
 //!
 //! # Reading from `LATEST`
 //!
-//! An iterator for `LATEST` means the tip at the moment it was made. As long as no record was read, the same chain of
-//! iterators is kept; when the service refuses it (an iterator lives for five minutes), reading goes on at the time
-//! when the first one was made, by the service's own clock (the `Date` of its answer, less the duration of the call
-//! and the second that the header is cut to). So nothing that came in between is lost; a record that arrived within
-//! that margin before the start may be delivered. Where a server sends no date, reading goes on at the tip, and a
-//! warning says so.
+//! An iterator for `LATEST` starts at the tip of the shard at the moment it was made. An iterator expires after five minutes. If
+//! the service refuses one before the first record was read, reading resumes from the time of the first iterator. So records that
+//! arrived in between are not lost.
 //!
-//! A subscription for `LATEST` is treated alike: as long as it has brought no event, the next one starts at the time when
-//! the service first answered.
+//! That time is the `Date` header of the service's answer, minus the duration of the call. One more second is
+//! subtracted because the header has whole seconds. A record that arrived within this margin before the start may be delivered. If a server sends no
+//! date, reading resumes from the current tip, and a warning is logged.
+//!
+//! The same holds for a subscription at `LATEST` that ends before its first event: the next one starts at the time of the
+//! service's first answer.
 //!
 //! # Enhanced fan-out
 //!
-//! With [`RetrievalMode::FanOut`] each shard has a subscription, on a connection of its own unless the client that was
-//! given has a fixed one: on a shared HTTP/2 connection a few shards whose records nobody takes would hold up all others. A
-//! shard holds one event at the most, besides what its connection lets through before it is read (2 MB with the SDK's
-//! client).
+//! With [`RetrievalMode::FanOut`] each shard has a subscription, on a connection of its own unless the given client has a
+//! fixed one. On a shared HTTP/2 connection, a few shards whose events are not read would block all others. A shard holds at
+//! most one event in memory, plus the flow-control window of its connection (2 MB with the SDK's client).
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), shard_worker::BoxError> {
@@ -60,35 +60,38 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A consumer stays until it is deregistered, and costs money by the hour and shard: after a crash, and after a stop without
-//! [`deregister_at_end`](FanOutSettings::deregister_at_end). [`KinesisStream::list_consumers`] finds it. The credentials need
-//! `kinesis:SubscribeToShard`, `kinesis:DescribeStreamConsumer` and, for a consumer by name,
-//! `kinesis:RegisterStreamConsumer`; for removal and listing also `kinesis:DeregisterStreamConsumer` and
+//! A consumer exists until it is deregistered, and costs money for each hour and shard. It remains after a crash, and after a
+//! stop without [`deregister_at_end`](FanOutSettings::deregister_at_end); [`KinesisStream::list_consumers`] finds it.
+//!
+//! The credentials need `kinesis:SubscribeToShard`, `kinesis:DescribeStreamConsumer` and, for a consumer by name,
+//! `kinesis:RegisterStreamConsumer`. Removal and listing need `kinesis:DeregisterStreamConsumer` and
 //! `kinesis:ListStreamConsumers`.
 
-#[cfg(feature = "bench-internals")]
-#[doc(hidden)]
-pub mod bench_internals;
-mod call_notes;
 mod connect;
 mod dead_letters;
 mod error;
 mod fan_out;
 mod get_records;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod metrics;
 mod polling;
-mod read_pace;
+mod read_position;
+mod response_metadata;
 mod service_time;
 mod settings;
 mod stream;
+mod stream_client;
+mod timeouts;
 
 pub use connect::KinesisAsl;
 pub use dead_letters::KinesisDeadLetters;
 pub use error::{AslError, AslErrorKind};
-pub use fan_out::{
-    ConsumerChoice, ConsumerStatus, FanOutSettings, FanOutStatus, RetrievalMode, StreamConsumer,
-};
-pub use get_records::GetRecordsFormat;
+pub use fan_out::consumer::{ConsumerStatus, StreamConsumer};
+pub use fan_out::settings::{ConsumerChoice, FanOutSettings, RetrievalMode};
+pub use fan_out::status::FanOutStatus;
+pub use get_records::format::GetRecordsFormat;
 pub use metrics::{CloudWatchPublisher, METRICS_INTERVAL, MetricSample, MetricUnit, MetricsTask};
 pub use settings::AwsSettings;
 pub use stream::KinesisStream;

@@ -1,4 +1,4 @@
-//! Publishes metrics to CloudWatch, under the names that dashboards for the KCL expect.
+//! Publishes metrics to CloudWatch under the names of the KCL, so that dashboards for the KCL keep working.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,32 +26,32 @@ const MAX_NAMESPACE_BYTES: usize = 255;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricUnit {
-    /// A number of things.
+    /// A count.
     Count,
-    /// A size.
+    /// A size in bytes.
     Bytes,
-    /// A time.
+    /// A duration in milliseconds.
     Milliseconds,
 }
 
-/// One value of one metric, as it is now; CloudWatch sets the time.
+/// The current value of one metric; CloudWatch adds the time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricSample {
     /// The name of the metric.
     pub name: &'static str,
     /// Its unit.
     pub unit: MetricUnit,
-    /// The shard it is about, where it is about one.
+    /// The shard, for a metric of one shard.
     pub shard_id: Option<ShardId>,
-    /// The worker it is about, where it is about one.
+    /// The worker, for a metric of one worker.
     pub worker: Option<WorkerId>,
-    /// The value. One that is no finite number is left out.
+    /// The value. Samples with NaN or infinity are not published.
     pub value: f64,
 }
 
-// A value is a sum or a level as CloudWatch keeps it: floating point, exact up to 2^53.
+// CloudWatch stores values as floating point, which is exact up to 2^53.
 impl MetricSample {
-    /// How far the reading of a shard lies behind its tip.
+    /// How far the reader of a shard is behind its tip.
     pub fn millis_behind_latest(shard_id: ShardId, millis: u64) -> Self {
         Self::of_shard("MillisBehindLatest", MetricUnit::Milliseconds, shard_id, millis)
     }
@@ -92,7 +92,7 @@ impl MetricSample {
         };
         let dimension = |name: &str, value: &str| Dimension::builder().name(name).value(value).build();
         let mut datum = MetricDatum::builder().metric_name(self.name).unit(unit).value(self.value);
-        // The KCL names the operation that a metric comes from, always.
+        // The KCL always adds the operation that a metric comes from.
         if self.shard_id.is_some() {
             datum = datum.dimensions(dimension("Operation", "ProcessTask"));
         } else if self.worker.is_some() {
@@ -108,7 +108,7 @@ impl MetricSample {
     }
 }
 
-/// Publishes metrics to one namespace of CloudWatch.
+/// Publishes metrics to one CloudWatch namespace.
 #[derive(Debug, Clone)]
 pub struct CloudWatchPublisher {
     client: Client,
@@ -119,8 +119,7 @@ impl CloudWatchPublisher {
     /// A publisher through a configured client.
     ///
     /// # Errors
-    /// `InvalidSettings` when CloudWatch takes no namespace of this name: 1 to 255 letters, digits and `.-_/#:`, not
-    /// beginning with `:` or `AWS/`.
+    /// `InvalidSettings` when the namespace is not 1 to 255 letters, digits and `.-_/#:`, or begins with `:` or `AWS/`.
     pub fn new(client: Client, namespace: impl Into<String>) -> Result<Self, AslError> {
         let namespace = namespace.into();
         let allowed = |byte: u8| {
@@ -140,10 +139,10 @@ impl CloudWatchPublisher {
         Ok(Self { client, namespace })
     }
 
-    /// Publishes samples, 1000 to a request.
+    /// Publishes samples, up to 1000 in each request.
     ///
     /// # Errors
-    /// `Denied`, `Throttled`, `Unavailable` or `Invalid`; samples of the failed request and of those after it are not
+    /// `Denied`, `Throttled`, `Unavailable` or `Invalid`; the samples of the failed request and of later requests are not
     /// published.
     pub async fn publish(&self, samples: &[MetricSample]) -> Result<(), AslError> {
         let data: Vec<_> =
@@ -158,9 +157,9 @@ impl CloudWatchPublisher {
         Ok(())
     }
 
-    /// Publishes in a task of its own on the current tokio runtime, at this interval (usually [`METRICS_INTERVAL`]),
-    /// what the closure gives then. A failure is logged and counted; it stops nothing, and the samples it lost are
-    /// not published later.
+    /// Spawns a task on the current tokio runtime that publishes the samples of the closure at this interval (usually
+    /// [`METRICS_INTERVAL`]). A failure is logged and counted; the task continues, and does not publish the lost samples
+    /// later.
     pub fn publish_every(
         self,
         interval: Duration,
@@ -180,10 +179,10 @@ async fn publish_until(
     mut samples: impl FnMut() -> Vec<MetricSample>,
     failures: Arc<AtomicU64>,
 ) {
-    // An interval of 0 is no interval.
+    // Tokio panics on an interval of 0.
     let interval = interval.max(Duration::from_millis(1));
     let mut ticks = interval_at(Instant::now() + interval, interval);
-    // After a slow publication there is nothing to make up for: the next samples hold it all.
+    // Skip the ticks missed by a slow publication: the next samples contain everything since the last ones.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_last = false;
     while !is_last {
@@ -193,12 +192,12 @@ async fn publish_until(
         }
         if let Err(error) = publisher.publish(&samples()).await {
             let failures = failures.fetch_add(1, Ordering::Relaxed) + 1;
-            tracing::warn!(%error, failures, "metrics were not published; everything else goes on");
+            tracing::warn!(%error, failures, "publishing metrics failed, continuing without these samples");
         }
     }
 }
 
-/// A task that publishes metrics; it ends when this is dropped.
+/// A task that publishes metrics; dropping this aborts it.
 #[derive(Debug)]
 pub struct MetricsTask {
     failures: Arc<AtomicU64>,
@@ -212,10 +211,10 @@ impl MetricsTask {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Publishes once more, and ends the task. Takes as long as the client's time-outs allow.
+    /// Publishes once more and ends the task. Takes at most as long as the client's time-outs allow.
     pub async fn stop(mut self) {
         self.stop = None;
-        // It fails only when the closure panicked, and the panic was reported then.
+        // Fails only when the closure panicked; the panic was reported then.
         let _ = (&mut self.task).await;
     }
 }
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn names_units_and_dimensions_are_those_of_the_kcl() {
+    fn names_units_and_dimensions_match_the_kcl() {
         let shard_id = ShardId::numbered(1);
         for (sample, name, unit) in [
             (
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_are_those_of_the_api() {
+    fn namespaces_follow_the_rules_of_the_api() {
         let config = aws_sdk_cloudwatch::Config::builder()
             .behavior_version(aws_sdk_cloudwatch::config::BehaviorVersion::latest())
             .build();

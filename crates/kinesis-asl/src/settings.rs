@@ -1,37 +1,37 @@
-//! The settings for AWS: plain data, checked as a whole.
+//! The AWS settings: plain data, validated as a whole.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use crate::GetRecordsFormat;
 use crate::error::{AslError, AslErrorKind};
-use crate::fan_out::RetrievalMode;
+use crate::fan_out::settings::RetrievalMode;
+use crate::get_records::format::GetRecordsFormat;
 
-/// How long making a connection may take.
+/// The longest time to connect.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long one attempt of a call may take; the answer of `GetRecords` has up to 10 MB.
+/// The longest attempt of a call; an answer of `GetRecords` has up to 10 MB.
 const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a call may take, with all its attempts and the waits between them (KCL: 30 s).
+/// The longest call, with all its attempts and the waits between them (KCL: 30 s).
 const DEFAULT_OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a reader that is caught up waits between two reads (KCL: 1.5 s; AWS advises 1 s).
+/// The wait between two reads of a reader at the tip (KCL: 1.5 s; AWS recommends 1 s).
 pub(crate) const DEFAULT_IDLE_TIME_BETWEEN_READS: Duration = Duration::from_secs(1);
 
-/// The longest idle time: a reader must answer within seconds, and an iterator lives for 5 min only.
+/// The longest idle time: a read must return within a minute, and an iterator expires after 5 min.
 const MAX_IDLE_TIME_BETWEEN_READS: Duration = Duration::from_secs(60);
 
 /// The longest name of a stream, in bytes (Kinesis API).
 const MAX_STREAM_NAME_BYTES: usize = 128;
 
-/// The longest region we take, in bytes: it becomes a label of a host name.
+/// The longest accepted region, in bytes: the region becomes a label of a host name.
 const MAX_REGION_BYTES: usize = 63;
 
-/// Where the stream is and how to call AWS. What is `None` comes from the environment or the profile, as with every AWS
-/// tool: `AWS_REGION`, `AWS_ENDPOINT_URL_KINESIS`, `AWS_PROFILE` and so on.
+/// The stream to read, and how to call AWS. Unless a field says otherwise, `None` means the environment or the profile, as
+/// with every AWS tool: `AWS_REGION`, `AWS_ENDPOINT_URL_KINESIS`, `AWS_PROFILE` and so on.
 ///
-/// The lease table and CloudWatch are in the region of the stream unless set otherwise, never silently elsewhere.
+/// The lease table and CloudWatch use the region of the stream, unless they have a region of their own here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AwsSettings {
@@ -39,11 +39,11 @@ pub struct AwsSettings {
     pub stream_name: String,
     /// The region of the stream.
     pub region: Option<String>,
-    /// Where Kinesis is called, as a URL; for local servers and VPC endpoints.
+    /// The URL of Kinesis, for local servers and VPC endpoints.
     pub kinesis_endpoint_url: Option<String>,
-    /// Where DynamoDB is called, as a URL.
+    /// The URL of DynamoDB.
     pub dynamodb_endpoint_url: Option<String>,
-    /// Where CloudWatch is called, as a URL.
+    /// The URL of CloudWatch.
     pub cloudwatch_endpoint_url: Option<String>,
     /// The region of the lease table; `None`: the stream's.
     pub dynamodb_region: Option<String>,
@@ -51,29 +51,29 @@ pub struct AwsSettings {
     pub cloudwatch_region: Option<String>,
     /// The name of the lease table; `None`: the application's name, as with the KCL.
     pub lease_table: Option<String>,
-    /// How long making a connection may take; 3 s by default.
+    /// The longest time to connect; 3 s by default.
     pub connect_timeout: Duration,
-    /// How long one attempt of a call may take; 10 s by default. Calls for leases never take more than 3 s.
+    /// The longest attempt of a call; 10 s by default. Attempts of lease calls are limited to 3 s.
     pub attempt_timeout: Duration,
-    /// How long a call may take, with all its attempts; 30 s by default.
+    /// The longest call, with all its attempts; 30 s by default. Lease calls are limited to 10 s.
     pub operation_timeout: Duration,
-    /// How long a reader that is caught up waits between two reads of its shard; 1 s by default. All applications that
-    /// poll a shard share five reads in a second.
+    /// The wait between two reads of a reader at the tip; 1 s by default. All applications that poll a shard share five reads
+    /// a second.
     pub idle_time_between_reads: Duration,
-    /// While nothing comes, the idle time doubles from read to read up to this; `None`: it stays as it is. The first record
-    /// after a quiet time waits for so long at most.
+    /// Doubles the idle time after each empty read, up to this; `None`: the idle time does not grow. The first record after a
+    /// quiet time waits at most this long.
     pub max_idle_time_between_reads: Option<Duration>,
-    /// How many of the five reads in a second are for this application, in percent; 100 by default. With two
-    /// applications that poll the stream, give each 50.
+    /// The share of a shard's five reads a second that this application uses, in percent; 100 by default. If two applications
+    /// poll the stream, give each 50.
     pub read_share_percent: u32,
-    /// Whether shards are polled or subscribed to; polled by default.
+    /// Whether shards are polled or read by enhanced fan-out; polled by default.
     pub retrieval: RetrievalMode,
-    /// How records are asked for and read; by the AWS SDK unless told otherwise.
+    /// The encoding of `GetRecords`; CBOR by default.
     pub get_records_format: GetRecordsFormat,
 }
 
 impl AwsSettings {
-    /// Settings for this stream; everything else as by default.
+    /// Settings for this stream, with defaults for the rest.
     pub fn new(stream_name: impl Into<String>) -> Self {
         Self {
             stream_name: stream_name.into(),
@@ -95,7 +95,7 @@ impl AwsSettings {
         }
     }
 
-    /// Checks the settings as a whole.
+    /// Validates the settings as a whole.
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
@@ -104,11 +104,11 @@ impl AwsSettings {
         if faults.is_empty() {
             return Ok(());
         }
-        let message = format!("the AWS settings cannot be used:\n- {}", faults.join("\n- "));
+        let message = format!("invalid AWS settings:\n- {}", faults.join("\n- "));
         Err(AslError::new(AslErrorKind::InvalidSettings, message))
     }
 
-    /// Every fault of the settings, as one line each; empty when they are sound.
+    /// All faults of the settings, one line each; empty when the settings are valid.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         faults.extend(self.stream_name_fault());
@@ -158,7 +158,7 @@ impl AwsSettings {
         ];
         for (name, timeout) in timeouts {
             if timeout.is_zero() {
-                faults.push(format!("{name} 0 lets no call succeed; it must be above 0"));
+                faults.push(format!("{name} 0 is too short for any call; it must be above 0"));
             }
         }
         for [(shorter_name, shorter), (longer_name, longer)] in
@@ -202,12 +202,12 @@ fn region_fault(name: &str, region: &str) -> Option<String> {
     }
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (region.len() > MAX_REGION_BYTES || !region.bytes().all(allowed))
-        .then(|| format!("{name} {region:?} is no region; one looks like eu-west-1"))
+        .then(|| format!("{name} {region:?} is not a region; a region looks like eu-west-1"))
 }
 
-/// What is wrong with the URL of an endpoint. It is not shown where it holds a password.
+/// The fault of an endpoint URL; `None`: it is valid. The message leaves out a URL that may contain a password.
 pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
-    // What comes before an @ may be a password, whatever else is wrong.
+    // The part before an @ may be a password.
     let shown = if url.contains('@') { String::new() } else { format!(" {url:?}") };
     let fault = |reason: &str| Some(format!("{name}{shown} {reason}"));
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
@@ -215,30 +215,32 @@ pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
-        return Some(format!("{name} must not hold a user or password; credentials come from elsewhere"));
+        return Some(format!(
+            "{name} must not contain a user or password; configure credentials for the AWS SDK instead"
+        ));
     }
     if rest.contains(['?', '#']) {
         return fault("must have no query and no fragment");
     }
     let (host, port) = match authority.strip_prefix('[').and_then(|address| address.split_once(']')) {
         Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => (address, port),
-        Some(_) => return fault("names no IPv6 address between its brackets"),
+        Some(_) => return fault("has no IPv6 address between its brackets"),
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
     let is_host = host.starts_with(|first: char| first.is_ascii_alphanumeric() || first == ':')
         && host.bytes().all(|byte| is_name_byte(byte) || byte == b':');
     if !is_host {
-        return fault("names no host");
+        return fault("has no valid host");
     }
     let has_sound_port = port.is_empty()
         || port.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()).is_some_and(|port| port > 0);
     if !has_sound_port {
-        return fault("has no usable port after its host");
+        return fault("has no valid port after its host");
     }
     let path = &rest[authority.len()..];
-    // The characters of a path by RFC 3986; the client refuses others at the first call.
+    // The path characters of RFC 3986; the SDK refuses others only at the first call.
     if !path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte)) {
-        return fault("must hold no spaces, and no other character that must be escaped in a URL");
+        return fault("must not contain spaces or other characters that need escaping in a URL");
     }
     None
 }
@@ -246,10 +248,10 @@ pub(crate) fn endpoint_fault(name: &str, url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fan_out::FanOutSettings;
+    use crate::fan_out::settings::FanOutSettings;
 
     #[test]
-    fn a_stream_name_is_enough() {
+    fn stream_name_alone_is_valid() {
         assert_eq!(AwsSettings::new("words").faults(), Vec::<String>::new());
         let settings = AwsSettings::new("words");
         assert_eq!(settings.connect_timeout, Duration::from_secs(3));
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_names_are_those_of_the_api() {
+    fn stream_names_follow_the_rules_of_the_api() {
         let longest = "a".repeat(MAX_STREAM_NAME_BYTES);
         for name in ["a", "My_stream.2-x", longest.as_str()] {
             assert_eq!(AwsSettings::new(name).faults(), Vec::<String>::new(), "{name}");
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_urls_of_a_host() {
+    fn endpoints_must_be_urls_with_a_host() {
         for url in [
             "http://localhost",
             "http://127.0.0.1:4567",
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_an_endpoint_is_refused_and_not_shown() {
+    fn password_in_an_endpoint_is_refused_and_not_shown() {
         let fault = endpoint_fault("kinesis_endpoint_url", "http://user:secret@host").unwrap();
         assert!(fault.contains("kinesis_endpoint_url") && !fault.contains("secret"), "{fault}");
     }

@@ -1,9 +1,8 @@
-//! What a record may cost in allocations, counted: a bound for the whole way from the socket to the batch.
+//! Bounds the allocations of a read, counted from the socket to the batch.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
-#[path = "support/rendered.rs"]
-mod rendered;
+mod rendered_server;
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -12,20 +11,20 @@ use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::{Client, Config};
 use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
-use rendered::{Shape, serve};
+use rendered_server::{Shape, serve};
 use shard_worker::{ReadFrom, StreamSource};
 
-/// Reads before counting: the first one learns, and the connection makes its buffers large enough.
+/// Reads before counting: the first learns the route, and the connection grows its buffers.
 const WARM_UP_READS: usize = 3;
 
-/// The least of so many reads counts.
+/// The number of counted reads, of which the minimum is used.
 const COUNTED_READS: usize = 4;
 
-/// How many allocations the pieces of an answer may add: on a busy machine it comes in more of them.
-const PIECES: u64 = 25;
+/// Allocations allowed for the frames of an answer: on a busy machine an answer arrives in more frames.
+const FRAME_ALLOCATIONS: u64 = 25;
 
-/// Allocations of one read of an answer of this shape, in the thread that reads; the server is another one.
-#[allow(clippy::disallowed_methods)] // a server beside the runtime that is measured, not in it
+/// The allocations of one read of an answer of this shape. Only the reading thread is counted, not the server's.
+#[allow(clippy::disallowed_methods)] // the server must not run in the measured runtime
 fn allocations(shape: Shape, format: GetRecordsFormat) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -47,25 +46,25 @@ fn allocations(shape: Shape, format: GetRecordsFormat) -> u64 {
         assert_eq!(batch.records.len(), shape.records);
     };
     (0..WARM_UP_READS).for_each(|_| read());
-    // How many pieces an answer comes in depends on the load of the machine.
+    // The number of frames of an answer depends on the load of the machine.
     (0..COUNTED_READS).map(|_| allocation_counter::measure(&mut read).count_total).min().unwrap()
 }
 
 #[test]
-fn a_record_costs_no_allocation_of_its_own() {
+fn a_record_needs_no_allocation_of_its_own() {
     for format in [GetRecordsFormat::Cbor, GetRecordsFormat::Json] {
         for (records, payload_bytes) in [(1000, 1000), (10_000, 100)] {
             let counted = allocations(Shape { records, payload_bytes }, format);
             println!("{format}, {records} records of {payload_bytes} bytes: {counted} allocations");
-            // 0.05 a record, and some for the pieces that the answer came in.
-            let allowed = records as u64 / 20 + PIECES;
+            // 0.05 for each record, plus the frames of the answer.
+            let allowed = records as u64 / 20 + FRAME_ALLOCATIONS;
             assert!(counted <= allowed, "{format}: {counted} allocations for {records} records");
         }
     }
 }
 
 #[test]
-fn an_empty_read_costs_a_fraction_of_the_allocations_of_the_sdk() {
+fn empty_read_needs_a_third_of_the_sdks_allocations() {
     let of = |format| allocations(Shape { records: 0, payload_bytes: 0 }, format);
     let by_the_sdk = of(GetRecordsFormat::Sdk);
     for format in [GetRecordsFormat::Cbor, GetRecordsFormat::Json] {

@@ -1,4 +1,4 @@
-//! A registered consumer of a stream, and what follows from its state: pure.
+//! A registered consumer of a stream, and the next step for its state: pure.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -12,13 +12,13 @@ use crate::service_time::to_system_time;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerStatus {
-    /// It is being registered and cannot read yet.
+    /// The consumer is being registered and cannot read yet.
     Creating,
-    /// It can read.
+    /// The consumer can read.
     Active,
-    /// It is being removed.
+    /// The consumer is being removed.
     Deleting,
-    /// The service says something that this version does not know.
+    /// The service reported a state that this version does not know.
     Unknown,
 }
 
@@ -48,13 +48,13 @@ impl From<&types::ConsumerStatus> for ConsumerStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamConsumer {
-    /// Its name, unique among the consumers of the stream.
+    /// The name, unique among the consumers of the stream.
     pub name: String,
-    /// Its ARN, which holds the time it was registered: another one with the same name has another ARN.
+    /// The ARN, which contains the registration time: a consumer registered again under the same name has another ARN.
     pub arn: String,
-    /// Its state.
+    /// The state.
     pub status: ConsumerStatus,
-    /// When it was registered, by the service's clock.
+    /// The registration time by the service's clock.
     pub created_at: Option<SystemTime>,
 }
 
@@ -80,26 +80,26 @@ impl From<types::Consumer> for StreamConsumer {
     }
 }
 
-/// What to do next on the way to a consumer that can read.
+/// The next step towards a consumer that can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It can read.
+    /// Subscribe as this active consumer.
     Use(StreamConsumer),
-    /// There is none: register it.
+    /// The consumer does not exist: register it.
     Register,
-    /// It is being registered or removed: look again.
+    /// The consumer is being registered or removed: check again.
     Wait(ConsumerStatus),
-    /// There is none, and it is not ours to register.
+    /// The consumer does not exist, and was given by its ARN, so it cannot be registered.
     Missing,
 }
 
-/// What follows from what was found.
+/// The next step for the consumer that `DescribeStreamConsumer` found.
 pub(crate) fn next_step(choice: &ConsumerChoice, found: Option<StreamConsumer>) -> Step {
     match (choice, found) {
         (ConsumerChoice::Name(_), None) => Step::Register,
         (ConsumerChoice::Arn(_), None) => Step::Missing,
         (_, Some(found)) if found.status == ConsumerStatus::Active => Step::Use(found),
-        // An ARN never comes back.
+        // A deregistered ARN is never reused.
         (ConsumerChoice::Arn(_), Some(found)) if found.status == ConsumerStatus::Deleting => Step::Missing,
         (_, Some(found)) => Step::Wait(found.status),
     }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_absent_and_ours_is_registered() {
+    fn only_a_missing_consumer_chosen_by_name_is_registered() {
         let (name, arn) = (ConsumerChoice::Name("count".to_owned()), ConsumerChoice::Arn("arn".to_owned()));
         assert_eq!(next_step(&name, None), Step::Register);
         assert_eq!(next_step(&arn, None), Step::Missing);

@@ -1,44 +1,44 @@
-//! What an event of a subscription says: pure.
+//! Converts an event of a subscription: pure.
 
 use aws_sdk_kinesis::types::SubscribeToShardEvent;
 use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{Record, ShardEnd, SourceError};
 
-use crate::stream::KinesisStream;
+use crate::stream_client::StreamClient;
 
-/// An event, converted as a whole.
+/// A whole event, converted.
 #[derive(Debug)]
-pub(crate) struct Arrival {
+pub(crate) struct ConvertedEvent {
     pub(crate) records: Vec<Record>,
-    /// How far the records lie behind the tip, in milliseconds.
+    /// How far the records are behind the tip, in milliseconds.
     pub(crate) millis_behind_latest: u64,
-    /// After which number to go on; `None`: only at the end.
-    pub(crate) after: Option<SequenceNumber>,
+    /// The sequence number after which the next subscription starts; `None` only for the last event of a shard.
+    pub(crate) continue_after: Option<SequenceNumber>,
     pub(crate) ending: Ending,
 }
 
-/// What an event says about the end of the shard. AWS names children in the last event only, and gives it no number to
-/// go on after; other servers name them early and always give a number.
+/// The end of the shard as an event reports it. AWS names children only in the last event, which has no continuation
+/// number. Other servers name them earlier and always send a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// It goes on.
+    /// The shard continues.
     Open,
-    /// The shard is closed, but records may still come: it has ended if the session now ends by itself.
-    Near(ShardEnd),
+    /// The shard is closed, but may have more records: if the session now ends by itself, the shard has ended.
+    Announced(ShardEnd),
     /// This was the last event.
     Reached(ShardEnd),
-    /// There is no number to go on after, but no children either: only a listing can tell.
-    Unclear,
+    /// The event has neither a continuation number nor children: only a listing can confirm the end.
+    Unconfirmed,
 }
 
-impl Arrival {
+impl ConvertedEvent {
     /// Converts an event.
     ///
     /// # Errors
-    /// `Invalid` when a part of it is not what it must be.
+    /// `Invalid` when a part of it cannot be converted.
     pub(crate) fn new(
         event: SubscribeToShardEvent,
-        stream: &KinesisStream,
+        stream: &StreamClient,
         shard_id: &ShardId,
     ) -> Result<Self, SourceError> {
         let records = event
@@ -53,18 +53,18 @@ impl Arrival {
         let end = stream.shard_end(event.child_shards.unwrap_or_default())?;
         let ending = match (&continuation, end.children.is_empty()) {
             (Some(_), true) => Ending::Open,
-            // With records more may follow.
+            // More records may follow an event with records.
             (Some(_), false) if !records.is_empty() => Ending::Open,
-            (Some(_), false) => Ending::Near(end),
+            (Some(_), false) => Ending::Announced(end),
             (None, false) => Ending::Reached(end),
-            (None, true) => Ending::Unclear,
+            (None, true) => Ending::Unconfirmed,
         };
-        // What is handed over is never asked for again, whatever the continuation says.
+        // Never request a returned record again, even if the continuation number is too small.
         let last = records.last().map(|record| record.sequence_number.clone());
         Ok(Self {
             records,
             millis_behind_latest: u64::try_from(event.millis_behind_latest).unwrap_or(0),
-            after: continuation.max(last),
+            continue_after: continuation.max(last),
             ending,
         })
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a subscription: the one place where that gets its meaning.
+//! Classifies the errors of a subscription: of its call, and of its stream of events.
 
 use std::time::Duration;
 
@@ -9,47 +9,47 @@ use lease_store::ShardId;
 use shard_worker::{SourceError, SourceErrorKind};
 
 use super::policy::SessionEnd;
-use crate::error::{Said, chain, said_error};
-use crate::stream::KinesisStream;
+use crate::error::{ServiceError, error_chain, service_error};
+use crate::stream_client::StreamClient;
 
-/// The status that goes with an exception inside a stream of events, which has none of its own.
+/// The HTTP status by which an exception inside a stream of events is classified; it has none of its own.
 const STATUS_OF_EVENTS: u16 = 400;
 
-const IN_USE_HINT: &str = "; another subscriber has this shard as the same consumer, or had it less than five seconds ago: \
-                           if that is not another process of this application, give each application a consumer of its own";
+const IN_USE_HINT: &str = "; another subscriber of the same consumer has this shard, or had it less than five seconds ago: \
+                           if it is another application, give each application a consumer of its own";
 
-/// Why a subscription was refused or broke.
+/// The error of a subscription that was refused or broke.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) trouble: Trouble,
+    pub(crate) kind: FailureKind,
     pub(crate) error: SourceError,
 }
 
-/// What a failure calls for.
+/// How to react to a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// Another subscriber has the shard: keep the distance.
+pub(crate) enum FailureKind {
+    /// Another subscriber has the shard: wait at least five seconds.
     InUse,
-    /// The consumer, the shard or the stream is gone: look which.
+    /// The consumer, the shard or the stream is gone: find out which.
     NotFound,
-    /// Another try may better it.
-    Passing,
-    /// Somebody has to do something about it.
-    NeedsHelp,
+    /// A retry may succeed.
+    Transient,
+    /// A retry fails until an operator fixes the cause.
+    NeedsOperator,
 }
 
 impl Failure {
     pub(crate) fn new(error: SourceError) -> Self {
-        let trouble = match error.kind() {
-            SourceErrorKind::Throttled | SourceErrorKind::Unavailable => Trouble::Passing,
-            _ => Trouble::NeedsHelp,
+        let kind = match error.kind() {
+            SourceErrorKind::Throttled | SourceErrorKind::Unavailable => FailureKind::Transient,
+            _ => FailureKind::NeedsOperator,
         };
-        Self { trouble, error }
+        Self { kind, error }
     }
 
-    /// The call failed.
+    /// The failure of the call.
     pub(crate) fn refused(
-        stream: &KinesisStream,
+        stream: &StreamClient,
         shard_id: &ShardId,
         error: SdkError<SubscribeToShardError>,
     ) -> Self {
@@ -58,36 +58,36 @@ impl Failure {
         Self::of_code(&code, error)
     }
 
-    /// An exception came instead of an event, or the connection broke.
+    /// The failure of an open subscription: an exception instead of an event, or a broken connection.
     pub(crate) fn broken<R>(
-        stream: &KinesisStream,
+        stream: &StreamClient,
         shard_id: &ShardId,
         error: SdkError<SubscribeToShardEventStreamError, R>,
     ) -> Self
     where
         R: std::fmt::Debug + Send + Sync + 'static,
     {
-        let doing = format!("the subscription to {shard_id}");
+        let action = format!("the subscription to {shard_id}");
         let code = error.as_service_error().and_then(code_of).unwrap_or_default();
         let text = match error.as_service_error().and_then(|error| error.meta().message()) {
             Some(message) if !code.is_empty() => format!("{code}: {message}"),
-            _ => chain(&error),
+            _ => error_chain(&error),
         };
         let error = match error {
             SdkError::ServiceError(_) => {
-                let said = Said { status: STATUS_OF_EVENTS, code: &code, text };
-                said_error(&doing, stream.destination(), &said).with_source(error)
+                let answer = ServiceError { status: STATUS_OF_EVENTS, code: &code, text };
+                service_error(&action, stream.destination(), &answer).with_source(error)
             }
-            // Torn, cut short or garbled on its way: the next session reads it again.
-            _ => stream.unavailable(&format!("{doing} broke: {text}")).with_source(error),
+            // The connection broke, or an event is truncated or corrupt: the next session reads the event again.
+            _ => stream.unavailable(&format!("{action} broke: {text}")).with_source(error),
         };
         Self::of_code(&code, error)
     }
 
-    /// No event came for so long.
-    pub(crate) fn silent(stream: &KinesisStream, shard_id: &ShardId, silence: Duration) -> Self {
+    /// The failure of a subscription without an event for this time.
+    pub(crate) fn silent(stream: &StreamClient, shard_id: &ShardId, silence: Duration) -> Self {
         Self::new(stream.unavailable(&format!(
-            "the subscription to {shard_id} brought no event for {silence:?}, not even an empty one, and counts as dead"
+            "the subscription to {shard_id} had no event for {silence:?}, not even an empty one"
         )))
     }
 
@@ -96,22 +96,22 @@ impl Failure {
             "ResourceInUseException" => {
                 let error =
                     SourceError::new(error.kind(), format!("{error}{IN_USE_HINT}")).with_source(error);
-                Self { trouble: Trouble::InUse, error }
+                Self { kind: FailureKind::InUse, error }
             }
-            "ResourceNotFoundException" => Self { trouble: Trouble::NotFound, error },
+            "ResourceNotFoundException" => Self { kind: FailureKind::NotFound, error },
             _ => Self::new(error),
         }
     }
 
     pub(crate) fn session_end(&self) -> SessionEnd {
-        match self.trouble {
-            Trouble::InUse => SessionEnd::InUse,
-            Trouble::NotFound | Trouble::Passing | Trouble::NeedsHelp => SessionEnd::Failed,
+        match self.kind {
+            FailureKind::InUse => SessionEnd::InUse,
+            FailureKind::NotFound | FailureKind::Transient | FailureKind::NeedsOperator => SessionEnd::Failed,
         }
     }
 }
 
-/// Inside a stream of events the code is the kind of the event; it is repeated in the content at best.
+/// The error code of an exception inside a stream of events. The event type names it; its content need not.
 fn code_of(error: &SubscribeToShardEventStreamError) -> Option<String> {
     use SubscribeToShardEventStreamError as Error;
     let code = match error {

@@ -1,50 +1,26 @@
-//! Enhanced fan-out: the service pushes the records of a shard over a subscription of our own.
+//! Enhanced fan-out: the service pushes the records of a shard over a subscription.
 //!
-//! | file | what |
+//! | file | what it holds |
 //! | --- | --- |
-//! | `settings.rs` | polling or fan-out, and as which consumer |
-//! | `consumer.rs` | what a registered consumer is, and what follows from its state: pure |
+//! | `settings.rs` | polling or fan-out, and the choice of the consumer |
+//! | `consumer.rs` | a registered consumer, and the next step for its state: pure |
 //! | `registration.rs` | finds, registers, awaits, lists and removes consumers |
-//! | `policy.rs` | when to subscribe, renew, back off, poll and come back: pure |
-//! | `place.rs`, `event.rs` | where a subscription starts, and what an event says: pure |
-//! | `failure.rs` | the one place where an error of a subscription gets its meaning |
-//! | `subscription.rs`, `gate.rs` | one session of `SubscribeToShard`, and how an event waits until there is memory for it |
-//! | `source.rs` | a shard read over many sessions |
-//! | `status.rs`, `stream_calls.rs` | what others see and may ask for |
+//! | `policy.rs` | when to subscribe, renew, back off, poll and return to fan-out: pure |
+//! | `starting_position.rs`, `event.rs` | the start of a subscription, and the contents of an event: pure |
+//! | `failure.rs` | classifies the errors of a subscription |
+//! | `subscription.rs`, `backpressure.rs` | one session of `SubscribeToShard`; an event stays on the connection until memory is reserved |
+//! | `source.rs` | reads a shard over many sessions |
+//! | `shared.rs`, `status.rs` | shared by all shards of a stream: settings, consumer and counters |
 
-mod consumer;
+mod backpressure;
+pub(crate) mod consumer;
 mod event;
 mod failure;
-mod gate;
-mod place;
 mod policy;
 mod registration;
-mod settings;
-mod source;
-mod status;
-mod stream_calls;
+pub(crate) mod settings;
+pub(crate) mod shared;
+pub(crate) mod source;
+mod starting_position;
+pub(crate) mod status;
 mod subscription;
-
-pub use consumer::{ConsumerStatus, StreamConsumer};
-pub use settings::{ConsumerChoice, FanOutSettings, RetrievalMode};
-pub use status::FanOutStatus;
-
-pub(crate) use source::FanOutSource;
-
-use registration::Registration;
-use status::Counters;
-
-/// What all shards of a stream that is read by fan-out share.
-#[derive(Debug)]
-pub(crate) struct FanOut {
-    settings: FanOutSettings,
-    registration: Registration,
-    counters: Counters,
-}
-
-impl FanOut {
-    pub(crate) fn new(settings: FanOutSettings, rng: fastrand::Rng) -> Self {
-        let registration = Registration::new(settings.consumer.clone(), rng);
-        Self { settings, registration, counters: Counters::default() }
-    }
-}

@@ -1,48 +1,48 @@
-//! When a shard is subscribed to, and when it is polled instead: pure, time and randomness in, plan out.
+//! Decides when to subscribe to a shard, and when to poll it instead. Pure: time and randomness in, plan out.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
 
-/// AWS refuses a subscription within five seconds after another one of the same consumer to the same shard, and later
-/// lets the new one take over.
+/// AWS refuses a subscription within five seconds of another one of the same consumer to the same shard. After that, a new
+/// subscription replaces the old one.
 pub(crate) const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Added to [`SUBSCRIPTION_INTERVAL`] at the least, and up to twice as much: the clocks of both sides begin at
-/// different ends of the call.
+/// The least margin added to [`SUBSCRIPTION_INTERVAL`]; the most is twice this. Needed because this side measures from the
+/// start of the call, and the service from its arrival.
 const INTERVAL_MARGIN: Duration = Duration::from_millis(250);
 
-/// How old a subscription gets before it is replaced. The service ends it after 5 min. What is drawn is at most
-/// [`RENEWAL_SPREAD`] less, so that shards which started together do not all renew together.
+/// The age at which a subscription is renewed, before the service ends it at 5 min. A random time up to [`RENEWAL_SPREAD`] is
+/// subtracted, so that shards that started together do not renew together.
 const RENEWAL_AGE: Duration = Duration::from_secs(285);
 
-/// By how much the ages at renewal differ.
+/// The range of the ages at renewal.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(45);
 
-/// How many sessions fail in a row before the shard is polled.
+/// The number of failed sessions in a row after which the shard is polled.
 pub(crate) const FAILED_SESSIONS_BEFORE_POLLING: u32 = 5;
 
-/// A session that broke after this time, and brought events, counts as a good one.
+/// A session that breaks after this time does not count as failed, if it had events.
 const STEADY_SESSION: Duration = Duration::from_secs(30);
 
-/// The wait after the first failure; it doubles with each further one. It never undercuts [`SUBSCRIPTION_INTERVAL`].
+/// The wait after the first failure; it doubles with each further one. [`SUBSCRIPTION_INTERVAL`] applies as well.
 const FIRST_BACKOFF: Duration = Duration::from_secs(2);
 
 /// The longest wait after a failure.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// How often the wait doubles at the most; by then it is the longest.
+/// How often the wait doubles at most; then it has reached its maximum.
 const MAX_DOUBLINGS: u32 = 4;
 
-/// How a session came to its end, or that it never began.
+/// How a session ended, or why it never started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionEnd {
-    /// The service ended it as it does every five minutes, or we did to renew it.
+    /// The service ended it after five minutes, or it was renewed.
     Over,
     /// Another subscriber has the shard, or had it less than five seconds ago.
     InUse,
-    /// Anything else.
+    /// Any other failure.
     Failed,
 }
 
@@ -51,21 +51,21 @@ pub(crate) enum SessionEnd {
 pub(crate) enum Next {
     /// Subscribe again, after the wait.
     Subscribe,
-    /// Fan-out does not work here, now: poll until this time.
+    /// Subscriptions keep failing: poll until this time.
     PollUntil(Instant),
 }
 
-/// Decides over the subscriptions of one shard.
+/// Decides about the subscriptions of one shard.
 #[derive(Debug)]
 pub(crate) struct SubscriptionPolicy {
     rng: Rng,
-    /// How long to poll before fan-out is tried again; `None`: polling is not allowed.
+    /// How long to poll before trying fan-out again; `None`: polling is not allowed.
     poll_for: Option<Duration>,
-    /// When the service last accepted a subscription, or may have.
+    /// When the service last accepted a subscription, or may have accepted one.
     subscribed_at: Option<Instant>,
-    /// When the running session is to be replaced.
+    /// When to renew the current session.
     renew_at: Option<Instant>,
-    has_brought_events: bool,
+    had_events: bool,
     not_before: Option<Instant>,
     failures: u32,
 }
@@ -78,7 +78,7 @@ impl SubscriptionPolicy {
             poll_for,
             subscribed_at: None,
             renew_at: None,
-            has_brought_events: false,
+            had_events: false,
             not_before: None,
             failures: 0,
         }
@@ -89,40 +89,40 @@ impl SubscriptionPolicy {
         self.not_before.map_or(Duration::ZERO, |due| due.saturating_duration_since(now))
     }
 
-    /// The request goes out. From here on the service may have accepted it, whether or not an answer arrives; so the
-    /// next one keeps its distance even if this one is cancelled.
-    pub(crate) fn asked(&mut self, now: Instant) {
+    /// Records that a subscription was requested. The service may accept it even if no answer arrives. So the next request
+    /// keeps the interval even if this one is cancelled.
+    pub(crate) fn requested(&mut self, now: Instant) {
         self.accepted(now);
     }
 
-    /// The service accepted it.
+    /// Records that the service accepted the subscription.
     pub(crate) fn accepted(&mut self, now: Instant) {
         self.subscribed_at = Some(now);
-        self.has_brought_events = false;
+        self.had_events = false;
         self.not_before = Some(now + self.interval());
         self.renew_at = Some(now + RENEWAL_AGE - self.up_to(RENEWAL_SPREAD));
     }
 
-    /// The session brought an event.
+    /// Records an event of the session.
     pub(crate) fn event(&mut self) {
-        self.has_brought_events = true;
+        self.had_events = true;
     }
 
-    /// When the session is to be replaced.
+    /// When to renew the current session.
     pub(crate) fn renew_at(&self) -> Option<Instant> {
         self.renew_at
     }
 
-    /// How many sessions failed in a row.
+    /// The number of failed sessions in a row.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// A session is over, or was refused.
+    /// Decides what follows a session that ended or was refused.
     pub(crate) fn ended(&mut self, how: SessionEnd, now: Instant) -> Next {
         let age = self.subscribed_at.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let was_good = self.has_brought_events && (how == SessionEnd::Over || age >= STEADY_SESSION);
-        self.has_brought_events = false;
+        let was_good = self.had_events && (how == SessionEnd::Over || age >= STEADY_SESSION);
+        self.had_events = false;
         self.renew_at = None;
         let mut due = self.not_before.unwrap_or(now);
         if was_good {
@@ -132,7 +132,7 @@ impl SubscriptionPolicy {
             due = due.max(now + self.backoff());
         }
         if how == SessionEnd::InUse {
-            // Whoever has it got it at an unknown time, just now at the latest.
+            // The other subscriber may have subscribed just now.
             due = due.max(now + self.interval());
         }
         self.not_before = Some(due);
@@ -140,7 +140,7 @@ impl SubscriptionPolicy {
             Some(poll_for) if self.failures >= FAILED_SESSIONS_BEFORE_POLLING => {
                 let until = now + poll_for.mul_f64(0.75 + 0.5 * self.rng.f64());
                 self.not_before = Some(due.max(until));
-                // The next failure alone sends it back to polling.
+                // One more failure after the return to fan-out leads back to polling.
                 self.failures = FAILED_SESSIONS_BEFORE_POLLING - 1;
                 Next::PollUntil(until)
             }
@@ -152,7 +152,7 @@ impl SubscriptionPolicy {
         SUBSCRIPTION_INTERVAL + INTERVAL_MARGIN + self.up_to(INTERVAL_MARGIN)
     }
 
-    /// From half to one and a half times a length that doubles with each failure.
+    /// A random wait, 0.5 to 1.5 times a nominal wait that doubles with each failure.
     fn backoff(&mut self) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(MAX_DOUBLINGS);
         let nominal = FIRST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF);
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// The life of a subscription on the service.
+    /// The lifetime of a subscription on the service.
     const SERVICE_LIMIT: Duration = Duration::from_secs(300);
 
     #[derive(Debug, Clone)]
@@ -194,9 +194,9 @@ mod tests {
         prop::collection::vec(session, 1..80)
     }
 
-    /// One session as it went: when it was asked for, and what came after it.
+    /// One simulated session: its request and end, and the decision of the policy.
     struct Run {
-        asked_at: Instant,
+        requested_at: Instant,
         ended_at: Instant,
         next: Next,
         wait: Duration,
@@ -207,9 +207,9 @@ mod tests {
         let mut runs = Vec::new();
         for session in sessions {
             now += policy.wait(now);
-            assert_eq!(policy.wait(now), Duration::ZERO, "after the wait it is due");
-            let asked_at = now;
-            policy.asked(now);
+            assert_eq!(policy.wait(now), Duration::ZERO, "due after the wait");
+            let requested_at = now;
+            policy.requested(now);
             if session.accepted {
                 now += Duration::from_millis(50);
                 policy.accepted(now);
@@ -221,7 +221,7 @@ mod tests {
                 now += session.lasts.min(left);
             }
             let next = policy.ended(session.end, now);
-            runs.push(Run { asked_at, ended_at: now, next, wait: policy.wait(now) });
+            runs.push(Run { requested_at, ended_at: now, next, wait: policy.wait(now) });
             if let Next::PollUntil(until) = next {
                 now = until;
             }
@@ -231,11 +231,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_subscriptions_are_never_within_five_seconds(seed: u64, sessions in sessions(), polls: bool) {
+        fn subscriptions_are_more_than_five_seconds_apart(seed: u64, sessions in sessions(), polls: bool) {
             let poll_for = polls.then_some(Duration::from_secs(60));
             let runs = simulate(&mut SubscriptionPolicy::new(Rng::with_seed(seed), poll_for), &sessions);
             for pair in runs.windows(2) {
-                prop_assert!(pair[1].asked_at - pair[0].asked_at > SUBSCRIPTION_INTERVAL);
+                prop_assert!(pair[1].requested_at - pair[0].requested_at > SUBSCRIPTION_INTERVAL);
             }
             for (run, session) in runs.iter().zip(&sessions) {
                 if session.end == SessionEnd::InUse {
@@ -254,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn a_session_that_ran_its_course_is_followed_at_once(seed: u64, lasts in 6_000..400_000_u64) {
+        fn normal_session_end_is_followed_without_wait(seed: u64, lasts in 6_000..400_000_u64) {
             let session =
                 Session { accepted: true, events: true, lasts: Duration::from_millis(lasts), end: SessionEnd::Over };
             let mut policy = SubscriptionPolicy::new(Rng::with_seed(seed), None);
@@ -265,16 +265,16 @@ mod tests {
         }
 
         #[test]
-        fn only_failures_in_a_row_lead_to_polling_and_it_ends(seed: u64, sessions in sessions()) {
+        fn only_consecutive_failures_lead_to_polling(seed: u64, sessions in sessions()) {
             let poll_for = Duration::from_secs(60);
             let mut policy = SubscriptionPolicy::new(Rng::with_seed(seed), Some(poll_for));
             let runs = simulate(&mut policy, &sessions);
             let mut in_a_row = 0;
             let mut has_polled = false;
             for (run, session) in runs.iter().zip(&sessions) {
-                let age = run.ended_at - run.asked_at;
+                let age = run.ended_at - run.requested_at;
                 let is_good = session.events && (session.end == SessionEnd::Over || age >= STEADY_SESSION + Duration::from_secs(1));
-                // Close to the border either is right.
+                // Close to the limit, either decision is right.
                 if session.events && age.abs_diff(STEADY_SESSION) <= Duration::from_secs(1) {
                     return Ok(());
                 }
@@ -294,7 +294,7 @@ mod tests {
         }
 
         #[test]
-        fn failures_are_spread_and_grow(seed: u64) {
+        fn backoff_grows_and_is_randomised(seed: u64) {
             let failed =
                 Session { accepted: false, events: false, lasts: Duration::ZERO, end: SessionEnd::Failed };
             let runs = simulate(&mut SubscriptionPolicy::new(Rng::with_seed(seed), None), &vec![failed; 12]);

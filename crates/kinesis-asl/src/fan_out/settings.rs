@@ -1,42 +1,41 @@
-//! How the records of a stream are fetched: by polling, or by enhanced fan-out and as whom.
+//! The settings of retrieval: polling, or enhanced fan-out and its consumer.
 
 use std::fmt;
 use std::time::Duration;
 
-/// How long a subscription may be silent before it counts as dead. AWS sends an event every few seconds, an empty one if
-/// there is no record.
+/// How long a subscription may be silent before it is replaced. AWS sends an event every few seconds, empty if there is no
+/// record.
 const DEFAULT_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The shortest inactivity time-out: above the time between two events of a quiet shard.
 const MIN_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest inactivity time-out: the life of a subscription (AWS: 5 min).
+/// The longest inactivity time-out: the lifetime of a subscription (AWS: 5 min).
 const MAX_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// How long a shard is polled before fan-out is tried again.
 const DEFAULT_RETRY_FAN_OUT_AFTER: Duration = Duration::from_secs(5 * 60);
 
-/// The shortest time of polling: AWS refuses two subscriptions within five seconds.
+/// The shortest polling time: AWS refuses two subscriptions within five seconds.
 const MIN_RETRY_FAN_OUT_AFTER: Duration = Duration::from_secs(5);
 
 /// The longest name of a consumer, in bytes (Kinesis API).
 const MAX_CONSUMER_NAME_BYTES: usize = 128;
 
-/// How the records of a stream are fetched. It is chosen explicitly and logged at the start, with the ARN of the consumer
-/// once that is known.
+/// How the records of a stream are fetched. The mode is logged at start-up, and the ARN of the consumer once it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum RetrievalMode {
-    /// `GetRecords`: all applications share 2 MB and five reads in a second and shard. Costs nothing extra.
+    /// `GetRecords`: all applications share 2 MB and five reads a second for each shard. Costs nothing extra.
     #[default]
     Polling,
-    /// `SubscribeToShard`: this application has 2 MB in a second and shard for itself, and records arrive without being
-    /// asked for. AWS charges for it by consumer, shard, hour and byte.
+    /// `SubscribeToShard`: this application has 2 MB a second for each shard to itself, and the service pushes the records.
+    /// AWS charges for it by consumer, shard, hour and byte.
     FanOut(FanOutSettings),
 }
 
 impl RetrievalMode {
-    /// Every fault, as one line each; empty when the mode can be used.
+    /// All faults, one line each; empty when the mode is valid.
     pub fn faults(&self) -> Vec<String> {
         match self {
             Self::Polling => Vec::new(),
@@ -58,14 +57,14 @@ impl fmt::Display for RetrievalMode {
     }
 }
 
-/// As which consumer of the stream an application subscribes.
+/// The consumer as which an application subscribes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerChoice {
-    /// The consumer with this name, registered if there is none. All processes of an application share one; two
-    /// applications with one name would throw each other out.
+    /// The consumer with this name, registered if it is missing. All processes of an application share it. Two applications
+    /// with the same name would end each other's subscriptions.
     Name(String),
-    /// A consumer that somebody has registered. It is used as it is, and neither registered nor deregistered.
+    /// A consumer that is registered already. It is neither registered nor deregistered here.
     Arn(String),
 }
 
@@ -82,29 +81,32 @@ impl fmt::Display for ConsumerChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FanOutSettings {
-    /// As which consumer.
+    /// The consumer as which the application subscribes.
     pub consumer: ConsumerChoice,
-    /// Whether [`KinesisStream::end_retrieval`](crate::KinesisStream::end_retrieval) deregisters the consumer; not by default. It does so only
-    /// for a consumer that was registered through the same stream value or a clone of it, and only when it is called:
-    /// nobody can know which process of a fleet is the last. Processes that still use the consumer then register it
-    /// again under a new ARN; they lose nothing, but are interrupted. A process that crashes leaves its consumer behind.
+    /// Whether [`KinesisStream::end_retrieval`](crate::KinesisStream::end_retrieval) deregisters the consumer; `false` by
+    /// default.
+    ///
+    /// Only that call deregisters it, because no process can know whether it is the last of a fleet. It affects only a
+    /// consumer that was registered through the same stream value or a clone of it. Processes that still use the consumer
+    /// then register it again under a new ARN; they are interrupted, but lose no records. A process that crashes leaves its
+    /// consumer registered.
     pub deregister_at_end: bool,
-    /// Whether a shard is polled for a while when its subscriptions keep failing; so by default.
+    /// Whether a shard is polled for a while when its subscriptions keep failing; `true` by default.
     pub fall_back_to_polling: bool,
-    /// How long a subscription may be silent before it counts as dead; 30 s by default, 10 s to 5 min.
+    /// How long a subscription may be silent before it is replaced; 30 s by default, 10 s to 5 min.
     pub inactivity_timeout: Duration,
-    /// How long a shard is polled before fan-out is tried again; 5 min by default, at least 5 s. Drawn from three quarters
-    /// to five quarters of it, so that not all shards come back at once.
+    /// How long a shard is polled before fan-out is tried again; 5 min by default, at least 5 s. The actual time is randomly
+    /// 0.75 to 1.25 times this, so that the shards do not all return at once.
     pub retry_fan_out_after: Duration,
 }
 
 impl FanOutSettings {
-    /// Fan-out as the consumer with this name, registered if there is none.
+    /// Fan-out as the consumer with this name, registered if it is missing.
     pub fn with_consumer_name(name: impl Into<String>) -> Self {
         Self::new(ConsumerChoice::Name(name.into()))
     }
 
-    /// Fan-out as a consumer that somebody has registered.
+    /// Fan-out as a consumer that is registered already.
     pub fn with_consumer_arn(arn: impl Into<String>) -> Self {
         Self::new(ConsumerChoice::Arn(arn.into()))
     }
@@ -119,7 +121,7 @@ impl FanOutSettings {
         }
     }
 
-    /// Every fault, as one line each; empty when the settings are sound.
+    /// All faults, one line each; empty when the settings are valid.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         match &self.consumer {
@@ -138,8 +140,8 @@ impl FanOutSettings {
         }
         if !(MIN_INACTIVITY_TIMEOUT..=MAX_INACTIVITY_TIMEOUT).contains(&self.inactivity_timeout) {
             faults.push(format!(
-                "inactivity_timeout {:?} must be {MIN_INACTIVITY_TIMEOUT:?} to {MAX_INACTIVITY_TIMEOUT:?}: AWS is silent for \
-                 seconds on a quiet shard",
+                "inactivity_timeout {:?} must be {MIN_INACTIVITY_TIMEOUT:?} to {MAX_INACTIVITY_TIMEOUT:?}: AWS sends \
+                 nothing for seconds on a quiet shard",
                 self.inactivity_timeout
             ));
         }
@@ -182,12 +184,12 @@ mod tests {
     const ARN: &str = "arn:aws:kinesis:eu-west-1:111122223333:stream/words/consumer/count:1525898737";
 
     #[test]
-    fn polling_is_the_default_and_the_mode_says_what_it_is() {
+    fn polling_is_the_default_and_modes_are_displayed() {
         assert_eq!(RetrievalMode::default(), RetrievalMode::Polling);
         assert_eq!(RetrievalMode::Polling.to_string(), "polling");
         let mut settings = FanOutSettings::with_consumer_name("count");
-        let said = RetrievalMode::FanOut(settings.clone()).to_string();
-        assert_eq!(said, "fan-out as consumer \"count\", falls back to polling");
+        let displayed = RetrievalMode::FanOut(settings.clone()).to_string();
+        assert_eq!(displayed, "fan-out as consumer \"count\", falls back to polling");
         settings.fall_back_to_polling = false;
         assert!(RetrievalMode::FanOut(settings).to_string().ends_with("never falls back to polling"));
         let by_arn = RetrievalMode::FanOut(FanOutSettings::with_consumer_arn(ARN));
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_arns_are_those_of_the_api() {
+    fn names_and_arns_follow_the_rules_of_the_api() {
         let longest = "a".repeat(MAX_CONSUMER_NAME_BYTES);
         for name in ["a", "Count_2.x-y", longest.as_str()] {
             assert_eq!(FanOutSettings::with_consumer_name(name).faults(), Vec::<String>::new(), "{name}");

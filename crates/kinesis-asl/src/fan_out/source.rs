@@ -1,11 +1,11 @@
-//! Reads one shard over many sessions of `SubscribeToShard`, and by polling where these keep failing.
+//! Reads one shard over many sessions of `SubscribeToShard`, and by polling while subscriptions keep failing.
 //!
-//! What counts is the place in the shard. It moves only when an event was converted as a whole and is handed over in the
-//! same breath; the next event is not taken from the connection before the caller asks for it. So whatever ends a
-//! session, an error, a silence, a renewal or a cancelled call, the next one starts exactly behind what was handed over.
+//! The source keeps the read position. It moves only after a whole event was converted, without an await before the batch is
+//! returned. The next event stays on the connection until the caller requests it. So the next session starts right after
+//! the last returned record, whether the previous one ended by an error, silence, renewal or a cancelled call.
 //!
-//! A caller that asks when the source is ready waits there for the next event to begin, and takes it once there is memory for
-//! it. Meanwhile the session is listened to as ever: that it is silent, or due to be replaced, is noticed.
+//! A caller that uses `ready` waits there until the next event begins to arrive, and reads it once it has reserved memory.
+//! Meanwhile, silence and a due renewal are still noticed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,106 +16,103 @@ use aws_sdk_kinesis::types::SubscribeToShardEvent;
 use lease_store::ShardId;
 use shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
-    StreamSource as _,
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::FanOut;
-use super::event::{Arrival, Ending};
-use super::failure::{Failure, Trouble};
+use super::event::{ConvertedEvent, Ending};
+use super::failure::{Failure, FailureKind};
 use super::policy::{FAILED_SESSIONS_BEFORE_POLLING, Next, SessionEnd, SubscriptionPolicy};
 use super::registration::Readiness;
 use super::settings::ConsumerChoice;
-use super::status::Counted;
-use super::subscription::{Asked, Subscription, client_for_subscriptions};
-use crate::polling::{Place, PollingSource};
-use crate::stream::KinesisStream;
+use super::shared::FanOut;
+use super::starting_position::starting_position;
+use super::status::CountGuard;
+use super::subscription::{SubscribeCall, Subscription, client_for_subscriptions};
+use crate::polling::PollingSource;
+use crate::read_position::ReadPosition;
+use crate::stream_client::StreamClient;
 
-/// How long a read waits before it answers that there is nothing.
+/// How long a read waits before it returns an empty batch.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a session is listened to at the least before it counts as silent: after a long absence of the caller its
-/// events may need a moment to come up.
-const LEAST_LISTENING: Duration = Duration::from_secs(1);
+/// How long a session is read before it can count as silent. After a long pause of the caller, its events may take a moment to
+/// arrive.
+const MIN_LISTEN_TIME: Duration = Duration::from_secs(1);
 
 /// Reads one shard from a position on, by enhanced fan-out.
 #[derive(Debug)]
 pub(crate) struct FanOutSource {
-    stream: KinesisStream,
+    stream: StreamClient,
     fan_out: Arc<FanOut>,
     client: Client,
     shard_id: ShardId,
-    place: Place,
+    position: ReadPosition,
     policy: SubscriptionPolicy,
-    /// The first call at the tip: when its answer came decides where the tip was.
-    asked_at_tip: Option<Asked>,
+    /// The first call for `LATEST`; the date of its answer tells where the tip was.
+    first_latest_call: Option<SubscribeCall>,
     session: Option<Session>,
     polling: Option<Polling>,
-    /// What the caller was told, as long as it is so: an empty answer meanwhile would look like a quiet shard.
-    trouble: Option<(SourceErrorKind, String)>,
+    /// The last error returned to the caller. It is returned again until the next subscription, because an empty batch would
+    /// look like a quiet shard.
+    reported_error: Option<(SourceErrorKind, String)>,
     end: Option<ShardEnd>,
-    memory: Memory,
+    reservation: Reservation,
 }
 
-/// What the caller has set memory aside for.
+/// The memory that the caller has reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Memory {
-    /// It does not ask, and gets what comes.
-    NotAsked,
-    /// Nothing, so no event may be taken.
-    Nothing,
-    /// The next event.
-    Event,
+enum Reservation {
+    /// The caller does not call `ready`, and gets every event.
+    Unused,
+    /// No memory is reserved, so no event may be read.
+    Empty,
+    /// Memory is reserved for the next event.
+    NextEvent,
 }
 
 #[derive(Debug)]
 struct Session {
     subscription: Subscription,
     consumer_arn: String,
-    /// Since when the caller listens in vain.
+    /// Since when the caller waits for an event without success.
     silent_since: Option<Instant>,
-    /// It was listened to for long enough, in vain.
+    /// Whether `ready` waited for the whole inactivity time-out.
     is_dead: bool,
-    /// The last event said that the shard is closed, and was empty.
-    near_end: Option<ShardEnd>,
-    _counted: Counted,
+    /// Set when the last event was empty and said that the shard is closed.
+    announced_end: Option<ShardEnd>,
+    _counted: CountGuard,
 }
 
 #[derive(Debug)]
 struct Polling {
     source: PollingSource,
     until: Instant,
-    _counted: Counted,
+    _counted: CountGuard,
 }
 
 impl FanOutSource {
-    pub(crate) fn new(
-        stream: KinesisStream,
-        fan_out: Arc<FanOut>,
-        shard_id: ShardId,
-        from: ReadFrom,
-    ) -> Self {
-        let settings = &fan_out.settings;
+    pub(crate) fn new(stream: StreamClient, fan_out: Arc<FanOut>, shard_id: ShardId, from: ReadFrom) -> Self {
+        let settings = fan_out.settings();
         let poll_for = settings.fall_back_to_polling.then_some(settings.retry_fan_out_after);
         let policy = SubscriptionPolicy::new(stream.fork_rng(), poll_for);
-        let client = client_for_subscriptions(stream.client());
+        let client = client_for_subscriptions(stream.sdk());
         Self {
             stream,
             fan_out,
             client,
             shard_id,
-            place: from.into(),
+            position: from.into(),
             policy,
-            asked_at_tip: None,
+            first_latest_call: None,
             session: None,
             polling: None,
-            trouble: None,
+            reported_error: None,
             end: None,
-            memory: Memory::NotAsked,
+            reservation: Reservation::Unused,
         }
     }
 
-    /// Subscribes, as soon as that may be done; `false`: not until `answer_by`.
+    /// Subscribes as soon as the policy and the consumer allow it; `false`: not before `answer_by`.
     async fn subscribe(&mut self, answer_by: Instant) -> Result<bool, SourceError> {
         let now = Instant::now();
         let due = now + self.policy.wait(now);
@@ -123,7 +120,7 @@ impl FanOutSource {
             sleep_until(due.min(answer_by)).await;
             return Ok(due < answer_by);
         }
-        let arn = match self.fan_out.registration.look(&self.stream).await {
+        let arn = match self.fan_out.registration().check(&self.stream).await {
             Ok(Readiness::Ready(arn)) => arn,
             Ok(Readiness::NotBefore(due)) => {
                 sleep_until(due.min(answer_by)).await;
@@ -131,84 +128,83 @@ impl FanOutSource {
             }
             Err(error) => return self.failed(Failure::new(error)).map(|()| true),
         };
-        self.lose_tip();
-        let Some(start) = self.place.starting_position() else {
-            return Err(self.stream.invalid("the time to start at is too far away"));
+        self.resolve_latest();
+        let Some(start) = starting_position(&self.position) else {
+            return Err(self.stream.invalid("the start time is out of range"));
         };
         let now = Instant::now();
-        let asked = Asked::new(now);
-        if matches!(self.place, Place::Tip { since: None }) {
-            self.asked_at_tip = Some(asked.clone());
+        let call = SubscribeCall::new(now);
+        if matches!(self.position, ReadPosition::Latest { since: None }) {
+            self.first_latest_call = Some(call.clone());
         }
-        self.policy.asked(now);
-        let opened =
-            Subscription::open(&self.client, &self.stream, &arn, &self.shard_id, start, &asked).await;
-        self.keep_tip();
+        self.policy.requested(now);
+        let opened = Subscription::open(&self.client, &self.stream, &arn, &self.shard_id, start, &call).await;
+        self.record_latest_time();
         match opened {
             Ok(subscription) => {
                 self.policy.accepted(Instant::now());
-                self.trouble = None;
-                self.fan_out.counters.accepted();
-                tracing::debug!(shard_id = %self.shard_id, place = ?self.place, "subscribed");
-                let _counted = Counted::in_(&self.fan_out.counters.subscribed_shards);
+                self.reported_error = None;
+                self.fan_out.counters().accepted();
+                tracing::debug!(shard_id = %self.shard_id, position = ?self.position, "subscribed");
+                let _counted = CountGuard::new(&self.fan_out.counters().subscribed_shards);
                 self.session = Some(Session {
                     subscription,
                     consumer_arn: arn,
                     silent_since: None,
                     is_dead: false,
-                    near_end: None,
+                    announced_end: None,
                     _counted,
                 });
                 Ok(true)
             }
             Err(failure) => {
-                let failure = self.explain(failure, &arn).await;
+                let failure = self.resolve_not_found(failure, &arn).await;
                 self.failed(failure).map(|()| true)
             }
         }
     }
 
-    /// The tip is where it was when the service first answered, whatever came of that call.
-    fn keep_tip(&mut self) {
-        if let (Place::Tip { since }, Some(asked)) = (&mut self.place, &self.asked_at_tip)
+    /// Records the time of `LATEST` from the first answer, even if that answer was a refusal.
+    fn record_latest_time(&mut self) {
+        if let (ReadPosition::Latest { since }, Some(call)) = (&mut self.position, &self.first_latest_call)
             && since.is_none()
         {
-            *since = asked.not_after();
+            *since = call.earliest_service_time();
         }
     }
 
-    /// Listens until there is something to answer; `None`: the session is over.
+    /// Reads the session until there is a batch to return; `None`: the session is over.
     async fn listen(&mut self, answer_by: Instant) -> Result<Option<FetchedBatch>, SourceError> {
         let Some(session) = &mut self.session else { return Ok(None) };
         let now = Instant::now();
         let renew_at = self.policy.renew_at().unwrap_or(answer_by);
         if now >= renew_at {
             tracing::debug!(shard_id = %self.shard_id, "renewing the subscription");
-            return self.over().map(|()| None);
+            return self.session_over().map(|()| None);
         }
-        let (silent_since, dead_at) = session.silence(now, self.fan_out.settings.inactivity_timeout);
-        if self.memory == Memory::Nothing {
+        let (silent_since, dead_at) = session.silence(now, self.fan_out.settings().inactivity_timeout);
+        if self.reservation == Reservation::Empty {
             if session.is_dead {
                 let failure = Failure::silent(&self.stream, &self.shard_id, now - silent_since);
                 return self.failed(failure).map(|()| None);
             }
-            return Ok(Some(nothing()));
+            return Ok(Some(empty_batch()));
         }
         let wait_until = answer_by.min(renew_at).min(dead_at);
-        let heard = timeout_at(wait_until, session.subscription.next(&self.stream, &self.shard_id)).await;
-        match heard {
-            Ok(Ok(Some(event))) => self.take(event).await,
-            Ok(Ok(None)) => match session.near_end.take() {
+        let event = timeout_at(wait_until, session.subscription.next(&self.stream, &self.shard_id)).await;
+        match event {
+            Ok(Ok(Some(event))) => self.accept(event).await,
+            Ok(Ok(None)) => match session.announced_end.take() {
                 Some(end) => {
                     self.session = None;
                     self.end = Some(end);
                     Ok(None)
                 }
-                None => self.over().map(|()| None),
+                None => self.session_over().map(|()| None),
             },
             Ok(Err(failure)) => {
                 let arn = self.session.take().map(|session| session.consumer_arn).unwrap_or_default();
-                let failure = self.explain(failure, &arn).await;
+                let failure = self.resolve_not_found(failure, &arn).await;
                 self.failed(failure).map(|()| None)
             }
             Err(_) => {
@@ -219,31 +215,31 @@ impl FanOutSource {
                 } else if now >= renew_at {
                     Ok(None)
                 } else {
-                    Ok(Some(nothing()))
+                    Ok(Some(empty_batch()))
                 }
             }
         }
     }
 
-    /// Hands an event over and moves on; a faulty one changes nothing.
-    async fn take(&mut self, event: SubscribeToShardEvent) -> Result<Option<FetchedBatch>, SourceError> {
-        let arrival = match Arrival::new(event, &self.stream, &self.shard_id) {
-            Ok(arrival) => arrival,
+    /// Turns an event into a batch and moves the position; a faulty event changes nothing.
+    async fn accept(&mut self, event: SubscribeToShardEvent) -> Result<Option<FetchedBatch>, SourceError> {
+        let event = match ConvertedEvent::new(event, &self.stream, &self.shard_id) {
+            Ok(event) => event,
             Err(error) => return self.failed(Failure::new(error)).map(|()| None),
         };
-        let (end, near_end) = match arrival.ending {
+        let (end, announced_end) = match event.ending {
             Ending::Open => (None, None),
-            Ending::Near(end) => (None, Some(end)),
+            Ending::Announced(end) => (None, Some(end)),
             Ending::Reached(end) => (Some(end), None),
-            Ending::Unclear => {
-                // The session is given up first: a call that is cancelled now reads the event again.
+            Ending::Unconfirmed => {
+                // Close the session before the await: if this call is cancelled, the next session reads the event again.
                 self.session = None;
                 match self.is_closed().await {
                     Ok(true) => (Some(ShardEnd { children: Vec::new() }), None),
                     Ok(false) => {
                         let error = self.stream.unavailable(&format!(
-                            "an event of {} says that it is the last, but names no children, and the stream lists the \
-                             shard as open",
+                            "an event of {} has no continuation number and no children, but the stream lists the shard as \
+                             open",
                             self.shard_id
                         ));
                         return self.failed(Failure::new(error)).map(|()| None);
@@ -252,23 +248,23 @@ impl FanOutSource {
                 }
             }
         };
-        // From here on nothing waits.
+        // No await from here on, so a cancelled call cannot lose the event.
         self.policy.event();
-        if let Some(after) = arrival.after {
-            self.place = Place::After(after);
+        if let Some(sequence_number) = event.continue_after {
+            self.position = ReadPosition::AfterSequenceNumber(sequence_number);
         }
         if let Some(session) = &mut self.session {
-            session.near_end = near_end;
-            // While the caller works on records nobody listens.
-            session.silent_since = arrival.records.is_empty().then(Instant::now);
+            session.announced_end = announced_end;
+            // The time in which the caller processes records does not count as silence.
+            session.silent_since = event.records.is_empty().then(Instant::now);
         }
         if end.is_some() {
             self.session = None;
             self.end.clone_from(&end);
         }
         Ok(Some(FetchedBatch {
-            records: arrival.records,
-            millis_behind_latest: Some(arrival.millis_behind_latest),
+            records: event.records,
+            millis_behind_latest: Some(event.millis_behind_latest),
             shard_end: end,
         }))
     }
@@ -278,91 +274,95 @@ impl FanOutSource {
         Ok(shards.iter().any(|shard| shard.shard_id == self.shard_id && shard.is_closed))
     }
 
-    /// The session ended as it should.
-    fn over(&mut self) -> Result<(), SourceError> {
+    /// Ends a session that ran its full time.
+    fn session_over(&mut self) -> Result<(), SourceError> {
         self.after_session(SessionEnd::Over, None)
     }
 
-    /// The session failed, or was refused. An error that somebody has to do something about is for the caller.
+    /// Ends a session that failed or was refused. An error that needs an operator is returned.
     fn failed(&mut self, failure: Failure) -> Result<(), SourceError> {
-        self.fan_out.counters.failed();
+        self.fan_out.counters().failed();
         self.after_session(failure.session_end(), Some(failure))
     }
 
     fn after_session(&mut self, how: SessionEnd, failure: Option<Failure>) -> Result<(), SourceError> {
         self.session = None;
-        self.lose_tip();
-        self.trouble = None;
+        self.resolve_latest();
+        self.reported_error = None;
         let now = Instant::now();
         let next = self.policy.ended(how, now);
-        let is_nowhere = failure.as_ref().is_some_and(|failure| {
+        let is_gone = failure.as_ref().is_some_and(|failure| {
             matches!(failure.error.kind(), SourceErrorKind::StreamNotFound | SourceErrorKind::ShardNotFound)
         });
         match (next, failure) {
-            (Next::PollUntil(until), failure) if !is_nowhere => {
+            (Next::PollUntil(until), failure) if !is_gone => {
                 let error = failure.map_or_else(
                     || "sessions without any event".to_owned(),
                     |failure| failure.error.to_string(),
                 );
                 tracing::warn!(
                     shard_id = %self.shard_id, error, polls_for = ?(until - now),
-                    "the subscriptions keep failing; polling the shard for a while"
+                    "subscriptions keep failing, polling the shard for a while"
                 );
-                let source =
-                    PollingSource::at_place(self.stream.clone(), self.shard_id.clone(), self.place.clone());
-                let _counted = Counted::in_(&self.fan_out.counters.polled_shards);
+                let source = PollingSource::at_position(
+                    self.stream.clone(),
+                    self.shard_id.clone(),
+                    self.position.clone(),
+                );
+                let _counted = CountGuard::new(&self.fan_out.counters().polled_shards);
                 self.polling = Some(Polling { source, until, _counted });
                 Ok(())
             }
             (_, None) => Ok(()),
             (_, Some(failure)) => {
                 let in_a_row = self.policy.failures();
-                if failure.trouble == Trouble::NeedsHelp || in_a_row >= FAILED_SESSIONS_BEFORE_POLLING {
-                    self.trouble = Some((failure.error.kind(), failure.error.to_string()));
+                if failure.kind == FailureKind::NeedsOperator || in_a_row >= FAILED_SESSIONS_BEFORE_POLLING {
+                    self.reported_error = Some((failure.error.kind(), failure.error.to_string()));
                     return Err(failure.error);
                 }
                 tracing::warn!(
                     shard_id = %self.shard_id, error = %failure.error, in_a_row, wait = ?self.policy.wait(now),
-                    "a subscription failed; subscribing again"
+                    "a subscription failed, subscribing again after the wait"
                 );
                 Ok(())
             }
         }
     }
 
-    /// Another subscription is needed: the tip has moved on, and is found again by its time.
-    fn lose_tip(&mut self) {
-        self.keep_tip();
-        let place = std::mem::replace(&mut self.place, Place::Oldest);
-        self.place = place.again();
-        if matches!(self.place, Place::Tip { since: None }) && self.asked_at_tip.take().is_some() {
+    /// Replaces `LATEST` by its time before another subscription, because the tip has moved on since.
+    fn resolve_latest(&mut self) {
+        self.record_latest_time();
+        let position = std::mem::replace(&mut self.position, ReadPosition::TrimHorizon);
+        self.position = position.for_retry();
+        if matches!(self.position, ReadPosition::Latest { since: None })
+            && self.first_latest_call.take().is_some()
+        {
             tracing::warn!(
                 shard_id = %self.shard_id,
-                "a subscription at LATEST ended before its first event, and the service did not say when it began; reading \
-                 goes on at the tip, and records that arrived in between are not read"
+                "the LATEST subscription ended before its first event, and its answer had no date; resuming from the tip, \
+                 records that arrived in between are not read"
             );
         }
     }
 
-    /// The service says "not found" about the consumer, the shard and the stream alike. Only what is looked up is believed,
-    /// since a shard that is gone counts as read to its end.
-    async fn explain(&self, failure: Failure, consumer_arn: &str) -> Failure {
-        if failure.trouble != Trouble::NotFound {
+    /// Finds out whether "not found" is about the consumer, the shard or the stream, for which the service has one code. The
+    /// worker treats a missing shard as read to its end, so only a listing without the shard is proof.
+    async fn resolve_not_found(&self, failure: Failure, consumer_arn: &str) -> Failure {
+        if failure.kind != FailureKind::NotFound {
             return failure;
         }
-        let said = failure.error;
-        match self.fan_out.registration.is_gone(&self.stream, consumer_arn).await {
+        let cause = failure.error;
+        match self.fan_out.registration().is_gone(&self.stream, consumer_arn).await {
             Err(error) => return Failure::new(error),
             Ok(true) => {
-                let (kind, what) = match &self.fan_out.settings.consumer {
-                    ConsumerChoice::Name(_) => (SourceErrorKind::Unavailable, "and is registered again"),
-                    ConsumerChoice::Arn(_) => (
-                        SourceErrorKind::Invalid,
-                        "and is not ours to register: give the ARN of another, or a name",
-                    ),
+                let (kind, remedy) = match &self.fan_out.settings().consumer {
+                    ConsumerChoice::Name(_) => (SourceErrorKind::Unavailable, "it is registered again"),
+                    ConsumerChoice::Arn(_) => {
+                        (SourceErrorKind::Invalid, "give the ARN of another consumer, or a consumer name")
+                    }
                 };
-                let message = format!("consumer {consumer_arn} was deregistered {what}: {said}");
-                return Failure::new(SourceError::new(kind, message).with_source(said));
+                let message = format!("consumer {consumer_arn} was deregistered, {remedy}: {cause}");
+                return Failure::new(SourceError::new(kind, message).with_source(cause));
             }
             Ok(false) => {}
         }
@@ -370,12 +370,12 @@ impl FanOutSource {
             Ok(shards) => shards,
             Err(error) => return Failure::new(error),
         };
-        let (kind, what) = if shards.iter().any(|shard| shard.shard_id == self.shard_id) {
-            (SourceErrorKind::Unavailable, "the stream lists it, but does not let it be subscribed to yet")
+        let (kind, finding) = if shards.iter().any(|shard| shard.shard_id == self.shard_id) {
+            (SourceErrorKind::Unavailable, "the stream lists the shard, but it cannot be subscribed to yet")
         } else {
-            (SourceErrorKind::ShardNotFound, "the stream has no such shard")
+            (SourceErrorKind::ShardNotFound, "the stream does not list the shard")
         };
-        Failure::new(SourceError::new(kind, format!("{what}: {said}")).with_source(said))
+        Failure::new(SourceError::new(kind, format!("{finding}: {cause}")).with_source(cause))
     }
 
     /// Reads by polling; `None`: it is time to subscribe again.
@@ -386,47 +386,47 @@ impl FanOutSource {
             self.end.clone_from(&batch.shard_end);
             return Ok(Some(batch));
         }
-        self.place = polling.source.place().clone().again();
+        self.position = polling.source.position().clone().for_retry();
         self.polling = None;
-        tracing::info!(shard_id = %self.shard_id, place = ?self.place, "trying fan-out again");
+        tracing::info!(shard_id = %self.shard_id, position = ?self.position, "trying fan-out again");
         Ok(None)
     }
 }
 
 impl Session {
-    /// Since when it is silent, and when it counts as dead if it stays so.
+    /// Since when the session is silent, and when it counts as dead if it stays silent.
     fn silence(&mut self, now: Instant, inactivity_timeout: Duration) -> (Instant, Instant) {
         let since = *self.silent_since.get_or_insert(now);
-        (since, (since + inactivity_timeout).max(now + LEAST_LISTENING))
+        (since, (since + inactivity_timeout).max(now + MIN_LISTEN_TIME))
     }
 }
 
-/// Nothing has come, and how far the shard is behind is not known.
-fn nothing() -> FetchedBatch {
+/// A batch without records. It reports no lag, because the lag is not known.
+fn empty_batch() -> FetchedBatch {
     FetchedBatch { records: Vec::new(), millis_behind_latest: None, shard_end: None }
 }
 
 #[async_trait]
 impl RecordSource for FanOutSource {
     async fn ready(&mut self) -> u64 {
-        self.memory = Memory::Nothing;
+        self.reservation = Reservation::Empty;
         let now = Instant::now();
         if self.end.is_some() {
             return 0;
         }
         if let Some(polling) = self.polling.as_mut().filter(|polling| now < polling.until) {
             let bytes = polling.source.ready().await;
-            self.memory = Memory::Event;
+            self.reservation = Reservation::NextEvent;
             return bytes;
         }
-        // Without a session there is nothing to be had yet: the next read subscribes.
+        // Without a session no event can arrive; the next read subscribes.
         let (Some(session), None) = (&mut self.session, &self.polling) else { return 0 };
-        let (_, dead_at) = session.silence(now, self.fan_out.settings.inactivity_timeout);
+        let (_, dead_at) = session.silence(now, self.fan_out.settings().inactivity_timeout);
         let until = (now + ANSWER_INTERVAL).min(dead_at);
         let until = self.policy.renew_at().map_or(until, |renew_at| until.min(renew_at));
-        match timeout_at(until, session.subscription.has_come()).await {
+        match timeout_at(until, session.subscription.wait_for_event()).await {
             Ok(bytes) => {
-                self.memory = Memory::Event;
+                self.reservation = Reservation::NextEvent;
                 bytes
             }
             Err(_) => {
@@ -438,7 +438,7 @@ impl RecordSource for FanOutSource {
 
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
         let answer_by = Instant::now() + ANSWER_INTERVAL;
-        // Bounded by the time to answer: each turn waits, fails or brings something.
+        // Bounded by `answer_by`: each iteration waits, fails or returns.
         loop {
             if let Some(end) = &self.end {
                 let shard_end = Some(end.clone());
@@ -448,20 +448,20 @@ impl RecordSource for FanOutSource {
                 return Ok(batch);
             }
             if self.session.is_none() {
-                if self.memory == Memory::Event {
-                    // The session it was for is over. It is not held while another one is waited for.
-                    self.memory = Memory::Nothing;
-                    return Ok(nothing());
+                if self.reservation == Reservation::NextEvent {
+                    // The session of the reserved event is over. Release the reservation before subscribing again.
+                    self.reservation = Reservation::Empty;
+                    return Ok(empty_batch());
                 }
                 if !self.subscribe(answer_by).await? {
-                    return self.trouble.clone().map_or_else(
-                        || Ok(nothing()),
+                    return self.reported_error.clone().map_or_else(
+                        || Ok(empty_batch()),
                         |(kind, message)| Err(SourceError::new(kind, message)),
                     );
                 }
-                if self.session.is_some() && self.memory == Memory::Nothing {
-                    // Whoever asks hears of the first event before it is taken.
-                    return Ok(nothing());
+                if self.session.is_some() && self.reservation == Reservation::Empty {
+                    // Return now, so the caller can reserve memory before the first event is read.
+                    return Ok(empty_batch());
                 }
             } else if let Some(batch) = self.listen(answer_by).await? {
                 return Ok(batch);

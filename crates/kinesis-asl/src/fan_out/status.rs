@@ -1,21 +1,21 @@
-//! How the subscriptions of a stream are going.
+//! Counts of the subscriptions of a stream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// How the subscriptions of a stream are going, in this process.
+/// Counts of the subscriptions of a stream in this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FanOutStatus {
-    /// The consumer; `None`: not known yet.
+    /// The ARN of the consumer; `None`: not known yet.
     pub consumer_arn: Option<String>,
-    /// How many shards have a subscription now.
+    /// Shards with a subscription now.
     pub subscribed_shards: usize,
-    /// How many shards are polled now, because their subscriptions kept failing.
+    /// Shards that are polled now, because their subscriptions kept failing.
     pub polled_shards: usize,
-    /// How many subscriptions the service has accepted.
+    /// Subscriptions that the service has accepted.
     pub sessions: u64,
-    /// How many subscriptions were refused, broke or fell silent.
+    /// Subscriptions that were refused, broke or became silent.
     pub failed_sessions: u64,
 }
 
@@ -48,18 +48,18 @@ impl Counters {
     }
 }
 
-/// One of a number of things, for as long as it lives.
+/// Adds one to a count until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<AtomicUsize>);
+pub(crate) struct CountGuard(Arc<AtomicUsize>);
 
-impl Counted {
-    pub(crate) fn in_(count: &Arc<AtomicUsize>) -> Self {
+impl CountGuard {
+    pub(crate) fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -15,23 +15,21 @@ use aws_smithy_types::event_stream::RawMessage;
 use lease_store::ShardId;
 use tokio::time::{Instant, timeout};
 
+use super::backpressure::GatedBody;
 use super::failure::Failure;
-use super::gate::Gate;
-use crate::call_notes::CallNotes;
-use crate::stream::KinesisStream;
+use crate::response_metadata::{DATE_RESOLUTION, ResponseMetadata};
+use crate::stream_client::StreamClient;
 
-/// How long the service may take to accept a subscription, its first message included. The time-outs of the client end
-/// with the head of the answer.
+/// How long the service may take to accept a subscription, including its first message. The client's own time-outs end with
+/// the response headers.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The service's clock is read from a header that is cut to whole seconds.
-const DATE_RESOLUTION: Duration = Duration::from_secs(1);
-
-/// A client for the subscriptions of one shard, with a connection of its own unless the given client has a fixed one. On a
-/// shared HTTP/2 connection a few shards whose records nobody takes would use up the window of all the others.
+/// A client for the subscriptions of one shard. It has a connection of its own, unless the given client has a fixed one. On a
+/// shared HTTP/2 connection, a few shards whose events are not read would use up the flow-control window of all others.
 ///
-/// The SDK repeats nothing: a repeat of a call that did succeed is refused, and the policy here keeps the distance. Its
-/// guard against slow downloads is off, since a quiet shard is slow; the inactivity time-out takes its place.
+/// SDK retries are off: the service refuses the repeat of a call that succeeded, and
+/// [`SubscriptionPolicy`](super::policy::SubscriptionPolicy) keeps subscriptions apart. The SDK's stalled-stream protection is
+/// off as well, because a quiet shard is slow; the inactivity time-out replaces it.
 pub(crate) fn client_for_subscriptions(client: &Client) -> Client {
     let config = client
         .config()
@@ -41,35 +39,35 @@ pub(crate) fn client_for_subscriptions(client: &Client) -> Client {
     Client::from_conf(config.build())
 }
 
-/// A call for a subscription on its way. It outlives a cancelled call.
+/// A `SubscribeToShard` call in flight. Its metadata stays available when the call's future is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
-    notes: CallNotes,
-    at: Instant,
+pub(crate) struct SubscribeCall {
+    metadata: ResponseMetadata,
+    called_at: Instant,
 }
 
-impl Asked {
+impl SubscribeCall {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { notes: CallNotes::default(), at: now }
+        Self { metadata: ResponseMetadata::default(), called_at: now }
     }
 
-    /// A time by the service's clock that is not after the call; `None`: there was no answer, or it had no date.
-    pub(crate) fn not_after(&self) -> Option<SystemTime> {
-        self.notes.date()?.checked_sub(self.at.elapsed() + DATE_RESOLUTION)
+    /// The service's clock at the start of the call or earlier; `None`: no answer arrived, or it had no date.
+    pub(crate) fn earliest_service_time(&self) -> Option<SystemTime> {
+        self.metadata.date()?.checked_sub(self.called_at.elapsed() + DATE_RESOLUTION)
     }
 }
 
-/// The most memory that an event takes, in bytes: a shard gives 2 MB in a second, and an event is not larger than that. It
-/// comes as Base64 text (4/3) and is decoded.
-pub(crate) const EVENT_BYTES_AT_MOST: u64 = 2 * 1024 * 1024 * 7 / 3;
+/// The most memory that an event takes, in bytes. An event holds at most the 2 MB that a shard yields in a second; it arrives
+/// as Base64 text (4/3) and is decoded.
+pub(crate) const MAX_EVENT_BYTES: u64 = 2 * 1024 * 1024 * 7 / 3;
 
 /// A subscription that the service has accepted. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     events: EventReceiver<SubscribeToShardEventStream, SubscribeToShardEventStreamError>,
-    gate: Gate,
-    /// Came in one piece with what was taken before, and so is in memory already.
-    at_hand: Option<Result<Option<SubscribeToShardEvent>, EventError>>,
+    body: GatedBody,
+    /// An event that arrived in one frame with the event before it, and so is in memory already.
+    buffered: Option<Result<Option<SubscribeToShardEvent>, EventError>>,
 }
 
 type EventError = SdkError<SubscribeToShardEventStreamError, RawMessage>;
@@ -77,25 +75,25 @@ type EventError = SdkError<SubscribeToShardEventStreamError, RawMessage>;
 impl Subscription {
     pub(crate) async fn open(
         client: &Client,
-        stream: &KinesisStream,
+        stream: &StreamClient,
         consumer_arn: &str,
         shard_id: &ShardId,
         start: StartingPosition,
-        asked: &Asked,
+        call: &SubscribeCall,
     ) -> Result<Self, Failure> {
         let request = client
             .subscribe_to_shard()
             .consumer_arn(consumer_arn)
             .shard_id(shard_id.as_str())
             .starting_position(start);
-        let gate = Gate::default();
-        let call = request.customize().interceptor(asked.notes.clone()).interceptor(gate.clone()).send();
-        let answer = timeout(SUBSCRIBE_LIMIT, call).await;
-        stream.note_endpoint(&asked.notes);
+        let body = GatedBody::default();
+        let request = request.customize().interceptor(call.metadata.clone()).interceptor(body.clone());
+        let answer = timeout(SUBSCRIBE_LIMIT, request.send()).await;
+        stream.record_endpoint(&call.metadata);
         match answer {
             Ok(Ok(answer)) => {
-                gate.set_open(false);
-                Ok(Self { events: answer.event_stream, gate, at_hand: None })
+                body.set_open(false);
+                Ok(Self { events: answer.event_stream, body, buffered: None })
             }
             Ok(Err(error)) => Err(Failure::refused(stream, shard_id, error)),
             Err(_) => Err(Failure::new(stream.unavailable(&format!(
@@ -104,36 +102,37 @@ impl Subscription {
         }
     }
 
-    /// Waits until the next event has begun to come, or the session has ended, and takes nothing from the connection but the
-    /// beginning. Gives the most memory that [`next`](Self::next) will take. Safe to cancel.
-    pub(crate) async fn has_come(&mut self) -> u64 {
-        if self.at_hand.is_none() {
-            // The gate is closed: this comes to an end only with what the SDK has taken already.
+    /// Waits until the next event begins to arrive, or the session ends. Reads only the beginning of the event, and returns
+    /// the most memory that [`next`](Self::next) will take. Safe to cancel.
+    pub(crate) async fn wait_for_event(&mut self) -> u64 {
+        if self.buffered.is_none() {
+            // The gate is closed, so this completes only with bytes that the SDK has read already.
             let mut event = std::pin::pin!(event(&mut self.events));
-            self.at_hand = poll_fn(|context| match event.as_mut().poll(context) {
+            self.buffered = poll_fn(|context| match event.as_mut().poll(context) {
                 Poll::Ready(event) => Poll::Ready(Some(event)),
                 Poll::Pending => Poll::Ready(None),
             })
             .await;
         }
-        if self.at_hand.is_none() {
-            self.gate.has_come().await;
+        if self.buffered.is_none() {
+            self.body.wait_for_frame().await;
         }
-        EVENT_BYTES_AT_MOST
+        MAX_EVENT_BYTES
     }
 
-    /// The next event; `None`: the session is over, which says nothing about the shard. Nothing is read from the connection
-    /// until this is called, but for the beginning of an event, so there is never more than one event in memory, besides
-    /// what the connection's window lets through. Safe to cancel.
+    /// The next event; `None`: the session ended, which says nothing about the shard.
+    ///
+    /// Until this is called, only the beginning of an event is read from the connection. So memory holds at most one event,
+    /// plus the connection's flow-control window. Safe to cancel.
     pub(crate) async fn next(
         &mut self,
-        stream: &KinesisStream,
+        stream: &StreamClient,
         shard_id: &ShardId,
     ) -> Result<Option<SubscribeToShardEvent>, Failure> {
-        let event = match self.at_hand.take() {
+        let event = match self.buffered.take() {
             Some(event) => event,
             None => {
-                let _opened = Opened::new(&self.gate);
+                let _open = OpenGuard::new(&self.body);
                 event(&mut self.events).await
             }
         };
@@ -141,17 +140,17 @@ impl Subscription {
     }
 }
 
-/// A gate that is open until this is dropped.
-struct Opened<'a>(&'a Gate);
+/// Keeps the gate of a body open until it is dropped.
+struct OpenGuard<'a>(&'a GatedBody);
 
-impl<'a> Opened<'a> {
-    fn new(gate: &'a Gate) -> Self {
-        gate.set_open(true);
-        Self(gate)
+impl<'a> OpenGuard<'a> {
+    fn new(body: &'a GatedBody) -> Self {
+        body.set_open(true);
+        Self(body)
     }
 }
 
-impl Drop for Opened<'_> {
+impl Drop for OpenGuard<'_> {
     fn drop(&mut self) {
         self.0.set_open(false);
     }
@@ -163,7 +162,7 @@ async fn event(
     loop {
         match events.recv().await? {
             Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => return Ok(Some(event)),
-            // A kind of event that this version does not know.
+            // An event type that this version does not know.
             Some(_) => {}
             None => return Ok(None),
         }

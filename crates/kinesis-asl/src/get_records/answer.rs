@@ -1,4 +1,4 @@
-//! What a call of `GetRecords` answers: one header for what the records share, and the records as slices of one buffer.
+//! The decoded answer of `GetRecords`. Its records are slices of one buffer.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,30 +8,30 @@ use bytestring::ByteString;
 use lease_store::SequenceNumber;
 use shard_worker::Record;
 
-use super::malformed::{Malformed, Undecoded};
+use super::decode_error::{DecodeError, Malformed};
 
-/// How deep unknown members may nest: a bound for the stack.
+/// How deep unknown members may nest; bounds the stack.
 pub(super) const MAX_DEPTH: usize = 32;
 
-/// The most records of an answer, well above the 10,000 of the API: a bound for the memory that a body can claim.
+/// The most records of an answer, well above the 10,000 of the API; bounds the memory that a body can make us reserve.
 pub(super) const MAX_RECORDS: usize = 1 << 16;
 
-/// The longest answer that is read, in bytes: the 10 MB of the API in base64, with 10,000 of the longest partition keys
-/// (256 characters of up to 12 bytes when escaped), fit.
+/// The longest body that is read, in bytes. Fits the 10 MB of the API in base64 with 10,000 of the longest partition keys (256
+/// characters of up to 12 bytes when escaped).
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// An answer, converted.
+/// A decoded answer.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) records: Vec<Record>,
-    /// Where to go on; `None` or empty: the shard has ended.
+    /// The next iterator; `None` or empty: the shard has ended.
     pub(crate) next_iterator: Option<String>,
     pub(crate) millis_behind_latest: Option<i64>,
-    /// Named at the end of a shard.
+    /// The children, at the end of a shard.
     pub(crate) children: Vec<ChildShard>,
 }
 
-/// The members of a record, before they are checked.
+/// The members of a record, before validation.
 #[derive(Debug, Default)]
 pub(super) struct RecordParts {
     pub(super) sequence_number: Bytes,
@@ -41,14 +41,14 @@ pub(super) struct RecordParts {
 }
 
 impl RecordParts {
-    /// Fewer bytes than any record takes, with the name of its sequence number and one digit.
+    /// Less than the size of any record: the name of the sequence number and one digit.
     pub(super) const MIN_BYTES: usize = 17;
 
-    /// Checks what must be checked. `malformed` says where.
+    /// Validates the members. `malformed` adds the offset to a fault.
     pub(super) fn into_record(
         self,
         malformed: impl Fn(&'static str) -> Malformed,
-    ) -> Result<Record, Undecoded> {
+    ) -> Result<Record, DecodeError> {
         let sequence_number = ByteString::try_from(self.sequence_number)
             .map_err(|_| malformed("the sequence number is not UTF-8"))?;
         let partition_key = match self.partition_key.filter(|key| !key.is_empty()) {
@@ -58,7 +58,7 @@ impl RecordParts {
             None => None,
         };
         Ok(Record {
-            sequence_number: SequenceNumber::new(sequence_number).map_err(Undecoded::SequenceNumber)?,
+            sequence_number: SequenceNumber::new(sequence_number).map_err(DecodeError::SequenceNumber)?,
             sub_sequence_number: 0,
             partition_key,
             data: self.data,

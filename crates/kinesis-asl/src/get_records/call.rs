@@ -1,7 +1,8 @@
-//! One call of `GetRecords`: which way it goes, and what happens when it fails.
+//! One `GetRecords` call: which path it takes, and what happens when it fails.
 //!
-//! Each attempt counts among the five reads in a second that a shard allows, whatever comes of it. So nothing is repeated
-//! here but in another encoding, and that in its turn: whoever asks repeats, with growing waits.
+//! Every attempt counts towards the five reads a second of its shard, even a failed one. So a failed call is not retried here,
+//! with one exception: a request refused for its encoding is sent once more in JSON, at the next due time. The caller
+//! retries with growing waits.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -14,32 +15,35 @@ use lease_store::StoreError;
 use shard_worker::SourceErrorKind;
 use tokio::time::Instant;
 
+use super::answer::Answer;
+use super::codec::read_answer;
+use super::decode_error::DecodeError;
 use super::direct::Route;
-use super::door::Door;
-use super::format::{Attempted, FormatMemory, GetRecordsFormat};
-use super::malformed::Undecoded;
+use super::encoding::Encoding;
+use super::format::{CborOutcome, FormatMemory, GetRecordsFormat};
+use super::sdk_parser;
 use super::signing::Signer;
-use super::{Answer, Encoding, read_answer, reference};
-use crate::error::meaning_of;
-use crate::read_pace::ReadPace;
+use super::via_sdk::ViaSdk;
+use crate::error::classify;
+use crate::polling::read_pace::ReadPace;
 
-/// A refusal of the iterator. A repeat of the call changes nothing about it.
+/// The codes of a refused iterator. Repeating the call does not help.
 const ITERATOR_CODES: [&str; 3] =
     ["ExpiredIteratorException", "InvalidArgumentException", "ResourceNotFoundException"];
 
-/// Refusals that are about the encoding of the request.
+/// The codes of a refused encoding.
 const ENCODING_CODES: [&str; 3] =
     ["SerializationException", "UnknownOperationException", "UnsupportedMediaTypeException"];
 
 /// `415 Unsupported Media Type`.
 const UNSUPPORTED_MEDIA_TYPE: u16 = 415;
 
-/// Why a call brought no answer.
+/// Why a call returned no answer.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// The request was refused, or there was no sound answer.
+    /// The request was refused, or there was no valid answer.
     Sdk(Box<SdkError<GetRecordsError>>),
-    /// A record has a sequence number that is none.
+    /// A record has an invalid sequence number.
     SequenceNumber(StoreError),
 }
 
@@ -50,7 +54,7 @@ impl From<SdkError<GetRecordsError>> for CallError {
 }
 
 impl CallError {
-    /// Whether the service refuses the iterator, and another one may do.
+    /// The code of a refused iterator, if another iterator may work.
     pub(crate) fn refused_iterator(&self) -> Option<&str> {
         if !matches!(self, Self::Sdk(error) if matches!(**error, SdkError::ServiceError(_))) {
             return None;
@@ -66,13 +70,13 @@ impl CallError {
         }
     }
 
-    /// Whether the server says that it failed.
-    fn is_of_the_server(&self) -> bool {
+    /// Whether the server answered with a 5xx status.
+    fn is_server_error(&self) -> bool {
         let Self::Sdk(error) = self else { return false };
         matches!(&**error, SdkError::ServiceError(refusal) if refusal.raw().status().is_server_error())
     }
 
-    /// Whether this is about the encoding of the request rather than about what it asks for.
+    /// Whether the server refused the encoding of the request rather than the request.
     fn refuses_encoding(&self) -> bool {
         let Self::Sdk(error) = self else { return false };
         let SdkError::ServiceError(refusal) = &**error else { return false };
@@ -80,13 +84,13 @@ impl CallError {
         match self.code() {
             _ if status == UNSUPPORTED_MEDIA_TYPE => true,
             Some(code) => ENCODING_CODES.contains(&code),
-            // Whoever wrote this is not the service as we know it.
+            // Kinesis always sends a code, so this answer is from a proxy or from another server.
             None => (400..500).contains(&status) && !matches!(status, 401 | 403 | 429),
         }
     }
 }
 
-/// Calls `GetRecords` of one stream. Clones share what was learnt.
+/// Calls `GetRecords` for one stream. Clones share what earlier calls showed about the server.
 #[derive(Debug, Clone)]
 pub(crate) struct GetRecords(Arc<Shared>);
 
@@ -95,7 +99,7 @@ struct Shared {
     client: Client,
     stream: String,
     format: FormatMemory,
-    /// How to send a request directly; `None`: not known, or not to be done.
+    /// The route of direct requests; `None`: not known yet, or not allowed.
     route: RwLock<Option<Arc<Route>>>,
     signer: Signer,
 }
@@ -111,70 +115,69 @@ impl GetRecords {
         }))
     }
 
-    /// Reads what the iterator stands for, at once. The pace hears of each attempt, and says when a second one may begin.
+    /// Reads the records at an iterator, at once. Records each attempt in the pace, which also delays a second attempt.
     pub(crate) async fn call(&self, iterator: &str, pace: &mut ReadPace) -> Result<Answer, CallError> {
         let shared = &*self.0;
-        shared.format.announce(&shared.stream);
+        shared.format.log_once(&shared.stream);
         pace.started(Instant::now());
-        // What is rare is kept out of these futures, which are made anew for each call.
+        // Box the rare branches: this future is built for every call, and would contain them otherwise.
         let Some(encoding) = shared.format.encoding() else {
-            return Box::pin(shared.by_the_sdk(iterator)).await;
+            return Box::pin(shared.with_sdk_parser(iterator)).await;
         };
-        let result = shared.ask(encoding, iterator).await;
+        let result = shared.attempt(encoding, iterator).await;
         let Err(refusal) = &result else { return result };
         if encoding == Encoding::Json {
             return result;
         }
-        if refusal.is_of_the_server() {
-            shared.format.note_cbor(&shared.stream, Attempted::Failed);
+        if refusal.is_server_error() {
+            shared.format.record_cbor_outcome(&shared.stream, CborOutcome::Failed);
         }
         if !refusal.refuses_encoding() {
             return result;
         }
         let reason = refusal.code().unwrap_or("the request was refused without a code").to_owned();
-        pace.turn().await;
+        pace.wait_until_due().await;
         pace.started(Instant::now());
-        let again = Box::pin(shared.ask(Encoding::Json, iterator)).await;
-        // A server that refuses JSON as well has not said anything about CBOR.
-        if !again.as_ref().is_err_and(CallError::refuses_encoding) {
+        let in_json = Box::pin(shared.attempt(Encoding::Json, iterator)).await;
+        // A server that refuses JSON as well may still accept CBOR later.
+        if !in_json.as_ref().is_err_and(CallError::refuses_encoding) {
             shared.format.fall_back(&shared.stream, &reason);
         }
-        again
+        in_json
     }
 }
 
 impl Shared {
-    /// The client's settings but for one attempt. The mode stays: a client that adapts its rate goes on doing so.
+    /// The client's settings, but with one attempt. The retry mode stays, so that an adaptive client keeps its rate limit.
     fn once(&self) -> Builder {
         let retry = self.client.config().retry_config().cloned().unwrap_or_else(RetryConfig::standard);
         Builder::new().retry_config(retry.with_max_attempts(1))
     }
 
-    async fn by_the_sdk(&self, iterator: &str) -> Result<Answer, CallError> {
+    async fn with_sdk_parser(&self, iterator: &str) -> Result<Answer, CallError> {
         let request = self.client.get_records().shard_iterator(iterator);
         let answer = request.customize().config_override(self.once()).send().await;
-        reference::convert(answer.map_err(CallError::from)?).map_err(CallError::SequenceNumber)
+        sdk_parser::convert(answer.map_err(CallError::from)?).map_err(CallError::SequenceNumber)
     }
 
-    /// Asks in this encoding: directly where a route is known, and through the SDK where not.
-    async fn ask(&self, encoding: Encoding, iterator: &str) -> Result<Answer, CallError> {
+    /// One attempt in this encoding: directly where a route is known, through the SDK otherwise.
+    async fn attempt(&self, encoding: Encoding, iterator: &str) -> Result<Answer, CallError> {
         let route = self.route.read().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match &route {
             Some(route) => self.directly(route, encoding, iterator).await,
             None => None,
         };
-        let Some(result) = result else { return Box::pin(self.through_the_door(encoding, iterator)).await };
+        let Some(result) = result else { return Box::pin(self.via_sdk(encoding, iterator)).await };
         if let Err(CallError::Sdk(error)) = &result {
             let is_about_the_request = error
                 .code()
                 .is_some_and(|code| ITERATOR_CODES.contains(&code) || ENCODING_CODES.contains(&code));
-            if !is_about_the_request && meaning_of(error).0 != SourceErrorKind::Throttled {
-                // The next read is the SDK's, with all it knows about clocks, credentials and connections; then the route is
-                // learnt anew.
+            if !is_about_the_request && classify(error).0 != SourceErrorKind::Throttled {
+                // The SDK handles clock skew, expired credentials and broken connections. Its next call teaches a new route.
                 tracing::debug!(
                     stream = self.stream,
                     ?error,
-                    "a direct call failed; the SDK makes the next one"
+                    "a direct request failed, the next one goes through the SDK"
                 );
                 self.set_route(None);
             }
@@ -186,6 +189,7 @@ impl Shared {
         *self.route.write().unwrap_or_else(PoisonError::into_inner) = route.map(Arc::new);
     }
 
+    /// One attempt without the SDK; `None`: the request could not be built, and none was sent.
     async fn directly(
         &self,
         route: &Route,
@@ -199,66 +203,65 @@ impl Shared {
         if !attempt.response.status().is_success() {
             return Some(Err(attempt.into_error().into()));
         }
-        let came_in = Encoding::of(&attempt.body);
-        let read = read_answer(attempt.body);
-        let attempted = match &read {
-            Ok(answer) if answer.records.is_empty() => Attempted::Nothing,
-            Ok(_) | Err(Undecoded::SequenceNumber(_)) => Attempted::Records,
-            Err(Undecoded::Malformed(_)) => Attempted::Malformed,
+        let received = Encoding::of(&attempt.body);
+        let decoded = read_answer(attempt.body);
+        let outcome = match &decoded {
+            Ok(answer) if answer.records.is_empty() => CborOutcome::NoRecords,
+            Ok(_) | Err(DecodeError::SequenceNumber(_)) => CborOutcome::Records,
+            Err(DecodeError::Malformed(_)) => CborOutcome::Malformed,
         };
-        self.note_encoding(encoding, came_in, attempted);
-        Some(match read {
+        self.record_encoding(encoding, received, outcome);
+        Some(match decoded {
             Ok(answer) => Ok(answer),
-            Err(Undecoded::SequenceNumber(error)) => Err(CallError::SequenceNumber(error)),
-            Err(Undecoded::Malformed(malformed)) => {
+            Err(DecodeError::SequenceNumber(error)) => Err(CallError::SequenceNumber(error)),
+            Err(DecodeError::Malformed(malformed)) => {
                 Err(SdkError::response_error(malformed, attempt.response).into())
             }
         })
     }
 
-    /// Through the SDK.
-    async fn through_the_door(&self, encoding: Encoding, iterator: &str) -> Result<Answer, CallError> {
-        let door = Door::new(encoding, iterator);
+    /// One attempt through the whole SDK.
+    async fn via_sdk(&self, encoding: Encoding, iterator: &str) -> Result<Answer, CallError> {
+        let via_sdk = ViaSdk::new(encoding, iterator);
         let request = self.client.get_records().shard_iterator(iterator).customize();
-        let request = request.interceptor(door.clone()).config_override(self.once());
+        let request = request.interceptor(via_sdk.clone()).config_override(self.once());
         let result = request.send().await;
-        let found = door.found();
+        let captured = via_sdk.captured();
         // A client with interceptors of its own must see every request.
         if self.client.config().interceptors().next().is_none() {
-            // Only along the way of a request that the service looked into, whatever it said.
+            // Keep the route only if the service processed the request and accepted the credentials.
             let is_answered = match &result {
                 Ok(_) | Err(SdkError::ResponseError(_)) => true,
                 Err(SdkError::ServiceError(refusal)) => !refusal.raw().status().is_server_error(),
                 Err(_) => false,
             };
-            let is_denied =
-                result.as_ref().is_err_and(|error| meaning_of(error).0 == SourceErrorKind::Denied);
-            self.set_route(found.route.filter(|_| is_answered && !is_denied));
+            let is_denied = result.as_ref().is_err_and(|error| classify(error).0 == SourceErrorKind::Denied);
+            self.set_route(captured.route.filter(|_| is_answered && !is_denied));
         }
-        match (found.was_sound, &found.answer) {
-            (Some(false), _) => self.note_encoding(encoding, found.encoding, Attempted::Malformed),
+        match (captured.was_decoded, &captured.answer) {
+            (Some(false), _) => self.record_encoding(encoding, captured.encoding, CborOutcome::Malformed),
             (Some(true), Some(Ok(answer))) if answer.records.is_empty() => {
-                self.note_encoding(encoding, found.encoding, Attempted::Nothing);
+                self.record_encoding(encoding, captured.encoding, CborOutcome::NoRecords);
             }
-            (Some(true), _) => self.note_encoding(encoding, found.encoding, Attempted::Records),
+            (Some(true), _) => self.record_encoding(encoding, captured.encoding, CborOutcome::Records),
             (None, _) => {}
         }
         result.map_err(CallError::from)?;
-        match found.answer {
+        match captured.answer {
             Some(answer) => answer.map_err(CallError::SequenceNumber),
-            // The SDK has handed back an answer that our reader never saw.
-            None => Err(SdkError::construction_failure("the answer was not read").into()),
+            // The SDK returned an output without calling our decoder.
+            None => Err(SdkError::construction_failure("the answer was not decoded").into()),
         }
     }
 
-    /// What the body of a good answer tells about the server.
-    fn note_encoding(&self, asked: Encoding, came_in: Option<Encoding>, attempted: Attempted) {
-        match (asked, came_in) {
+    /// Records whether the server supports CBOR, from the body of a successful answer.
+    fn record_encoding(&self, requested: Encoding, received: Option<Encoding>, outcome: CborOutcome) {
+        match (requested, received) {
             (Encoding::Json, _) => {}
-            (Encoding::Cbor, Some(Encoding::Json)) if attempted != Attempted::Malformed => {
-                self.format.fall_back(&self.stream, "the answer came in JSON");
+            (Encoding::Cbor, Some(Encoding::Json)) if outcome != CborOutcome::Malformed => {
+                self.format.fall_back(&self.stream, "the answer was in JSON");
             }
-            (Encoding::Cbor, _) => self.format.note_cbor(&self.stream, attempted),
+            (Encoding::Cbor, _) => self.format.record_cbor_outcome(&self.stream, outcome),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Answers of `GetRecords` in the CBOR of AWS (`application/x-amz-cbor-1.1`): payloads come as bytes and stay where they
-//! are; a time is a count of milliseconds.
+//! Decodes answers of `GetRecords` in the CBOR of AWS (`application/x-amz-cbor-1.1`). Payloads are byte strings and are not
+//! copied; a time is a count of milliseconds.
 //!
-//! Members are found by name, in any order. What is not known is stepped over, definite or indefinite, to a bounded depth.
+//! Members are found by name, in any order. Unknown members are skipped, up to a bounded depth.
 
 use aws_sdk_kinesis::types::{ChildShard, HashKeyRange};
 use base64_simd::STANDARD;
@@ -9,17 +9,18 @@ use bytes::Bytes;
 use std::ops::Range;
 
 use super::answer::{Answer, MAX_DEPTH, MAX_RECORDS, RecordParts};
-use super::malformed::{Malformed, Undecoded};
-use super::{Encoding, time};
+use super::decode_error::{DecodeError, Malformed};
+use super::encoding::Encoding;
+use super::time;
 
 const BREAK: u8 = 0xff;
 
-/// Reads an answer. Its records are slices of `body`.
-pub(crate) fn decode(body: &Bytes) -> Result<Answer, Undecoded> {
+/// Decodes an answer. Its records are slices of `body`.
+pub(crate) fn decode(body: &Bytes) -> Result<Answer, DecodeError> {
     let mut reader = Reader::new(body);
     let answer = reader.answer()?;
     if reader.at != body.len() {
-        return Err(reader.malformed("nothing may follow the answer").into());
+        return Err(reader.malformed("unexpected bytes after the answer").into());
     }
     Ok(answer)
 }
@@ -43,9 +44,9 @@ pub(super) fn refusal(body: &Bytes) -> Result<(Option<String>, Option<String>), 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Head {
     Unsigned(u64),
-    /// Means -1 - n.
+    /// The value is -1 - n.
     Negative(u64),
-    /// `None`: in chunks, up to a break.
+    /// `None` here and below: of indefinite length, up to a break.
     Bytes(Option<u64>),
     Text(Option<u64>),
     Array(Option<u64>),
@@ -62,13 +63,13 @@ struct Reader<'a> {
     at: usize,
 }
 
-/// Reads items in their usual form. `None`: this one is in another, or cut off.
-struct Quick<'a> {
+/// Reads items in their most common form. `None`: the item is in another form, or truncated.
+struct FastReader<'a> {
     body: &'a [u8],
     at: usize,
 }
 
-impl Quick<'_> {
+impl FastReader<'_> {
     #[inline]
     fn peek(&self) -> Option<u8> {
         self.body.get(self.at).copied()
@@ -89,25 +90,25 @@ impl Quick<'_> {
     }
 
     #[inline]
-    fn took(&mut self, literal: &[u8]) -> bool {
+    fn consume(&mut self, literal: &[u8]) -> bool {
         let is_there = self.body.get(self.at..).is_some_and(|rest| rest.starts_with(literal));
         self.at += if is_there { literal.len() } else { 0 };
         is_there
     }
 
-    /// Where the text stands whose head comes next.
+    /// The range of the text whose head is next.
     #[inline]
     fn text(&mut self) -> Option<Range<usize>> {
-        self.stretch(0x60)
+        self.string_range(0x60)
     }
 
     #[inline]
     fn bytes(&mut self) -> Option<Range<usize>> {
-        self.stretch(0x40)
+        self.string_range(0x40)
     }
 
     #[inline]
-    fn stretch(&mut self, major: u8) -> Option<Range<usize>> {
+    fn string_range(&mut self, major: u8) -> Option<Range<usize>> {
         let length = match self.byte()?.checked_sub(major)? {
             length @ 0..=23 => usize::from(length),
             24 => usize::from(self.byte()?),
@@ -121,7 +122,7 @@ impl Quick<'_> {
         Some(start..end)
     }
 
-    /// A time: a tag, and an integer in eight bytes.
+    /// A time: a tag and an eight-byte integer.
     #[inline]
     fn millis(&mut self) -> Option<i64> {
         if self.array()? != [0xc1, 0x1b] {
@@ -136,19 +137,19 @@ impl<'a> Reader<'a> {
         Self { body, at: 0 }
     }
 
-    fn malformed(&self, what: &'static str) -> Malformed {
-        Malformed { encoding: Some(Encoding::Cbor), offset: self.at, what }
+    fn malformed(&self, fault: &'static str) -> Malformed {
+        Malformed { encoding: Some(Encoding::Cbor), offset: self.at, fault }
     }
 
     fn truncated(&self) -> Malformed {
-        self.malformed("it ends too early")
+        self.malformed("truncated")
     }
 
     fn peek(&self) -> Result<u8, Malformed> {
         self.body.get(self.at).copied().ok_or_else(|| self.truncated())
     }
 
-    /// So many bytes as a big-endian number.
+    /// The next `width` bytes as a big-endian number.
     fn big_endian(&mut self, width: usize) -> Result<u64, Malformed> {
         let bytes = self.body.get(self.at..).and_then(|rest| rest.get(..width));
         let bytes = bytes.ok_or_else(|| self.truncated())?;
@@ -159,7 +160,7 @@ impl<'a> Reader<'a> {
     fn head(&mut self) -> Result<Head, Malformed> {
         let first = self.peek()?;
         let info = first & 0x1f;
-        let fault = self.malformed("no data item begins like this");
+        let fault = self.malformed("not the start of a data item");
         self.at += 1;
         let argument = match info {
             0..=23 => Some(u64::from(info)),
@@ -191,7 +192,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The head of a value behind any tags; there are at most `MAX_DEPTH`.
+    /// The head of a value after at most `MAX_DEPTH` tags.
     fn untagged(&mut self) -> Result<Head, Malformed> {
         for _ in 0..MAX_DEPTH {
             match self.head()? {
@@ -202,7 +203,7 @@ impl<'a> Reader<'a> {
         Err(self.malformed("too many tags"))
     }
 
-    /// So many bytes from here, as a slice.
+    /// The next `length` bytes as a slice.
     fn slice(&mut self, length: u64) -> Result<Bytes, Malformed> {
         let end = usize::try_from(length).ok().and_then(|length| self.at.checked_add(length));
         let end = end.filter(|&end| end <= self.body.len()).ok_or_else(|| self.truncated())?;
@@ -211,29 +212,28 @@ impl<'a> Reader<'a> {
         Ok(slice)
     }
 
-    /// Bytes or text; chunks are put together, which costs a copy. `None`: null.
+    /// Bytes or text; joining chunks costs a copy. `None`: null.
     fn blob(&mut self) -> Result<Option<Bytes>, Malformed> {
         match self.untagged()? {
             Head::Bytes(Some(length)) | Head::Text(Some(length)) => self.slice(length).map(Some),
             Head::Bytes(None) | Head::Text(None) => {
                 let mut whole = Vec::new();
-                while !self.took_break()? {
+                while !self.consume_break()? {
                     match self.head()? {
                         Head::Bytes(Some(length)) | Head::Text(Some(length)) => {
                             whole.extend_from_slice(&self.slice(length)?);
                         }
-                        _ => return Err(self.malformed("a chunk must have a length")),
+                        _ => return Err(self.malformed("chunk without a length")),
                     }
                 }
                 Ok(Some(whole.into()))
             }
             Head::Null => Ok(None),
-            _ => Err(self.malformed("text or bytes expected")),
+            _ => Err(self.malformed("expected text or bytes")),
         }
     }
 
-    /// A payload. AWS sends bytes; there are local servers that send base64 as text, as in JSON, and the SDK for Java reads
-    /// both.
+    /// A payload. AWS sends a byte string. Some local servers send base64 text as in JSON; like the SDK for Java, accept both.
     fn payload(&mut self) -> Result<Bytes, Malformed> {
         let start = self.at;
         let is_text = matches!(self.untagged()?, Head::Text(_));
@@ -254,19 +254,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn took_break(&mut self) -> Result<bool, Malformed> {
+    fn consume_break(&mut self) -> Result<bool, Malformed> {
         let is_break = self.peek()? == BREAK;
         self.at += usize::from(is_break);
         Ok(is_break)
     }
 
-    /// Calls for each item of an array or map, in whose place `each` reads it. Every item takes at least one byte, so the
-    /// loop is bounded by the body, whatever length it names.
+    /// Calls `each` to read each item of an array or map. Every item takes at least one byte, so the size of the body bounds
+    /// the loop even if the stated length is wrong.
     fn items(
         &mut self,
         length: Option<u64>,
-        mut each: impl FnMut(&mut Self) -> Result<(), Undecoded>,
-    ) -> Result<(), Undecoded> {
+        mut each: impl FnMut(&mut Self) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
         match length {
             Some(length) => {
                 for _ in 0..length {
@@ -274,7 +274,7 @@ impl<'a> Reader<'a> {
                 }
             }
             None => {
-                while !self.took_break()? {
+                while !self.consume_break()? {
                     each(self)?;
                 }
             }
@@ -282,15 +282,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A map: calls for each member, named, to read its value. `false`: it is null.
+    /// Reads a map by calling `each` with each name to read the value. `false`: the map is null.
     fn members(
         &mut self,
-        mut each: impl FnMut(&mut Self, &[u8]) -> Result<(), Undecoded>,
-    ) -> Result<bool, Undecoded> {
+        mut each: impl FnMut(&mut Self, &[u8]) -> Result<(), DecodeError>,
+    ) -> Result<bool, DecodeError> {
         let length = match self.untagged()? {
             Head::Map(length) => length,
             Head::Null => return Ok(false),
-            _ => return Err(self.malformed("a map expected").into()),
+            _ => return Err(self.malformed("expected a map").into()),
         };
         let body = self.body;
         self.items(length, |reader| {
@@ -304,34 +304,34 @@ impl<'a> Reader<'a> {
                     each(reader, name)
                 }
                 _ => {
-                    // No name that we know is written like this.
+                    // Known names are text of definite length: skip the name and the value.
                     reader.at = start;
                     reader.skip(0)?;
-                    reader.skip(0).map_err(Undecoded::from)
+                    reader.skip(0).map_err(DecodeError::from)
                 }
             }
         })?;
         Ok(true)
     }
 
-    /// A map in which nothing but the encoding can be wrong.
+    /// Reads a map whose members cannot fail with `DecodeError::SequenceNumber`.
     fn map(
         &mut self,
         mut each: impl FnMut(&mut Self, &[u8]) -> Result<(), Malformed>,
     ) -> Result<(), Malformed> {
-        match self.members(|reader, name| each(reader, name).map_err(Undecoded::from)) {
+        match self.members(|reader, name| each(reader, name).map_err(DecodeError::from)) {
             Ok(_) => Ok(()),
-            Err(Undecoded::Malformed(malformed)) => Err(malformed),
-            Err(Undecoded::SequenceNumber(_)) => Err(self.malformed("no record is expected here")),
+            Err(DecodeError::Malformed(malformed)) => Err(malformed),
+            Err(DecodeError::SequenceNumber(_)) => Err(self.malformed("unexpected record")),
         }
     }
 
-    /// An array; null is an empty one.
-    fn array(&mut self, each: impl FnMut(&mut Self) -> Result<(), Undecoded>) -> Result<(), Undecoded> {
+    /// Reads an array by calling `each` for each item; null counts as empty.
+    fn array(&mut self, each: impl FnMut(&mut Self) -> Result<(), DecodeError>) -> Result<(), DecodeError> {
         match self.untagged()? {
             Head::Array(length) => self.items(length, each),
             Head::Null => Ok(()),
-            _ => Err(self.malformed("an array expected").into()),
+            _ => Err(self.malformed("expected an array").into()),
         }
     }
 
@@ -341,11 +341,11 @@ impl<'a> Reader<'a> {
             Head::Negative(number) => Ok(i64::try_from(number).ok().map(|number| -1 - number)),
             Head::Float(number) => Ok(time::rounded(number)),
             Head::Null => Ok(None),
-            _ => Err(self.malformed("a number expected")),
+            _ => Err(self.malformed("expected a number")),
         }
     }
 
-    /// A time in milliseconds. Integers count them; floating-point numbers are seconds, as standard CBOR has it.
+    /// A time in milliseconds. Integers are milliseconds; floating-point numbers are seconds, as in standard CBOR.
     fn millis(&mut self) -> Result<Option<i64>, Malformed> {
         let start = self.at;
         if let Head::Float(seconds) = self.untagged()? {
@@ -355,7 +355,7 @@ impl<'a> Reader<'a> {
         Ok(self.integer()?.map(time::millis_of_integer))
     }
 
-    fn answer(&mut self) -> Result<Answer, Undecoded> {
+    fn answer(&mut self) -> Result<Answer, DecodeError> {
         let mut answer = Answer::default();
         let is_map = self.members(|reader, name| {
             match name {
@@ -367,25 +367,25 @@ impl<'a> Reader<'a> {
             }
             Ok(())
         })?;
-        if is_map { Ok(answer) } else { Err(self.malformed("a map expected").into()) }
+        if is_map { Ok(answer) } else { Err(self.malformed("expected a map").into()) }
     }
 
-    fn records(&mut self) -> Result<Vec<shard_worker::Record>, Undecoded> {
+    fn records(&mut self) -> Result<Vec<shard_worker::Record>, DecodeError> {
         let start = self.at;
-        // A length is only a claim: what it names is made room for as far as the body can hold it.
+        // The stated length may be wrong: reserve no more than the body can hold.
         let expected = match self.untagged()? {
             Head::Array(Some(length)) => usize::try_from(length).unwrap_or(MAX_RECORDS),
             _ => 0,
         };
         self.at = start;
-        let room = expected.min(MAX_RECORDS).min((self.body.len() - self.at) / RecordParts::MIN_BYTES);
-        let mut records = Vec::with_capacity(room);
+        let capacity = expected.min(MAX_RECORDS).min((self.body.len() - self.at) / RecordParts::MIN_BYTES);
+        let mut records = Vec::with_capacity(capacity);
         self.array(|reader| {
             if records.len() == MAX_RECORDS {
                 return Err(reader.malformed("too many records").into());
             }
-            if let Some(parts) = reader.usual_record() {
-                records.push(parts.into_record(|what| reader.malformed(what))?);
+            if let Some(parts) = reader.common_record() {
+                records.push(parts.into_record(|fault| reader.malformed(fault))?);
                 return Ok(());
             }
             let mut parts = RecordParts::default();
@@ -399,36 +399,36 @@ impl<'a> Reader<'a> {
                 }
                 Ok(())
             })?;
-            records.push(parts.into_record(|what| reader.malformed(what))?);
+            records.push(parts.into_record(|fault| reader.malformed(fault))?);
             Ok(())
         })?;
         Ok(records)
     }
 
-    /// A record as servers write it: a map of a stated length with the members that are known, in any order, and values in
-    /// their plain forms. `None`: it is another one, and nothing is taken of it; then each part is looked at for what it is.
+    /// Reads a record in its most common form: a map of stated length with known members in any order, and definite lengths.
+    /// `None`: the record has another form, and nothing was consumed; the general code reads it.
     ///
-    /// Small records are made of many small items: a decision for each of them costs more than all else in an answer.
+    /// An answer with small records has many small items, and the general code's decisions for each item dominate its cost.
     #[inline]
-    fn usual_record(&mut self) -> Option<RecordParts> {
-        let mut quick = Quick { body: self.body.as_ref(), at: self.at };
+    fn common_record(&mut self) -> Option<RecordParts> {
+        let mut quick = FastReader { body: self.body.as_ref(), at: self.at };
         let members = match quick.byte()? {
             head @ 0xa0..=0xb7 => head & 0x1f,
             _ => return None,
         };
         let (mut sequence_number, mut data, mut key, mut arrival_millis) = (0..0, 0..0, None, None);
         for _ in 0..members {
-            // A name is found by its length, which comes first: only two are equally long.
+            // The first byte of a name is its length, and only two known names have the same.
             match quick.peek()? {
-                0x6e if quick.took(b"\x6eSequenceNumber") => sequence_number = quick.text()?,
-                0x6e if quick.took(b"\x6eEncryptionType") => {
+                0x6e if quick.consume(b"\x6eSequenceNumber") => sequence_number = quick.text()?,
+                0x6e if quick.consume(b"\x6eEncryptionType") => {
                     quick.text()?;
                 }
-                0x78 if quick.took(b"\x78\x1bApproximateArrivalTimestamp") => {
+                0x78 if quick.consume(b"\x78\x1bApproximateArrivalTimestamp") => {
                     arrival_millis = Some(quick.millis()?);
                 }
-                0x64 if quick.took(b"\x64Data") => data = quick.bytes()?,
-                0x6c if quick.took(b"\x6cPartitionKey") => key = Some(quick.text()?),
+                0x64 if quick.consume(b"\x64Data") => data = quick.bytes()?,
+                0x6c if quick.consume(b"\x6cPartitionKey") => key = Some(quick.text()?),
                 _ => return None,
             }
         }
@@ -442,7 +442,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn children(&mut self) -> Result<Vec<ChildShard>, Undecoded> {
+    fn children(&mut self) -> Result<Vec<ChildShard>, DecodeError> {
         let mut children = Vec::new();
         self.array(|reader| {
             let mut child = ChildShard::builder().shard_id("").set_parent_shards(Some(Vec::new()));
@@ -473,7 +473,7 @@ impl<'a> Reader<'a> {
         Ok(children)
     }
 
-    fn hash_key_range(&mut self) -> Result<Option<HashKeyRange>, Undecoded> {
+    fn hash_key_range(&mut self) -> Result<Option<HashKeyRange>, DecodeError> {
         let (mut starting, mut ending) = (String::new(), String::new());
         let is_map = self.members(|reader, name| {
             match name {
@@ -487,15 +487,15 @@ impl<'a> Reader<'a> {
         Ok(range.filter(|_| is_map))
     }
 
-    /// Steps over a data item, whatever it is.
+    /// Skips a data item of any type.
     fn skip(&mut self, depth: usize) -> Result<(), Malformed> {
         if depth == MAX_DEPTH {
-            return Err(self.malformed("it is nested too deeply"));
+            return Err(self.malformed("nested too deeply"));
         }
         match self.head()? {
             Head::Bytes(Some(length)) | Head::Text(Some(length)) => self.slice(length).map(drop),
             Head::Bytes(None) | Head::Text(None) => {
-                while !self.took_break()? {
+                while !self.consume_break()? {
                     self.skip(depth + 1)?;
                 }
                 Ok(())
@@ -513,7 +513,7 @@ impl<'a> Reader<'a> {
             match &mut left {
                 Some(0) => return Ok(()),
                 Some(left) => *left -= 1,
-                None if self.took_break()? => return Ok(()),
+                None if self.consume_break()? => return Ok(()),
                 None => {}
             }
             for _ in 0..width {
@@ -523,7 +523,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A request in CBOR: one map with the iterator.
+/// A request in CBOR: a map with the iterator.
 pub(super) fn request(iterator: &str) -> Vec<u8> {
     const NAME: &[u8] = b"ShardIterator";
     let mut request = Vec::with_capacity(iterator.len() + NAME.len() + 4);
@@ -545,7 +545,7 @@ fn push_text(request: &mut Vec<u8>, text: &[u8]) {
             }
             Err(_) => {
                 request.push(TEXT | 27);
-                // No text is longer than that on any platform.
+                // Cannot overflow: `usize` has at most 64 bits.
                 request.extend(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
             }
         },

@@ -1,4 +1,4 @@
-//! Recorded and odd bodies in CBOR.
+//! CBOR bodies: recorded, unusual, malformed and random ones.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An answer as AWS writes it, by hand: indefinite maps and arrays, tagged times, byte strings.
+/// A hand-written answer in the form of AWS: indefinite maps and arrays, tagged times, byte strings.
 fn recorded() -> Vec<u8> {
     let mut body = vec![0xbf];
     body.extend(b"\x67Records\x9f\xbf");
@@ -20,19 +20,19 @@ fn recorded() -> Vec<u8> {
     body
 }
 
-fn decoded(body: &[u8]) -> Result<Answer, Undecoded> {
+fn decoded(body: &[u8]) -> Result<Answer, DecodeError> {
     decode(&Bytes::copy_from_slice(body))
 }
 
 fn fault(body: &[u8]) -> Malformed {
     match decoded(body) {
-        Err(Undecoded::Malformed(malformed)) => malformed,
+        Err(DecodeError::Malformed(malformed)) => malformed,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn a_recorded_answer_is_read_by_slicing() {
+fn recorded_answer_is_decoded_without_copies() {
     let body = Bytes::from(recorded());
     let answer = decode(&body).unwrap();
     assert_eq!(answer.next_iterator.as_deref(), Some("next"));
@@ -43,24 +43,24 @@ fn a_recorded_answer_is_read_by_slicing() {
     let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
     assert_eq!(record.approximate_arrival, Some(arrival));
     assert_eq!(&record.data[..], b"hello");
-    assert!(body.as_ptr_range().contains(&record.data.as_ptr()), "the payload is not copied");
+    assert!(body.as_ptr_range().contains(&record.data.as_ptr()), "the payload was copied");
     assert!(body.as_ptr_range().contains(&record.sequence_number.as_str().as_ptr()));
 }
 
 #[test]
-fn every_truncation_is_malformed_and_says_where() {
+fn every_truncation_is_malformed_with_its_offset() {
     let body = recorded();
     for length in 0..body.len() {
         let malformed = fault(&body[..length]);
         assert!(malformed.offset <= length, "{malformed}");
         assert_eq!(malformed.encoding, Some(Encoding::Cbor));
     }
-    assert!(fault(&body[..40]).to_string().contains("GetRecords in CBOR is malformed at byte"));
+    assert!(fault(&body[..40]).to_string().contains("GetRecords answer in CBOR is malformed at byte"));
 }
 
 #[test]
-fn what_is_unknown_is_stepped_over_wherever_it_stands() {
-    // Unknown members of every type, a key that is no text, nulls, and payloads in chunks.
+fn unknown_members_are_skipped() {
+    // Unknown members of every type, a name that is not text, nulls, and a chunked payload.
     let body = b"\xa4\
         \x67Unknown\xbf\x01\x9f\x02\xf9\x3c\x00\xff\x61a\xc1\xa1\x61b\xf4\xff\
         \x05\x82\x41x\xf6\
@@ -76,13 +76,13 @@ fn what_is_unknown_is_stepped_over_wherever_it_stands() {
     assert_eq!(&answer.records[0].data[..], b"hello");
     assert_eq!(answer.records[0].partition_key, None);
     assert_eq!(answer.next_iterator, None);
-    // Floating point counts seconds, as in standard CBOR.
+    // A floating-point time is in seconds, as in standard CBOR.
     let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
     assert_eq!(answer.records[0].approximate_arrival, Some(arrival));
 }
 
 #[test]
-fn a_time_in_seconds_is_that_of_a_local_server() {
+fn integer_times_in_seconds_are_accepted() {
     let arrival = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     for time in [&b"\x1a\x65\x53\xf1\x00"[..], b"\xc1\x1b\x00\x00\x00\x00\x65\x53\xf1\x00"] {
         let head = b"\xa1\x67Records\x81\xa2\x6eSequenceNumber\x617\x78\x1bApproximateArrivalTimestamp";
@@ -92,18 +92,18 @@ fn a_time_in_seconds_is_that_of_a_local_server() {
 }
 
 #[test]
-fn lengths_that_the_body_does_not_hold_claim_no_memory() {
+fn invalid_lengths_and_types_are_malformed() {
     for (body, what) in [
         (&b"\xa1\x67Records\x9b\xff\xff\xff\xff\xff\xff\xff\xff"[..], "an array without items"),
         (b"\xbb\xff\xff\xff\xff\xff\xff\xff\xff", "a map without members"),
-        (b"\xa1\x61a\x5b\xff\xff\xff\xff\xff\xff\xff\xff", "bytes without end"),
+        (b"\xa1\x61a\x5b\xff\xff\xff\xff\xff\xff\xff\xff", "bytes longer than the body"),
         (b"\xa1\x61a\x9f", "an array without break"),
-        (b"\xa1\x67Records\x81\xa1\x64Data\x5f\x5f\xff\xff", "a chunk in chunks"),
-        (b"\xa1\x67Records\x05", "a number for an array"),
+        (b"\xa1\x67Records\x81\xa1\x64Data\x5f\x5f\xff\xff", "nested chunks"),
+        (b"\xa1\x67Records\x05", "a number instead of an array"),
         (b"\xf6", "null"),
-        (b"\xa0\x00", "something behind"),
-        (b"\xa1\x1c", "no data item"),
-        (b"\xa1\x71NextShardIterator\x62\xff\xfe", "no UTF-8"),
+        (b"\xa0\x00", "bytes after the answer"),
+        (b"\xa1\x1c", "not a data item"),
+        (b"\xa1\x71NextShardIterator\x62\xff\xfe", "not UTF-8"),
     ] {
         fault(body);
         assert!(decoded(body).is_err(), "{what}");
@@ -111,24 +111,24 @@ fn lengths_that_the_body_does_not_hold_claim_no_memory() {
     let mut deep = b"\xa1\x61a".to_vec();
     deep.extend([0x81; 100]);
     deep.push(0xf6);
-    assert!(fault(&deep).what.contains("too deeply"));
+    assert!(fault(&deep).fault.contains("too deeply"));
 }
 
 #[test]
-fn a_number_that_is_none_is_no_broken_encoding() {
+fn invalid_sequence_number_is_not_malformed() {
     let body = b"\xa1\x67Records\x81\xa1\x6eSequenceNumber\x630x2";
-    assert!(matches!(decoded(body), Err(Undecoded::SequenceNumber(_))));
+    assert!(matches!(decoded(body), Err(DecodeError::SequenceNumber(_))));
 }
 
 #[test]
-fn a_refusal_is_read() {
+fn refusal_is_decoded() {
     let body = b"\xa2\x66__type\x78\x18ExpiredIteratorException\x67message\x63old";
     let (code, message) = refusal(&Bytes::from_static(body)).unwrap();
     assert_eq!((code.as_deref(), message.as_deref()), (Some("ExpiredIteratorException"), Some("old")));
 }
 
 #[test]
-fn requests_have_the_shortest_lengths() {
+fn requests_use_the_shortest_length_encoding() {
     assert_eq!(request("ab"), b"\xa1\x6dShardIterator\x62ab");
     for length in [23, 24, 255, 256, 70_000] {
         let iterator = "i".repeat(length);
@@ -148,17 +148,17 @@ fn requests_have_the_shortest_lengths() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_safe(body: Vec<u8>) {
+    fn any_bytes_are_decoded_without_panic(body: Vec<u8>) {
         let _ = decoded(&body);
         let _ = refusal(&Bytes::from(body));
     }
 
     #[test]
-    fn mutations_are_safe(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+    fn mutated_answers_are_decoded_without_panic(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
         let mut body = recorded();
-        for (place, byte) in changes {
-            let place = place.index(body.len());
-            body[place] = byte;
+        for (index, byte) in changes {
+            let index = index.index(body.len());
+            body[index] = byte;
         }
         if let Ok(answer) = decoded(&body) {
             prop_assert!(answer.records.len() <= body.len() / RecordParts::MIN_BYTES);

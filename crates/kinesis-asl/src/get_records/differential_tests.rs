@@ -1,5 +1,4 @@
-//! Our ways of reading against the SDK's, field for field: over generated answers in both encodings, with all that an
-//! encoding allows, through the SDK's door and directly.
+//! Compares our decoders with the SDK's, field for field: over generated answers in both encodings, via the SDK and directly.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,16 +18,17 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
+use super::answer::Answer;
 use super::call::{CallError, GetRecords};
-use super::{Answer, GetRecordsFormat};
-use crate::read_pace::{ReadPace, ReadRate};
+use super::format::GetRecordsFormat;
+use crate::polling::read_pace::{ReadPace, ReadRate};
 
 /// The pace of a reader that makes one call.
 fn pace() -> ReadPace {
     ReadPace::new(ReadRate { share_percent: 100, idle_time: Duration::ZERO, max_idle_time: Duration::ZERO })
 }
 
-/// A server in the client: it answers in the encoding of the request.
+/// An in-process server that answers in the encoding of the request.
 #[derive(Debug, Clone, Default)]
 struct Canned(Arc<State>);
 
@@ -75,7 +75,7 @@ struct RecordModel {
     partition_key: Option<Option<String>>,
     encryption_type: Option<String>,
     unknown: Option<u64>,
-    /// In which order the members are written.
+    /// Rotates the order of the members.
     rotation: usize,
 }
 
@@ -86,7 +86,7 @@ struct AnswerModel {
     millis_behind_latest: Option<i64>,
     children: Option<Vec<(String, Vec<String>, String)>>,
     rotation: usize,
-    /// How CBOR is written: which of its lengths are indefinite.
+    /// Each bit decides whether a CBOR length is indefinite.
     indefinite: u64,
     has_exponents: bool,
 }
@@ -139,7 +139,7 @@ fn answers() -> impl Strategy<Value = AnswerModel> {
         })
 }
 
-/// Members as name and value, in the order in which they are to be written.
+/// Members by name, in the order of writing.
 type Members = Vec<(&'static str, Node)>;
 
 /// A value that both encodings can write.
@@ -220,7 +220,7 @@ fn to_json(node: &Node, has_exponents: bool) -> String {
     }
 }
 
-/// Writes CBOR; each bit of `indefinite` in turn says whether a length is left out.
+/// Writes CBOR; each bit of `indefinite` in turn decides whether a length is indefinite.
 struct CborWriter {
     out: Vec<u8>,
     indefinite: u64,
@@ -251,7 +251,7 @@ impl CborWriter {
     }
 
     fn string(&mut self, major: u8, bytes: &[u8]) {
-        // Text is cut between characters, so only where it is ASCII.
+        // Chunks of text must end between characters, so split only ASCII.
         if bytes.is_ascii() && self.is_indefinite() {
             self.out.push(major << 5 | 31);
             for chunk in bytes.chunks(3) {
@@ -265,7 +265,7 @@ impl CborWriter {
         }
     }
 
-    /// The head of an array or map, and whether a break has to close it.
+    /// Writes the head of an array or map, and returns whether it needs a break at the end.
     fn open(&mut self, major: u8, length: usize) -> bool {
         let is_indefinite = self.is_indefinite();
         if is_indefinite {
@@ -311,8 +311,8 @@ fn to_cbor(node: &Node, indefinite: u64) -> Vec<u8> {
     writer.out
 }
 
-/// Every way of reading: the SDK's, and each of ours first through its door and then directly.
-async fn all_ways(cbor: Vec<u8>, json: Vec<u8>) -> [(&'static str, Result<Answer, CallError>); 5] {
+/// Reads the answer with the SDK's parser, and with each of our decoders, first via the SDK and then directly.
+async fn read_in_all_ways(cbor: Vec<u8>, json: Vec<u8>) -> [(&'static str, Result<Answer, CallError>); 5] {
     let server = Canned::default();
     *server.0.cbor.lock().unwrap() = cbor;
     *server.0.json.lock().unwrap() = json;
@@ -320,13 +320,13 @@ async fn all_ways(cbor: Vec<u8>, json: Vec<u8>) -> [(&'static str, Result<Answer
     let (in_json, in_cbor) = (server.reader(GetRecordsFormat::Json), server.reader(GetRecordsFormat::Cbor));
     let ways = [
         ("the SDK", by_the_sdk),
-        ("JSON through the door", in_json.call("iterator", &mut pace()).await),
+        ("JSON via the SDK", in_json.call("iterator", &mut pace()).await),
         ("JSON directly", in_json.call("iterator", &mut pace()).await),
-        ("CBOR through the door", in_cbor.call("iterator", &mut pace()).await),
+        ("CBOR via the SDK", in_cbor.call("iterator", &mut pace()).await),
         ("CBOR directly", in_cbor.call("iterator", &mut pace()).await),
     ];
     assert_eq!(server.0.calls.load(Ordering::Relaxed), 5);
-    assert_eq!(server.0.signed_by_the_sdk.load(Ordering::Relaxed), 3, "two of the calls were direct");
+    assert_eq!(server.0.signed_by_the_sdk.load(Ordering::Relaxed), 3, "two of the calls are direct");
     ways
 }
 
@@ -338,11 +338,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn all_ways_of_reading_agree_field_for_field(model in answers()) {
+    fn all_decoders_agree_on_generated_answers(model in answers()) {
         let node = node(&model);
         let cbor = to_cbor(&node, model.indefinite);
         let json = to_json(&node, model.has_exponents).into_bytes();
-        let [(_, reference), ours @ ..] = block_on(all_ways(cbor, json));
+        let [(_, reference), ours @ ..] = block_on(read_in_all_ways(cbor, json));
         let reference = reference.unwrap();
         prop_assert_eq!(reference.records.len(), model.records.len());
         for (way, answer) in ours {
@@ -351,9 +351,9 @@ proptest! {
     }
 }
 
-/// Bodies that were met or are allowed, written out: the SDK's reading is what ours must be.
+/// Bodies seen from servers or allowed by the format; the SDK's result is the expected one.
 #[test]
-fn recorded_and_odd_bodies_in_json_are_read_alike() {
+fn all_decoders_agree_on_unusual_json() {
     let record = |members: Value| {
         let mut record = json!({ "SequenceNumber": "5", "Data": "aGVsbG8=", "PartitionKey": "k" });
         record.as_object_mut().unwrap().extend(members.as_object().cloned().unwrap_or_else(Map::new));
@@ -377,16 +377,16 @@ fn recorded_and_odd_bodies_in_json_are_read_alike() {
         r#"{"Records":[{"Data":"aGVsbG8=","SequenceNumber":"1","SequenceNumber":"2"}]}"#.to_owned(),
         r#"{"Records":[{"Data":"\u0061GVs\/G8=","SequenceNumber":"1"}]}"#.to_owned(),
     ] {
-        let [(_, reference), (_, by_door), (_, directly), ..] =
-            block_on(all_ways(vec![0xa0], body.clone().into_bytes()));
+        let [(_, reference), (_, via_sdk), (_, directly), ..] =
+            block_on(read_in_all_ways(vec![0xa0], body.clone().into_bytes()));
         let reference = reference.unwrap();
-        assert_eq!(by_door.unwrap(), reference, "{body}");
+        assert_eq!(via_sdk.unwrap(), reference, "{body}");
         assert_eq!(directly.unwrap(), reference, "{body}");
     }
 }
 
 #[test]
-fn broken_bodies_are_broken_for_everybody() {
+fn all_decoders_refuse_malformed_bodies() {
     for (cbor, json) in [
         (&b"\xa1\x67Records\x81\xa1"[..], &br#"{"Records":[{"#[..]),
         (b"\xa1\x67Records\x81\xa1\x6eSequenceNumber\x07", br#"{"Records":[{"SequenceNumber":7}]}"#),
@@ -394,7 +394,7 @@ fn broken_bodies_are_broken_for_everybody() {
         (b"\xa1\x67Records\x81\xa1\x6eSequenceNumber\x6201", br#"{"Records":[{"SequenceNumber":"01"}]}"#),
         (b"\xa1\x67Records\x81\xa0", br#"{"Records":[{}]}"#),
     ] {
-        for (way, answer) in block_on(all_ways(cbor.to_vec(), json.to_vec())) {
+        for (way, answer) in block_on(read_in_all_ways(cbor.to_vec(), json.to_vec())) {
             assert!(answer.is_err(), "{way}: {answer:?}");
         }
     }

@@ -1,8 +1,7 @@
-//! One attempt at a call without the SDK's machinery: over its connections, with its credentials, to where it goes.
+//! One direct request: over the SDK's connections with its credentials, but without its request machinery.
 //!
-//! A [`Route`] is learnt from a request that the SDK made and signed by itself, so endpoint, region and service are those of
-//! its rules, whatever they are. What cannot be learnt with certainty is not guessed: then there is no route, and every call
-//! goes through the SDK.
+//! A [`Route`] is learnt from a request that the SDK built and signed. So it has the endpoint, region and service that the SDK's own
+//! rules chose. If a part of it cannot be learnt with certainty, there is no route, and every call goes through the SDK.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -24,28 +23,30 @@ use http_body::Body;
 use tokio::time::{Instant, timeout};
 
 use super::answer::MAX_BODY_BYTES;
+use super::codec::{self, read_refusal};
+use super::decode_error::Malformed;
+use super::encoding::Encoding;
 use super::signing::{Signable, Signer, parse_date};
-use super::{Encoding, malformed::Malformed, read_refusal};
 
 const TARGET: &str = "Kinesis_20131202.GetRecords";
 
-/// The authentication that is known here.
+/// The only authentication scheme with a route.
 const SIGV4: AuthSchemeId = AuthSchemeId::new("sigv4");
 
-/// The longest attempt where the client is given no time-outs: as long as the SDK lets a body stand still.
+/// The longest attempt of a client without time-outs: the grace time of the SDK's stalled-stream protection.
 const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How much room is made for a body of unknown length at first.
-const FIRST_ROOM_BYTES: usize = 8 * 1024;
+/// The initial buffer for a body of unknown length, in bytes.
+const INITIAL_BODY_CAPACITY: usize = 8 * 1024;
 
-/// How long an identity is used before the SDK's cache is asked again: shorter than the 10 s by which that renews
-/// credentials before they expire.
-const IDENTITY_HELD_FOR: Duration = Duration::from_secs(5);
+/// How long an identity is used before the SDK's cache is queried again. Shorter than the 10 s before expiry at which the SDK
+/// renews credentials.
+const IDENTITY_CACHE_TTL: Duration = Duration::from_secs(5);
 
-/// A clock that differs by less agrees: the date of a request is cut to a second, and signing takes time.
+/// A smaller clock difference is ignored, because the date of a request has whole seconds and signing takes time.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(3);
 
-/// How the SDK sends a request, as far as it is the same for every one.
+/// The parts of a `GetRecords` request that are the same for every call.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     components: RuntimeComponents,
@@ -54,24 +55,24 @@ pub(super) struct Route {
     host: String,
     region: String,
     service: String,
-    /// What every request has: method, URL, and the headers that do not change.
+    /// The method, the URL and the constant headers.
     template: Arc<HttpRequest>,
-    held: Arc<Mutex<Option<Held>>>,
-    /// How far the service's clock is ahead of this machine's or behind it, where the SDK has found it out.
+    cached: Arc<Mutex<Option<CachedIdentity>>>,
+    /// How far the service's clock is ahead of the local clock or behind it, as the SDK has measured.
     clock_ahead: Duration,
     clock_behind: Duration,
-    /// How long an attempt may take.
+    /// The longest attempt.
     attempt_timeout: Duration,
 }
 
-/// An identity, held for a moment beside the SDK's cache.
+/// An identity from the SDK's cache, kept for a moment.
 #[derive(Debug)]
-struct Held {
+struct CachedIdentity {
     identity: Identity,
     since: Instant,
 }
 
-/// An answer with its body taken out.
+/// The answer to a direct request, with its body moved from `response` to `body`.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) response: HttpResponse,
@@ -79,7 +80,7 @@ pub(super) struct Attempt {
 }
 
 impl Route {
-    /// From a request that the SDK is about to send.
+    /// Learns the route from a signed request that the SDK is about to send.
     pub(super) fn learn(
         request: &HttpRequest,
         components: &RuntimeComponents,
@@ -87,7 +88,7 @@ impl Route {
     ) -> Option<Self> {
         let timeouts = config.load::<TimeoutConfig>()?;
         let retry = config.load::<RetryConfig>()?;
-        // A client that adapts its rate must see every attempt.
+        // An adaptive client must see every attempt.
         if retry.mode() == RetryMode::Adaptive {
             return None;
         }
@@ -114,7 +115,7 @@ impl Route {
             identities: components.auth_scheme(SIGV4)?.identity_resolver(components)?,
             components: components.clone(),
             template: Arc::new(template(request)?),
-            held: Arc::default(),
+            cached: Arc::default(),
             host: host.to_owned(),
             region,
             service,
@@ -124,7 +125,7 @@ impl Route {
         })
     }
 
-    /// Sends one request and reads its answer. `None`: it could not be made, and nothing was sent.
+    /// Sends one request and reads its answer. `None`: the request could not be built, and none was sent.
     pub(super) async fn attempt(
         &self,
         signer: &Signer,
@@ -143,13 +144,13 @@ impl Route {
     }
 
     async fn request(&self, signer: &Signer, encoding: Encoding, iterator: &str) -> Option<HttpRequest> {
-        let identity = match self.held_identity() {
+        let identity = match self.cached_identity() {
             Some(identity) => identity,
             None => Box::pin(self.resolved_identity()).await?,
         };
         let credentials = identity.data::<Credentials>()?;
         let now = self.components.time_source()?.now();
-        let body = encoding.request(iterator);
+        let body = codec::request(encoding, iterator);
         let signable = Signable {
             region: &self.region,
             service: &self.service,
@@ -161,7 +162,7 @@ impl Route {
         let time = now.checked_add(self.clock_ahead)?.checked_sub(self.clock_behind)?;
         let signature = signer.sign(credentials, &signable, time)?;
         let mut request = self.template.try_clone()?;
-        // In memory, as the SDK's own are: a client of the user's may want to look at it.
+        // An in-memory body, like the SDK's own: the user's HTTP client may inspect it.
         *request.body_mut() = SdkBody::from(body);
         let headers = request.headers_mut();
         headers.try_insert("content-type", encoding.content_type()).ok()?;
@@ -173,12 +174,13 @@ impl Route {
         Some(request)
     }
 
-    /// Whose name requests are signed in; renewed by the SDK's cache.
-    fn held_identity(&self) -> Option<Identity> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref()
-            .filter(|held| held.since.elapsed() < IDENTITY_HELD_FOR)
-            .map(|held| held.identity.clone())
+    /// The identity that signs requests, if the SDK's cache was queried recently.
+    fn cached_identity(&self) -> Option<Identity> {
+        let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached
+            .as_ref()
+            .filter(|cached| cached.since.elapsed() < IDENTITY_CACHE_TTL)
+            .map(|cached| cached.identity.clone())
     }
 
     async fn resolved_identity(&self) -> Option<Identity> {
@@ -187,8 +189,8 @@ impl Route {
         let config = ConfigBag::base();
         let resolved = identities.resolve_cached_identity(self.identities.clone(), &self.components, &config);
         let identity = resolved.await.ok()?;
-        let held = Held { identity: identity.clone(), since: now };
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        let cached = CachedIdentity { identity: identity.clone(), since: now };
+        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(cached);
         Some(identity)
     }
 
@@ -201,7 +203,7 @@ impl Route {
     }
 }
 
-/// A request like the SDK's, with what does not change.
+/// A request like the SDK's, with its constant parts.
 fn template(of_the_sdk: &HttpRequest) -> Option<HttpRequest> {
     let mut request = HttpRequest::new(SdkBody::empty());
     request.set_method("POST").ok()?;
@@ -209,7 +211,7 @@ fn template(of_the_sdk: &HttpRequest) -> Option<HttpRequest> {
     let headers = request.headers_mut();
     headers.try_insert("x-amz-target", TARGET).ok()?;
     headers.try_insert("amz-sdk-request", "attempt=1; max=1").ok()?;
-    // Places for what each request puts in: a map that is copied as it is has no room to grow.
+    // Reserve entries for the headers of each request: a cloned header map has no spare capacity.
     for name in ["content-type", "x-amz-date", "authorization"] {
         headers.try_insert(name, "").ok()?;
     }
@@ -222,27 +224,28 @@ fn template(of_the_sdk: &HttpRequest) -> Option<HttpRequest> {
 }
 
 impl Attempt {
-    /// The error that a refusal stands for.
+    /// The error of a refusal.
     pub(super) fn into_error(self) -> SdkError<GetRecordsError> {
         let refusal = read_refusal(code_header(&self.response), self.body);
         SdkError::service_error(refusal, self.response)
     }
 }
 
-/// The code of a refusal, where a header names it.
+/// The error code of a refusal, if a header has it.
 pub(super) fn code_header(response: &HttpResponse) -> Option<&str> {
     response.headers().get("x-amzn-errortype")
 }
 
-/// The body in one buffer: the bytes are copied once, from where the connection put them.
+/// The body in one buffer. Each byte is copied once, from the connection's buffer.
 async fn whole_body(response: &mut HttpResponse) -> Result<Vec<u8>, aws_sdk_kinesis::error::BoxError> {
     let length = response.headers().get("content-length").and_then(|length| length.parse::<usize>().ok());
     let mut body = response.take_body();
-    let mut whole = Vec::with_capacity(length.unwrap_or(FIRST_ROOM_BYTES).min(MAX_BODY_BYTES));
+    let mut whole = Vec::with_capacity(length.unwrap_or(INITIAL_BODY_CAPACITY).min(MAX_BODY_BYTES));
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let Ok(data) = frame?.into_data() else { continue };
         if data.len() > MAX_BODY_BYTES - whole.len() {
-            let malformed = Malformed { encoding: None, offset: MAX_BODY_BYTES, what: "it is too long" };
+            let malformed =
+                Malformed { encoding: None, offset: MAX_BODY_BYTES, fault: "the body is too long" };
             return Err(malformed.into());
         }
         whole.extend_from_slice(&data);
@@ -250,7 +253,7 @@ async fn whole_body(response: &mut HttpResponse) -> Result<Vec<u8>, aws_sdk_kine
     Ok(whole)
 }
 
-/// The host of a URL without path and query, as it is signed: without the port that goes without saying.
+/// The host of a URL in its signed form, without the default port. `None`: the URL has a path, a query or a user.
 fn host_of_root(url: &str) -> Option<&str> {
     let (rest, default_port) = match url.strip_prefix("https://") {
         Some(rest) => (rest, ":443"),
@@ -266,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_urls_have_a_route() {
+    fn only_urls_without_path_have_a_route() {
         for (url, expected) in [
             ("https://kinesis.eu-west-1.amazonaws.com/", Some("kinesis.eu-west-1.amazonaws.com")),
             ("https://kinesis.test:443", Some("kinesis.test")),

@@ -1,43 +1,42 @@
-//! How `GetRecords` is called, and the memory of what a server does not speak.
+//! The encoding setting of `GetRecords`, and the memory of a fall-back to JSON.
 
 use std::fmt;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use super::Encoding;
+use super::encoding::Encoding;
 
-/// So many failures in CBOR, with no records in between that could be read, and JSON is asked for.
+/// The number of CBOR failures, without decoded records in between, after which JSON is requested.
 const MAX_FAILURES_IN_A_ROW: u32 = 3;
 
-/// What a request in CBOR came to, as far as that says whether the server speaks it.
+/// The outcome of a CBOR request, as evidence of whether the server supports CBOR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempted {
-    /// There were records, and they could be read.
+pub(super) enum CborOutcome {
+    /// The answer had records, and they were decoded.
     Records,
-    /// There were none: a server that writes records wrong gives such answers too.
-    Nothing,
-    /// The answer could not be read.
+    /// The answer had no records. No evidence: a server whose encoding of records is wrong sends such answers too.
+    NoRecords,
+    /// The answer could not be decoded.
     Malformed,
-    /// The server failed, as some do on requests that they do not understand.
+    /// The server failed; some servers do so on requests that they do not understand.
     Failed,
 }
 
-/// How records are asked for and read.
+/// The encoding of `GetRecords` requests, and the parser of its answers.
 ///
-/// Whatever was asked for, an answer is read in the encoding in which it comes. In every format a read is tried once,
-/// whatever the client is configured to: each attempt counts among the five reads in a second that a shard allows, and
-/// whoever reads repeats it in its turn.
+/// An answer is decoded in the encoding in which it arrives, even if another one was requested. In every format a read is
+/// attempted once, regardless of the client's retry settings. Each attempt counts towards the five reads a second that a shard
+/// allows, and the worker retries a failed read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum GetRecordsFormat {
-    /// In CBOR (`application/x-amz-cbor-1.1`), as the AWS SDK for Java reads Kinesis: payloads come as bytes, which is a
-    /// quarter less to receive and costs the least to read. A server that does not speak it is remembered, and asked in JSON
-    /// from then on. The default.
+    /// CBOR (`application/x-amz-cbor-1.1`), as in the AWS SDK for Java: payloads are bytes, which saves a quarter of the traffic
+    /// and is the cheapest to decode. If a server does not support CBOR, later requests use JSON. The default.
     #[default]
     Cbor,
-    /// In JSON, read by this crate.
+    /// JSON, decoded by this crate.
     Json,
-    /// In JSON, asked for and read by the AWS SDK alone: the reference, at several times the cost.
+    /// JSON, requested and decoded by the AWS SDK alone, at several times the CPU cost.
     Sdk,
 }
 
@@ -51,15 +50,15 @@ impl fmt::Display for GetRecordsFormat {
     }
 }
 
-/// The format in use: the one of the setting, or JSON once a server was found not to speak CBOR.
+/// The format in use: that of the setting, or JSON once the server turned out not to support CBOR.
 #[derive(Debug)]
 pub(super) struct FormatMemory {
     setting: GetRecordsFormat,
     has_fallen_back: AtomicBool,
     failures_in_a_row: AtomicU32,
-    /// Records in CBOR were read: the server speaks it.
-    has_been_read: AtomicBool,
-    announced: Once,
+    /// Whether records in CBOR were decoded, so the server supports CBOR.
+    has_decoded_records: AtomicBool,
+    logged: Once,
 }
 
 impl FormatMemory {
@@ -68,12 +67,12 @@ impl FormatMemory {
             setting,
             has_fallen_back: AtomicBool::new(false),
             failures_in_a_row: AtomicU32::new(0),
-            has_been_read: AtomicBool::new(false),
-            announced: Once::new(),
+            has_decoded_records: AtomicBool::new(false),
+            logged: Once::new(),
         }
     }
 
-    /// The encoding to ask for; `None`: the SDK's business.
+    /// The encoding to request; `None`: the SDK chooses.
     pub(super) fn encoding(&self) -> Option<Encoding> {
         match self.setting {
             GetRecordsFormat::Sdk => None,
@@ -82,36 +81,37 @@ impl FormatMemory {
         }
     }
 
-    /// Logs the format, the first time.
-    pub(super) fn announce(&self, stream: &str) {
-        self.announced.call_once(|| tracing::info!(stream, format = %self.setting, "records are read"));
+    /// Logs the format at the first call.
+    pub(super) fn log_once(&self, stream: &str) {
+        self.logged
+            .call_once(|| tracing::info!(stream, format = %self.setting, "reading records in this format"));
     }
 
-    /// From now on JSON is asked for. Logged the first time.
+    /// Switches to JSON, and logs that once.
     pub(super) fn fall_back(&self, stream: &str, reason: &str) {
         if !self.has_fallen_back.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 stream,
                 reason,
                 format = %GetRecordsFormat::Json,
-                "the server does not speak CBOR; records are read in another format from now on"
+                "the server does not support CBOR, reading records in JSON from now on"
             );
         }
     }
 
-    /// What came of a request in CBOR. A server that cannot be understood is asked in JSON in the end, since a fault that
-    /// stays would stop the shard; and so is one that fails on every request, as long as it has not been understood once.
-    pub(super) fn note_cbor(&self, stream: &str, attempted: Attempted) {
-        let reason = match attempted {
-            Attempted::Records => {
+    /// Records the outcome of a CBOR request, and falls back to JSON after several failures in a row. Otherwise a server whose
+    /// CBOR cannot be decoded would stop the shard for good. Server errors count only until the first records were decoded.
+    pub(super) fn record_cbor_outcome(&self, stream: &str, outcome: CborOutcome) {
+        let reason = match outcome {
+            CborOutcome::Records => {
                 self.failures_in_a_row.store(0, Ordering::Relaxed);
-                self.has_been_read.store(true, Ordering::Relaxed);
+                self.has_decoded_records.store(true, Ordering::Relaxed);
                 return;
             }
-            Attempted::Nothing => return,
-            Attempted::Failed if self.has_been_read.load(Ordering::Relaxed) => return,
-            Attempted::Failed => "requests fail",
-            Attempted::Malformed => "answers cannot be read",
+            CborOutcome::NoRecords => return,
+            CborOutcome::Failed if self.has_decoded_records.load(Ordering::Relaxed) => return,
+            CborOutcome::Failed => "CBOR requests fail",
+            CborOutcome::Malformed => "CBOR answers cannot be decoded",
         };
         if self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FAILURES_IN_A_ROW {
             self.fall_back(stream, reason);
@@ -124,10 +124,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_cbor_falls_back_and_remembers_it() {
+    fn fall_back_to_json_is_remembered() {
         let memory = FormatMemory::new(GetRecordsFormat::Cbor);
         assert_eq!(memory.encoding(), Some(Encoding::Cbor));
-        memory.fall_back("words", "as the test wants it");
+        memory.fall_back("words", "test");
         assert_eq!(memory.encoding(), Some(Encoding::Json));
         for (setting, expected) in
             [(GetRecordsFormat::Json, Some(Encoding::Json)), (GetRecordsFormat::Sdk, None)]
@@ -138,19 +138,19 @@ mod tests {
     }
 
     #[test]
-    fn failures_without_records_in_between_end_in_json() {
-        use Attempted::{Failed, Malformed, Nothing, Records};
+    fn consecutive_cbor_failures_end_in_json() {
+        use CborOutcome::{Failed, Malformed, NoRecords, Records};
         for (attempts, expected) in [
             (&[Malformed, Malformed, Records, Malformed, Malformed][..], Encoding::Cbor),
-            (&[Malformed, Nothing, Malformed, Nothing, Malformed], Encoding::Json),
-            (&[Failed, Failed, Nothing, Failed], Encoding::Json),
-            // A server that was understood has outages.
+            (&[Malformed, NoRecords, Malformed, NoRecords, Malformed], Encoding::Json),
+            (&[Failed, Failed, NoRecords, Failed], Encoding::Json),
+            // The server supports CBOR, so its failures are outages.
             (&[Records, Failed, Failed, Failed, Failed], Encoding::Cbor),
             (&[Records, Malformed, Malformed, Malformed], Encoding::Json),
         ] {
             let memory = FormatMemory::new(GetRecordsFormat::Cbor);
-            for attempted in attempts {
-                memory.note_cbor("words", *attempted);
+            for outcome in attempts {
+                memory.record_cbor_outcome("words", *outcome);
             }
             assert_eq!(memory.encoding(), Some(expected), "{attempts:?}");
         }

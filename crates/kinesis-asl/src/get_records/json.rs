@@ -1,8 +1,7 @@
-//! Answers of `GetRecords` in JSON: one pass over the body, in place.
+//! Decodes answers of `GetRecords` in JSON: one pass over the body, in place.
 //!
-//! Payloads are decoded from base64, and strings with escapes are resolved, where they stand: both only get shorter. When
-//! the pass is over the buffer is shared, and the records are slices of it. The order of the members is learnt from one
-//! record to the next, never assumed.
+//! Base64 payloads and escaped strings are decoded in place, which works because both only become shorter. After the pass the
+//! buffer is shared, and the records are slices of it. The order of the members in one record is the guess for the next.
 
 use aws_sdk_kinesis::types::{ChildShard, HashKeyRange};
 use base64_simd::STANDARD;
@@ -11,17 +10,18 @@ use memchr::memchr2;
 use std::ops::Range;
 
 use super::answer::{Answer, MAX_DEPTH, MAX_RECORDS, RecordParts};
-use super::malformed::{Malformed, Undecoded};
-use super::{Encoding, time};
+use super::decode_error::{DecodeError, Malformed};
+use super::encoding::Encoding;
+use super::time;
 
-/// Seconds on the wire, milliseconds here.
+/// Converts seconds on the wire to milliseconds: three decimal digits.
 const MILLIS_SHIFT: i64 = 3;
 
-/// How many members of a record are remembered in their order; AWS sends five.
-const LEARNT_MEMBERS: usize = 8;
+/// How many members of a record have their order remembered; AWS sends five.
+const MAX_ORDERED_MEMBERS: usize = 8;
 
-/// Reads an answer. Its records are slices of `body`, which is changed on the way.
-pub(crate) fn decode(mut body: Vec<u8>) -> Result<Answer, Undecoded> {
+/// Decodes an answer. Its records are slices of `body`, which is modified.
+pub(crate) fn decode(mut body: Vec<u8>) -> Result<Answer, DecodeError> {
     let mut reader = Reader { body: &mut body, at: 0 };
     let parsed = reader.answer()?;
     reader.end()?;
@@ -36,7 +36,7 @@ pub(crate) fn decode(mut body: Vec<u8>) -> Result<Answer, Undecoded> {
             data: slice(record.data),
             partition_key: record.partition_key.map(slice),
         };
-        records.push(parts.into_record(|what| malformed(offset, what))?);
+        records.push(parts.into_record(|fault| malformed(offset, fault))?);
     }
     Ok(Answer {
         records,
@@ -58,10 +58,10 @@ pub(super) fn refusal(mut body: Vec<u8>) -> Result<(Option<String>, Option<Strin
         }
         Ok(())
     })?;
-    if is_object { Ok((code, message)) } else { Err(malformed(0, "an object expected")) }
+    if is_object { Ok((code, message)) } else { Err(malformed(0, "expected an object")) }
 }
 
-/// A request in JSON: one object with the iterator.
+/// A request in JSON: an object with the iterator.
 pub(super) fn request(iterator: &str) -> Vec<u8> {
     const HEAD: &[u8] = b"{\"ShardIterator\":\"";
     const END: &[u8] = b"\"}";
@@ -78,22 +78,22 @@ pub(super) fn request(iterator: &str) -> Vec<u8> {
     request
 }
 
-fn malformed(offset: usize, what: &'static str) -> Malformed {
-    Malformed { encoding: Some(Encoding::Json), offset, what }
+fn malformed(offset: usize, fault: &'static str) -> Malformed {
+    Malformed { encoding: Some(Encoding::Json), offset, fault }
 }
 
-/// An answer whose records are places in the body.
+/// An answer whose records are ranges of the body.
 #[derive(Default)]
 struct Parsed {
-    records: Vec<Places>,
+    records: Vec<RecordRanges>,
     next_iterator: Option<String>,
     millis_behind_latest: Option<i64>,
     children: Vec<ChildShard>,
 }
 
-/// The members of a record, as places in the body.
+/// The members of a record, as ranges of the body.
 #[derive(Default)]
-struct Places {
+struct RecordRanges {
     sequence_number: Range<usize>,
     data: Range<usize>,
     partition_key: Option<Range<usize>>,
@@ -123,7 +123,7 @@ impl Member {
         }
     }
 
-    /// The name as it stands in a body without spaces. `None`: it is not known, so it is looked at each time.
+    /// The name with its quotes and colon, as written without spaces. `None`: the name is not known and has no literal.
     fn literal(self) -> Option<&'static [u8]> {
         match self {
             Self::SequenceNumber => Some(b"\"SequenceNumber\":"),
@@ -136,8 +136,8 @@ impl Member {
     }
 }
 
-/// The members of the record before, in their order.
-type Learnt = [Option<Member>; LEARNT_MEMBERS];
+/// The members of the previous record, in order.
+type MemberOrder = [Option<Member>; MAX_ORDERED_MEMBERS];
 
 struct Reader<'a> {
     body: &'a mut [u8],
@@ -145,12 +145,12 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn malformed(&self, what: &'static str) -> Malformed {
-        malformed(self.at, what)
+    fn malformed(&self, fault: &'static str) -> Malformed {
+        malformed(self.at, fault)
     }
 
     fn truncated(&self) -> Malformed {
-        self.malformed("it ends too early")
+        self.malformed("truncated")
     }
 
     fn peek(&self) -> Option<u8> {
@@ -163,38 +163,42 @@ impl Reader<'_> {
         }
     }
 
-    /// The next byte that is no space, which stays.
+    /// The next byte that is not a space, without consuming it.
     fn next(&mut self) -> Result<u8, Malformed> {
         self.skip_spaces();
         self.peek().ok_or_else(|| self.truncated())
     }
 
-    fn take(&mut self, byte: u8, what: &'static str) -> Result<(), Malformed> {
+    fn expect_byte(&mut self, byte: u8, fault: &'static str) -> Result<(), Malformed> {
         if self.next()? != byte {
-            return Err(self.malformed(what));
+            return Err(self.malformed(fault));
         }
         self.at += 1;
         Ok(())
     }
 
-    fn took(&mut self, literal: &[u8]) -> bool {
+    fn consume(&mut self, literal: &[u8]) -> bool {
         let is_there = self.body.get(self.at..).is_some_and(|rest| rest.starts_with(literal));
         self.at += if is_there { literal.len() } else { 0 };
         is_there
     }
 
-    fn took_null(&mut self) -> Result<bool, Malformed> {
-        Ok(self.next()? == b'n' && self.took(b"null"))
+    fn consume_null(&mut self) -> Result<bool, Malformed> {
+        Ok(self.next()? == b'n' && self.consume(b"null"))
     }
 
     fn end(&mut self) -> Result<(), Malformed> {
         self.skip_spaces();
-        if self.at == self.body.len() { Ok(()) } else { Err(self.malformed("nothing may follow the answer")) }
+        if self.at == self.body.len() {
+            Ok(())
+        } else {
+            Err(self.malformed("unexpected bytes after the answer"))
+        }
     }
 
-    /// A string: where its text stands, with any escapes resolved.
+    /// A string: the range of its text, after any escapes are resolved in place.
     fn string(&mut self) -> Result<Range<usize>, Malformed> {
-        self.take(b'"', "a string expected")?;
+        self.expect_byte(b'"', "expected a string")?;
         let start = self.at;
         let rest = self.body.get(start..).unwrap_or_default();
         let Some(length) = memchr2(b'"', b'\\', rest) else {
@@ -210,7 +214,7 @@ impl Reader<'_> {
         self.unescape(start)
     }
 
-    /// The rest of a string from its first escape on; what is resolved is never longer than what stood there.
+    /// The rest of a string from its first escape on. A resolved escape is never longer than the escape.
     fn unescape(&mut self, start: usize) -> Result<Range<usize>, Malformed> {
         let mut write = self.at;
         loop {
@@ -235,8 +239,8 @@ impl Reader<'_> {
     }
 
     fn put(&mut self, write: &mut usize, byte: u8) {
-        if let Some(place) = self.body.get_mut(*write) {
-            *place = byte;
+        if let Some(slot) = self.body.get_mut(*write) {
+            *slot = byte;
             *write += 1;
         }
     }
@@ -256,18 +260,18 @@ impl Reader<'_> {
             b'u' => {
                 let first = self.hex4()?;
                 let code = match first {
-                    0xd800..0xdc00 if self.took(b"\\u") => {
+                    0xd800..0xdc00 if self.consume(b"\\u") => {
                         let second = self.hex4()?;
                         if !(0xdc00..0xe000).contains(&second) {
-                            return Err(malformed(start, "half of a surrogate pair"));
+                            return Err(malformed(start, "unpaired surrogate"));
                         }
                         0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00)
                     }
                     _ => first,
                 };
-                char::from_u32(code).ok_or_else(|| malformed(start, "half of a surrogate pair"))?
+                char::from_u32(code).ok_or_else(|| malformed(start, "unpaired surrogate"))?
             }
-            _ => return Err(malformed(start, "no such escape")),
+            _ => return Err(malformed(start, "invalid escape")),
         })
     }
 
@@ -276,16 +280,16 @@ impl Reader<'_> {
         for _ in 0..4 {
             let digit = self.peek().ok_or_else(|| self.truncated())?;
             let digit =
-                char::from(digit).to_digit(16).ok_or_else(|| self.malformed("a hex digit expected"))?;
+                char::from(digit).to_digit(16).ok_or_else(|| self.malformed("expected a hex digit"))?;
             number = number << 4 | digit;
             self.at += 1;
         }
         Ok(number)
     }
 
-    /// A string or null, as text of its own.
+    /// A string or null, copied.
     fn text(&mut self) -> Result<Option<String>, Malformed> {
-        if self.took_null()? {
+        if self.consume_null()? {
             return Ok(None);
         }
         let range = self.string()?;
@@ -307,9 +311,9 @@ impl Reader<'_> {
         }
     }
 
-    /// A number or null, times ten to the power of `shift`.
+    /// A number or null, multiplied by ten to the power of `shift`.
     fn number(&mut self, shift: i64) -> Result<Option<i64>, Malformed> {
-        if self.took_null()? {
+        if self.consume_null()? {
             return Ok(None);
         }
         let start = self.at;
@@ -318,20 +322,20 @@ impl Reader<'_> {
         }
         let token = self.body.get(start..self.at).unwrap_or_default();
         if !token.iter().any(u8::is_ascii_digit) {
-            return Err(malformed(start, "a number expected"));
+            return Err(malformed(start, "expected a number"));
         }
         Ok(time::scaled_decimal(token, shift))
     }
 
-    /// An object: calls for each member, named, to read its value. `false`: it is null.
+    /// Reads an object by calling `each` with each name to read the value. `false`: the object is null.
     fn members(
         &mut self,
         mut each: impl FnMut(&mut Self, Range<usize>) -> Result<(), Malformed>,
     ) -> Result<bool, Malformed> {
-        if self.took_null()? {
+        if self.consume_null()? {
             return Ok(false);
         }
-        self.take(b'{', "an object expected")?;
+        self.expect_byte(b'{', "expected an object")?;
         if self.next()? == b'}' {
             self.at += 1;
             return Ok(true);
@@ -339,7 +343,7 @@ impl Reader<'_> {
         loop {
             self.skip_spaces();
             let name = self.string()?;
-            self.take(b':', "a colon expected")?;
+            self.expect_byte(b':', "expected a colon")?;
             each(self, name)?;
             if self.is_last(b'}')? {
                 return Ok(true);
@@ -347,7 +351,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Behind a member or an item: whether it was the last one.
+    /// Reads the byte after a member or an item, and returns whether that was the last one.
     fn is_last(&mut self, end: u8) -> Result<bool, Malformed> {
         match self.next()? {
             b',' => {
@@ -358,16 +362,16 @@ impl Reader<'_> {
                 self.at += 1;
                 Ok(true)
             }
-            _ => Err(self.malformed("a comma or the end expected")),
+            _ => Err(self.malformed("expected a comma or the end")),
         }
     }
 
-    /// An array: calls for each item, to read it. Null is an empty one.
+    /// Reads an array by calling `each` for each item; null counts as empty.
     fn items(&mut self, mut each: impl FnMut(&mut Self) -> Result<(), Malformed>) -> Result<(), Malformed> {
-        if self.took_null()? {
+        if self.consume_null()? {
             return Ok(());
         }
-        self.take(b'[', "an array expected")?;
+        self.expect_byte(b'[', "expected an array")?;
         if self.next()? == b']' {
             self.at += 1;
             return Ok(());
@@ -392,22 +396,22 @@ impl Reader<'_> {
             }
             Ok(())
         })?;
-        if is_object { Ok(parsed) } else { Err(self.malformed("an object expected")) }
+        if is_object { Ok(parsed) } else { Err(self.malformed("expected an object")) }
     }
 
-    fn records(&mut self) -> Result<Vec<Places>, Malformed> {
+    fn records(&mut self) -> Result<Vec<RecordRanges>, Malformed> {
         let mut records = Vec::new();
-        let mut learnt = Learnt::default();
+        let mut order = MemberOrder::default();
         self.items(|reader| {
             if records.len() == MAX_RECORDS {
                 return Err(reader.malformed("too many records"));
             }
             let start = reader.at;
-            let record = reader.record(&mut learnt)?;
+            let record = reader.record(&mut order)?;
             if records.is_empty() {
-                // Room for records like the first, as far as the body goes.
-                let (taken, left) = ((reader.at - start).max(1), reader.body.len() - reader.at);
-                records.reserve_exact((left / taken + 1).min(MAX_RECORDS));
+                // Reserve for records of the size of the first one, up to the end of the body.
+                let (used, rest) = ((reader.at - start).max(1), reader.body.len() - reader.at);
+                records.reserve_exact((rest / used + 1).min(MAX_RECORDS));
             }
             records.push(record);
             Ok(())
@@ -415,22 +419,22 @@ impl Reader<'_> {
         Ok(records)
     }
 
-    fn record(&mut self, learnt: &mut Learnt) -> Result<Places, Malformed> {
-        let mut places = Places::default();
-        self.take(b'{', "a record expected")?;
+    fn record(&mut self, order: &mut MemberOrder) -> Result<RecordRanges, Malformed> {
+        let mut ranges = RecordRanges::default();
+        self.expect_byte(b'{', "expected a record")?;
         if self.next()? == b'}' {
             self.at += 1;
-            return Ok(places);
+            return Ok(ranges);
         }
         for index in 0.. {
-            let member = self.member(learnt.get_mut(index))?;
+            let member = self.member(order.get_mut(index))?;
             match member {
-                Member::SequenceNumber if !self.took_null()? => places.sequence_number = self.string()?,
-                Member::Data if !self.took_null()? => places.data = self.payload()?,
+                Member::SequenceNumber if !self.consume_null()? => ranges.sequence_number = self.string()?,
+                Member::Data if !self.consume_null()? => ranges.data = self.payload()?,
                 Member::PartitionKey => {
-                    places.partition_key = if self.took_null()? { None } else { Some(self.string()?) };
+                    ranges.partition_key = if self.consume_null()? { None } else { Some(self.string()?) };
                 }
-                Member::Arrival => places.arrival_millis = self.number(MILLIS_SHIFT)?,
+                Member::Arrival => ranges.arrival_millis = self.number(MILLIS_SHIFT)?,
                 Member::SequenceNumber | Member::Data => {}
                 Member::EncryptionType | Member::Unknown => self.skip(0)?,
             }
@@ -438,24 +442,24 @@ impl Reader<'_> {
                 break;
             }
         }
-        Ok(places)
+        Ok(ranges)
     }
 
-    /// The name of a member, up to its value: first looked for where the record before had it.
-    fn member(&mut self, learnt: Option<&mut Option<Member>>) -> Result<Member, Malformed> {
-        let expected = learnt.as_ref().and_then(|learnt| **learnt);
+    /// Reads the name of a member and the colon. Tries the member that the previous record had in this place first.
+    fn member(&mut self, order: Option<&mut Option<Member>>) -> Result<Member, Malformed> {
+        let expected = order.as_ref().and_then(|order| **order);
         if let Some(member) = expected
             && let Some(literal) = member.literal()
-            && self.took(literal)
+            && self.consume(literal)
         {
             return Ok(member);
         }
         self.skip_spaces();
         let name = self.string()?;
         let member = Member::of(self.body.get(name).unwrap_or_default());
-        self.take(b':', "a colon expected")?;
-        if let Some(learnt) = learnt {
-            *learnt = Some(member);
+        self.expect_byte(b':', "expected a colon")?;
+        if let Some(order) = order {
+            *order = Some(member);
         }
         Ok(member)
     }
@@ -504,18 +508,18 @@ impl Reader<'_> {
         Ok(range.filter(|_| is_object))
     }
 
-    /// Steps over a value, whatever it is.
+    /// Skips a value of any type.
     fn skip(&mut self, depth: usize) -> Result<(), Malformed> {
         if depth == MAX_DEPTH {
-            return Err(self.malformed("it is nested too deeply"));
+            return Err(self.malformed("nested too deeply"));
         }
         match self.next()? {
             b'"' => self.string().map(drop),
             b'{' => self.members(|reader, _| reader.skip(depth + 1)).map(drop),
             b'[' => self.items(|reader| reader.skip(depth + 1)),
             b'-' | b'0'..=b'9' => self.number(0).map(drop),
-            _ if self.took(b"true") || self.took(b"false") || self.took(b"null") => Ok(()),
-            _ => Err(self.malformed("a value expected")),
+            _ if self.consume(b"true") || self.consume(b"false") || self.consume(b"null") => Ok(()),
+            _ => Err(self.malformed("expected a value")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Recorded and odd bodies in JSON.
+//! JSON bodies: recorded, unusual, malformed and random ones.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An answer with spaces, another order of members in each record, and times in either notation.
+/// An answer with spaces, a different member order in each record, and times in both notations.
 const RECORDED: &str = r#"{
   "MillisBehindLatest" : 1500, "Odd": [1, {"a": [null, true, -1.5e3, "\u00e9\""]}],
   "Records": [
@@ -17,13 +17,13 @@ const RECORDED: &str = r#"{
   ],
   "NextShardIterator": "a\/b", "ChildShards": null }"#;
 
-fn decoded(body: &[u8]) -> Result<Answer, Undecoded> {
+fn decoded(body: &[u8]) -> Result<Answer, DecodeError> {
     decode(body.to_vec())
 }
 
 fn fault(body: &[u8]) -> Malformed {
     match decoded(body) {
-        Err(Undecoded::Malformed(malformed)) => malformed,
+        Err(DecodeError::Malformed(malformed)) => malformed,
         other => panic!("{other:?}"),
     }
 }
@@ -33,7 +33,7 @@ fn since_1970(millis: u64) -> Option<SystemTime> {
 }
 
 #[test]
-fn a_recorded_answer_is_read_whatever_the_order() {
+fn recorded_answer_is_decoded_in_any_member_order() {
     let answer = decoded(RECORDED.as_bytes()).unwrap();
     assert_eq!(answer.millis_behind_latest, Some(1500));
     assert_eq!(answer.next_iterator.as_deref(), Some("a/b"));
@@ -50,16 +50,18 @@ fn a_recorded_answer_is_read_whatever_the_order() {
 }
 
 #[test]
-fn every_truncation_is_malformed_and_says_where() {
+fn every_truncation_is_malformed_with_its_offset() {
     for length in 0..RECORDED.len() {
         let malformed = fault(&RECORDED.as_bytes()[..length]);
         assert!(malformed.offset <= length, "{malformed}");
     }
-    assert!(fault(b"{\"Records\":[{]}").to_string().contains("GetRecords in JSON is malformed at byte 13"));
+    assert!(
+        fault(b"{\"Records\":[{]}").to_string().contains("GetRecords answer in JSON is malformed at byte 13")
+    );
 }
 
 #[test]
-fn what_is_wrong_is_malformed() {
+fn invalid_bodies_are_malformed() {
     for body in [
         &b"null"[..],
         b"[]",
@@ -79,26 +81,26 @@ fn what_is_wrong_is_malformed() {
         fault(body);
     }
     let deep = format!("{{\"a\":{}", "[".repeat(100));
-    assert!(fault(deep.as_bytes()).what.contains("too deeply"));
+    assert!(fault(deep.as_bytes()).fault.contains("too deeply"));
     assert!(matches!(
         decoded(b"{\"Records\":[{\"SequenceNumber\":\"0x2\"}]}"),
-        Err(Undecoded::SequenceNumber(_))
+        Err(DecodeError::SequenceNumber(_))
     ));
 }
 
 #[test]
-fn the_number_of_records_is_bounded() {
+fn number_of_records_is_bounded() {
     let body = format!("{{\"Records\":[{}{{}}]}}", "{},".repeat(MAX_RECORDS));
-    assert_eq!(fault(body.as_bytes()).what, "too many records");
+    assert_eq!(fault(body.as_bytes()).fault, "too many records");
 }
 
 #[test]
-fn requests_are_escaped() {
+fn iterator_is_escaped_in_requests() {
     assert_eq!(request("a\"b\\c\n"), br#"{"ShardIterator":"a\"b\\c\u000a"}"#);
 }
 
 #[test]
-fn a_refusal_is_read() {
+fn refusal_is_decoded() {
     let body = br#"{"__type":"com.amazonaws.kinesis#ExpiredIteratorException","message":"old","x":1}"#;
     let (code, message) = refusal(body.to_vec()).unwrap();
     assert_eq!(code.as_deref(), Some("com.amazonaws.kinesis#ExpiredIteratorException"));
@@ -107,17 +109,17 @@ fn a_refusal_is_read() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_safe(body: Vec<u8>) {
+    fn any_bytes_are_decoded_without_panic(body: Vec<u8>) {
         let _ = decoded(&body);
         let _ = refusal(body);
     }
 
     #[test]
-    fn mutations_are_safe(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+    fn mutated_answers_are_decoded_without_panic(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
         let mut body = RECORDED.as_bytes().to_vec();
-        for (place, byte) in changes {
-            let place = place.index(body.len());
-            body[place] = byte;
+        for (index, byte) in changes {
+            let index = index.index(body.len());
+            body[index] = byte;
         }
         let _ = decoded(&body);
     }

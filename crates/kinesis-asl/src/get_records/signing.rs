@@ -1,7 +1,7 @@
-//! Signature version 4 for one fixed shape of request, with the key of the day kept.
+//! Signature version 4 for requests of one fixed shape, with a cache for the key of the day.
 //!
-//! The cryptography is that of `aws-sigv4`; what is left out is its general handling of requests, and the derivation of the
-//! key for each call. A test holds the result against `aws-sigv4` itself.
+//! The cryptography is that of `aws-sigv4`. Its general request handling and the key derivation of each call are saved. A test
+//! compares the signatures with those of `aws-sigv4`.
 
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -12,10 +12,10 @@ use aws_sdk_kinesis::primitives::DateTime;
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 use sha2::{Digest, Sha256};
 
-/// `20260102T030405Z`: as a date, its first bytes are the day.
+/// The length of the day at the start of a date such as `20260102T030405Z`.
 const DAY_LENGTH: usize = 8;
 
-/// What is signed; all of it goes out as headers, but for the body.
+/// The signed parts of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Signable<'a> {
     pub(super) region: &'a str,
@@ -26,27 +26,27 @@ pub(super) struct Signable<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// The headers of a signature.
+/// The headers that carry a signature.
 #[derive(Debug)]
 pub(super) struct Signature {
     pub(super) date: String,
     pub(super) authorization: String,
 }
 
-/// Signs, and keeps the key of the day.
+/// Signs requests, and caches the key of the day.
 #[derive(Default)]
-pub(crate) struct Signer(Mutex<Kept>);
+pub(crate) struct Signer(Mutex<SignerState>);
 
 #[derive(Default)]
-struct Kept {
+struct SignerState {
     key: Option<Key>,
-    /// Space for the texts that are signed.
+    /// Buffers for the texts to sign, reused between calls.
     canonical: String,
     to_sign: String,
 }
 
 struct Key {
-    /// Whose and for what: secret, day, region and service.
+    /// The inputs of the key: secret, day, region and service.
     made_from: [String; 4],
     key: Vec<u8>,
 }
@@ -73,8 +73,8 @@ impl Signer {
             Some(_) => "content-type;host;x-amz-date;x-amz-security-token;x-amz-target",
             None => "content-type;host;x-amz-date;x-amz-target",
         };
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Kept { key, canonical, to_sign } = &mut *kept;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let SignerState { key, canonical, to_sign } = &mut *state;
         canonical.clear();
         to_sign.clear();
         let mut add = |text: &str| canonical.push_str(text);
@@ -93,7 +93,7 @@ impl Signer {
         write!(to_sign, "AWS4-HMAC-SHA256\n{date}\n{day}/{region}/{service}/aws4_request\n").ok()?;
         push_hash(to_sign, canonical.as_bytes());
         let signature = signature(key, credentials, day, signable, time, to_sign.as_bytes());
-        drop(kept);
+        drop(state);
         let key_id = credentials.access_key_id();
         let authorization = [
             "AWS4-HMAC-SHA256 Credential=",
@@ -115,7 +115,7 @@ impl Signer {
 }
 
 fn signature(
-    kept: &mut Option<Key>,
+    cached: &mut Option<Key>,
     credentials: &Credentials,
     day: &str,
     signable: &Signable<'_>,
@@ -123,15 +123,15 @@ fn signature(
     to_sign: &[u8],
 ) -> String {
     let wanted = [credentials.secret_access_key(), day, signable.region, signable.service];
-    if let Some(kept) = kept.as_ref()
-        && kept.made_from == wanted
+    if let Some(cached) = cached.as_ref()
+        && cached.made_from == wanted
     {
-        return calculate_signature(&kept.key, to_sign);
+        return calculate_signature(&cached.key, to_sign);
     }
     let [secret, _, region, service] = wanted;
     let key = generate_signing_key(secret, time, region, service).as_ref().to_vec();
     let signature = calculate_signature(&key, to_sign);
-    *kept = Some(Key { made_from: wanted.map(str::to_owned), key });
+    *cached = Some(Key { made_from: wanted.map(str::to_owned), key });
     signature
 }
 
@@ -144,11 +144,11 @@ fn push_hash(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// `20260102T030405Z`. `None`: before 1970 or after 9999.
+/// The date of a time, such as `20260102T030405Z`. `None`: before 1970 or after 9999.
 fn date_of(time: SystemTime) -> Option<String> {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     let days = seconds / 86_400;
-    // Days in the calendar that counts years from March on: a leap day is the last of its year.
+    // Count years from March, so that a leap day is the last day of its year.
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
@@ -167,10 +167,10 @@ fn date_of(time: SystemTime) -> Option<String> {
     Some(date)
 }
 
-/// The time in a header such as `20260102T030405Z`.
+/// Parses a date such as `20260102T030405Z`.
 pub(super) fn parse_date(date: &str) -> Option<DateTime> {
     let part = |range: std::ops::Range<usize>| date.get(range);
-    let spelt = format!(
+    let formatted = format!(
         "{}-{}-{}T{}:{}:{}Z",
         part(0..4)?,
         part(4..6)?,
@@ -179,7 +179,7 @@ pub(super) fn parse_date(date: &str) -> Option<DateTime> {
         part(11..13)?,
         part(13..15)?
     );
-    DateTime::from_str(&spelt, aws_sdk_kinesis::primitives::DateTimeFormat::DateTime).ok()
+    DateTime::from_str(&formatted, aws_sdk_kinesis::primitives::DateTimeFormat::DateTime).ok()
 }
 
 #[cfg(test)]
@@ -219,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn signs_as_the_sdk_does(
+        fn signatures_match_those_of_the_sdk(
             secret in "[A-Za-z0-9/+]{40}",
             token in proptest::option::of("[A-Za-z0-9/+=]{1,400}"),
             port in proptest::option::of(1024..u16::MAX),

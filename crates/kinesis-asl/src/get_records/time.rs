@@ -1,35 +1,34 @@
-//! Numbers of the wire as integers: times to the millisecond, without a detour through floating point.
+//! Converts the numbers of the wire to integers: exact to the millisecond, without floating point where possible.
 
-/// A time before March 1973. Kinesis is younger: an integer below this counts seconds, not milliseconds. AWS sends
-/// milliseconds; there are local servers that send seconds in CBOR.
+/// March 1973 in milliseconds, long before Kinesis existed. So an integer below this counts seconds. AWS sends milliseconds, but
+/// some local servers send seconds in CBOR.
 const FIRST_PLAUSIBLE_MILLIS: i64 = 100_000_000_000;
 
-/// The largest count of seconds that is taken for one.
 const MILLIS_PER_SECOND: i64 = 1000;
 
-/// An integer that stands for a time, in milliseconds.
+/// Converts an integer time, in milliseconds or in seconds, to milliseconds.
 pub(super) fn millis_of_integer(number: i64) -> i64 {
     if (0..FIRST_PLAUSIBLE_MILLIS).contains(&number) { number * MILLIS_PER_SECOND } else { number }
 }
 
-/// The most digits of a number that is read the short way: so many fit into a `u64`, with room for rounding.
-const USUAL_DIGITS: u32 = 18;
+/// The most digits that `short_decimal` reads: they fit into a `u64` with a margin for rounding.
+const SHORT_DIGITS: u32 = 18;
 
-/// A decimal number times ten to the power of `shift`, rounded to the nearest integer, halves away from zero. `None`: no
-/// number, or out of range.
+/// A decimal number multiplied by ten to the power of `shift`, rounded to the nearest integer, halves away from zero. `None`:
+/// not a number, or out of range.
 pub(super) fn scaled_decimal(text: &[u8], shift: i64) -> Option<i64> {
-    usual_decimal(text, shift).or_else(|| any_decimal(text, shift))
+    short_decimal(text, shift).or_else(|| long_decimal(text, shift))
 }
 
-/// The same for numbers of usual size, in arithmetic of usual width: `1700000000.123`, `1.700000000123E9`. `None`: it is not
-/// such a number.
-fn usual_decimal(text: &[u8], shift: i64) -> Option<i64> {
+/// The fast path of [`scaled_decimal`] for numbers such as `1700000000.123` and `1.700000000123E9`, in 64-bit arithmetic.
+/// `None`: not such a number.
+fn short_decimal(text: &[u8], shift: i64) -> Option<i64> {
     let (mut digits, mut seen, mut exponent) = (0_u64, 0_u32, shift);
     let mut is_fraction = false;
     let mut rest = text.iter();
     while let Some(&byte) = rest.next() {
         match byte {
-            b'0'..=b'9' if seen < USUAL_DIGITS => {
+            b'0'..=b'9' if seen < SHORT_DIGITS => {
                 seen += 1;
                 digits = digits * 10 + u64::from(byte - b'0');
                 exponent -= i64::from(is_fraction);
@@ -54,8 +53,8 @@ fn usual_decimal(text: &[u8], shift: i64) -> Option<i64> {
     i64::try_from(scaled).ok()
 }
 
-/// The same for every number.
-fn any_decimal(text: &[u8], shift: i64) -> Option<i64> {
+/// The general path of [`scaled_decimal`].
+fn long_decimal(text: &[u8], shift: i64) -> Option<i64> {
     let (is_negative, text) = match text.split_first()? {
         (b'-', rest) => (true, rest),
         _ => (false, text),
@@ -67,7 +66,7 @@ fn any_decimal(text: &[u8], shift: i64) -> Option<i64> {
         match byte {
             b'0'..=b'9' => {
                 seen += 1;
-                // 30 digits are more than an i64 has; the rest only moves the point.
+                // An i64 has fewer than 30 digits; further digits only change the exponent.
                 if digits < 10_u128.pow(30) {
                     digits = digits * 10 + u128::from(byte - b'0');
                     exponent -= i64::from(is_fraction);
@@ -101,7 +100,7 @@ fn any_decimal(text: &[u8], shift: i64) -> Option<i64> {
 
 fn exponent_of(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
-    // More than that is out of range whatever the digits are.
+    // Beyond this, the result is out of range for any digits.
     let exponent = text.parse::<i64>().ok()?;
     (-1_000_000..=1_000_000).contains(&exponent).then_some(exponent)
 }
@@ -110,16 +109,16 @@ fn power_of_ten(exponent: i64) -> Option<u128> {
     10_u128.checked_pow(u32::try_from(exponent).ok()?)
 }
 
-/// A floating-point number, rounded to the nearest integer. `None`: none is near.
+/// A floating-point number, rounded to the nearest integer. `None`: not finite, or beyond the exact integers.
 pub(super) fn rounded(number: f64) -> Option<i64> {
-    // 2^53: from here on floating point skips integers.
+    // 2^53: above this, floating point cannot represent every integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let number = number.round();
     #[allow(clippy::cast_possible_truncation)] // an integer within the exact range
     (-EXACT..=EXACT).contains(&number).then_some(number as i64)
 }
 
-/// The number in the 16 bits of half precision.
+/// The value of a 16-bit half-precision number.
 pub(super) fn half_precision(bits: u64) -> f64 {
     let exponent = i32::try_from(bits >> 10 & 0x1f).unwrap_or(0);
     let mantissa = f64::from(u16::try_from(bits & 0x3ff).unwrap_or(0));
@@ -166,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn a_count_of_seconds_is_told_from_one_of_milliseconds() {
+    fn seconds_are_distinguished_from_milliseconds() {
         assert_eq!(millis_of_integer(1_700_000_000), 1_700_000_000_000);
         assert_eq!(millis_of_integer(1_700_000_000_123), 1_700_000_000_123);
         assert_eq!(millis_of_integer(-5), -5);
     }
 
     #[test]
-    fn half_precision_is_that_of_ieee_754() {
+    fn half_precision_follows_ieee_754() {
         for (bits, expected) in [(0x3c00, 1.0), (0xc400, -4.0), (0x7bff, 65504.0), (0x0001, 2_f64.powi(-24))]
         {
             assert!((half_precision(bits) - expected).abs() < 1e-12, "{bits:x}");
@@ -186,9 +185,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_short_way_says_what_the_long_one_says(text in "[0-9]{0,20}\\.?[0-9]{0,12}([eE][0-9]{1,2})?", shift in 0..4_i64) {
-            if let Some(number) = usual_decimal(text.as_bytes(), shift) {
-                prop_assert_eq!(any_decimal(text.as_bytes(), shift), Some(number), "{}", text);
+        fn short_and_long_decimals_agree(text in "[0-9]{0,20}\\.?[0-9]{0,12}([eE][0-9]{1,2})?", shift in 0..4_i64) {
+            if let Some(number) = short_decimal(text.as_bytes(), shift) {
+                prop_assert_eq!(long_decimal(text.as_bytes(), shift), Some(number), "{}", text);
             }
         }
 
@@ -201,7 +200,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_safe(text: Vec<u8>) {
+        fn any_text_is_parsed_without_panic(text: Vec<u8>) {
             let _ = scaled_decimal(&text, 3);
         }
     }

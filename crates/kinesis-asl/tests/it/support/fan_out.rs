@@ -1,4 +1,4 @@
-//! A stream with one consumer that is active, and what its shard does with each subscription.
+//! A scripted stream with one active consumer and one shard, whose answers to subscriptions the test chooses.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,22 +8,22 @@ use lease_store::ShardId;
 use serde_json::{Value, json};
 use shard_worker::{FetchedBatch, ReadFrom, RecordSource, SourceError, StreamSource as _};
 
+use super::STREAM;
 use super::scripted::{Answer, EPOCH_SECONDS, Part, ScriptedKinesis, event};
 
-pub(crate) const STREAM: &str = "words";
 pub(crate) const SHARD: &str = "shardId-000000000000";
 pub(crate) const STREAM_ARN: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/words";
 pub(crate) const CONSUMER_ARN: &str =
     "arn:aws:kinesis:us-east-1:000000000000:stream/words/consumer/count:1700000000";
 
-/// More reads than any test needs: a reader that never gets there fails the test instead of hanging it.
+/// More reads than any test needs: a reader without progress fails the test instead of hanging it.
 pub(crate) const MAX_READS: usize = 3000;
 
-/// The longest a read may take: seconds, and some more for the calls in it.
+/// The longest time of a read: five seconds, plus a margin for its calls.
 pub(crate) const LONGEST_READ: Duration = Duration::from_secs(6);
 
-/// What every stream here answers; the shard is open.
-pub(crate) fn usual(operation: &str) -> Answer {
+/// The default answers of the stream; its shard is open.
+pub(crate) fn default_answer(operation: &str) -> Answer {
     match operation {
         "DescribeStreamSummary" => Answer::Json(
             200,
@@ -60,15 +60,15 @@ pub(crate) fn shards(is_closed: bool) -> Answer {
 }
 
 pub(crate) fn refused(code: &str) -> Answer {
-    Answer::Json(400, json!({ "__type": code, "message": "as the test wants it" }))
+    Answer::Json(400, json!({ "__type": code, "message": "scripted by the test" }))
 }
 
-/// A session: accepted, and then these parts.
+/// A session that is accepted and then sends these parts.
 pub(crate) fn session(parts: impl IntoIterator<Item = Part>) -> Answer {
     Answer::Events(std::iter::once(Part::Accepted).chain(parts).collect())
 }
 
-/// An event with these records; the last of them is the continuation.
+/// An event with these records; the last number is the continuation.
 pub(crate) fn records(numbers: &[u64]) -> Part {
     Part::Event(event(numbers, numbers.last().copied(), &[]))
 }
@@ -78,12 +78,12 @@ pub(crate) fn heartbeat(continuation: u64) -> Part {
     Part::Event(event(&[], Some(continuation), &[]))
 }
 
-/// A server whose shard answers the nth subscription, from 0, like this.
+/// A server that answers the nth subscription, from 0, with the result of the closure.
 pub(crate) fn server(subscribe: impl Fn(usize) -> Answer + Send + Sync + 'static) -> ScriptedKinesis {
     let count = AtomicUsize::new(0);
     ScriptedKinesis::new(move |operation, _| match operation {
         "SubscribeToShard" => subscribe(count.fetch_add(1, Ordering::Relaxed)),
-        _ => usual(operation),
+        _ => default_answer(operation),
     })
 }
 
@@ -105,16 +105,16 @@ pub(crate) async fn open(server: &ScriptedKinesis, from: ReadFrom) -> Box<dyn Re
     stream(server, settings()).open(&shard_id(), &from).await.unwrap()
 }
 
-/// One read, which answers within seconds.
+/// One read, which must return within seconds.
 pub(crate) async fn read(source: &mut dyn RecordSource) -> Result<FetchedBatch, SourceError> {
-    tokio::time::timeout(LONGEST_READ, source.next_batch()).await.expect("an answer within seconds")
+    tokio::time::timeout(LONGEST_READ, source.next_batch()).await.expect("a read returns within seconds")
 }
 
 pub(crate) fn numbers_of(batch: &FetchedBatch) -> Vec<u64> {
     batch.records.iter().map(|record| record.sequence_number.as_str().parse().unwrap()).collect()
 }
 
-/// Reads until so many records are there.
+/// Reads until at least this many records have arrived.
 pub(crate) async fn read_records(source: &mut dyn RecordSource, count: usize) -> Vec<u64> {
     let mut numbers = Vec::new();
     for _ in 0..MAX_READS {
@@ -126,7 +126,7 @@ pub(crate) async fn read_records(source: &mut dyn RecordSource, count: usize) ->
     panic!("only {numbers:?} after {MAX_READS} reads");
 }
 
-/// Reads until there is an error.
+/// Reads until a read fails.
 pub(crate) async fn read_error(source: &mut dyn RecordSource) -> SourceError {
     for _ in 0..MAX_READS {
         if let Err(error) = read(source).await {
@@ -136,8 +136,8 @@ pub(crate) async fn read_error(source: &mut dyn RecordSource) -> SourceError {
     panic!("no error after {MAX_READS} reads");
 }
 
-/// Kind and number of the start of the nth subscription, from 0.
-pub(crate) fn start(server: &ScriptedKinesis, index: usize) -> (String, String) {
+/// The type and the sequence number of the starting position of the nth subscription, from 0.
+pub(crate) fn starting_position(server: &ScriptedKinesis, index: usize) -> (String, String) {
     let position = &server.bodies("SubscribeToShard")[index]["StartingPosition"];
     let text = |name: &str| position[name].as_str().unwrap_or_default().to_owned();
     (text("Type"), text("SequenceNumber"))

@@ -1,9 +1,5 @@
-//! Where subscriptions keep failing the shard is polled from the same place, and subscribed to again later; and whatever
-//! happens on the way, each record is delivered once.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod support;
+//! A shard whose subscriptions keep failing is polled from the same position, and subscribed to again later. Each record is
+//! returned once, whatever fails.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,19 +8,20 @@ use fastrand::Rng;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, SourceErrorKind, StreamSource as _};
-use support::fan_out::{
-    LONGEST_READ, MAX_READS, after, heartbeat, numbers_of, read, read_error, read_records, records, refused,
-    session, settings, shard_id, start, stream, usual,
-};
-use support::scripted::{Answer, Part, ScriptedKinesis, event, record};
 use tokio::time::{Instant, timeout};
+
+use crate::support::fan_out::{
+    LONGEST_READ, MAX_READS, after, default_answer, heartbeat, numbers_of, read, read_error, read_records,
+    records, refused, session, settings, shard_id, starting_position, stream,
+};
+use crate::support::scripted::{Answer, Part, ScriptedKinesis, event, record};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How many sessions fail in a row before the shard is polled.
+/// The number of failed sessions in a row after which the shard is polled.
 const FAILED_SESSIONS_BEFORE_POLLING: usize = 5;
 
-/// One shard that holds the records 10, 20, ... up to a last one and then ends.
+/// A closed shard with `count` records, numbered 10, 20, and so on.
 #[derive(Debug, Clone, Copy)]
 struct ShardOf {
     count: u64,
@@ -35,14 +32,14 @@ impl ShardOf {
         (1..=self.count).map(|index| index * 10).collect()
     }
 
-    /// The numbers from a place on, as the API gives it.
+    /// The numbers from a starting position of the API on.
     fn from(self, kind: &str, number: &Value) -> Vec<u64> {
         let number: u64 = number.as_str().map_or(0, |number| number.parse().unwrap());
         let is_in = |candidate: &u64| match kind {
             "TRIM_HORIZON" | "LATEST" | "AT_TIMESTAMP" => true,
             "AT_SEQUENCE_NUMBER" => *candidate >= number,
             "AFTER_SEQUENCE_NUMBER" => *candidate > number,
-            other => panic!("an unknown start {other}"),
+            other => panic!("unknown starting position {other}"),
         };
         self.numbers().into_iter().filter(is_in).collect()
     }
@@ -52,7 +49,7 @@ impl ShardOf {
         self.from(position["Type"].as_str().unwrap(), &position["SequenceNumber"])
     }
 
-    /// Polling, two records at a time.
+    /// The answers for polling, two records at a time.
     fn polled(self, operation: &str, body: &Value) -> Answer {
         let iterator = |next: Option<&u64>| next.map_or(json!("end"), |next| json!(next.to_string()));
         match operation {
@@ -62,8 +59,12 @@ impl ShardOf {
                 Answer::Json(200, json!({ "ShardIterator": iterator(left.first()) }))
             }
             "GetRecords" => {
-                let place = &body["ShardIterator"];
-                let left = if place == "end" { Vec::new() } else { self.from("AT_SEQUENCE_NUMBER", place) };
+                let iterator_at = &body["ShardIterator"];
+                let left = if iterator_at == "end" {
+                    Vec::new()
+                } else {
+                    self.from("AT_SEQUENCE_NUMBER", iterator_at)
+                };
                 let next = if left.is_empty() { Value::Null } else { iterator(left.get(2)) };
                 let records: Vec<Value> = left.iter().take(2).copied().map(record).collect();
                 Answer::Json(
@@ -71,13 +72,13 @@ impl ShardOf {
                     json!({ "Records": records, "NextShardIterator": next, "MillisBehindLatest": 0 }),
                 )
             }
-            _ => usual(operation),
+            _ => default_answer(operation),
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_cannot_be_subscribed_to_is_polled_for_a_while() {
+async fn shard_is_polled_while_subscriptions_fail() {
     let shard = ShardOf { count: 2000 };
     let count = Mutex::new(0);
     let server = ScriptedKinesis::new(move |operation, body| {
@@ -100,7 +101,7 @@ async fn a_shard_that_cannot_be_subscribed_to_is_polled_for_a_while() {
     let polls_for = settings.retry_fan_out_after;
     let stream = stream(&server, settings);
     let mut source = stream.open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut numbers = Vec::new();
     let mut was_polled = false;
     while server.requests("SubscribeToShard").len() < 8 {
@@ -108,10 +109,10 @@ async fn a_shard_that_cannot_be_subscribed_to_is_polled_for_a_while() {
         assert_eq!(batch.shard_end, None);
         numbers.extend(numbers_of(&batch));
         was_polled |= stream.fan_out_status().unwrap().polled_shards == 1;
-        assert!(begun.elapsed() < 1200 * SECOND);
+        assert!(started.elapsed() < 1200 * SECOND);
     }
     numbers.extend(read_records(&mut *source, 3).await);
-    assert_eq!(numbers, shard.numbers()[..numbers.len()], "nothing lost, nothing twice");
+    assert_eq!(numbers, shard.numbers()[..numbers.len()], "each record is returned once");
     assert!(was_polled);
     let status = stream.fan_out_status().unwrap();
     assert_eq!((status.subscribed_shards, status.polled_shards), (1, 0));
@@ -124,15 +125,15 @@ async fn a_shard_that_cannot_be_subscribed_to_is_polled_for_a_while() {
     assert!(
         retried_after >= polls_for.mul_f64(0.75) && retried_after <= polls_for.mul_f64(1.25) + 10 * SECOND
     );
-    // One more failure after the return sends it back at once, from where polling was.
+    // One more failure after the return to fan-out leads back to polling, from the position of the first polling.
     assert_eq!(server.requests("GetShardIterator").len(), 2);
-    let (kind, number) = start(&server, 6);
+    let (kind, number) = starting_position(&server, 6);
     assert_eq!(kind, "AFTER_SEQUENCE_NUMBER");
     assert_eq!(server.bodies("GetShardIterator")[1]["StartingSequenceNumber"], number);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_may_be_found_by_polling_and_is_sticky() {
+async fn end_found_by_polling_is_repeated() {
     let shard = ShardOf { count: 5 };
     let server = ScriptedKinesis::new(move |operation, body| match operation {
         "SubscribeToShard" => Answer::Broken,
@@ -150,8 +151,8 @@ async fn the_end_may_be_found_by_polling_and_is_sticky() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_polling_is_not_allowed_the_caller_hears_of_it_and_it_goes_on() {
-    let server = support::fan_out::server(|index| match index {
+async fn without_fall_back_errors_are_reported_and_retried() {
+    let server = crate::support::fan_out::server(|index| match index {
         0..=6 => refused("ResourceInUseException"),
         _ => session([records(&[10]), Part::Hang]),
     });
@@ -173,16 +174,16 @@ async fn where_polling_is_not_allowed_the_caller_hears_of_it_and_it_goes_on() {
         }
     }
     assert_eq!(numbers, [10]);
-    assert!(errors >= 2, "until then no answer looks like a quiet shard");
+    assert!(errors >= 2, "before the first record, reads must not look like a quiet shard");
     assert!(server.requests("GetRecords").is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_is_gone_is_not_polled() {
+async fn missing_shard_is_not_polled() {
     let server = ScriptedKinesis::new(|operation, _| match operation {
         "SubscribeToShard" => refused("ResourceNotFoundException"),
         "ListShards" => Answer::Json(200, json!({ "Shards": [] })),
-        _ => usual(operation),
+        _ => default_answer(operation),
     });
     let mut source = stream(&server, settings()).open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
     for _ in 0..20 {
@@ -192,7 +193,7 @@ async fn a_shard_that_is_gone_is_not_polled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_that_throw_each_other_out_end_up_polling() {
+async fn competing_subscribers_end_up_polling() {
     let shard = ShardOf { count: 1000 };
     let server = ScriptedKinesis::new(move |operation, body| match operation {
         "SubscribeToShard" => {
@@ -207,7 +208,7 @@ async fn two_that_throw_each_other_out_end_up_polling() {
     assert_eq!(server.requests("SubscribeToShard").len(), FAILED_SESSIONS_BEFORE_POLLING);
 }
 
-/// Whatever a server may do to one subscription that starts at these numbers.
+/// A random answer to one subscription that starts at these records.
 fn any_session(left: &[u64], rng: &mut Rng) -> Answer {
     match rng.u8(0..12) {
         0 => return refused("ResourceInUseException"),
@@ -218,7 +219,7 @@ fn any_session(left: &[u64], rng: &mut Rng) -> Answer {
     }
     let mut parts = Vec::new();
     let mut left = left;
-    // The number that a heartbeat gives is always one behind which nothing is missing.
+    // No record at or below the continuation of a heartbeat may be missing.
     let mut continuation = None;
     for _ in 0..rng.usize(0..8) {
         parts.push(Part::Wait(Duration::from_millis(rng.u64(0..40_000) * u64::from(rng.u8(0..8) == 0))));
@@ -252,10 +253,10 @@ fn any_session(left: &[u64], rng: &mut Rng) -> Answer {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// Through everything at once: each record once, in order, then the end; reads are cancelled at random, answer within
-    /// seconds, and no two subscriptions come within five seconds.
+    /// With all faults at once and random cancellation: each record is returned once and in order, then the end. Reads return
+    /// within seconds, and subscriptions are more than five seconds apart.
     #[test]
-    fn each_record_is_delivered_once_whatever_happens(seed: u64, count in 0..60_u64, asks: bool) {
+    fn each_record_is_returned_once_whatever_fails(seed: u64, count in 0..60_u64, asks: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let shard = ShardOf { count };
@@ -270,9 +271,9 @@ proptest! {
             let mut choices = Rng::with_seed(seed ^ 1);
             let (mut numbers, mut is_at_end) = (Vec::new(), false);
             for _ in 0..MAX_READS {
-                // Some callers ask first, and some of them in vain.
+                // Half of the callers call `ready` first.
                 if asks && timeout(LONGEST_READ, source.ready()).await.is_err() {
-                    panic!("ready within seconds");
+                    panic!("ready did not return within seconds");
                 }
                 let limit = if choices.u8(0..4) == 0 { Duration::from_millis(choices.u64(0..3000)) } else { LONGEST_READ };
                 match timeout(limit, source.next_batch()).await {
@@ -281,7 +282,7 @@ proptest! {
                         is_at_end = batch.shard_end.is_some();
                     }
                     Ok(Err(_)) => tokio::time::sleep(SECOND).await,
-                    Err(_) => assert!(limit < LONGEST_READ, "a read must answer within seconds"),
+                    Err(_) => assert!(limit < LONGEST_READ, "a read must return within seconds"),
                 }
                 if is_at_end {
                     break;
@@ -290,7 +291,7 @@ proptest! {
                     tokio::time::sleep(Duration::from_secs(choices.u64(0..400))).await;
                 }
             }
-            assert!(is_at_end, "the end is not found");
+            assert!(is_at_end, "the end was not found");
             assert_eq!(numbers, shard.numbers());
             let requests = server.requests("SubscribeToShard");
             for pair in requests.windows(2) {
@@ -301,7 +302,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polling_goes_on_behind_a_heartbeat() {
+async fn polling_resumes_after_a_heartbeat() {
     let shard = ShardOf { count: 3 };
     let count = Mutex::new(0);
     let server = ScriptedKinesis::new(move |operation, body| match operation {
@@ -314,6 +315,6 @@ async fn polling_goes_on_behind_a_heartbeat() {
     });
     let mut source = stream(&server, settings()).open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
     assert_eq!(read_records(&mut *source, 3).await, shard.numbers());
-    assert_eq!(start(&server, 1), after(15));
+    assert_eq!(starting_position(&server, 1), after(15));
     assert_eq!(server.bodies("GetShardIterator")[0]["StartingSequenceNumber"], "15");
 }

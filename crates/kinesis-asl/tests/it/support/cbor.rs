@@ -1,4 +1,4 @@
-//! The CBOR of AWS for a server that thinks in JSON.
+//! Converts between JSON and the CBOR of AWS, for test servers that work in JSON.
 
 use axum::body::{Body, to_bytes};
 use axum::http::HeaderValue;
@@ -6,13 +6,13 @@ use axum::response::Response;
 use ciborium::Value as Cbor;
 use serde_json::Value;
 
-/// How requests and answers are labelled.
+/// The content type of CBOR requests and answers.
 pub(crate) const CONTENT_TYPE: &str = "application/x-amz-cbor-1.1";
 
-/// The largest answer that is translated, in bytes.
+/// The largest converted answer, in bytes.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// A request as JSON.
+/// Converts a CBOR request to JSON.
 pub(crate) fn to_json(body: &[u8]) -> Value {
     fn convert(value: Cbor) -> Value {
         match value {
@@ -23,14 +23,14 @@ pub(crate) fn to_json(body: &[u8]) -> Value {
                     .map(|(name, value)| (name.into_text().expect("a name"), convert(value)))
                     .collect(),
             ),
-            other => panic!("no request of ours has {other:?}"),
+            other => panic!("unexpected {other:?} in a request"),
         }
     }
     convert(ciborium::from_reader(body).expect("CBOR"))
 }
 
-/// An answer that was written in JSON, in CBOR: payloads as bytes, times in milliseconds. Anything else stays as it is.
-pub(crate) async fn translated(response: Response) -> Response {
+/// Converts a JSON answer to CBOR, with payloads as bytes and times in milliseconds. A body that is not JSON is left as it is.
+pub(crate) async fn to_cbor(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
     let body = to_bytes(body, MAX_BODY_BYTES).await.expect("a body");
     let Ok(json) = serde_json::from_slice::<Value>(&body) else {
@@ -46,8 +46,8 @@ pub(crate) async fn translated(response: Response) -> Response {
 fn from_json(name: &str, value: &Value) -> Cbor {
     match value {
         Value::Null => Cbor::Null,
-        Value::Bool(truth) => Cbor::Bool(*truth),
-        #[allow(clippy::cast_possible_truncation)] // a time of a test
+        Value::Bool(value) => Cbor::Bool(*value),
+        #[allow(clippy::cast_possible_truncation)] // the times of the tests fit
         Value::Number(number) if name.ends_with("Timestamp") => {
             let millis = (number.as_f64().expect("a time") * 1000.0).round() as i64;
             Cbor::Tag(1, Box::new(Cbor::from(millis)))

@@ -1,5 +1,5 @@
-//! A call through all of the SDK, with our encoding at both ends of it: an interceptor rewrites the request before it is
-//! signed, and puts our reader in place of the SDK's. On the way it learns how to send the next request directly.
+//! A `GetRecords` call through the whole SDK, but with this crate's encoding: an interceptor rewrites the request before it is
+//! signed, and replaces the SDK's parser. From the signed request it also learns the route for later direct requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,53 +18,55 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use lease_store::StoreError;
 
-use super::direct::Route;
-use super::malformed::Undecoded;
-use super::{Answer, Encoding, direct, read_answer, read_refusal};
+use super::answer::Answer;
+use super::codec::{self, read_answer, read_refusal};
+use super::decode_error::DecodeError;
+use super::direct::{Route, code_header};
+use super::encoding::Encoding;
 
-/// The interceptor of one call. Clones share what comes in.
+/// The interceptor of one call. Clones share the results.
 #[derive(Debug, Clone)]
-pub(super) struct Door {
+pub(super) struct ViaSdk {
     encoding: Encoding,
-    /// What to send; `None`: what the SDK wrote.
+    /// The body to send; `None`: the body that the SDK wrote.
     request: Option<Bytes>,
-    found: Arc<Mutex<Found>>,
+    captured: Arc<Mutex<Captured>>,
 }
 
-/// What came in through the door.
+/// The results of a call, captured by the interceptor.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    /// The answer, or a sequence number that is none.
+pub(super) struct Captured {
+    /// The decoded answer, or the error of an invalid sequence number.
     pub(super) answer: Option<Result<Answer, StoreError>>,
-    /// Whether the last answer was a good one whose body was sound.
-    pub(super) was_sound: Option<bool>,
+    /// Whether the body of the last successful answer could be decoded; `None`: the last answer was a refusal.
+    pub(super) was_decoded: Option<bool>,
     /// The encoding of the last body.
     pub(super) encoding: Option<Encoding>,
     pub(super) route: Option<Route>,
 }
 
-impl Door {
+impl ViaSdk {
     pub(super) fn new(encoding: Encoding, iterator: &str) -> Self {
         let request = match encoding {
-            Encoding::Cbor => Some(encoding.request(iterator).into()),
+            Encoding::Cbor => Some(codec::request(encoding, iterator).into()),
             Encoding::Json => None,
         };
-        Self { encoding, request, found: Arc::default() }
+        Self { encoding, request, captured: Arc::default() }
     }
 
-    /// What came in, once the call is over.
-    pub(super) fn found(&self) -> Found {
-        std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The results; to be called after the call has returned.
+    pub(super) fn captured(&self) -> Captured {
+        std::mem::take(&mut *self.captured.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn note(&self, note: impl FnOnce(&mut Found)) {
-        note(&mut self.found.lock().unwrap_or_else(PoisonError::into_inner));
+    fn record(&self, update: impl FnOnce(&mut Captured)) {
+        update(&mut self.captured.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-impl Intercept for Door {
+impl Intercept for ViaSdk {
     fn name(&self) -> &'static str {
-        "GetRecordsDoor"
+        "GetRecordsViaSdk"
     }
 
     fn modify_before_serialization(
@@ -83,7 +85,7 @@ impl Intercept for Door {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // JSON is written by the SDK as we would.
+        // Only a CBOR request replaces the SDK's body.
         let Some(body) = self.request.clone() else { return Ok(()) };
         let length = body.len();
         let request = context.request_mut();
@@ -102,12 +104,12 @@ impl Intercept for Door {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let route = Route::learn(context.request(), components, config);
-        self.note(|found| found.route = route);
+        self.record(|captured| captured.route = route);
         Ok(())
     }
 }
 
-impl DeserializeResponse for Door {
+impl DeserializeResponse for ViaSdk {
     fn deserialize_nonstreaming_with_config(
         &self,
         response: &HttpResponse,
@@ -116,23 +118,23 @@ impl DeserializeResponse for Door {
         let body = response.body().bytes().unwrap_or_default().to_vec();
         let encoding = Encoding::of(&body);
         if !response.status().is_success() {
-            self.note(|found| (found.encoding, found.was_sound) = (encoding, None));
-            let refusal = read_refusal(direct::code_header(response), body);
+            self.record(|captured| (captured.encoding, captured.was_decoded) = (encoding, None));
+            let refusal = read_refusal(code_header(response), body);
             return Err(OrchestratorError::operation(Error::erase(refusal)));
         }
         let answer = match read_answer(body) {
             Ok(answer) => Ok(answer),
-            Err(Undecoded::SequenceNumber(error)) => Err(error),
-            Err(Undecoded::Malformed(malformed)) => {
-                self.note(|found| (found.encoding, found.was_sound) = (encoding, Some(false)));
+            Err(DecodeError::SequenceNumber(error)) => Err(error),
+            Err(DecodeError::Malformed(malformed)) => {
+                self.record(|captured| (captured.encoding, captured.was_decoded) = (encoding, Some(false)));
                 return Err(OrchestratorError::response(Box::new(malformed)));
             }
         };
-        self.note(|found| {
-            (found.encoding, found.was_sound) = (encoding, Some(true));
-            found.answer = Some(answer);
+        self.record(|captured| {
+            (captured.encoding, captured.was_decoded) = (encoding, Some(true));
+            captured.answer = Some(answer);
         });
-        // The SDK wants something of its own type to hand back; what counts came in through the door.
+        // The SDK requires an output of its own type. The caller takes the captured answer instead.
         let empty = GetRecordsOutput::builder().set_records(Some(Vec::new())).build();
         empty.map(Output::erase).map_err(OrchestratorError::other)
     }

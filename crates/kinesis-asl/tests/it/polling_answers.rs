@@ -1,8 +1,4 @@
-//! Answers that no local server gives, written by hand: pages, missing members, faulty values, the end with children.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod support;
+//! Polling and listing with canned answers that no local server gives: pages, missing members, invalid values, children.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,11 +12,10 @@ use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, RecordSource, ShardFilter, SourceErrorKind, StreamSource};
-use support::{CannedKinesis, every_format, ok, refusal};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-const STREAM: &str = "words";
+use crate::support::{CannedKinesis, STREAM, every_format, ok, refusal};
 
 /// 1,700,000,000 seconds after 1970.
 const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
@@ -51,7 +46,7 @@ fn record(sequence_number: &str) -> Value {
     })
 }
 
-/// An iterator that tells what it was made for.
+/// An iterator whose text is its starting position.
 fn iterator_for(request: &Value) -> Response {
     let start = [&request["ShardIteratorType"], &request["StartingSequenceNumber"]];
     let start: Vec<_> = start.into_iter().filter_map(Value::as_str).collect();
@@ -59,7 +54,7 @@ fn iterator_for(request: &Value) -> Response {
 }
 
 #[tokio::test]
-async fn further_pages_are_asked_for_with_the_token_alone() {
+async fn further_pages_are_requested_with_the_token_alone() {
     let server =
         CannedKinesis::start(|operation, request| match (operation, request["NextToken"].as_str()) {
             ("ListShards", None) => {
@@ -79,7 +74,7 @@ async fn further_pages_are_asked_for_with_the_token_alone() {
 }
 
 #[tokio::test]
-async fn a_filter_goes_with_the_first_page_only() {
+async fn filter_is_sent_with_the_first_page_only() {
     let server = CannedKinesis::start(|_, request| match request["NextToken"].as_str() {
         None => ok(&json!({ "Shards": [listed_shard(8)], "NextToken": "page 2" })),
         Some(_) => ok(&json!({ "Shards": [listed_shard(9)] })),
@@ -113,7 +108,7 @@ fn summary(arn: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_stream_says_which_one_it_is_and_what_time_it_is_there() {
+async fn describe_returns_identity_retention_and_time() {
     const ARN: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/words";
     let server = CannedKinesis::start(|_, _| {
         let mut response = ok(&summary(ARN));
@@ -129,12 +124,12 @@ async fn a_stream_says_which_one_it_is_and_what_time_it_is_there() {
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     assert_eq!(description.retention, Some(Duration::from_secs(24 * 3600)));
     let early = date.duration_since(description.now.unwrap()).unwrap();
-    assert!(early < Duration::from_secs(5), "then or a little earlier, but never later: {early:?}");
+    assert!(early < Duration::from_secs(5), "at the date or slightly earlier, never later: {early:?}");
     assert_eq!(server.requests(), [("DescribeStreamSummary".to_owned(), json!({ "StreamName": STREAM }))]);
 }
 
 #[tokio::test]
-async fn a_listing_that_goes_in_a_circle_is_an_error() {
+async fn repeated_listing_token_is_an_error() {
     let server = CannedKinesis::start(|_, request| {
         let next = if request["NextToken"] == "a" { "b" } else { "a" };
         ok(&json!({ "Shards": [listed_shard(0)], "NextToken": next }))
@@ -146,7 +141,7 @@ async fn a_listing_that_goes_in_a_circle_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_shard_that_cannot_be_read_is_named() {
+async fn invalid_shard_of_a_listing_is_named() {
     let server = CannedKinesis::start(|_, _| {
         let mut shard = listed_shard(0);
         shard["HashKeyRange"]["EndingHashKey"] = json!("-1");
@@ -162,7 +157,7 @@ async fn a_shard_that_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
-async fn a_record_may_have_no_partition_key() {
+async fn record_may_have_no_partition_key() {
     for format in every_format() {
         let server = CannedKinesis::start(|operation, request| match operation {
             "GetRecords" => {
@@ -185,7 +180,7 @@ async fn a_record_may_have_no_partition_key() {
 }
 
 #[tokio::test]
-async fn a_malformed_sequence_number_is_named_and_loses_nothing() {
+async fn invalid_sequence_number_is_named_without_loss() {
     for format in every_format() {
         let reads = Arc::new(AtomicUsize::new(0));
         let server = CannedKinesis::start(move |operation, request| match operation {
@@ -207,7 +202,7 @@ async fn a_malformed_sequence_number_is_named_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn the_end_names_the_children_and_stays() {
+async fn shard_end_has_children_and_is_repeated() {
     for format in every_format() {
         let server = CannedKinesis::start(|operation, request| match operation {
         "GetRecords" => {
@@ -242,7 +237,7 @@ async fn the_end_names_the_children_and_stays() {
     }
 }
 
-/// Answers to a reader of `LATEST`: nothing, then an error, then records.
+/// A reader of `LATEST` whose answers are: no records, then an error, then records.
 async fn latest(
     format: GetRecordsFormat,
     date: Option<&'static str>,
@@ -257,7 +252,7 @@ async fn latest(
         },
         _ => {
             let mut response = iterator_for(request);
-            // The server would add the header by itself; an empty one says nothing.
+            // Without this header the server adds its own date; an empty one counts as missing.
             response.headers_mut().insert("date", HeaderValue::from_static(date.unwrap_or("")));
             response
         }
@@ -267,25 +262,25 @@ async fn latest(
     (server, reader)
 }
 
-fn iterators_asked_for(server: &CannedKinesis) -> Vec<Value> {
+fn iterator_requests(server: &CannedKinesis) -> Vec<Value> {
     let requests = server.requests().into_iter();
     requests.filter(|(operation, _)| operation == "GetShardIterator").map(|(_, request)| request).collect()
 }
 
 #[tokio::test]
-async fn latest_goes_on_where_it_began_when_its_iterator_expires() {
+async fn expired_latest_iterator_resumes_from_its_time() {
     for format in every_format() {
         let (server, mut reader) = latest(format, Some(DATE), "ExpiredIteratorException").await;
         assert_eq!(reader.next_batch().await.unwrap().records, []);
         assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
-        let asked = iterators_asked_for(&server);
-        assert_eq!(asked.len(), 2);
-        assert_eq!(asked[0]["ShardIteratorType"], "LATEST");
-        assert_eq!(asked[1]["ShardIteratorType"], "AT_TIMESTAMP");
-        // At least a second earlier, because the header is cut to seconds, and by the duration of the call.
-        let timestamp = asked[1]["Timestamp"].as_f64().unwrap();
+        let requests = iterator_requests(&server);
+        assert_eq!(requests.len(), 2);
+        assert_eq!(requests[0]["ShardIteratorType"], "LATEST");
+        assert_eq!(requests[1]["ShardIteratorType"], "AT_TIMESTAMP");
+        // Earlier by the duration of the call and a second, because the header has whole seconds.
+        let timestamp = requests[1]["Timestamp"].as_f64().unwrap();
         assert!((1_699_999_989.0..=1_699_999_999.0).contains(&timestamp), "{timestamp}");
-        // The chain of iterators is kept as long as it is good.
+        // An accepted iterator is followed by the next one of its answer.
         let read: Vec<_> =
             server.requests().into_iter().filter(|(operation, _)| operation == "GetRecords").collect();
         assert_eq!(read[1].1["ShardIterator"], "next");
@@ -293,7 +288,7 @@ async fn latest_goes_on_where_it_began_when_its_iterator_expires() {
 }
 
 #[tokio::test]
-async fn a_position_that_the_service_refuses_is_invalid_and_stays_the_place() {
+async fn refused_position_is_invalid_and_is_kept() {
     for format in every_format() {
         let server = CannedKinesis::start(|operation, request| match operation {
             "GetShardIterator" if request["ShardIteratorType"] == "AT_SEQUENCE_NUMBER" => {
@@ -303,7 +298,7 @@ async fn a_position_that_the_service_refuses_is_invalid_and_stays_the_place() {
             _ => iterator_for(request),
         })
         .await;
-        // The caller hears of it, and may look at the oldest record instead; nothing is read elsewhere by itself.
+        // The reader reports the refusal and does not move to another position; the caller may start at the oldest record.
         let mut refused = reader(&server, format, ReadFrom::At("5".parse().unwrap())).await;
         for _ in 0..2 {
             let error = refused.next_batch().await.unwrap_err();
@@ -315,9 +310,9 @@ async fn a_position_that_the_service_refuses_is_invalid_and_stays_the_place() {
 }
 
 #[tokio::test]
-async fn latest_keeps_its_place_over_any_failure() {
+async fn latest_keeps_its_position_over_any_failure() {
     for format in every_format() {
-        // The service says nothing about the iterator, so it is kept; or it may be worthless, so the time counts.
+        // The iterator is kept unless the failure may be about it; then reading resumes from its time.
         for (code, iterators) in [
             ("ProvisionedThroughputExceededException", vec!["LATEST"]),
             ("InternalFailure", vec!["LATEST"]),
@@ -328,7 +323,7 @@ async fn latest_keeps_its_place_over_any_failure() {
             assert_eq!(reader.next_batch().await.unwrap().records, []);
             reader.next_batch().await.unwrap_err();
             assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
-            let types: Vec<_> = iterators_asked_for(&server)
+            let types: Vec<_> = iterator_requests(&server)
                 .into_iter()
                 .map(|request| request["ShardIteratorType"].clone())
                 .collect();
@@ -338,12 +333,12 @@ async fn latest_keeps_its_place_over_any_failure() {
 }
 
 #[tokio::test]
-async fn latest_starts_anew_when_the_service_gave_no_time() {
+async fn latest_without_a_date_restarts_at_the_tip() {
     for format in every_format() {
         let (server, mut reader) = latest(format, None, "ExpiredIteratorException").await;
         assert_eq!(reader.next_batch().await.unwrap().records, []);
         assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
-        let types: Vec<_> = iterators_asked_for(&server)
+        let types: Vec<_> = iterator_requests(&server)
             .into_iter()
             .map(|request| request["ShardIteratorType"].clone())
             .collect();
@@ -352,7 +347,7 @@ async fn latest_starts_anew_when_the_service_gave_no_time() {
 }
 
 #[tokio::test]
-async fn places_are_asked_for_as_the_api_wants_them() {
+async fn positions_are_sent_in_the_form_of_the_api() {
     for format in every_format() {
         let reads = Arc::new(AtomicUsize::new(0));
         let server = CannedKinesis::start(move |operation, request| match operation {
@@ -370,8 +365,8 @@ async fn places_are_asked_for_as_the_api_wants_them() {
         let mut from_time = reader(&server, format, ReadFrom::AtTimestamp(time)).await;
         from_time.next_batch().await.unwrap();
 
-        let asked = iterators_asked_for(&server);
-        let starts: Vec<_> = asked
+        let requests = iterator_requests(&server);
+        let starts: Vec<_> = requests
             .iter()
             .map(|request| {
                 (request["ShardIteratorType"].as_str().unwrap(), request["StartingSequenceNumber"].as_str())
@@ -384,20 +379,24 @@ async fn places_are_asked_for_as_the_api_wants_them() {
             ("AT_TIMESTAMP", None),
         ];
         assert_eq!(starts, expected);
-        assert!((asked[2]["Timestamp"].as_f64().unwrap() - 1_700_000_000.123).abs() < 1e-6, "{}", asked[2]);
+        assert!(
+            (requests[2]["Timestamp"].as_f64().unwrap() - 1_700_000_000.123).abs() < 1e-6,
+            "{}",
+            requests[2]
+        );
     }
 }
 
 #[tokio::test]
-async fn a_cancelled_read_loses_nothing() {
+async fn cancelled_read_loses_nothing() {
     for format in every_format() {
         let (reads, arrived) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let noticed = arrived.clone();
+        let notifier = arrived.clone();
         let server = CannedKinesis::start(move |operation, request| match operation {
             "GetRecords" => {
                 let iterator = request["ShardIterator"].as_str().unwrap();
                 reads.fetch_add(1, Ordering::Relaxed);
-                noticed.notify_one();
+                notifier.notify_one();
                 let sequence_number = if iterator == "TRIM_HORIZON" { "1" } else { "2" };
                 ok(&json!({ "Records": [record(sequence_number)], "NextShardIterator": "next" }))
             }
@@ -407,8 +406,8 @@ async fn a_cancelled_read_loses_nothing() {
         let mut reader = reader(&server, format, ReadFrom::TrimHorizon).await;
         tokio::select! {
             biased;
-            () = arrived.notified() => {} // the service has answered, but nobody has the answer
-            _ = reader.next_batch() => panic!("the answer came before it was noticed"),
+            () = arrived.notified() => {} // the service has answered, but the reader has not received the answer
+            _ = reader.next_batch() => panic!("the read returned before it was cancelled"),
         }
         let read = async |reader: &mut Box<dyn RecordSource>| {
             reader.next_batch().await.unwrap().records[0].sequence_number.to_string()
@@ -419,8 +418,8 @@ async fn a_cancelled_read_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_refused_read_is_one_read() {
-    // In the format that is the default.
+async fn throttled_read_is_not_retried() {
+    // In the default format.
     let server = CannedKinesis::start(|operation, request| match operation {
         "GetShardIterator" => iterator_for(request),
         _ => refusal(400, "ProvisionedThroughputExceededException"),
@@ -432,11 +431,11 @@ async fn a_refused_read_is_one_read() {
     let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
     assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Throttled);
     let reads = server.requests().into_iter().filter(|(operation, _)| operation == "GetRecords").count();
-    assert_eq!(reads, 1, "each attempt counts among the five reads in a second");
+    assert_eq!(reads, 1, "each attempt counts towards the five reads a second");
 }
 
 #[tokio::test]
-async fn the_memory_of_a_read_is_known_before_it_is_made() {
+async fn memory_of_a_read_is_known_in_advance() {
     const MIB: u64 = 1024 * 1024;
     let server = CannedKinesis::start(|operation, request| match operation {
         "GetShardIterator" => iterator_for(request),
@@ -444,12 +443,12 @@ async fn the_memory_of_a_read_is_known_before_it_is_made() {
     })
     .await;
     let mut reader = reader(&server, GetRecordsFormat::Sdk, ReadFrom::TrimHorizon).await;
-    let begun_at = Instant::now();
-    assert_eq!(reader.ready().await, 10 * MIB * 7 / 3, "it may be the largest");
-    assert_eq!(server.requests(), [], "waiting costs no call");
+    let started_at = Instant::now();
+    assert_eq!(reader.ready().await, 10 * MIB * 7 / 3, "the largest answer");
+    assert_eq!(server.requests(), [], "waiting makes no call");
     reader.next_batch().await.unwrap();
     let at_tip = reader.ready().await;
-    assert!(begun_at.elapsed() >= Duration::from_millis(200), "it waits until the next read is due");
+    assert!(started_at.elapsed() >= Duration::from_millis(200), "waits until the next read is due");
     assert!(at_tip < 5 * MIB, "{at_tip}");
     assert!(reader.next_batch().await.unwrap().memory_bytes() <= at_tip);
 }

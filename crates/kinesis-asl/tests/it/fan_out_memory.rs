@@ -1,52 +1,47 @@
-//! An event is taken from its subscription once there is memory for it, and a subscription that waits is looked after.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod support;
+//! An event is read from its subscription only after memory is reserved; a waiting subscription is still supervised.
 
 use std::time::Duration;
 
-use shard_worker::{FetchedBatch, ReadFrom, RecordSource, SourceError};
-use support::fan_out::{
+use shard_worker::{FetchedBatch, ReadFrom, RecordSource, SourceError, StreamSource as _};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::fan_out::{
     LONGEST_READ, MAX_READS, heartbeat, numbers_of, open, records, server, session, settings, shard_id,
     stream,
 };
-use support::scripted::{Part, event};
-use tokio::time::{Instant, sleep, timeout};
-
-use shard_worker::StreamSource as _;
+use crate::support::scripted::{Part, event};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One read as the worker makes it. `0`: no memory was set aside for it.
+/// One read in the way of a worker: the memory to reserve, and the result. `0`: no memory is needed.
 async fn read(source: &mut dyn RecordSource) -> (u64, Result<FetchedBatch, SourceError>) {
-    let bytes = timeout(LONGEST_READ, source.ready()).await.expect("ready within seconds");
-    (bytes, timeout(LONGEST_READ, source.next_batch()).await.expect("an answer within seconds"))
+    let bytes = timeout(LONGEST_READ, source.ready()).await.expect("ready returns within seconds");
+    (bytes, timeout(LONGEST_READ, source.next_batch()).await.expect("a read returns within seconds"))
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_is_not_taken_before_memory_for_it_is_set_aside() {
-    let in_pieces = |numbers: &[u64]| Part::EventInPieces(event(numbers, numbers.last().copied(), &[]));
-    let server = server(move |_| session([in_pieces(&[1, 2]), in_pieces(&[3]), records(&[4]), Part::Hang]));
+async fn event_is_not_read_before_memory_is_reserved() {
+    let in_frames = |numbers: &[u64]| Part::EventInFrames(event(numbers, numbers.last().copied(), &[]));
+    let server = server(move |_| session([in_frames(&[1, 2]), in_frames(&[3]), records(&[4]), Part::Hang]));
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
     let (bytes, batch) = read(&mut *source).await;
-    assert_eq!((bytes, batch.unwrap().records.len()), (0, 0), "subscribing takes no event");
+    assert_eq!((bytes, batch.unwrap().records.len()), (0, 0), "subscribing reads no event");
     for expected in [&[1, 2][..], &[3], &[4]] {
-        let taken = server.messages_taken();
+        let before = server.frames_read();
         let bytes = source.ready().await;
         assert!(bytes >= 4 * 1024 * 1024, "{bytes}");
-        // However long memory is waited for: no more than what has begun to come.
+        // However long the caller waits for memory, only the beginning of the event is read.
         for _ in 0..3 {
             sleep(10 * SECOND).await;
             assert_eq!(source.ready().await, bytes);
         }
-        assert!(server.messages_taken() <= taken + 1);
+        assert!(server.frames_read() <= before + 1);
         assert_eq!(numbers_of(&source.next_batch().await.unwrap()), expected);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_waits_sets_nothing_aside_and_loses_nothing_when_it_is_cancelled() {
+async fn cancelled_ready_reserves_and_loses_nothing() {
     let server = server(|index| match index {
         0 => session([Part::Wait(7 * SECOND), records(&[1]), Part::Hang]),
         _ => session([Part::Hang]),
@@ -54,7 +49,7 @@ async fn a_shard_that_waits_sets_nothing_aside_and_loses_nothing_when_it_is_canc
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
     let (mut numbers, mut reads_with_memory) = (Vec::new(), 0);
     for _ in 0..10 {
-        // Cut short, as when something else is to be done.
+        // Cancelled, as by a worker with other work to do.
         let _ = timeout(SECOND, source.ready()).await;
         let (bytes, batch) = read(&mut *source).await;
         reads_with_memory += u32::from(bytes > 0);
@@ -64,26 +59,26 @@ async fn a_shard_that_waits_sets_nothing_aside_and_loses_nothing_when_it_is_canc
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_subscription_is_noticed_while_the_caller_waits() {
+async fn silence_is_noticed_while_the_caller_waits() {
     let server =
         server(|index| if index == 0 { session([Part::Hang]) } else { session([records(&[1]), Part::Hang]) });
     let mut settings = settings();
     settings.inactivity_timeout = 20 * SECOND;
     let mut source = stream(&server, settings).open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         let (_, batch) = read(&mut *source).await;
         if !batch.unwrap().records.is_empty() {
             break;
         }
-        assert!(begun.elapsed() < 60 * SECOND, "the silence is not noticed");
+        assert!(started.elapsed() < 60 * SECOND, "the silence was not noticed");
     }
     let requests = server.requests("SubscribeToShard");
     assert!(requests[1].at - requests[0].at >= 20 * SECOND, "{requests:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_subscription_is_renewed_in_time() {
+async fn waiting_subscription_is_renewed_in_time() {
     let server = server(|_| {
         let beats = (0..100).flat_map(|_| [heartbeat(7), Part::Wait(5 * SECOND)]);
         session(beats.chain([Part::Hang]))

@@ -1,7 +1,5 @@
-//! Servers for the tests, in this process: Kinesis with faults on demand, and one whose answers are written by hand.
-//! They end when they are dropped.
-
-#![allow(dead_code)] // no test program uses all of it
+//! In-process servers for the tests: a local Kinesis with injected faults, and one with canned answers. Dropping a server
+//! stops it.
 
 pub(crate) mod cbor;
 pub(crate) mod fan_out;
@@ -25,27 +23,30 @@ use tokio::net::TcpListener;
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
-/// Every format of `GetRecords`. A test that fails says in its output in which one.
+/// Every format of `GetRecords`. The output of a failing test names the current one.
 pub(crate) fn every_format() -> impl Iterator<Item = GetRecordsFormat> {
     let formats = [GetRecordsFormat::Cbor, GetRecordsFormat::Json, GetRecordsFormat::Sdk];
     formats.into_iter().inspect(|format| println!("in {format}"))
 }
 
-/// The region that the servers say they are in, unless told otherwise.
+/// The stream of the tests.
+pub(crate) const STREAM: &str = "words";
+
+/// The default region of the servers.
 pub(crate) const REGION: &str = "us-east-1";
 
 /// The largest request body, in bytes: above the 5 MiB of a full `PutRecords` in base64.
 const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
 
-/// How many open shards the Kinesis server allows.
+/// The most open shards of the local Kinesis server.
 const SHARD_LIMIT: u32 = 1000;
 
-/// Any credentials will do, but there must be some.
+/// Credentials for servers that do not check them.
 pub(crate) fn credentials() -> Credentials {
     Credentials::new("000000000000", "local", None, None, "local server")
 }
 
-/// The configuration of a Kinesis client that sees every failure: the SDK repeats nothing.
+/// The configuration of a Kinesis client without SDK retries, so that the tests see every failure.
 pub(crate) fn client_config(endpoint_url: &str, region: &'static str) -> Builder {
     Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -55,7 +56,7 @@ pub(crate) fn client_config(endpoint_url: &str, region: &'static str) -> Builder
         .endpoint_url(endpoint_url)
 }
 
-/// A port with a router behind it.
+/// A router that listens on a port of its own.
 #[derive(Debug)]
 pub(crate) struct Server {
     url: String,
@@ -66,21 +67,21 @@ impl Server {
     /// Serves a router on a free port.
     pub(crate) async fn start(app: Router) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let url = format!("http://{}", listener.local_addr().expect("a bound listener has an address"));
         let mut task = JoinSet::new();
         task.spawn(async move {
-            axum::serve(listener, app).await.expect("the server goes on until it is dropped");
+            axum::serve(listener, app).await.expect("the server runs until it is dropped");
         });
         Self { url, _task: task }
     }
 
-    /// Where it listens.
+    /// The URL of the server.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 }
 
-/// An answer that stands in for the one the server would give.
+/// An error to return instead of the server's answer.
 #[derive(Debug, Clone)]
 struct Fault {
     operation: &'static str,
@@ -88,14 +89,14 @@ struct Fault {
     code: &'static str,
 }
 
-/// What the layer before the server knows.
+/// The state of the layer in front of the local server.
 #[derive(Debug, Default)]
 struct Plan {
     faults: VecDeque<Fault>,
     calls: Vec<String>,
 }
 
-/// `ferrokinesis` with a lock and faults before it.
+/// `ferrokinesis` behind a layer that serialises writes and injects faults.
 #[derive(Debug)]
 pub(crate) struct LocalKinesis {
     server: Server,
@@ -103,16 +104,16 @@ pub(crate) struct LocalKinesis {
 }
 
 impl LocalKinesis {
-    /// Starts it, empty.
+    /// Starts an empty server.
     pub(crate) async fn start() -> Self {
         Self::start_in(REGION).await
     }
 
-    /// Starts it, empty, in a region.
+    /// Starts an empty server in a region.
     ///
-    /// Without the lock a tailing reader can pass a record whose sequence number was given but which is not stored yet,
-    /// and readers among many writers can stop the server for good (both seen with 0.7.0). Writes go one at a time,
-    /// everything else side by side.
+    /// A lock serialises writes; all other calls run concurrently. Without the lock, a reader at the tip can miss a record that
+    /// has a sequence number but is not stored yet. Concurrent readers and writers can also deadlock the server. Both were seen
+    /// with 0.7.0.
     pub(crate) async fn start_in(region: &str) -> Self {
         let options = StoreOptions {
             create_stream_ms: 0,
@@ -129,11 +130,11 @@ impl LocalKinesis {
             let (lock, plan) = (lock.clone(), shared.clone());
             async move {
                 let operation = operation_of(&request);
-                if let Some(fault) = locked(&plan).note(&operation) {
+                if let Some(fault) = locked(&plan).record(&operation) {
                     return refusal(fault.status, fault.code);
                 }
                 if operation.starts_with("PutRecord") {
-                    let _alone = lock.write().await;
+                    let _exclusive = lock.write().await;
                     next.run(request).await
                 } else {
                     let _shared = lock.read().await;
@@ -144,44 +145,44 @@ impl LocalKinesis {
         Self { server: Server::start(app.layer(DefaultBodyLimit::max(MAX_BODY_BYTES))).await, plan }
     }
 
-    /// Where it listens.
+    /// The URL of the server.
     pub(crate) fn url(&self) -> &str {
         self.server.url()
     }
 
-    /// A client for it that repeats nothing.
+    /// A client of the server without SDK retries.
     pub(crate) fn client(&self) -> Client {
         Client::from_conf(client_config(self.url(), REGION).build())
     }
 
-    /// Answers so many of the next calls of an operation with an error instead.
+    /// Answers the next `times` calls of an operation with an error.
     pub(crate) fn fail(&self, operation: &'static str, times: usize, status: u16, code: &'static str) {
         let faults = std::iter::repeat_n(Fault { operation, status, code }, times);
         locked(&self.plan).faults.extend(faults);
     }
 
-    /// The operations that were called, in order, since this was last asked.
+    /// The operations called since the last call of this function, in order.
     pub(crate) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut locked(&self.plan).calls)
     }
 
-    /// Whether all faults were given.
-    pub(crate) fn is_sound(&self) -> bool {
+    /// Whether all injected faults were used up.
+    pub(crate) fn has_no_faults_left(&self) -> bool {
         locked(&self.plan).faults.is_empty()
     }
 }
 
 impl Plan {
-    /// Notes a call, and gives the fault that is due for it.
-    fn note(&mut self, operation: &str) -> Option<Fault> {
+    /// Records a call, and returns the fault to inject, if one is due.
+    fn record(&mut self, operation: &str) -> Option<Fault> {
         self.calls.push(operation.to_owned());
         let due = self.faults.iter().position(|fault| fault.operation == operation)?;
         self.faults.remove(due)
     }
 }
 
-/// A Kinesis server whose answers are written by hand: a closure gets the operation and the body of each request, both as
-/// JSON. A request in CBOR gets the answer in CBOR, errors included, unless it was not written as JSON.
+/// A Kinesis server with canned answers: a closure maps the operation and the JSON body of each request to an answer. For a
+/// CBOR request, a JSON answer is converted to CBOR, even if it is an error.
 #[derive(Debug)]
 pub(crate) struct CannedKinesis {
     server: Server,
@@ -189,14 +190,14 @@ pub(crate) struct CannedKinesis {
 }
 
 impl CannedKinesis {
-    /// Starts it.
+    /// Starts the server.
     pub(crate) async fn start(
         answer: impl Fn(&str, &Value) -> Response + Clone + Send + Sync + 'static,
     ) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let noted = requests.clone();
+        let recorded = requests.clone();
         let app = Router::new().fallback(move |request: Request| {
-            let (noted, answer) = (noted.clone(), answer.clone());
+            let (recorded, answer) = (recorded.clone(), answer.clone());
             async move {
                 let operation = operation_of(&request);
                 let content_type = request.headers().get("content-type").cloned();
@@ -207,32 +208,32 @@ impl CannedKinesis {
                 let body =
                     if is_cbor { cbor::to_json(&body) } else { serde_json::from_slice(&body).expect("JSON") };
                 let response = answer(&operation, &body);
-                locked(&noted).push((operation, body));
-                if is_cbor { cbor::translated(response).await } else { response }
+                locked(&recorded).push((operation, body));
+                if is_cbor { cbor::to_cbor(response).await } else { response }
             }
         });
         Self { server: Server::start(app).await, requests }
     }
 
-    /// A client for it that repeats nothing.
+    /// A client of the server without SDK retries.
     pub(crate) fn client(&self) -> Client {
         Client::from_conf(client_config(self.server.url(), REGION).build())
     }
 
-    /// The requests so far: operation and body.
+    /// The operation and the body of each request so far.
     pub(crate) fn requests(&self) -> Vec<(String, Value)> {
         locked(&self.requests).clone()
     }
 }
 
-/// A good answer.
+/// A successful answer.
 pub(crate) fn ok(body: &Value) -> Response {
     json_response(200, body)
 }
 
 /// An answer that refuses the request.
 pub(crate) fn refusal(status: u16, code: &str) -> Response {
-    json_response(status, &json!({ "__type": code, "message": "as the test wants it" }))
+    json_response(status, &json!({ "__type": code, "message": "scripted by the test" }))
 }
 
 fn json_response(status: u16, body: &Value) -> Response {
@@ -243,7 +244,7 @@ fn json_response(status: u16, body: &Value) -> Response {
         .expect("a response")
 }
 
-/// `ListShards` from the header `Kinesis_20131202.ListShards`.
+/// The operation of a request, such as `ListShards` from the header value `Kinesis_20131202.ListShards`.
 fn operation_of(request: &Request) -> String {
     let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
     target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned()

@@ -1,7 +1,7 @@
-//! What a call tells besides its answer: where it went, and what time it was at the service.
+//! Metadata of a call that the SDK's output types leave out: the endpoint and the service's clock.
 
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_kinesis::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
@@ -12,31 +12,34 @@ use lease_store::BoxError;
 
 use crate::service_time::to_system_time;
 
-/// Notes of one call. Clones share them.
+/// The resolution of the service's clock: the `Date` header has whole seconds, rounded down.
+pub(crate) const DATE_RESOLUTION: Duration = Duration::from_secs(1);
+
+/// Metadata of one call, filled in as an interceptor. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct CallNotes(Arc<Notes>);
+pub(crate) struct ResponseMetadata(Arc<Recorded>);
 
 #[derive(Debug, Default)]
-struct Notes {
+struct Recorded {
     endpoint: OnceLock<String>,
     date: OnceLock<SystemTime>,
 }
 
-impl CallNotes {
-    /// Where the request went: scheme, host and port. `None`: it was never sent.
+impl ResponseMetadata {
+    /// The endpoint of the request: scheme, host and port. `None`: no request was sent.
     pub(crate) fn endpoint(&self) -> Option<&String> {
         self.0.endpoint.get()
     }
 
-    /// The time of the (first) answer by the service's clock, cut to a second; `None`: it did not say.
+    /// The service's clock at the first answer, rounded down to a second; `None`: the answer had no date.
     pub(crate) fn date(&self) -> Option<SystemTime> {
         self.0.date.get().copied()
     }
 }
 
-impl Intercept for CallNotes {
+impl Intercept for ResponseMetadata {
     fn name(&self) -> &'static str {
-        "CallNotes"
+        "ResponseMetadata"
     }
 
     fn read_before_transmit(
@@ -45,7 +48,7 @@ impl Intercept for CallNotes {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // The path of every call is the same and says nothing.
+        // Every Kinesis call has the path `/`.
         let endpoint = context.request().uri().trim_end_matches('/').to_owned();
         self.0.endpoint.get_or_init(|| endpoint);
         Ok(())

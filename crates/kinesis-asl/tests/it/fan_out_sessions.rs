@@ -1,36 +1,34 @@
-//! Subscriptions to a shard in virtual time: whatever ends one, the next goes on exactly behind what was handed over.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod support;
+//! Subscriptions to a shard in virtual time: whatever ends one, the next starts right after the last returned record.
 
 use std::time::Duration;
 
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use kinesis_asl::{KinesisStream, RetrievalMode};
 use shard_worker::{ReadFrom, ShardEnd, SourceErrorKind, StreamSource as _};
-use support::fan_out::{
-    CONSUMER_ARN, MAX_READS, SHARD, STREAM, after, heartbeat, numbers_of, open, read, read_error,
-    read_records, records, refused, server, session, settings, shard_id, shards, start, stream, usual,
-};
-use support::scripted::{Answer, EPOCH_SECONDS, Part, ScriptedKinesis, event};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::STREAM;
+use crate::support::fan_out::{
+    CONSUMER_ARN, MAX_READS, SHARD, after, default_answer, heartbeat, numbers_of, open, read, read_error,
+    read_records, records, refused, server, session, settings, shard_id, shards, starting_position, stream,
+};
+use crate::support::scripted::{Answer, EPOCH_SECONDS, Part, ScriptedKinesis, event};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// AWS refuses a second subscription within this time.
 const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The life of a subscription on the service.
+/// The lifetime of a subscription on the service.
 const SESSION_LIMIT: Duration = Duration::from_secs(300);
 
-fn distances(server: &ScriptedKinesis) -> Vec<Duration> {
+fn intervals(server: &ScriptedKinesis) -> Vec<Duration> {
     let requests = server.requests("SubscribeToShard");
     requests.windows(2).map(|pair| pair[1].at - pair[0].at).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_ends_is_followed_by_one_behind_the_last_event() {
+async fn next_session_starts_after_the_last_event() {
     let server = server(|index| match index {
         0 => session([records(&[1, 2]), heartbeat(5), records(&[7])]),
         1 => session([]),
@@ -38,36 +36,36 @@ async fn a_session_that_ends_is_followed_by_one_behind_the_last_event() {
     });
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
     assert_eq!(read_records(&mut *source, 4).await, [1, 2, 7, 8]);
-    assert_eq!(start(&server, 0).0, "TRIM_HORIZON");
-    assert_eq!(start(&server, 1), after(7));
-    assert_eq!(start(&server, 2), after(7));
+    assert_eq!(starting_position(&server, 0).0, "TRIM_HORIZON");
+    assert_eq!(starting_position(&server, 1), after(7));
+    assert_eq!(starting_position(&server, 2), after(7));
     let first = &server.bodies("SubscribeToShard")[0];
     assert_eq!(first["ConsumerARN"], CONSUMER_ARN);
     assert_eq!(first["ShardId"], SHARD);
-    assert!(distances(&server).iter().all(|distance| *distance > SUBSCRIPTION_INTERVAL));
+    assert!(intervals(&server).iter().all(|interval| *interval > SUBSCRIPTION_INTERVAL));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_checkpoint_is_where_the_first_session_starts() {
+async fn first_session_starts_at_the_checkpoint() {
     let server = server(|_| session([records(&[12]), Part::Hang]));
     let number = lease_store::SequenceNumber::new("12".to_owned()).unwrap();
     let mut source = open(&server, ReadFrom::At(number)).await;
     assert_eq!(read_records(&mut *source, 1).await, [12]);
-    assert_eq!(start(&server, 0), ("AT_SEQUENCE_NUMBER".to_owned(), "12".to_owned()));
+    assert_eq!(starting_position(&server, 0), ("AT_SEQUENCE_NUMBER".to_owned(), "12".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_continuation_without_records_moves_on_too() {
+async fn event_without_records_moves_the_position() {
     let server = server(|index| if index == 0 { session([heartbeat(40)]) } else { session([Part::Hang]) });
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
     while server.requests("SubscribeToShard").len() < 2 {
         read(&mut *source).await.unwrap();
     }
-    assert_eq!(start(&server, 1), after(40));
+    assert_eq!(starting_position(&server, 1), after(40));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_session_is_dead_and_says_nothing_about_the_lag() {
+async fn silent_session_is_replaced_and_reports_no_lag() {
     let server = server(|index| match index {
         0 => session([records(&[1]), Part::Hang]),
         _ => session([records(&[2]), Part::Hang]),
@@ -82,19 +80,19 @@ async fn a_silent_session_is_dead_and_says_nothing_about_the_lag() {
             assert_eq!(numbers_of(&batch), [2]);
             break;
         }
-        assert_eq!(batch.millis_behind_latest, None, "a silent shard is not one that is caught up");
+        assert_eq!(batch.millis_behind_latest, None, "the lag of a silent shard is not known");
         assert_eq!(batch.shard_end, None);
         empty += 1;
     }
     let inactivity = settings().inactivity_timeout;
     let noticed_after = server.requests("SubscribeToShard")[1].at - silent_since;
     assert!(noticed_after >= inactivity && noticed_after < inactivity + 5 * SECOND, "{noticed_after:?}");
-    assert!(empty >= 5, "the caller hears of it all the time: {empty}");
-    assert_eq!(start(&server, 1), after(1));
+    assert!(empty >= 5, "reads return during the silence: {empty}");
+    assert_eq!(starting_position(&server, 1), after(1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_shard_is_not_dead() {
+async fn heartbeats_keep_a_quiet_session_alive() {
     let quiet = (0..50).flat_map(|number| [Part::Wait(5 * SECOND), heartbeat(number)]);
     let parts: Vec<Part> = quiet.collect();
     let server = server(move |_| session(parts.clone()));
@@ -109,7 +107,7 @@ async fn a_quiet_shard_is_not_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_was_busy_is_no_silence() {
+async fn time_of_a_busy_caller_is_not_silence() {
     let server = server(|_| session([records(&[1]), Part::Wait(20 * SECOND), records(&[2]), Part::Hang]));
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
     assert_eq!(read_records(&mut *source, 1).await, [1]);
@@ -119,18 +117,18 @@ async fn a_caller_that_was_busy_is_no_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_event_is_not_taken_before_it_is_asked_for() {
+async fn next_event_is_not_read_before_the_next_read() {
     let server = server(|_| session((1..=20).map(|number| records(&[number])).chain([Part::Hang])));
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
-    for taken in 1..=20 {
-        assert_eq!(read_records(&mut *source, 1).await, [taken]);
+    for number in 1..=20 {
+        assert_eq!(read_records(&mut *source, 1).await, [number]);
         sleep(SECOND).await;
-        assert_eq!(server.messages_taken() as u64, 1 + taken, "the acceptance, and what was handed over");
+        assert_eq!(server.frames_read() as u64, 1 + number, "the acceptance, and the returned events");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_is_renewed_before_its_end_without_loss_or_repeat() {
+async fn session_is_renewed_without_loss_or_repeat() {
     let server = server(|index| {
         let first = index as u64 * 1000;
         let parts = (1..=150).flat_map(move |number| {
@@ -149,8 +147,8 @@ async fn a_session_is_renewed_before_its_end_without_loss_or_repeat() {
         for number in numbers_of(&batch) {
             let expected_start = if last.0 == number / 1000 { None } else { Some(last.1) };
             if let Some(previous) = expected_start {
-                let (kind, from) = start(&server, usize::try_from(number / 1000).unwrap());
-                // A heartbeat may have come after the last record.
+                let (kind, from) = starting_position(&server, usize::try_from(number / 1000).unwrap());
+                // A heartbeat may have followed the last record.
                 let from: u64 = from.parse().unwrap();
                 assert!(kind == "AFTER_SEQUENCE_NUMBER" && (previous..=previous + 1).contains(&from));
             }
@@ -161,15 +159,15 @@ async fn a_session_is_renewed_before_its_end_without_loss_or_repeat() {
             break;
         }
     }
-    for distance in distances(&server) {
-        assert!(distance < SESSION_LIMIT - 10 * SECOND && distance > 200 * SECOND, "{distance:?}");
+    for interval in intervals(&server) {
+        assert!(interval < SESSION_LIMIT - 10 * SECOND && interval > 200 * SECOND, "{interval:?}");
     }
-    let distances = distances(&server);
-    assert!(distances.len() == 3 && distances[0] != distances[1], "renewals are spread: {distances:?}");
+    let intervals = intervals(&server);
+    assert!(intervals.len() == 3 && intervals[0] != intervals[1], "renewals are spread: {intervals:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_long_absence_nothing_is_read_from_a_session_past_its_time() {
+async fn expired_session_is_not_read_after_a_long_pause() {
     let server = server(|index| match index {
         0 => session([records(&[1]), records(&[2]), Part::Tear]),
         _ => session([records(&[2]), Part::Hang]),
@@ -178,11 +176,11 @@ async fn after_a_long_absence_nothing_is_read_from_a_session_past_its_time() {
     assert_eq!(read_records(&mut *source, 1).await, [1]);
     sleep(2 * SESSION_LIMIT).await;
     assert_eq!(read_records(&mut *source, 1).await, [2]);
-    assert_eq!(start(&server, 1), after(1));
+    assert_eq!(starting_position(&server, 1), after(1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_breaks_a_session_loses_nothing_and_keeps_the_distance() {
+async fn broken_session_is_resumed_after_five_seconds() {
     for part in [
         Part::Exception("InternalFailureException"),
         Part::Exception("ResourceInUseException"),
@@ -197,13 +195,13 @@ async fn whatever_breaks_a_session_loses_nothing_and_keeps_the_distance() {
         });
         let mut source = open(&server, ReadFrom::TrimHorizon).await;
         assert_eq!(read_records(&mut *source, 3).await, [1, 2, 3], "{broken_by:?}");
-        assert_eq!(start(&server, 1), after(2));
-        assert!(distances(&server)[0] > SUBSCRIPTION_INTERVAL, "{broken_by:?}");
+        assert_eq!(starting_position(&server, 1), after(2));
+        assert!(intervals(&server)[0] > SUBSCRIPTION_INTERVAL, "{broken_by:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_has_to_do_something_about_is_an_error_with_a_remedy_until_it_is_done() {
+async fn key_errors_are_reported_until_they_are_fixed() {
     for (kind, hint) in [
         ("KMSDisabledException", "kms:Decrypt"),
         ("KMSAccessDeniedException", "kms:Decrypt"),
@@ -220,22 +218,22 @@ async fn what_somebody_has_to_do_something_about_is_an_error_with_a_remedy_until
         assert_eq!(read_records(&mut *source, 1).await, [1]);
         let error = read_error(&mut *source).await;
         assert_eq!(error.kind(), SourceErrorKind::KeyUnavailable, "{error}");
-        for said in [kind, hint, SHARD, "as the test wants it"] {
-            assert!(error.to_string().contains(said), "{said} is not in {error}");
+        for part in [kind, hint, SHARD, "scripted by the test"] {
+            assert!(error.to_string().contains(part), "{part} is not in {error}");
         }
-        // Until it is subscribed again no answer looks like a quiet shard.
+        // Until the next subscription, reads must not look like a quiet shard.
         while server.requests("SubscribeToShard").len() < 3 {
             if let Ok(batch) = read(&mut *source).await {
                 assert_eq!(numbers_of(&batch), [2]);
                 break;
             }
         }
-        assert_eq!(start(&server, 2), after(1));
+        assert_eq!(starting_position(&server, 2), after(1));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_within_five_seconds_is_waited_out() {
+async fn refusal_in_use_is_retried_after_five_seconds() {
     let server = server(|index| match index {
         0 => refused("ResourceInUseException"),
         1 => session([Part::Exception("ResourceInUseException")]),
@@ -243,12 +241,12 @@ async fn a_refusal_within_five_seconds_is_waited_out() {
     });
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
     assert_eq!(read_records(&mut *source, 1).await, [1]);
-    assert!(distances(&server).iter().all(|distance| *distance > SUBSCRIPTION_INTERVAL));
-    assert_eq!(start(&server, 2).0, "TRIM_HORIZON");
+    assert!(intervals(&server).iter().all(|interval| *interval > SUBSCRIPTION_INTERVAL));
+    assert_eq!(starting_position(&server, 2).0, "TRIM_HORIZON");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_sdk_repeats_no_subscription_whatever_its_settings() {
+async fn sdk_retries_are_off_for_subscriptions() {
     let server = server(|index| match index {
         0 => Answer::Json(500, serde_json::json!({ "__type": "InternalFailure" })),
         1 => Answer::Broken,
@@ -260,36 +258,36 @@ async fn the_sdk_repeats_no_subscription_whatever_its_settings() {
         .with_retrieval(RetrievalMode::FanOut(settings()));
     let mut source = stream.open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
     assert_eq!(read_records(&mut *source, 1).await, [1]);
-    let distances = distances(&server);
-    assert_eq!(distances.len(), 2, "silence for less than the time-out is no failure");
-    assert!(distances.iter().all(|distance| *distance > SUBSCRIPTION_INTERVAL), "{distances:?}");
+    let intervals = intervals(&server);
+    assert_eq!(intervals.len(), 2, "silence shorter than the time-out is not a failure");
+    assert!(intervals.iter().all(|interval| *interval > SUBSCRIPTION_INTERVAL), "{intervals:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_without_an_answer_ends() {
+async fn call_without_an_answer_times_out() {
     let server =
         server(|index| if index == 0 { Answer::Silence } else { session([records(&[1]), Part::Hang]) });
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     while source.next_batch().await.unwrap().records.is_empty() {
-        assert!(begun.elapsed() < 60 * SECOND, "it hangs");
+        assert!(started.elapsed() < 60 * SECOND, "the read hangs");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_accepted_call_without_its_first_message_ends() {
+async fn call_without_its_first_message_times_out() {
     let hung = Answer::Events(vec![Part::Hang]);
     let server =
         server(move |index| if index == 0 { hung.clone() } else { session([records(&[1]), Part::Hang]) });
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     while source.next_batch().await.unwrap().records.is_empty() {
-        assert!(begun.elapsed() < 60 * SECOND, "it hangs");
+        assert!(started.elapsed() < 60 * SECOND, "the read hangs");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_event_is_delivered_and_the_end_is_sticky() {
+async fn last_event_is_returned_and_the_end_repeated() {
     let server = server(|_| {
         session([
             records(&[1]),
@@ -309,11 +307,11 @@ async fn the_last_event_is_delivered_and_the_end_is_sticky() {
         assert_eq!(again.shard_end, last.shard_end);
         sleep(SESSION_LIMIT).await;
     }
-    assert_eq!(server.requests("SubscribeToShard").len(), 1, "an end is never subscribed to");
+    assert_eq!(server.requests("SubscribeToShard").len(), 1, "an ended shard is not subscribed to");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_without_children_is_believed_only_if_the_shard_is_closed() {
+async fn end_without_children_needs_a_closed_shard() {
     for is_closed in [true, false] {
         let count = std::sync::atomic::AtomicUsize::new(0);
         let server = ScriptedKinesis::new(move |operation, _| match operation {
@@ -322,25 +320,25 @@ async fn an_end_without_children_is_believed_only_if_the_shard_is_closed() {
                 session([records(&[1]), Part::Event(event(&[2], None, &[]))])
             }
             "SubscribeToShard" => session([records(&[2]), Part::Hang]),
-            _ => usual(operation),
+            _ => default_answer(operation),
         });
         let mut source = open(&server, ReadFrom::TrimHorizon).await;
         assert_eq!(read_records(&mut *source, 2).await, [1, 2]);
         let batch = read(&mut *source).await.unwrap();
         assert_eq!(batch.shard_end, is_closed.then(|| ShardEnd { children: Vec::new() }));
         if !is_closed {
-            assert_eq!(start(&server, 1), after(1));
+            assert_eq!(starting_position(&server, 1), after(1));
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn children_that_are_named_early_end_nothing() {
+async fn children_named_early_do_not_end_the_shard() {
     const CHILD: &[&str] = &["shardId-000000000001"];
     let server = server(|index| match index {
-        // A closed shard with a backlog, cut off in the middle of it.
+        // A closed shard with a backlog; the session ends in the middle of it.
         0 => session([Part::Event(event(&[1], Some(1), CHILD)), Part::Event(event(&[2], Some(2), CHILD))]),
-        // An empty event, but the connection breaks: not the end by itself.
+        // An empty event before a broken connection is not the end.
         1 => session([Part::Event(event(&[], Some(2), CHILD)), Part::Tear]),
         2 => session([Part::Event(event(&[], Some(2), CHILD)), Part::Event(event(&[3], Some(3), CHILD))]),
         _ => session([Part::Event(event(&[], Some(3), CHILD))]),
@@ -360,7 +358,7 @@ async fn children_that_are_named_early_end_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_tip_is_where_it_was_when_the_service_first_answered() {
+async fn latest_resumes_from_the_first_answer() {
     for first in [
         session([Part::Wait(20 * SECOND), Part::Tear]),
         refused("ResourceInUseException"),
@@ -373,7 +371,7 @@ async fn the_tip_is_where_it_was_when_the_service_first_answered() {
         });
         let mut source = open(&server, ReadFrom::Latest).await;
         assert_eq!(read_records(&mut *source, 1).await, [1]);
-        assert_eq!(start(&server, 0).0, "LATEST");
+        assert_eq!(starting_position(&server, 0).0, "LATEST");
         for index in [1, 2] {
             let position = &server.bodies("SubscribeToShard")[index]["StartingPosition"];
             assert_eq!(position["Type"], "AT_TIMESTAMP");
@@ -384,15 +382,15 @@ async fn the_tip_is_where_it_was_when_the_service_first_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_date_the_tip_stays_the_tip() {
+async fn latest_without_a_date_resumes_from_the_tip() {
     let server = server(|index| if index == 0 { session([]) } else { session([records(&[1]), Part::Hang]) });
     let mut source = open(&server.clone().without_date(), ReadFrom::Latest).await;
     assert_eq!(read_records(&mut *source, 1).await, [1]);
-    assert_eq!(start(&server, 1).0, "LATEST");
+    assert_eq!(starting_position(&server, 1).0, "LATEST");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_read_loses_nothing() {
+async fn cancelled_read_loses_nothing() {
     let server = server(|index| match index {
         0 => Answer::Silence,
         1 => session([Part::Wait(3 * SECOND), records(&[1]), Part::Wait(3 * SECOND), records(&[2])]),
@@ -409,27 +407,27 @@ async fn a_cancelled_read_loses_nothing() {
         }
     }
     assert_eq!(numbers, [1, 2, 3]);
-    assert!(distances(&server).iter().all(|distance| *distance > SUBSCRIPTION_INTERVAL));
+    assert!(intervals(&server).iter().all(|interval| *interval > SUBSCRIPTION_INTERVAL));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_cancelled_while_an_end_is_looked_up_loses_nothing() {
+async fn read_cancelled_during_the_end_check_loses_nothing() {
     let server = ScriptedKinesis::new(move |operation, body| match operation {
         "ListShards" => Answer::Silence,
         "SubscribeToShard" if body["StartingPosition"]["Type"] == "TRIM_HORIZON" => {
             session([records(&[1]), Part::Event(event(&[2], None, &[])), records(&[9])])
         }
         "SubscribeToShard" => session([records(&[2]), Part::Hang]),
-        _ => usual(operation),
+        _ => default_answer(operation),
     });
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
     assert_eq!(read_records(&mut *source, 1).await, [1]);
-    assert!(timeout(2 * SECOND, source.next_batch()).await.is_err(), "the listing hangs");
+    assert!(timeout(2 * SECOND, source.next_batch()).await.is_err(), "the listing never returns");
     assert_eq!(read_records(&mut *source, 1).await, [2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_cannot_be_read_is_named_and_never_skipped() {
+async fn invalid_record_is_reported_and_not_skipped() {
     let server = server(|index| {
         let mut faulty = event(&[2], Some(2), &[]);
         faulty["Records"][0]["SequenceNumber"] = "two".into();
@@ -447,11 +445,11 @@ async fn a_record_that_cannot_be_read_is_named_and_never_skipped() {
             break;
         }
     }
-    assert_eq!(start(&server, 1), after(1));
+    assert_eq!(starting_position(&server, 1), after(1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_status_says_how_it_is_going() {
+async fn status_counts_sessions_and_failures() {
     let server = server(|index| match index {
         0 => refused("ResourceInUseException"),
         _ => session([records(&[1]), Part::Hang]),

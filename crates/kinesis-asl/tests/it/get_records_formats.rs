@@ -1,8 +1,4 @@
-//! What happens when a server speaks another format than it was asked in, speaks none, or fails in the middle.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod support;
+//! Reading from a server that answers in another encoding, in none, or fails.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,8 +13,9 @@ use axum::response::Response;
 use kinesis_asl::{GetRecordsFormat, KinesisStream};
 use lease_store::ShardId;
 use shard_worker::{ReadFrom, RecordSource, SourceErrorKind, StreamSource};
-use support::{REGION, Server, client_config, every_format};
 use tokio::time::Instant;
+
+use crate::support::{REGION, Server, client_config, every_format};
 
 const CBOR: &str = "application/x-amz-cbor-1.1";
 const JSON: &str = "application/x-amz-json-1.1";
@@ -28,28 +25,30 @@ const JSON_ANSWER: &[u8] =
 const CBOR_ANSWER: &[u8] =
     b"\xa2\x67Records\x81\xa2\x6eSequenceNumber\x611\x64Data\x45hello\x71NextShardIterator\x64next";
 
-/// One call of `GetRecords`, as the server saw it.
+/// One `GetRecords` call that the server received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
+struct ReceivedCall {
     is_cbor: bool,
-    /// Whether the SDK's machinery sent it.
-    is_of_the_sdk: bool,
+    /// Whether the SDK sent the request, rather than this crate directly.
+    is_via_sdk: bool,
     body: Bytes,
     at: Instant,
 }
 
-/// A server whose answers to `GetRecords` are bytes: a closure gets the number of the call and the call.
+/// A server that answers `GetRecords` with raw bytes: a closure maps the index of the call and the call to an answer.
 struct RawKinesis {
     server: Server,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    calls: Arc<Mutex<Vec<ReceivedCall>>>,
 }
 
 impl RawKinesis {
-    async fn start(answer: impl Fn(usize, &Seen) -> Response + Clone + Send + Sync + 'static) -> Self {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let noted = seen.clone();
+    async fn start(
+        answer: impl Fn(usize, &ReceivedCall) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let recorded = calls.clone();
         let app = Router::new().fallback(move |request: Request| {
-            let (noted, answer) = (noted.clone(), answer.clone());
+            let (recorded, answer) = (recorded.clone(), answer.clone());
             async move {
                 let headers = request.headers().clone();
                 let body = to_bytes(request.into_body(), 10_000).await.unwrap();
@@ -57,20 +56,20 @@ impl RawKinesis {
                     return response(200, JSON, br#"{"ShardIterator":"first"}"#);
                 }
                 let is_cbor = headers["content-type"] == CBOR;
-                let is_of_the_sdk = headers.contains_key("amz-sdk-invocation-id");
-                let call = Seen { is_cbor, is_of_the_sdk, body, at: Instant::now() };
+                let is_via_sdk = headers.contains_key("amz-sdk-invocation-id");
+                let call = ReceivedCall { is_cbor, is_via_sdk, body, at: Instant::now() };
                 let number = {
-                    let mut noted = noted.lock().unwrap();
-                    noted.push(call.clone());
-                    noted.len() - 1
+                    let mut recorded = recorded.lock().unwrap();
+                    recorded.push(call.clone());
+                    recorded.len() - 1
                 };
                 answer(number, &call)
             }
         });
-        Self { server: Server::start(app).await, seen }
+        Self { server: Server::start(app).await, calls }
     }
 
-    /// Reads one shard, with so many attempts of a call.
+    /// A reader of one shard, whose client is configured to this many attempts.
     async fn reader(&self, format: GetRecordsFormat, attempts: u32) -> Box<dyn RecordSource> {
         let retry = RetryConfig::standard()
             .with_max_attempts(attempts)
@@ -83,12 +82,12 @@ impl RawKinesis {
         stream.open(&ShardId::numbered(3), &ReadFrom::TrimHorizon).await.unwrap()
     }
 
-    fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+    fn calls(&self) -> Vec<ReceivedCall> {
+        self.calls.lock().unwrap().clone()
     }
 
     fn encodings(&self) -> Vec<&'static str> {
-        self.seen().iter().map(|call| if call.is_cbor { "CBOR" } else { "JSON" }).collect()
+        self.calls().iter().map(|call| if call.is_cbor { "CBOR" } else { "JSON" }).collect()
     }
 }
 
@@ -100,7 +99,7 @@ fn response(status: u16, content_type: &str, body: &[u8]) -> Response {
         .unwrap()
 }
 
-fn sound(call: &Seen) -> Response {
+fn valid(call: &ReceivedCall) -> Response {
     if call.is_cbor { response(200, CBOR, CBOR_ANSWER) } else { response(200, JSON, JSON_ANSWER) }
 }
 
@@ -111,7 +110,7 @@ async fn read(reader: &mut Box<dyn RecordSource>) {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_speak_cbor_is_asked_in_json_from_then_on() {
+async fn server_without_cbor_is_read_in_json() {
     for (status, content_type, body) in [
         (415, "text/plain", &b"unsupported"[..]),
         (400, JSON, br#"{"__type":"SerializationException"}"#),
@@ -123,7 +122,7 @@ async fn a_server_that_does_not_speak_cbor_is_asked_in_json_from_then_on() {
         let server =
             RawKinesis::start(
                 move |_, call| {
-                    if call.is_cbor { response(status, content_type, &body) } else { sound(call) }
+                    if call.is_cbor { response(status, content_type, &body) } else { valid(call) }
                 },
             )
             .await;
@@ -136,9 +135,9 @@ async fn a_server_that_does_not_speak_cbor_is_asked_in_json_from_then_on() {
 }
 
 #[tokio::test]
-async fn a_server_that_starts_to_refuse_cbor_is_noticed_on_the_direct_way() {
+async fn direct_request_notices_a_refusal_of_cbor() {
     let server = RawKinesis::start(|number, call| {
-        if call.is_cbor && number >= 2 { response(415, "text/plain", b"") } else { sound(call) }
+        if call.is_cbor && number >= 2 { response(415, "text/plain", b"") } else { valid(call) }
     })
     .await;
     let mut reader = server.reader(GetRecordsFormat::Cbor, 3).await;
@@ -149,8 +148,8 @@ async fn a_server_that_starts_to_refuse_cbor_is_noticed_on_the_direct_way() {
 }
 
 #[tokio::test]
-async fn an_answer_is_read_in_the_encoding_in_which_it_comes() {
-    // Whatever it is labelled.
+async fn answer_is_decoded_in_the_encoding_it_arrives_in() {
+    // The content type is wrong.
     let server = RawKinesis::start(|_, _| response(200, CBOR, JSON_ANSWER)).await;
     let mut reader = server.reader(GetRecordsFormat::Cbor, 1).await;
     for _ in 0..3 {
@@ -164,7 +163,7 @@ async fn an_answer_is_read_in_the_encoding_in_which_it_comes() {
 }
 
 #[tokio::test]
-async fn refusals_that_are_not_about_the_encoding_keep_it() {
+async fn other_refusals_do_not_change_the_encoding() {
     for (status, body) in [
         (400, &br#"{"__type":"ProvisionedThroughputExceededException"}"#[..]),
         (400, br#"{"__type":"KMSDisabledException"}"#),
@@ -174,7 +173,7 @@ async fn refusals_that_are_not_about_the_encoding_keep_it() {
     ] {
         let server = RawKinesis::start(
             move |number, call| {
-                if number == 1 { response(status, JSON, body) } else { sound(call) }
+                if number == 1 { response(status, JSON, body) } else { valid(call) }
             },
         )
         .await;
@@ -184,10 +183,10 @@ async fn refusals_that_are_not_about_the_encoding_keep_it() {
         read(&mut reader).await;
         assert_eq!(server.encodings(), ["CBOR", "CBOR", "CBOR"], "{status}");
     }
-    // And a server that refuses everything has said nothing about it.
+    // A server that refuses JSON as well may still accept CBOR later.
     let server = RawKinesis::start(
         |number, call| {
-            if number < 2 { response(404, "text/plain", b"") } else { sound(call) }
+            if number < 2 { response(404, "text/plain", b"") } else { valid(call) }
         },
     )
     .await;
@@ -198,12 +197,12 @@ async fn refusals_that_are_not_about_the_encoding_keep_it() {
 }
 
 #[tokio::test]
-async fn a_malformed_answer_is_named_and_changes_nothing() {
+async fn malformed_answer_is_reported_and_retried() {
     for format in every_format() {
         let server = RawKinesis::start(|number, call| match (number, call.is_cbor) {
             (1 | 2, true) => response(200, CBOR, &CBOR_ANSWER[..30]),
             (1 | 2, false) => response(200, JSON, &JSON_ANSWER[..30]),
-            _ => sound(call),
+            _ => valid(call),
         })
         .await;
         let mut reader = server.reader(format, 1).await;
@@ -212,25 +211,25 @@ async fn a_malformed_answer_is_named_and_changes_nothing() {
             let error = reader.next_batch().await.unwrap_err();
             assert_eq!(error.kind(), SourceErrorKind::Unavailable);
             assert!(error.is_retryable());
-            let said = error.to_string();
-            assert!(said.contains("\"words\"") && said.contains("shardId-000000000003"), "{said}");
+            let message = error.to_string();
+            assert!(message.contains("\"words\"") && message.contains("shardId-000000000003"), "{message}");
             if format != GetRecordsFormat::Sdk {
                 let encoding = format.to_string();
                 for part in ["GetRecords", &encoding, "at byte "] {
-                    assert!(said.contains(part), "{part} is not in {said}");
+                    assert!(message.contains(part), "{part} is not in {message}");
                 }
             }
         }
         read(&mut reader).await;
-        let iterators: Vec<_> = server.seen().into_iter().map(|call| call.body).collect();
-        assert!(iterators[1..].iter().all(|body| *body == iterators[1]), "the iterator was kept");
+        let iterators: Vec<_> = server.calls().into_iter().map(|call| call.body).collect();
+        assert!(iterators[1..].iter().all(|body| *body == iterators[1]), "the iterator is kept");
     }
 }
 
 #[tokio::test]
-async fn answers_that_can_never_be_read_end_in_json() {
+async fn permanently_malformed_cbor_falls_back_to_json() {
     let server = RawKinesis::start(|_, call| {
-        if call.is_cbor { response(200, CBOR, b"\xa1\x67Records\x05") } else { sound(call) }
+        if call.is_cbor { response(200, CBOR, b"\xa1\x67Records\x05") } else { valid(call) }
     })
     .await;
     let mut reader = server.reader(GetRecordsFormat::Cbor, 1).await;
@@ -242,12 +241,12 @@ async fn answers_that_can_never_be_read_end_in_json() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_on_cbor_is_asked_in_json() {
+async fn server_errors_on_cbor_fall_back_to_json() {
     let server = RawKinesis::start(|_, call| {
         if call.is_cbor {
             response(500, "text/html", b"<html>Internal Server Error</html>")
         } else {
-            sound(call)
+            valid(call)
         }
     })
     .await;
@@ -260,7 +259,7 @@ async fn a_server_that_fails_on_cbor_is_asked_in_json() {
 }
 
 #[tokio::test]
-async fn a_payload_as_base64_in_cbor_is_decoded() {
+async fn base64_payload_in_cbor_is_decoded() {
     let server = RawKinesis::start(|_, _| {
         let answer = b"\xa2\x67Records\x81\xa2\x6eSequenceNumber\x611\x64Data\x68aGVsbG8=\x71NextShardIterator\x64next";
         response(200, CBOR, answer)
@@ -273,13 +272,13 @@ async fn a_payload_as_base64_in_cbor_is_decoded() {
 }
 
 #[tokio::test]
-async fn after_a_direct_call_that_fails_the_sdk_makes_the_next_one() {
+async fn after_a_failed_direct_request_the_sdk_is_used() {
     for format in [GetRecordsFormat::Cbor, GetRecordsFormat::Json] {
         for (status, body, expected) in [
             (500, &br#"{"__type":"InternalFailure"}"#[..], [true, false, true, true, false]),
             (503, b"busy", [true, false, true, true, false]),
             (200, b"neither", [true, false, true, false, false]),
-            // The SDK knows no more about a shard that is read too often.
+            // The SDK cannot do better for a throttled shard.
             (
                 400,
                 br#"{"__type":"ProvisionedThroughputExceededException"}"#,
@@ -288,7 +287,7 @@ async fn after_a_direct_call_that_fails_the_sdk_makes_the_next_one() {
         ] {
             let server = RawKinesis::start(move |number, call| match number {
                 1 | 2 => response(status, JSON, body),
-                _ => sound(call),
+                _ => valid(call),
             })
             .await;
             let mut reader = server.reader(format, 3).await;
@@ -297,19 +296,19 @@ async fn after_a_direct_call_that_fails_the_sdk_makes_the_next_one() {
             reader.next_batch().await.unwrap_err();
             read(&mut reader).await;
             read(&mut reader).await;
-            let by_the_sdk: Vec<_> = server.seen().iter().map(|call| call.is_of_the_sdk).collect();
-            assert_eq!(by_the_sdk, expected, "{format} {status}");
+            let via_sdk: Vec<_> = server.calls().iter().map(|call| call.is_via_sdk).collect();
+            assert_eq!(via_sdk, expected, "{format} {status}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_read_is_tried_once_in_every_format_whatever_the_client_says() {
+async fn read_is_attempted_once_whatever_the_retry_config() {
     for format in every_format() {
         for attempts in [1, 3] {
             let server = RawKinesis::start(|number, call| {
                 if number == 0 {
-                    sound(call)
+                    valid(call)
                 } else {
                     response(500, JSON, br#"{"__type":"InternalFailure"}"#)
                 }
@@ -320,24 +319,25 @@ async fn a_read_is_tried_once_in_every_format_whatever_the_client_says() {
             for read in 1..=2 {
                 let error = reader.next_batch().await.unwrap_err();
                 assert_eq!(error.kind(), SourceErrorKind::Unavailable);
-                assert_eq!(server.seen().len(), 1 + read, "{format}, {attempts} attempts, read {read}");
+                assert_eq!(server.calls().len(), 1 + read, "{format}, {attempts} attempts, read {read}");
             }
         }
     }
 }
 
-/// Whatever fails, and with the default settings: a caller that asks again at once makes five requests in a second.
+/// With the default settings, a caller that retries at once makes at most five requests a second, whatever fails.
 #[tokio::test]
-async fn no_second_has_more_reads_than_aws_allows_whatever_fails() {
+async fn failing_reads_never_exceed_five_a_second() {
     const READS_PER_SECOND: usize = 5;
-    let refuses_cbor = |_: usize, call: &Seen| {
+    let refuses_cbor = |_: usize, call: &ReceivedCall| {
         if call.is_cbor { response(415, "text/plain", b"") } else { response(503, "text/plain", b"busy") }
     };
-    let fails = |number: usize, call: &Seen| {
-        if number.is_multiple_of(3) { sound(call) } else { response(500, JSON, b"{}") }
+    let fails = |number: usize, call: &ReceivedCall| {
+        if number.is_multiple_of(3) { valid(call) } else { response(500, JSON, b"{}") }
     };
-    let throttles =
-        |_: usize, _: &Seen| response(400, JSON, br#"{"__type":"ProvisionedThroughputExceededException"}"#);
+    let throttles = |_: usize, _: &ReceivedCall| {
+        response(400, JSON, br#"{"__type":"ProvisionedThroughputExceededException"}"#)
+    };
     let servers = [
         RawKinesis::start(refuses_cbor).await,
         RawKinesis::start(fails).await,
@@ -347,26 +347,26 @@ async fn no_second_has_more_reads_than_aws_allows_whatever_fails() {
         let config = client_config(server.server.url(), REGION).retry_config(RetryConfig::standard());
         let stream = KinesisStream::from_client(Client::from_conf(config.build()), "words");
         let mut reader = stream.open(&ShardId::numbered(3), &ReadFrom::TrimHorizon).await.unwrap();
-        while server.seen().len() < 2 * READS_PER_SECOND {
-            // What comes of it is not the question.
+        while server.calls().len() < 2 * READS_PER_SECOND {
+            // Only the number of requests matters.
             let _ = reader.next_batch().await;
         }
-        let times: Vec<_> = server.seen().iter().map(|call| call.at).collect();
+        let times: Vec<_> = server.calls().iter().map(|call| call.at).collect();
         for window in times.windows(READS_PER_SECOND + 1) {
             let took = window[READS_PER_SECOND] - window[0];
-            // What a request takes on its way differs.
-            assert!(took > Duration::from_millis(950), "{READS_PER_SECOND} reads and one more in {took:?}");
+            // Allow for the jitter of the network.
+            assert!(took > Duration::from_millis(950), "more than {READS_PER_SECOND} reads in {took:?}");
         }
     };
     tokio::join!(read_all(&servers[0]), read_all(&servers[1]), read_all(&servers[2]));
-    assert!(servers[0].seen()[0].is_cbor, "the default asks in CBOR");
+    assert!(servers[0].calls()[0].is_cbor, "the default requests CBOR");
 }
 
 #[tokio::test]
-async fn after_a_denial_the_sdk_finds_its_way_anew() {
+async fn route_is_learnt_again_after_a_denial() {
     let server = RawKinesis::start(|number, call| match number {
         1 => response(403, JSON, br#"{"__type":"InvalidSignatureException"}"#),
-        _ => sound(call),
+        _ => valid(call),
     })
     .await;
     let mut reader = server.reader(GetRecordsFormat::Cbor, 1).await;
@@ -374,6 +374,6 @@ async fn after_a_denial_the_sdk_finds_its_way_anew() {
     assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Denied);
     read(&mut reader).await;
     read(&mut reader).await;
-    let by_the_sdk: Vec<_> = server.seen().iter().map(|call| call.is_of_the_sdk).collect();
-    assert_eq!(by_the_sdk, [true, false, true, false]);
+    let via_sdk: Vec<_> = server.calls().iter().map(|call| call.is_via_sdk).collect();
+    assert_eq!(via_sdk, [true, false, true, false]);
 }

@@ -1,15 +1,12 @@
-//! Dead letters into a stream, against a Kinesis server in this process.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod support;
+//! Dead letters in a stream, with a local Kinesis server.
 
 use kinesis_asl::{KinesisDeadLetters, KinesisStream};
 use lease_store::ShardId;
 use shard_worker::{DeadLetter, DeadLetterSink, LetterInJson, ReadFrom, Record, StreamSource};
-use support::LocalKinesis;
 
-/// More reads than the shard needs.
+use crate::support::LocalKinesis;
+
+/// More reads than the test needs.
 const MAX_READS: usize = 20;
 
 fn letter(partition_key: Option<&'static str>) -> DeadLetter {
@@ -30,11 +27,11 @@ fn letter(partition_key: Option<&'static str>) -> DeadLetter {
 }
 
 #[tokio::test]
-async fn letters_arrive_in_the_stream_with_all_that_is_known() {
+async fn letters_are_written_with_all_their_fields() {
     let server = LocalKinesis::start().await;
     server.client().create_stream().stream_name("rejected").shard_count(1).send().await.unwrap();
     let sink = KinesisDeadLetters::from_client(server.client(), "rejected");
-    // The server makes the stream in a task of its own, and the sink is called again like by a worker.
+    // The server creates the stream asynchronously. Until then, retry the letter as a worker does.
     let mut first = sink.put(&letter(Some("customer-1"))).await;
     for _ in 0..1000 {
         if first.is_ok() {
@@ -62,9 +59,9 @@ async fn letters_arrive_in_the_stream_with_all_that_is_known() {
 }
 
 #[tokio::test]
-async fn a_stream_for_letters_that_does_not_exist_is_named() {
+async fn missing_dead_letter_stream_is_named() {
     let server = LocalKinesis::start().await;
     let sink = KinesisDeadLetters::from_client(server.client(), "nowhere");
     let error = sink.put(&letter(None)).await.unwrap_err().to_string();
-    assert!(error.contains("putting a dead letter") && error.contains("nowhere"), "{error}");
+    assert!(error.contains("writing a dead letter") && error.contains("nowhere"), "{error}");
 }

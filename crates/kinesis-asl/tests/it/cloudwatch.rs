@@ -1,8 +1,4 @@
-//! Publishing metrics over the wire, against a server that only takes requests down.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod support;
+//! Publishing metrics over the wire, to a server that only records the requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,13 +13,14 @@ use axum::extract::Request;
 use axum::response::Response;
 use kinesis_asl::{AslErrorKind, CloudWatchPublisher, MetricSample, MetricUnit};
 use lease_store::{ShardId, WorkerId};
-use support::{REGION, Server, credentials};
 use tokio::sync::mpsc;
 
-/// How long any single thing may take before a test counts as failed.
+use crate::support::{REGION, Server, credentials};
+
+/// The longest wait for a request or a stop before the test fails.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The largest body that is taken down, in bytes.
+/// The largest recorded body, in bytes.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 struct CloudWatch {
@@ -32,7 +29,7 @@ struct CloudWatch {
 }
 
 impl CloudWatch {
-    /// Refuses the first requests, and takes the others.
+    /// Refuses this many requests, then accepts the others.
     async fn start(refusals: usize) -> Self {
         let (sender, requests) = mpsc::channel(64);
         let answered = Arc::new(AtomicUsize::new(0));
@@ -43,7 +40,7 @@ impl CloudWatch {
                 let body = to_bytes(request.into_body(), MAX_BODY_BYTES).await.unwrap();
                 sender.send((path, body.to_vec())).await.unwrap();
                 let status = if answered.fetch_add(1, Ordering::Relaxed) < refusals { 500 } else { 200 };
-                // An empty map in CBOR, which this service speaks.
+                // CloudWatch uses CBOR: the body is an empty map.
                 let response = Response::builder().status(status).header("smithy-protocol", "rpc-v2-cbor");
                 response.header("content-type", "application/cbor").body(Body::from(vec![0xa0])).unwrap()
             }
@@ -63,7 +60,7 @@ impl CloudWatch {
     }
 
     async fn request(&mut self) -> (String, Vec<u8>) {
-        tokio::time::timeout(LIMIT, self.requests.recv()).await.expect("a request comes").unwrap()
+        tokio::time::timeout(LIMIT, self.requests.recv()).await.expect("a request arrives").unwrap()
     }
 }
 
@@ -76,11 +73,11 @@ fn contains(body: &[u8], text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn metrics_arrive_with_namespace_names_and_dimensions() {
+async fn metrics_are_sent_with_namespace_and_dimensions() {
     let mut cloudwatch = CloudWatch::start(0).await;
     let worker = WorkerId::new("worker-a").unwrap();
-    let no_number = MetricSample {
-        name: "NoNumber",
+    let not_finite = MetricSample {
+        name: "NotFinite",
         unit: MetricUnit::Count,
         shard_id: None,
         worker: None,
@@ -89,7 +86,7 @@ async fn metrics_arrive_with_namespace_names_and_dimensions() {
     let samples = [
         MetricSample::millis_behind_latest(ShardId::numbered(3), 1500),
         MetricSample::current_leases(worker, 2),
-        no_number,
+        not_finite,
     ];
     cloudwatch.publisher().publish(&samples).await.unwrap();
     let (path, body) = cloudwatch.request().await;
@@ -104,15 +101,15 @@ async fn metrics_arrive_with_namespace_names_and_dimensions() {
     ] {
         assert!(contains(&body, text), "{text}");
     }
-    assert!(!contains(&body, "NoNumber"));
+    assert!(!contains(&body, "NotFinite"));
 }
 
 #[tokio::test]
-async fn a_request_holds_a_thousand_metrics_at_most() {
+async fn a_request_holds_at_most_a_thousand_metrics() {
     let mut cloudwatch = CloudWatch::start(0).await;
     let publisher = cloudwatch.publisher();
     publisher.publish(&[]).await.unwrap();
-    assert!(cloudwatch.requests.try_recv().is_err(), "nothing to publish, no request");
+    assert!(cloudwatch.requests.try_recv().is_err(), "no request without samples");
     publisher.publish(&samples(1000)).await.unwrap();
     publisher.publish(&samples(1001)).await.unwrap();
     for _ in 0..3 {
@@ -122,7 +119,7 @@ async fn a_request_holds_a_thousand_metrics_at_most() {
 }
 
 #[tokio::test]
-async fn a_failure_is_an_error_of_its_kind() {
+async fn a_failed_publication_is_classified() {
     let cloudwatch = CloudWatch::start(1).await;
     let error = cloudwatch.publisher().publish(&samples(1)).await.unwrap_err();
     assert_eq!(error.kind(), AslErrorKind::Unavailable);
@@ -130,20 +127,20 @@ async fn a_failure_is_an_error_of_its_kind() {
 }
 
 #[tokio::test]
-async fn publishing_goes_on_after_failures_and_once_more_at_the_end() {
+async fn task_continues_after_failures_and_publishes_at_stop() {
     let mut cloudwatch = CloudWatch::start(2).await;
     let task = cloudwatch.publisher().publish_every(Duration::from_millis(10), || samples(1));
     for _ in 0..4 {
         cloudwatch.request().await;
     }
     assert_eq!(task.failed_publications(), 2);
-    tokio::time::timeout(LIMIT, task.stop()).await.expect("it stops");
+    tokio::time::timeout(LIMIT, task.stop()).await.expect("the task stops");
 
-    // A long interval: what comes is the last publication.
+    // With a long interval, the only publication is that of the stop.
     let mut cloudwatch = CloudWatch::start(0).await;
     let task = cloudwatch.publisher().publish_every(Duration::from_secs(3600), || samples(1));
     assert!(cloudwatch.requests.try_recv().is_err());
-    tokio::time::timeout(LIMIT, task.stop()).await.expect("it stops");
+    tokio::time::timeout(LIMIT, task.stop()).await.expect("the task stops");
     cloudwatch.request().await;
     assert!(cloudwatch.requests.try_recv().is_err());
 }

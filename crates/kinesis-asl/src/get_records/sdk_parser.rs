@@ -1,4 +1,4 @@
-//! The SDK's own way, from request to types: the reference that the others are held against.
+//! Converts the output of the SDK's own parser. The tests compare the other decoders with it.
 
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::types;
@@ -6,10 +6,10 @@ use bytestring::ByteString;
 use lease_store::{SequenceNumber, StoreError};
 use shard_worker::Record;
 
-use super::Answer;
+use super::answer::Answer;
 use crate::service_time::to_system_time;
 
-/// Converts what the SDK read.
+/// Converts the SDK's output.
 pub(super) fn convert(output: GetRecordsOutput) -> Result<Answer, StoreError> {
     Ok(Answer {
         records: output.records.into_iter().map(convert_record).collect::<Result<_, _>>()?,

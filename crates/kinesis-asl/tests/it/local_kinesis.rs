@@ -1,8 +1,4 @@
-//! Listing and polling over the wire, against a Kinesis server in this process.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod support;
+//! Listing and polling over the wire, with a local Kinesis server.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,14 +11,13 @@ use axum::Router;
 use kinesis_asl::KinesisStream;
 use lease_store::{HashKey, HashKeyRange, ShardId};
 use shard_worker::{FetchedBatch, ReadFrom, RecordSource, Shard, ShardFilter, SourceErrorKind, StreamSource};
-use support::{LocalKinesis, REGION, Server, client_config, every_format};
 
-const STREAM: &str = "words";
+use crate::support::{LocalKinesis, REGION, STREAM, Server, client_config, every_format};
 
-/// More polls than the server needs to change a stream.
+/// More polls than the server needs to update a stream.
 const MAX_POLLS: usize = 1000;
 
-/// More reads than any of these shards needs: a reader that never gets there fails the test instead of hanging it.
+/// More reads than any test needs: a reader without progress fails the test instead of hanging it.
 const MAX_READS: usize = 20;
 
 async fn stream_with_shards(server: &LocalKinesis, shards: i32) -> KinesisStream {
@@ -31,7 +26,7 @@ async fn stream_with_shards(server: &LocalKinesis, shards: i32) -> KinesisStream
     stream(server.client())
 }
 
-/// The server changes a stream in a task of its own, at once.
+/// Polls until the server, which updates streams asynchronously, reports the stream as active.
 async fn wait_until_active(client: &Client) {
     for _ in 0..MAX_POLLS {
         let described = client.describe_stream_summary().stream_name(STREAM).send().await.unwrap();
@@ -48,7 +43,7 @@ fn stream(client: Client) -> KinesisStream {
         .with_rng(fastrand::Rng::with_seed(1))
 }
 
-/// Puts records into the shard that holds the start of the hash-key space, in order.
+/// Puts records in order into the shard at the start of the hash-key space.
 async fn put(client: &Client, payloads: impl IntoIterator<Item = u32>) {
     let record = |payload: u32| {
         PutRecordsRequestEntry::builder()
@@ -67,7 +62,7 @@ fn payloads(batch: &FetchedBatch) -> Vec<u32> {
     batch.records.iter().map(|record| std::str::from_utf8(&record.data).unwrap().parse().unwrap()).collect()
 }
 
-/// Reads until so many records are there.
+/// Reads until at least this many records have arrived.
 async fn read(reader: &mut dyn RecordSource, records: usize) -> Vec<u32> {
     let mut read = Vec::new();
     for _ in 0..MAX_READS {
@@ -76,7 +71,7 @@ async fn read(reader: &mut dyn RecordSource, records: usize) -> Vec<u32> {
             return read;
         }
     }
-    panic!("only {} of {records} records came", read.len());
+    panic!("only {} of {records} records arrived", read.len());
 }
 
 async fn split(client: &Client, shard: u64, at: HashKey) {
@@ -101,7 +96,7 @@ fn shard(number: u64, parents: &[u64], hash_keys: (u128, u128), is_closed: bool)
 }
 
 #[tokio::test]
-async fn lists_open_and_closed_shards_with_their_parents_after_a_split_and_a_merge() {
+async fn shards_are_listed_with_parents_after_split_and_merge() {
     let server = LocalKinesis::start().await;
     let stream = stream_with_shards(&server, 1).await;
     assert_eq!(stream.stream_name(), STREAM);
@@ -124,7 +119,7 @@ async fn lists_open_and_closed_shards_with_their_parents_after_a_split_and_a_mer
 }
 
 #[tokio::test]
-async fn reads_a_closed_parent_from_its_oldest_record_to_its_end() {
+async fn closed_parent_is_read_to_its_end() {
     for format in every_format() {
         let server = LocalKinesis::start().await;
         let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
@@ -144,8 +139,8 @@ async fn reads_a_closed_parent_from_its_oldest_record_to_its_end() {
                 break;
             }
         }
-        // This server does not name the children.
-        assert_eq!(end.expect("the end comes").children, []);
+        // This server does not report children.
+        assert_eq!(end.expect("the shard ends").children, []);
         let read: Vec<_> =
             records.iter().map(|record| String::from_utf8_lossy(&record.data).into_owned()).collect();
         assert_eq!(read, (0..300_u32).map(|payload| payload.to_string()).collect::<Vec<_>>());
@@ -154,7 +149,7 @@ async fn reads_a_closed_parent_from_its_oldest_record_to_its_end() {
         assert_eq!(records[7].sub_sequence_number, 0);
         assert!(records[7].approximate_arrival.unwrap() > SystemTime::UNIX_EPOCH);
 
-        // Every further call reports the end, and asks nobody.
+        // Further reads report the end without any call.
         server.calls();
         for _ in 0..2 {
             let batch = reader.next_batch().await.unwrap();
@@ -165,7 +160,7 @@ async fn reads_a_closed_parent_from_its_oldest_record_to_its_end() {
 }
 
 #[tokio::test]
-async fn starts_where_it_is_told_to() {
+async fn reading_starts_at_the_given_position() {
     for format in every_format() {
         let server = LocalKinesis::start().await;
         let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
@@ -190,7 +185,7 @@ async fn starts_where_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn an_expired_iterator_is_replaced_without_loss_or_repeat() {
+async fn expired_iterator_is_replaced_without_loss_or_repeat() {
     for format in every_format() {
         let server = LocalKinesis::start().await;
         let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
@@ -201,7 +196,7 @@ async fn an_expired_iterator_is_replaced_without_loss_or_repeat() {
         server.fail("GetRecords", 1, 400, "ExpiredIteratorException");
         assert_eq!(read(&mut *reader, 3).await, [0, 1, 2]);
 
-        // Behind one, twice in a row, and for the other reason.
+        // After some records: two refusals in a row, with both codes.
         put(&server.client(), 3..6).await;
         server.fail("GetRecords", 1, 400, "ExpiredIteratorException");
         server.fail("GetRecords", 1, 400, "InvalidArgumentException");
@@ -210,19 +205,19 @@ async fn an_expired_iterator_is_replaced_without_loss_or_repeat() {
         let expected = ["GetRecords", "GetShardIterator", "GetRecords", "GetShardIterator", "GetRecords"];
         assert_eq!(server.calls(), expected);
 
-        // A service that takes none is an error in the end, and not the end of reading.
+        // If all iterators are refused, the read fails, and the next one succeeds.
         put(&server.client(), 6..8).await;
         server.fail("GetRecords", 3, 400, "ExpiredIteratorException");
         let error = reader.next_batch().await.unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Unavailable);
         assert!(error.to_string().contains("shardId-000000000000"), "{error}");
         assert_eq!(read(&mut *reader, 2).await, [6, 7]);
-        assert!(server.is_sound());
+        assert!(server.has_no_faults_left());
     }
 }
 
 #[tokio::test]
-async fn failures_say_what_they_are_and_reading_goes_on() {
+async fn failures_are_classified_and_reading_resumes() {
     for format in every_format() {
         let server = LocalKinesis::start().await;
         let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
@@ -253,25 +248,25 @@ async fn failures_say_what_they_are_and_reading_goes_on() {
                 next += 2;
             }
         }
-        assert!(server.is_sound());
+        assert!(server.has_no_faults_left());
     }
 }
 
 #[tokio::test]
-async fn a_refused_listing_is_repeated() {
+async fn throttled_listing_is_retried() {
     let server = LocalKinesis::start().await;
     let stream = stream_with_shards(&server, 1).await;
     server.fail("ListShards", 2, 400, "LimitExceededException");
     assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap().len(), 1);
-    assert!(server.is_sound());
+    assert!(server.has_no_faults_left());
 
-    // Anything else is not repeated here.
+    // Other failures are not retried.
     server.fail("ListShards", 1, 400, "AccessDeniedException");
     assert_eq!(stream.list_shards(&ShardFilter::All).await.unwrap_err().kind(), SourceErrorKind::Denied);
 }
 
 #[tokio::test]
-async fn an_unknown_stream_is_named_with_all_that_may_be_wrong() {
+async fn unknown_stream_error_names_what_to_check() {
     for format in every_format() {
         let server = LocalKinesis::start().await;
         let stream = stream(server.client()).with_get_records_format(format);
@@ -281,14 +276,14 @@ async fn an_unknown_stream_is_named_with_all_that_may_be_wrong() {
             assert!(error.to_string().contains(part), "{part} is not in {error}");
         }
 
-        // The same when a shard of it is read, although the service then speaks of a missing shard.
+        // The same error when reading a shard of it, although the service then reports a missing shard.
         let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
         assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::StreamNotFound);
     }
 }
 
 #[tokio::test]
-async fn a_stream_of_another_region_is_unknown_and_the_region_is_named() {
+async fn stream_of_another_region_error_names_the_region() {
     let here = LocalKinesis::start().await;
     stream_with_shards(&here, 1).await;
     let elsewhere = LocalKinesis::start_in("eu-central-1").await;
@@ -299,7 +294,7 @@ async fn a_stream_of_another_region_is_unknown_and_the_region_is_named() {
 }
 
 #[tokio::test]
-async fn a_shard_counts_as_gone_only_when_the_stream_no_longer_lists_it() {
+async fn shard_is_not_found_only_if_the_stream_lacks_it() {
     for format in every_format() {
         let server = LocalKinesis::start().await;
         let stream = stream_with_shards(&server, 1).await.with_get_records_format(format);
@@ -312,17 +307,17 @@ async fn a_shard_counts_as_gone_only_when_the_stream_no_longer_lists_it() {
         let mut reader = stream.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
         server.fail("GetRecords", 1, 400, "ResourceNotFoundException");
         assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Unavailable);
-        // Whether it is gone is not known while the listing fails.
+        // While the listing fails, it is not known whether the shard exists.
         server.fail("GetRecords", 1, 400, "ResourceNotFoundException");
         server.fail("ListShards", 1, 500, "InternalFailure");
         assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Unavailable);
         assert_eq!(read(&mut *reader, 2).await, [0, 1]);
-        assert!(server.is_sound());
+        assert!(server.has_no_faults_left());
     }
 }
 
 #[tokio::test]
-async fn a_client_without_credentials_is_denied() {
+async fn client_without_credentials_is_denied() {
     for format in every_format() {
         let server = LocalKinesis::start().await;
         let config = Config::builder()
@@ -341,20 +336,20 @@ async fn a_client_without_credentials_is_denied() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_unavailable_within_the_time_out() {
+async fn hanging_server_is_unavailable_after_the_timeout() {
     let server = Server::start(Router::new().fallback(std::future::pending::<()>)).await;
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_millis(100)).build();
     let client = Client::from_conf(client_config(server.url(), REGION).timeout_config(timeouts).build());
     let mut reader = stream(client).open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
     let answered = tokio::time::timeout(Duration::from_secs(5), reader.next_batch()).await;
-    let error = answered.expect("the time-out of the client ends it").unwrap_err();
+    let error = answered.expect("the client's time-out ends the call").unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Unavailable);
     assert!(error.to_string().contains(server.url()), "{error}");
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_unavailable() {
-    let url = Server::start(Router::new()).await.url().to_owned(); // and gone again
+async fn unreachable_server_is_unavailable() {
+    let url = Server::start(Router::new()).await.url().to_owned(); // stopped at once
     let client = Client::from_conf(client_config(&url, REGION).build());
     let error = stream(client).list_shards(&ShardFilter::All).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Unavailable, "{error}");

@@ -1,16 +1,17 @@
-//! The doors to this module for the benchmark.
+//! Access to signing and decoding for [`crate::internals`].
 
 use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
 use shard_worker::BoxError;
 
-use super::malformed::Undecoded;
+use super::answer::Answer;
+use super::codec::read_answer;
+use super::decode_error::DecodeError;
 use super::signing::Signable;
 pub(crate) use super::signing::Signer;
-use super::{Answer, read_answer};
 
-/// Date and authorization of a request to the service in `us-east-1`.
+/// The date and the authorization of a request to Kinesis in `us-east-1`.
 pub(crate) fn sign(
     signer: &Signer,
     credentials: &Credentials,
@@ -25,10 +26,10 @@ pub(crate) fn sign(
     Some((signature.date, signature.authorization))
 }
 
-/// Reads an answer.
+/// Decodes an answer.
 pub(crate) fn read(body: Vec<u8>) -> Result<Answer, BoxError> {
     read_answer(body).map_err(|error| match error {
-        Undecoded::Malformed(malformed) => malformed.into(),
-        Undecoded::SequenceNumber(error) => error.into(),
+        DecodeError::Malformed(malformed) => malformed.into(),
+        DecodeError::SequenceNumber(error) => error.into(),
     })
 }

@@ -1,4 +1,4 @@
-//! A transport without a network: answers and streams of events as a test wants them, in virtual time.
+//! An HTTP client without a network: scripted answers and event streams, in virtual time.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -24,45 +24,45 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{REGION, cbor, client_config, locked};
 
-/// When the virtual time begins, by the clock of the service: seconds since 1970.
+/// The start of the virtual time by the service's clock, in seconds since 1970.
 pub(crate) const EPOCH_SECONDS: u64 = 1_700_000_000;
 
-/// What the service does with one request.
+/// The service's reaction to one request.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    /// An answer as JSON, with a status.
+    /// A JSON answer with this status.
     Json(u16, Value),
-    /// A stream of events.
+    /// An event stream.
     Events(Vec<Part>),
-    /// No answer, ever.
+    /// No answer.
     Silence,
     /// The connection breaks.
     Broken,
 }
 
-/// A part of a stream of events. At the end of the parts the stream ends as it should.
+/// A part of an event stream. After the last part the stream ends normally.
 #[derive(Debug, Clone)]
 pub(crate) enum Part {
-    /// What AWS sends first: the call was accepted.
+    /// The first message of AWS: the subscription is accepted.
     Accepted,
     Wait(Duration),
     /// A `SubscribeToShardEvent`.
     Event(Value),
-    /// Such an event in three pieces, each of which counts as a message taken.
-    EventInPieces(Value),
-    /// A piece of something.
-    Piece(Vec<u8>),
-    /// An exception of this kind instead of an event.
+    /// The same in three frames, each of which counts as one read.
+    EventInFrames(Value),
+    /// A frame with these bytes.
+    Frame(Vec<u8>),
+    /// An exception of this type instead of an event.
     Exception(&'static str),
-    /// The beginning of an event, and no more of it.
+    /// The first half of an event.
     HalfAnEvent,
     /// The connection breaks.
     Tear,
-    /// Nothing comes any more, but the connection stays.
+    /// No further frame, but the connection stays open.
     Hang,
 }
 
-/// One request, and when it came.
+/// One request, and when it arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) at: Instant,
@@ -72,14 +72,14 @@ pub(crate) struct Request {
 
 type Answering = dyn Fn(&str, &Value) -> Answer + Send + Sync;
 
-/// Kinesis, as the test wants it.
+/// A Kinesis service scripted by the test.
 #[derive(Clone)]
 pub(crate) struct ScriptedKinesis {
     answer: Arc<Answering>,
     requests: Arc<Mutex<Vec<Request>>>,
-    messages_taken: Arc<AtomicUsize>,
+    frames_read: Arc<AtomicUsize>,
     started_at: Instant,
-    tells_time: bool,
+    sends_date: bool,
 }
 
 impl std::fmt::Debug for ScriptedKinesis {
@@ -89,24 +89,24 @@ impl std::fmt::Debug for ScriptedKinesis {
 }
 
 impl ScriptedKinesis {
-    /// Answers with what a closure makes of the operation and the body of each request.
+    /// Answers each request with the result of the closure for its operation and body.
     pub(crate) fn new(answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Self {
         Self {
             answer: Arc::new(answer),
             requests: Arc::default(),
-            messages_taken: Arc::default(),
+            frames_read: Arc::default(),
             started_at: Instant::now(),
-            tells_time: true,
+            sends_date: true,
         }
     }
 
-    /// The same, but without a date in its answers.
+    /// The same service without a date in its answers.
     pub(crate) fn without_date(mut self) -> Self {
-        self.tells_time = false;
+        self.sends_date = false;
         self
     }
 
-    /// A client for it that repeats nothing.
+    /// A client of the service without SDK retries.
     pub(crate) fn client(&self) -> Client {
         let connector = SharedHttpConnector::new(self.clone());
         let config = client_config("http://kinesis.test", REGION)
@@ -125,14 +125,9 @@ impl ScriptedKinesis {
         requests.iter().filter(|request| request.operation == operation).cloned().collect()
     }
 
-    /// How many messages were taken from streams of events so far.
-    pub(crate) fn messages_taken(&self) -> usize {
-        self.messages_taken.load(Ordering::Relaxed)
-    }
-
-    /// When the test began.
-    pub(crate) fn started_at(&self) -> Instant {
-        self.started_at
+    /// The number of frames read from event streams so far.
+    pub(crate) fn frames_read(&self) -> usize {
+        self.frames_read.load(Ordering::Relaxed)
     }
 
     fn date(&self) -> String {
@@ -146,7 +141,7 @@ impl HttpConnector for ScriptedKinesis {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let body = request.body().bytes().expect("a body in memory");
-        // A request in CBOR is answered in JSON like all others.
+        // A CBOR request is answered in JSON like all others.
         let is_cbor = request.headers().get("content-type") == Some(cbor::CONTENT_TYPE);
         let body = if is_cbor { cbor::to_json(body) } else { serde_json::from_slice(body).expect("JSON") };
         let answer = (self.answer)(&operation, &body);
@@ -160,29 +155,29 @@ impl HttpConnector for ScriptedKinesis {
                 (status, "application/x-amz-json-1.1", SdkBody::from(body.to_string()))
             }
             Answer::Events(parts) => {
-                let body = SdkBody::from_body_1_x(Events::new(parts, self.messages_taken.clone()));
+                let body = SdkBody::from_body_1_x(Events::new(parts, self.frames_read.clone()));
                 (200, "application/vnd.amazon.eventstream", body)
             }
         };
         let mut response = HttpResponse::new(status.try_into().expect("a status"), body);
         response.headers_mut().insert("content-type", content_type);
-        if self.tells_time {
+        if self.sends_date {
             response.headers_mut().insert("date", self.date());
         }
         HttpConnectorFuture::ready(Ok(response))
     }
 }
 
-/// The body of a stream of events.
+/// The body of an event stream.
 struct Events {
     parts: VecDeque<Part>,
     waiting: Option<Pin<Box<Sleep>>>,
-    taken: Arc<AtomicUsize>,
+    frames_read: Arc<AtomicUsize>,
 }
 
 impl Events {
-    fn new(parts: Vec<Part>, taken: Arc<AtomicUsize>) -> Self {
-        Self { parts: parts.into(), waiting: None, taken }
+    fn new(parts: Vec<Part>, frames_read: Arc<AtomicUsize>) -> Self {
+        Self { parts: parts.into(), waiting: None, frames_read }
     }
 }
 
@@ -205,22 +200,25 @@ impl Body for Events {
                     self.waiting = Some(Box::pin(sleep(wait)));
                     continue;
                 }
-                Part::Accepted => frame("event", ":event-type", "initial-response", &json!({})),
-                Part::Event(event) => frame("event", ":event-type", "SubscribeToShardEvent", &event),
-                Part::EventInPieces(event) => {
-                    let whole = frame("event", ":event-type", "SubscribeToShardEvent", &event);
-                    let pieces = whole.chunks(whole.len() / 3 + 1).map(|piece| Part::Piece(piece.to_vec()));
-                    let rest: Vec<_> = pieces.chain(std::mem::take(&mut self.parts)).collect();
+                Part::Accepted => message("event", ":event-type", "initial-response", &json!({})),
+                Part::Event(event) => message("event", ":event-type", "SubscribeToShardEvent", &event),
+                Part::EventInFrames(event) => {
+                    let whole = message("event", ":event-type", "SubscribeToShardEvent", &event);
+                    let frames = whole.chunks(whole.len() / 3 + 1).map(|frame| Part::Frame(frame.to_vec()));
+                    let rest: Vec<_> = frames.chain(std::mem::take(&mut self.parts)).collect();
                     self.parts = rest.into();
                     continue;
                 }
-                Part::Piece(bytes) => bytes,
-                Part::Exception(kind) => {
-                    frame("exception", ":exception-type", kind, &json!({ "message": "as the test wants it" }))
-                }
+                Part::Frame(bytes) => bytes,
+                Part::Exception(kind) => message(
+                    "exception",
+                    ":exception-type",
+                    kind,
+                    &json!({ "message": "scripted by the test" }),
+                ),
                 Part::HalfAnEvent => {
                     let mut bytes =
-                        frame("event", ":event-type", "SubscribeToShardEvent", &event(&[1], None, &[]));
+                        message("event", ":event-type", "SubscribeToShardEvent", &event(&[1], None, &[]));
                     bytes.truncate(bytes.len() / 2);
                     bytes
                 }
@@ -230,14 +228,14 @@ impl Body for Events {
                     return Poll::Pending;
                 }
             };
-            self.taken.fetch_add(1, Ordering::Relaxed);
+            self.frames_read.fetch_add(1, Ordering::Relaxed);
             return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
         }
     }
 }
 
-/// A message as it goes over the wire.
-fn frame(
+/// An encoded event-stream message.
+fn message(
     message_type: &'static str,
     type_header: &'static str,
     kind: &'static str,
@@ -253,7 +251,7 @@ fn frame(
     bytes
 }
 
-/// A record with this sequence number, as AWS writes it.
+/// A record with this sequence number, in the JSON of AWS.
 pub(crate) fn record(number: u64) -> Value {
     json!({
         "SequenceNumber": number.to_string(), "PartitionKey": "key", "Data": "AA==",

@@ -1,23 +1,23 @@
-//! A Kinesis server that costs next to nothing: every answer is rendered before it is asked for. Blocking, with a thread
-//! for each connection, so that it can live beside the code that is measured or in a process of its own.
+//! A Kinesis server with almost no cost of its own: every answer is rendered in advance. It blocks, with a thread for each
+//! connection, so it can run next to the measured code or in another process.
 
-#![allow(dead_code, clippy::expect_used)] // no program uses all of it; a shape that cannot be rendered is a mistake
+#![allow(dead_code, clippy::expect_used)] // each binary uses a part; a shape that cannot be rendered is a bug
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
-/// As long as the iterators of AWS, in characters.
+/// The length of AWS iterators, in characters.
 const ITERATOR_LENGTH: usize = 224;
 
-/// One answer of `GetRecords`.
+/// The size of an answer of `GetRecords`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) records: usize,
     pub(crate) payload_bytes: usize,
 }
 
-/// The same answer in both encodings.
+/// One answer in both encodings.
 #[derive(Debug)]
 pub(crate) struct Rendered {
     cbor: Vec<u8>,
@@ -67,14 +67,14 @@ impl Shape {
     }
 }
 
-/// Serves for as long as the process lives.
-#[allow(clippy::disallowed_methods)] // a server beside the runtime that is measured, not in it
+/// Serves until the process ends.
+#[allow(clippy::disallowed_methods)] // the server must not run in the measured runtime
 pub(crate) fn serve(listener: &TcpListener, rendered: Rendered) {
     let rendered = Arc::new(rendered);
     for stream in listener.incoming() {
         let (Ok(stream), rendered) = (stream, rendered.clone()) else { return };
         std::thread::spawn(move || {
-            // The client hangs up when it is done.
+            // Fails when the client closes the connection.
             let _ = answer_all(stream, &rendered);
         });
     }

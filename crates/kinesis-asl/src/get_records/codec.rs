@@ -1,0 +1,56 @@
+//! Encodes requests, and decodes answers and refusals in whichever encoding they arrive.
+
+use aws_sdk_kinesis::error::ErrorMetadata;
+use aws_sdk_kinesis::operation::get_records::GetRecordsError;
+use bytes::Bytes;
+
+use super::answer::{Answer, MAX_BODY_BYTES};
+use super::decode_error::{DecodeError, Malformed};
+use super::encoding::Encoding;
+use super::{cbor, json};
+
+/// The body of a request for the records at an iterator.
+pub(crate) fn request(encoding: Encoding, iterator: &str) -> Vec<u8> {
+    match encoding {
+        Encoding::Cbor => cbor::request(iterator),
+        Encoding::Json => json::request(iterator),
+    }
+}
+
+/// Decodes the body of a successful answer.
+pub(super) fn read_answer(body: Vec<u8>) -> Result<Answer, DecodeError> {
+    if body.len() > MAX_BODY_BYTES {
+        return Err(
+            Malformed { encoding: None, offset: MAX_BODY_BYTES, fault: "the body is too long" }.into()
+        );
+    }
+    match Encoding::of(&body) {
+        Some(Encoding::Cbor) => cbor::decode(&Bytes::from(body)),
+        Some(Encoding::Json) => json::decode(body),
+        None => Err(Malformed { encoding: None, offset: 0, fault: "neither CBOR nor JSON" }.into()),
+    }
+}
+
+/// Decodes as much of a refusal as possible; its code may be in a header instead of the body.
+pub(super) fn read_refusal(code_header: Option<&str>, body: Vec<u8>) -> GetRecordsError {
+    let (code, message) = match Encoding::of(&body) {
+        Some(Encoding::Cbor) => cbor::refusal(&Bytes::from(body)),
+        Some(Encoding::Json) => json::refusal(body),
+        None => Ok((None, None)),
+    }
+    .unwrap_or_default();
+    let code = code_header.map(str::to_owned).or(code);
+    // Servers send `com.amazonaws.kinesis#Code` and `Code:http://...` as well as the bare code.
+    let code = code.map(|code| {
+        let code = code.rsplit('#').next().unwrap_or_default();
+        code.split(':').next().unwrap_or_default().to_owned()
+    });
+    let mut metadata = ErrorMetadata::builder();
+    if let Some(code) = code.filter(|code| !code.is_empty()) {
+        metadata = metadata.code(code);
+    }
+    if let Some(message) = message {
+        metadata = metadata.message(message);
+    }
+    GetRecordsError::generic(metadata.build())
+}

@@ -1,0 +1,16 @@
+//! The integration tests in one binary, since linking the AWS SDK is slow. `allocations.rs` has a binary of its own, because the
+//! load of other tests changes its counts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
+
+mod support;
+
+mod cloudwatch;
+mod dead_letters;
+mod fan_out_consumers;
+mod fan_out_memory;
+mod fan_out_polling;
+mod fan_out_sessions;
+mod get_records_formats;
+mod local_kinesis;
+mod polling_answers;
