@@ -66,12 +66,12 @@ impl Failure {
 
 /// The classification of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Meaning {
+struct Classification {
     kind: StoreErrorKind,
     may_be_applied: bool,
 }
 
-impl Meaning {
+impl Classification {
     /// A request that was sent and got no answer, or an unreadable one.
     const UNANSWERED: Self = Self { kind: StoreErrorKind::Unavailable, may_be_applied: true };
 
@@ -159,34 +159,34 @@ impl Call<'_> {
         E: Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
         let sent_to = watch.sent_to.get();
-        let meaning = Meaning::of(&error, sent_to.is_some());
-        let message = self.message(&reason(&error), meaning, sent_to.map(String::as_str));
+        let classification = Classification::of(&error, sent_to.is_some());
+        let message = self.message(&reason(&error), classification, sent_to.map(String::as_str));
         Failure {
-            error: StoreError::new(meaning.kind, message).with_source(error),
-            may_be_applied: meaning.may_be_applied,
+            error: StoreError::new(classification.kind, message).with_source(error),
+            may_be_applied: classification.may_be_applied,
         }
     }
 
-    fn message(self, reason: &str, meaning: Meaning, sent_to: Option<&str>) -> String {
+    fn message(self, reason: &str, classification: Classification, sent_to: Option<&str>) -> String {
         let Self { operation, table_name, region } = self;
         let place = match sent_to {
             Some(endpoint) => format!("region {region}, endpoint {endpoint}"),
             None => format!("region {region}"),
         };
-        if meaning.kind == StoreErrorKind::NotFound {
+        if classification.kind == StoreErrorKind::NotFound {
             return format!(
                 "the table {table_name:?} does not exist in {place}; prepare() creates it; if it should be there, \
                  check its name, the region and the endpoint ({reason})"
             );
         }
-        let remedy = match meaning.kind {
+        let remedy = match classification.kind {
             StoreErrorKind::Throttled => {
                 "nothing was written; try again later, or give the table more capacity or on-demand billing"
             }
             StoreErrorKind::Denied => {
                 "nothing was written; check the credentials, their permissions on the table, and this machine's clock"
             }
-            StoreErrorKind::Unavailable if meaning.may_be_applied => {
+            StoreErrorKind::Unavailable if classification.may_be_applied => {
                 "a write may have been applied all the same; read the row again before deciding"
             }
             StoreErrorKind::Unavailable => {
@@ -238,8 +238,8 @@ mod tests {
 
     use super::*;
 
-    fn refused(kind: StoreErrorKind) -> Meaning {
-        Meaning::refused(kind)
+    fn refused(kind: StoreErrorKind) -> Classification {
+        Classification::refused(kind)
     }
 
     #[test]
@@ -259,16 +259,16 @@ mod tests {
             (400, Some("ValidationException"), refused(StoreErrorKind::Invalid)),
             (400, Some("SerializationException"), refused(StoreErrorKind::Invalid)),
             (404, None, refused(StoreErrorKind::Invalid)),
-            (400, Some("InternalServerError"), Meaning::UNANSWERED),
-            (500, Some("InternalServerError"), Meaning::UNANSWERED),
-            (500, Some("ThrottlingException"), Meaning::UNANSWERED),
-            (503, None, Meaning::UNANSWERED),
-            (408, None, Meaning::UNANSWERED),
-            (200, None, Meaning::UNANSWERED),
-            (302, None, Meaning::UNANSWERED),
+            (400, Some("InternalServerError"), Classification::UNANSWERED),
+            (500, Some("InternalServerError"), Classification::UNANSWERED),
+            (500, Some("ThrottlingException"), Classification::UNANSWERED),
+            (503, None, Classification::UNANSWERED),
+            (408, None, Classification::UNANSWERED),
+            (200, None, Classification::UNANSWERED),
+            (302, None, Classification::UNANSWERED),
         ];
-        for (status, code, meaning) in cases {
-            assert_eq!(Meaning::of_answer(status, code), meaning, "{status} {code:?}");
+        for (status, code, classification) in cases {
+            assert_eq!(Classification::of_answer(status, code), classification, "{status} {code:?}");
         }
     }
 
@@ -282,12 +282,12 @@ mod tests {
         let late = || Error::timeout_error("no answer");
         let slow = || Error::dispatch_failure(ConnectorError::timeout("no answer".into()));
         let other = |text: &str| Error::dispatch_failure(ConnectorError::other(text.into(), None));
-        assert_eq!(Meaning::of(&torn(), true), Meaning::UNANSWERED);
-        assert_eq!(Meaning::of(&late(), true), Meaning::UNANSWERED);
-        assert_eq!(Meaning::of(&slow(), true), Meaning::UNANSWERED);
-        assert_eq!(Meaning::of(&other("no credentials"), true), Meaning::UNANSWERED);
-        assert_eq!(Meaning::of(&unconnected(), true), refused(StoreErrorKind::Unavailable));
-        assert_eq!(Meaning::of(&unnamed(), true), refused(StoreErrorKind::Unavailable));
+        assert_eq!(Classification::of(&torn(), true), Classification::UNANSWERED);
+        assert_eq!(Classification::of(&late(), true), Classification::UNANSWERED);
+        assert_eq!(Classification::of(&slow(), true), Classification::UNANSWERED);
+        assert_eq!(Classification::of(&other("no credentials"), true), Classification::UNANSWERED);
+        assert_eq!(Classification::of(&unconnected(), true), refused(StoreErrorKind::Unavailable));
+        assert_eq!(Classification::of(&unnamed(), true), refused(StoreErrorKind::Unavailable));
         for (error, kind) in [
             (other("the credential provider was not enabled"), StoreErrorKind::Denied),
             (other("Be sure to set an identity, such as credentials"), StoreErrorKind::Denied),
@@ -296,15 +296,15 @@ mod tests {
             (other("Invalid Configuration: Missing Region"), StoreErrorKind::Invalid),
             (Error::construction_failure("key must be set"), StoreErrorKind::Invalid),
         ] {
-            assert_eq!(Meaning::of(&error, false), refused(kind), "{error:?}");
+            assert_eq!(Classification::of(&error, false), refused(kind), "{error:?}");
         }
     }
 
     #[test]
     fn messages_name_the_table_the_cause_and_the_remedy() {
         let call = Call { operation: "UpdateItem", table_name: "orders", region: "eu-west-1" };
-        let say = |kind, may_be_applied| {
-            call.message("the cause", Meaning { kind, may_be_applied }, Some("http://localhost:8000/"))
+        let message_for = |kind, may_be_applied| {
+            call.message("the cause", Classification { kind, may_be_applied }, Some("http://localhost:8000/"))
         };
         for (kind, may_be_applied, remedy) in [
             (StoreErrorKind::Throttled, false, "more capacity"),
@@ -314,7 +314,7 @@ mod tests {
             (StoreErrorKind::Unavailable, true, "read the row again"),
             (StoreErrorKind::Invalid, false, "will not help"),
         ] {
-            let message = say(kind, may_be_applied);
+            let message = message_for(kind, may_be_applied);
             for part in ["\"orders\"", "eu-west-1", "http://localhost:8000/", "the cause", remedy] {
                 assert!(message.contains(part), "{part} in {message}");
             }

@@ -438,16 +438,16 @@ async fn an_applied_write_to_a_malformed_row_is_unknown() {
 async fn the_error_of_an_absent_table_names_its_location() {
     let address = dynamodb().await;
     let store = DynamoDbLeaseStore::new(client_at(address), TABLE).unwrap();
-    let place = [TABLE, "eu-west-1", &address.to_string(), "prepare()"];
+    let location = [TABLE, "eu-west-1", &address.to_string(), "prepare()"];
     let listed = store.list(Consistency::Eventual).await.unwrap_err();
-    assert_error(&listed, StoreErrorKind::NotFound, &place);
-    assert_error(&store.get(&shard(0)).await.unwrap_err(), StoreErrorKind::NotFound, &place);
+    assert_error(&listed, StoreErrorKind::NotFound, &location);
+    assert_error(&store.get(&shard(0)).await.unwrap_err(), StoreErrorKind::NotFound, &location);
     for write in [
         creation(),
         update(&unowned(0), LeaseChange::Renew),
         LeaseWrite::Delete { shard_id: shard(0), expected: unowned(0).version() },
     ] {
-        assert_error(&store.write(&write).await.unwrap_err(), StoreErrorKind::NotFound, &place);
+        assert_error(&store.write(&write).await.unwrap_err(), StoreErrorKind::NotFound, &location);
     }
 }
 
