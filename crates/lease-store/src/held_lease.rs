@@ -62,8 +62,8 @@ impl HeldLease {
     /// Takes a lease for a worker, if the row is still as it was seen.
     ///
     /// # Errors
-    /// `Conflict` when another worker wrote first; `Unavailable` when the outcome is unknown and could not be settled
-    /// (the row may then name this worker; taking it again is safe); the store's own failures otherwise.
+    /// `Conflict` when another worker wrote first; `Unavailable` when the outcome is unknown and could not be settled;
+    /// the store's own failures otherwise. After `Unavailable` the row may name this worker; taking it again is safe.
     pub async fn take(
         store: Arc<dyn LeaseStore>,
         seen: &Lease,

@@ -89,8 +89,8 @@ impl Lease {
         self.checkpoint.is_shard_end()
     }
 
-    /// The worker to which the present holder should hand the lease over, if there is one: the new owner in a
-    /// hand-over of KCL 3.x, or else the worker that left a request in the row.
+    /// The worker to which the present holder should hand the lease over; `None` when there is no such worker. In a
+    /// hand-over of KCL 3.x it is the new owner, otherwise the worker that left a request in the row.
     pub fn hand_over_target(&self) -> Option<&WorkerId> {
         match (&self.checkpoint_owner, &self.owner) {
             (Some(_), new_owner) => new_owner.as_ref(),
