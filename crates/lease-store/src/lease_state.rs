@@ -2,6 +2,9 @@
 //!
 //! [`HeldLease`](crate::HeldLease) does the I/O.
 
+// The items are public through the feature `internals` only.
+#![allow(unreachable_pub)]
+
 use std::collections::BTreeSet;
 
 use tokio::time::Instant;
