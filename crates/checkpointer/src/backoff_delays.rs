@@ -1,8 +1,7 @@
-//! The only place that knows the `backoff` crate.
+//! Exponential waits: the only file that uses the `backoff` crate.
 //!
-//! That crate has no maintainer any more, so everything of it stays behind this file and can be swapped here. It gives
-//! the growth of the waits; the randomness comes from the caller's generator, because `backoff` draws its own from the
-//! ambient one, which no seed reproduces.
+//! The `backoff` crate is unmaintained, so it can be replaced in this file alone. It computes the growth of the waits. The
+//! randomness comes from the caller's generator, because `backoff` uses an ambient one that no seed reproduces.
 
 use backoff::ExponentialBackoff;
 use backoff::ExponentialBackoffBuilder;
@@ -10,7 +9,7 @@ use backoff::backoff::Backoff as _;
 use fastrand::Rng;
 use tokio::time::Duration;
 
-/// How far a wait may lie from its nominal length: half of it, as in `backoff`'s own default.
+/// The greatest deviation of a wait from its nominal length: half of it, the default of `backoff`.
 const RANDOMISATION_FACTOR: f64 = 0.5;
 
 #[derive(Debug)]
@@ -31,7 +30,7 @@ impl ExponentialDelays {
     }
 
     pub(crate) fn next(&mut self, rng: &mut Rng) -> Duration {
-        // Without a limit on the elapsed time there is always a next one.
+        // Without a limit on the elapsed time there is always a next wait.
         let nominal = self.nominal.next_backoff().unwrap_or(self.longest);
         nominal.mul_f64(1.0 + RANDOMISATION_FACTOR * (2.0 * rng.f64() - 1.0))
     }

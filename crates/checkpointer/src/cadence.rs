@@ -1,18 +1,18 @@
-//! When to write a checkpoint.
+//! Decides when the next checkpoint is due.
 
 use std::num::NonZeroU64;
 
 use tokio::time::{Duration, Instant};
 
-/// How often the newest position is written: after a time or after a number of records, whichever comes first.
+/// The cadence of checkpoints: after an interval or a number of records, whichever comes first.
 ///
-/// The time counts from the last write, so an idle stretch earns no burst; and it is a timer, so the last record
-/// before an idle stretch is written too.
+/// The interval counts from the last attempt to write, so an idle period is followed by one write, not by a burst. It is a
+/// timer, so the last record before an idle period is checkpointed too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cadence {
-    /// At least this long between two writes, unless the number of records asks for one earlier.
+    /// The time between two writes, unless enough records are acknowledged earlier.
     pub interval: Duration,
-    /// Write as soon as so many records are acknowledged and not written; `None`: only time counts.
+    /// Write as soon as this many records are acknowledged and not checkpointed; `None` uses the interval only.
     pub records: Option<NonZeroU64>,
 }
 
@@ -23,29 +23,29 @@ impl Default for Cadence {
     }
 }
 
-/// What is acknowledged and not written.
+/// The acknowledged records that are not checkpointed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unwritten {
+pub(crate) struct Unwritten {
     /// The number of records; 0 when there is nothing to write.
-    pub records: u64,
-    /// When the last write was tried, or the shard was opened.
-    pub last_write_at: Instant,
+    pub(crate) records: u64,
+    /// The time of the last attempt to write, or the start of the checkpointer.
+    pub(crate) last_write_at: Instant,
 }
 
-/// What [`Cadence::due`] says.
+/// The result of [`Cadence::due`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub(crate) enum Due {
     /// Write now.
     Now,
-    /// Write at this time, unless the number of records asks for it earlier.
+    /// Write at this time, or earlier once enough records are acknowledged.
     At(Instant),
     /// There is nothing to write.
     Never,
 }
 
 impl Cadence {
-    /// When the next write is due.
-    pub fn due(&self, now: Instant, unwritten: Unwritten) -> Due {
+    /// Decides when the next write is due.
+    pub(crate) fn due(&self, now: Instant, unwritten: Unwritten) -> Due {
         let due_at = unwritten.last_write_at + self.interval;
         let enough = self.records.is_some_and(|limit| unwritten.records >= limit.get());
         match unwritten.records {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn time_or_records_whichever_comes_first() {
+    fn a_write_is_due_after_the_interval_or_enough_records() {
         assert!(matches!(due(1, 0), Due::At(_)));
         assert!(matches!(due(99, 9), Due::At(_)));
         assert_eq!(due(1, 10), Due::Now);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_acknowledged_is_never_due() {
+    fn without_acknowledged_records_nothing_is_due() {
         assert_eq!(due(0, 3600), Due::Never);
     }
 }

@@ -8,20 +8,21 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::error::{Reaction, checkpoint_error, reaction_to};
-use crate::{
-    Cadence, CheckpointError, CheckpointErrorKind, CheckpointWriter, Delays, Due, RetryPolicy, Unwritten,
-    Watermarks,
-};
+use crate::cadence::{Cadence, Due, Unwritten};
+use crate::error::{CheckpointError, CheckpointErrorKind, Reaction, checkpoint_error, reaction_to};
+use crate::retry_policy::{Delays, RetryPolicy};
+use crate::watermarks::Watermarks;
+use crate::writer::CheckpointWriter;
 
-/// How many flushes can wait for the task. One handle asks for one at a time.
+/// The number of flushes that can wait for the task. `flush` borrows the only handle, so there is at most one.
 const MAX_WAITING_FLUSHES: usize = 1;
 
 type FlushAnswer = oneshot::Sender<Result<(), CheckpointError>>;
 
 /// Writes the newest acknowledged position of one shard, at its cadence, in a task of its own.
 ///
-/// Dropping it stops the task without a last write; [`flush`](Self::flush) first to keep what is acknowledged.
+/// Dropping it stops the task without a last write. Call [`flush`](Self::flush) first to checkpoint the acknowledged
+/// records.
 #[derive(Debug)]
 pub struct Checkpointer {
     shared: Arc<Shared>,
@@ -40,27 +41,28 @@ struct Shared {
 struct Progress {
     marks: Watermarks,
     unwritten: Unwritten,
-    /// Somebody asked for a write before the cadence does.
-    is_asked_for: bool,
-    /// When the newest write succeeded.
+    /// Whether a trigger requested a write before the cadence is due.
+    is_triggered: bool,
+    /// The time of the newest successful write.
     written_at: Option<Instant>,
 }
 
-/// Asks for a checkpoint before its time; see [`Checkpointer::trigger`].
+/// Requests a checkpoint before the cadence is due; see [`Checkpointer::trigger`].
 #[derive(Debug, Clone)]
 pub struct CheckpointTrigger {
     shared: Arc<Shared>,
 }
 
 impl CheckpointTrigger {
-    /// Asks for a write of what is acknowledged, now, and says whether there is anything to write. It does not wait.
+    /// Requests a write of the acknowledged position now, without waiting for it. Returns `false` when there is nothing
+    /// to write.
     pub fn write_now(&self) -> bool {
         {
             let mut progress = self.shared.progress();
             if progress.marks.unwritten().is_none() {
                 return false;
             }
-            progress.is_asked_for = true;
+            progress.is_triggered = true;
         }
         self.shared.acknowledged.notify_one();
         true
@@ -74,7 +76,7 @@ pub struct Acknowledger {
 }
 
 impl Acknowledger {
-    /// As [`Checkpointer::acknowledge`].
+    /// Like [`Checkpointer::acknowledge`].
     ///
     /// # Errors
     /// `Invalid` when the position was not delivered.
@@ -83,7 +85,7 @@ impl Acknowledger {
             let mut progress = self.shared.progress();
             progress.marks.acknowledge(position)?;
             if progress.marks.unwritten().is_some() {
-                // At least one, so that a position without a count is due like any other.
+                // Count at least one record, so that a position without records becomes due too.
                 progress.unwritten.records += records.max(1);
             }
         }
@@ -91,7 +93,7 @@ impl Acknowledger {
         Ok(())
     }
 
-    /// When the newest checkpoint was written; `None` before the first.
+    /// The time of the newest checkpoint; `None` before the first one.
     pub fn written_at(&self) -> Option<Instant> {
         self.shared.progress().written_at
     }
@@ -104,7 +106,7 @@ impl Shared {
 }
 
 impl Checkpointer {
-    /// Starts the task for a shard that is read from `start` on. Must be called inside a tokio runtime.
+    /// Starts the task for a shard that is read from `start`. Must be called inside a tokio runtime.
     pub fn start(
         writer: Arc<dyn CheckpointWriter>,
         start: Position,
@@ -116,7 +118,7 @@ impl Checkpointer {
             progress: Mutex::new(Progress {
                 marks: Watermarks::starting_at(start),
                 unwritten: Unwritten { records: 0, last_write_at: Instant::now() },
-                is_asked_for: false,
+                is_triggered: false,
                 written_at: None,
             }),
             acknowledged: Notify::new(),
@@ -138,12 +140,12 @@ impl Checkpointer {
         Self { shared, flushes: flush_sender, stopped, task }
     }
 
-    /// Notes that everything up to a position was handed to the application.
+    /// Records that everything up to a position was delivered to the application.
     pub fn deliver(&self, position: Position) {
         self.shared.progress().marks.deliver(position);
     }
 
-    /// Notes that the application is done with everything up to a position, which are `records` more than before.
+    /// Records that the application acknowledged everything up to a position: `records` more records than before.
     ///
     /// # Errors
     /// `Invalid` when the position was not delivered.
@@ -151,26 +153,27 @@ impl Checkpointer {
         self.acknowledger().acknowledge(position, records)
     }
 
-    /// A handle by which others acknowledge, for as long as the checkpointer runs.
+    /// A handle to acknowledge from elsewhere, while the checkpointer runs.
     pub fn acknowledger(&self) -> Acknowledger {
         Acknowledger { shared: self.shared.clone() }
     }
 
-    /// A handle by which others ask for a checkpoint before its time: whoever renews a lease, since a checkpoint renews
-    /// it too and costs the same.
+    /// A handle to request a checkpoint before the cadence is due. The renewal of a lease uses it: a checkpoint renews
+    /// the lease too, at the same cost.
     pub fn trigger(&self) -> CheckpointTrigger {
         CheckpointTrigger { shared: self.shared.clone() }
     }
 
-    /// The watermarks now.
+    /// The present watermarks.
     pub fn watermarks(&self) -> Watermarks {
         self.shared.progress().marks.clone()
     }
 
-    /// Writes what is acknowledged now, with a fresh series of attempts, and waits until it is stored.
+    /// Writes the acknowledged position now, with a new series of attempts, and waits until it is stored.
     ///
     /// # Errors
-    /// The last attempt's error; `Closed` when the checkpointer has stopped after an earlier one.
+    /// The error of the last attempt. If the checkpointer has already stopped: the kind of error that stopped it, or
+    /// `Closed`.
     pub async fn flush(&mut self) -> Result<(), CheckpointError> {
         if self.shared.progress().marks.unwritten().is_none() {
             return Ok(());
@@ -182,30 +185,33 @@ impl Checkpointer {
         answered.await.unwrap_or_else(|_| Err(self.closed_error()))
     }
 
-    /// A future that ends when nothing can be written any more, and says why. It does not end otherwise.
+    /// A future that resolves to the cause once no further checkpoint can be written. Otherwise it stays pending.
     pub fn stopped(&self) -> impl Future<Output = CheckpointErrorKind> + Send + 'static {
         let mut stopped = self.stopped.clone();
         async move {
             let kind = stopped.wait_for(Option::is_some).await.ok().and_then(|kind| *kind);
             match kind {
                 Some(kind) => kind,
-                // The task went away with its handle: nobody is left to care.
+                // The task was stopped by its handle, without an error.
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// Stops the task without a last write, and waits until no write of its own is under way.
+    /// Stops the task without a last write, and waits until none of its writes is in flight.
     pub async fn close(mut self) {
         self.task.abort();
-        // An aborted task is the expected end here; a panic of the writer was its own report.
+        // The expected result is an aborted task. A panic of the writer was already reported by the panic hook.
         let _ = (&mut self.task).await;
     }
 
     fn closed_error(&self) -> CheckpointError {
         let why = *self.stopped.borrow();
         let kind = why.unwrap_or(CheckpointErrorKind::Closed);
-        CheckpointError::new(kind, format!("the checkpointer has stopped ({kind:?}) and writes nothing more"))
+        CheckpointError::new(
+            kind,
+            format!("the checkpointer has stopped ({kind:?}); this checkpoint was not written"),
+        )
     }
 }
 
@@ -239,12 +245,14 @@ impl Driver {
                 self.stopped.send_replace(Some(kind));
             }
             match (self.waiting_flush.take(), written) {
-                // The one who asked for the flush consumes the error; if it went away, nobody is left to tell.
+                // The caller of `flush` gets the result. If it was cancelled, the result is dropped.
                 (Some(flush), written) => drop(flush.send(written)),
                 (None, Err(error)) if error.kind() == CheckpointErrorKind::Fenced => {
-                    tracing::debug!(%error, "checkpointing ends");
+                    tracing::debug!(%error, "the lease is fenced, the checkpointer stops");
                 }
-                (None, Err(error)) => tracing::warn!(%error, "checkpoint not written; nothing is lost"),
+                (None, Err(error)) => {
+                    tracing::warn!(%error, "cannot write the checkpoint; no record is lost");
+                }
                 (None, Ok(())) => {}
             }
             if stop {
@@ -253,14 +261,14 @@ impl Driver {
         }
     }
 
-    /// Returns when the cadence says so, or a flush was asked for.
+    /// Waits until the cadence is due, or a trigger or a flush requests a write.
     async fn wait_until_due(&mut self) {
         while self.waiting_flush.is_none() {
-            let (unwritten, is_asked_for) = {
+            let (unwritten, is_triggered) = {
                 let progress = self.shared.progress();
-                (progress.unwritten, progress.is_asked_for)
+                (progress.unwritten, progress.is_triggered)
             };
-            if is_asked_for {
+            if is_triggered {
                 return;
             }
             let due_at = match self.cadence.due(Instant::now(), unwritten) {
@@ -275,7 +283,7 @@ impl Driver {
                 }
             };
             tokio::select! {
-                // The order does not matter, but it must not be left to a generator that nobody seeds.
+                // The order is irrelevant, but without `biased` an unseeded generator would choose it.
                 biased;
                 () = due => {}
                 () = self.shared.acknowledged.notified() => {}
@@ -284,14 +292,14 @@ impl Driver {
         }
     }
 
-    /// Writes the newest position, trying again as the policy says. Each attempt writes what is newest by then.
+    /// Writes the newest position, with the retries of the policy. Each attempt writes the newest position at its time.
     async fn write_newest(&mut self) -> Result<(), WriteFailure> {
         let mut delays = self.new_delays();
         loop {
             let (position, records) = {
                 let mut progress = self.shared.progress();
                 progress.unwritten.last_write_at = Instant::now();
-                progress.is_asked_for = false;
+                progress.is_triggered = false;
                 let Some(position) = progress.marks.unwritten().cloned() else { return Ok(()) };
                 (position, progress.unwritten.records)
             };
@@ -309,7 +317,7 @@ impl Driver {
             let error = checkpoint_error(error);
             let delay = if reaction == Reaction::Retry { delays.next() } else { None };
             let Some(delay) = delay else { return Err(WriteFailure { reaction, error }) };
-            tracing::debug!(%error, ?delay, "trying the checkpoint again");
+            tracing::debug!(%error, ?delay, "retrying the checkpoint after the delay");
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(delay) => {}

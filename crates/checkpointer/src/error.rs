@@ -1,22 +1,22 @@
-//! What writing a checkpoint can fail with.
+//! Errors of the checkpointer, and the reaction to each.
 
 use lease_store::{Error, ErrorKind, StoreError, StoreErrorKind};
 
-/// What a checkpoint can fail with.
+/// The kinds of failure of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckpointErrorKind {
-    /// The lease belongs to another worker; nothing can be written any more.
+    /// The holder lost the lease; no further checkpoint can be written.
     Fenced,
-    /// The store asked to slow down, and the retries are used up.
+    /// The store throttled the write, and the retries are exhausted.
     Throttled,
-    /// The store could not be reached, and the retries are used up.
+    /// The store could not be reached, and the retries are exhausted.
     Unavailable,
-    /// Credentials are missing or do not allow the write.
+    /// The credentials are missing or do not allow the write.
     Denied,
-    /// The position, the row or the table is not what it must be.
+    /// The position, the row or the table is invalid.
     Invalid,
-    /// The checkpointer has stopped after an earlier error.
+    /// The checkpointer stopped after an earlier error.
     Closed,
 }
 
@@ -29,14 +29,14 @@ impl ErrorKind for CheckpointErrorKind {
 /// An error of the checkpointer.
 pub type CheckpointError = Error<CheckpointErrorKind>;
 
-/// What a failed write means for the next one.
+/// The reaction to a failed write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reaction {
-    /// Wait a little and write again.
+    /// Wait, then retry.
     Retry,
-    /// Report it and write again when the next interval is over; people have to do something first.
+    /// Report the error, and write again at the next interval: an operator must act first.
     NextInterval,
-    /// No write can ever succeed.
+    /// Stop, because no later write can succeed.
     Stop,
 }
 

@@ -1,17 +1,17 @@
-//! How far a shard is acknowledged, and when and how that is written.
+//! Checkpoints of one shard: tracks the acknowledged position and writes it to the lease.
 //!
 //! Three watermarks move forward and never back: **delivered** ≥ **acknowledged** ≥ **checkpointed**. The application
-//! acknowledges; the [`Checkpointer`] writes the newest acknowledged position at its [`Cadence`], in a task of its own,
-//! so that a slow or throttled table never holds up the shard. Only the newest position is written, an unchanged one
-//! never. Refused writes are retried by a [`RetryPolicy`] with randomised waits; a writer that is fenced stops at once.
+//! acknowledges. The [`Checkpointer`] writes the newest acknowledged position at its [`Cadence`], in a task of its own,
+//! so a slow or throttled table never delays the shard. It never writes an unchanged position. A [`RetryPolicy`] with
+//! randomised waits decides about retries; when the lease is fenced, the task stops at once.
 //!
-//! | what | where |
+//! | topic | items |
 //! | --- | --- |
 //! | the watermarks, pure | [`Watermarks`] |
-//! | when to write, pure | [`Cadence`], [`Due`] |
-//! | how long to wait before trying again | [`RetryPolicy`], [`Delays`] |
-//! | where it is written to | [`CheckpointWriter`], implemented by [`lease_store::HeldLease`] |
-//! | the task that does it | [`Checkpointer`], [`Acknowledger`], [`CheckpointTrigger`] |
+//! | the time of the next write, pure | [`Cadence`] |
+//! | the waits between attempts | [`RetryPolicy`], [`Delays`] |
+//! | the destination | [`CheckpointWriter`], implemented by [`lease_store::HeldLease`] |
+//! | the task and its handles | [`Checkpointer`], [`Acknowledger`], [`CheckpointTrigger`] |
 
 mod backoff_delays;
 mod cadence;
@@ -21,7 +21,7 @@ mod retry_policy;
 mod watermarks;
 mod writer;
 
-pub use cadence::{Cadence, Due, Unwritten};
+pub use cadence::Cadence;
 pub use checkpointer::{Acknowledger, CheckpointTrigger, Checkpointer};
 pub use error::{CheckpointError, CheckpointErrorKind};
 pub use retry_policy::{Delays, RetryPolicy};

@@ -1,4 +1,4 @@
-//! How often to try again, and how long to wait before it.
+//! The retry policy: the number of attempts and the randomised waits between them.
 
 use std::num::NonZeroU32;
 
@@ -7,8 +7,8 @@ use tokio::time::Duration;
 
 use crate::backoff_delays::ExponentialDelays;
 
-/// How often to try again, and how long to wait before it. The waits are randomised, so that workers which failed
-/// together do not come back together.
+/// The number of attempts and the waits between them. The waits are randomised, so that workers which failed at the
+/// same time do not all retry at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     max_attempts: Option<NonZeroU32>,
@@ -22,7 +22,7 @@ enum Wait {
 }
 
 impl RetryPolicy {
-    /// The numbers of Spark's Kinesis receiver: 4 attempts, each wait uniform below 500 ms.
+    /// The policy of Spark's Kinesis receiver: 4 attempts, each wait uniformly distributed below 500 ms.
     pub const fn spark() -> Self {
         Self { max_attempts: NonZeroU32::new(4), wait: Wait::UniformBelow(Duration::from_millis(500)) }
     }
@@ -33,13 +33,13 @@ impl RetryPolicy {
         Self { max_attempts: None, wait: Wait::Exponential { first, longest } }
     }
 
-    /// The same waits, but at most this many attempts, the first one included.
+    /// The same waits, but at most this many attempts, including the first one.
     #[must_use]
     pub const fn with_max_attempts(self, max_attempts: NonZeroU32) -> Self {
         Self { max_attempts: Some(max_attempts), ..self }
     }
 
-    /// The waits before the second attempt, the third, and so on; the end of the iterator means: give up.
+    /// The waits before the second attempt, the third, and so on. At the end of the iterator no attempts remain.
     pub fn delays(&self, rng: Rng) -> Delays {
         let waits = match self.wait {
             Wait::Exponential { first, longest } => {
@@ -52,7 +52,7 @@ impl RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// 8 attempts over roughly ten seconds: waits from 200 ms up to 5 s.
+    /// 8 attempts within roughly ten seconds: waits from 200 ms up to 5 s.
     fn default() -> Self {
         Self {
             max_attempts: NonZeroU32::new(8),
@@ -98,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_spark_preset_waits_three_times_below_half_a_second(seed: u64) {
+        fn the_spark_policy_waits_three_times_below_500_ms(seed: u64) {
             let delays: Vec<_> = RetryPolicy::spark().delays(Rng::with_seed(seed)).collect();
             prop_assert_eq!(delays.len(), 3);
             prop_assert!(delays.iter().all(|delay| *delay < Duration::from_millis(500)));
@@ -115,7 +115,7 @@ mod tests {
         }
 
         #[test]
-        fn the_same_seed_waits_the_same(seed: u64) {
+        fn the_same_seed_gives_the_same_waits(seed: u64) {
             let delays = || RetryPolicy::default().delays(Rng::with_seed(seed)).collect::<Vec<_>>();
             prop_assert_eq!(delays(), delays());
         }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn one_attempt_means_no_wait() {
+    fn a_single_attempt_has_no_wait() {
         let once = RetryPolicy::default().with_max_attempts(NonZeroU32::MIN);
         assert_eq!(once.delays(Rng::with_seed(1)).next(), None);
     }

@@ -1,10 +1,10 @@
-//! Delivered, acknowledged, checkpointed: how far one shard is.
+//! The three watermarks of a shard: delivered, acknowledged, checkpointed.
 
 use lease_store::Position;
 
-use crate::{CheckpointError, CheckpointErrorKind};
+use crate::error::{CheckpointError, CheckpointErrorKind};
 
-/// The three watermarks of a shard: `delivered` ≥ `acknowledged` ≥ `checkpointed`, none of which ever moves back.
+/// The three watermarks of a shard: `delivered` ≥ `acknowledged` ≥ `checkpointed`. None of them ever moves back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watermarks {
     delivered: Position,
@@ -13,47 +13,47 @@ pub struct Watermarks {
 }
 
 impl Watermarks {
-    /// All three at the position where reading starts.
+    /// Watermarks that are all at the position where reading starts.
     pub fn starting_at(position: Position) -> Self {
         Self { delivered: position.clone(), acknowledged: position.clone(), checkpointed: position }
     }
 
-    /// The newest position handed to the application.
+    /// The newest position delivered to the application.
     pub fn delivered(&self) -> &Position {
         &self.delivered
     }
 
-    /// The newest position the application is done with.
+    /// The newest position acknowledged by the application.
     pub fn acknowledged(&self) -> &Position {
         &self.acknowledged
     }
 
-    /// The newest position known to be stored.
+    /// The newest position that is known to be checkpointed.
     pub fn checkpointed(&self) -> &Position {
         &self.checkpointed
     }
 
-    /// The position to store next, when there is one that is not stored yet.
+    /// The position to checkpoint next; `None` when every acknowledged position is checkpointed.
     pub fn unwritten(&self) -> Option<&Position> {
         (self.acknowledged > self.checkpointed).then_some(&self.acknowledged)
     }
 
-    /// Notes that everything up to a position was handed to the application.
+    /// Records that everything up to a position was delivered to the application.
     pub fn deliver(&mut self, position: Position) {
         if position > self.delivered {
             self.delivered = position;
         }
     }
 
-    /// Notes that the application is done with everything up to a position. One that is done already changes nothing.
+    /// Records that the application acknowledged everything up to a position. An older position changes nothing.
     ///
     /// # Errors
-    /// `Invalid` when the position was not delivered: a checkpoint must never pass a record nobody has seen.
+    /// `Invalid` when the position was not delivered: a checkpoint must never pass an undelivered record.
     pub fn acknowledge(&mut self, position: Position) -> Result<(), CheckpointError> {
         if position > self.delivered {
             return Err(CheckpointError::new(
                 CheckpointErrorKind::Invalid,
-                format!("position {position} is acknowledged but only {} was delivered", self.delivered),
+                format!("cannot acknowledge {position}: records are delivered only up to {}", self.delivered),
             ));
         }
         if position > self.acknowledged {
@@ -62,9 +62,9 @@ impl Watermarks {
         Ok(())
     }
 
-    /// Notes that a position is stored.
+    /// Records that a position is checkpointed.
     pub fn checkpoint(&mut self, position: Position) {
-        debug_assert!(position <= self.acknowledged, "{position} was stored but not acknowledged");
+        debug_assert!(position <= self.acknowledged, "{position} is checkpointed but not acknowledged");
         if position > self.checkpointed {
             self.checkpointed = position;
         }
@@ -83,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn stay_ordered_and_never_move_back(steps in prop::collection::vec((0..3u8, any::<u8>()), 0..64)) {
+        fn watermarks_stay_ordered_and_never_move_back(steps in prop::collection::vec((0..3u8, any::<u8>()), 0..64)) {
             let mut marks = Watermarks::starting_at(Position::TrimHorizon);
             for (step, number) in steps {
                 let before = marks.clone();

@@ -1,17 +1,18 @@
-//! Where checkpoints are written to.
+//! The destination of checkpoints: a trait, implemented by a held lease.
 
 use std::fmt;
 
 use async_trait::async_trait;
 use lease_store::{HeldLease, Position, StoreError};
 
-/// Stores one shard's position. The lease of the shard is the usual one.
+/// Stores the checkpoint of one shard, usually in the shard's lease.
 #[async_trait]
 pub trait CheckpointWriter: fmt::Debug + Send + Sync + 'static {
-    /// Stores a position, durably. Called for one position at a time, each beyond the one before; may be cancelled.
+    /// Stores a position durably. There is one call at a time, each with a position at or after the previous one. A call
+    /// may be cancelled.
     ///
     /// # Errors
-    /// `Throttled` and `Unavailable` are tried again; `Fenced`, `Conflict` and `Invalid` end the checkpointer.
+    /// After `Throttled` and `Unavailable` the checkpointer retries. After `Fenced`, `Conflict` and `Invalid` it stops.
     async fn write(&self, position: &Position) -> Result<(), StoreError>;
 }
 

@@ -1,6 +1,6 @@
-//! The checkpointer as a task, on a paused clock.
+//! The task of the checkpointer, on a paused clock.
 
-#![allow(clippy::unwrap_used)] // a test may
+#![allow(clippy::unwrap_used)] // allowed in tests
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -12,7 +12,7 @@ use checkpointer::{Cadence, CheckpointErrorKind, CheckpointWriter, Checkpointer,
 use lease_store::{Position, StoreError, StoreErrorKind};
 use tokio::time::{Instant, advance};
 
-/// Remembers what was written and when; answers as told, then with success.
+/// Records the attempts to write, with their times. Returns the scripted results, then success.
 #[derive(Debug, Default)]
 struct ScriptedWriter {
     answers: Mutex<VecDeque<Option<StoreErrorKind>>>,
@@ -62,51 +62,51 @@ fn every(seconds: u64) -> Cadence {
     Cadence { interval: Duration::from_secs(seconds), records: None }
 }
 
-/// Lets the task do all it can do now.
-async fn settle() {
+/// Lets the task run until it waits again.
+async fn run_task() {
     for _ in 0..32 {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn writes_only_the_newest_once_an_interval() {
+async fn only_the_newest_position_is_written_per_interval() {
     let writer = ScriptedWriter::answering([]);
     let checkpointer = start(&writer, every(10));
     for number in 1..=50 {
         acknowledge(&checkpointer, number);
-        settle().await;
+        run_task().await;
     }
     assert_eq!(writer.positions(), []);
     advance(Duration::from_secs(10)).await;
-    settle().await;
+    run_task().await;
     assert_eq!(writer.positions(), [at(50)]);
     assert_eq!(checkpointer.watermarks().checkpointed(), &at(50));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_shard_is_written_once_and_never_again() {
+async fn an_idle_shard_is_checkpointed_only_once() {
     let writer = ScriptedWriter::answering([]);
     let checkpointer = start(&writer, every(10));
     acknowledge(&checkpointer, 7);
     for _ in 0..100 {
         advance(Duration::from_secs(10)).await;
-        settle().await;
+        run_task().await;
     }
     assert_eq!(writer.positions(), [at(7)]);
     acknowledge(&checkpointer, 8);
     acknowledge(&checkpointer, 9);
-    settle().await;
-    assert_eq!(writer.positions(), [at(7), at(9)], "after an idle stretch one write, not a burst");
+    run_task().await;
+    assert_eq!(writer.positions(), [at(7), at(9)], "one write after an idle period, not a burst");
 }
 
 #[tokio::test(start_paused = true)]
-async fn enough_records_are_written_before_the_interval() {
+async fn enough_records_trigger_a_write_before_the_interval() {
     let writer = ScriptedWriter::answering([]);
     let checkpointer = start(&writer, Cadence { records: NonZeroU64::new(3), ..every(3600) });
     for number in 1..=7 {
         acknowledge(&checkpointer, number);
-        settle().await;
+        run_task().await;
     }
     assert_eq!(writer.positions(), [at(3), at(6)]);
 }
@@ -118,7 +118,7 @@ async fn throttled_writes_are_retried_with_the_newest_position() {
     let checkpointer = start(&writer, every(1));
     acknowledge(&checkpointer, 1);
     advance(Duration::from_secs(1)).await;
-    settle().await;
+    run_task().await;
     assert_eq!(writer.positions(), [at(1)]);
     acknowledge(&checkpointer, 2);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -128,7 +128,7 @@ async fn throttled_writes_are_retried_with_the_newest_position() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn exhausted_retries_surface_the_last_error_and_lose_nothing() {
+async fn exhausted_retries_return_the_last_error() {
     let unavailable = Some(StoreErrorKind::Unavailable);
     let writer =
         ScriptedWriter::answering([unavailable, unavailable, unavailable, Some(StoreErrorKind::Throttled)]);
@@ -156,13 +156,13 @@ async fn fenced_and_invalid_are_never_retried() {
         acknowledge(&checkpointer, 2);
         assert_eq!(checkpointer.flush().await.unwrap_err().kind(), seen);
         advance(Duration::from_secs(3600)).await;
-        settle().await;
+        run_task().await;
         assert_eq!(writer.positions(), [at(1)]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn denied_waits_for_the_next_interval() {
+async fn a_denied_write_is_repeated_at_the_next_interval() {
     let writer = ScriptedWriter::answering([Some(StoreErrorKind::Denied)]);
     let checkpointer = start(&writer, every(10));
     acknowledge(&checkpointer, 1);
@@ -174,7 +174,7 @@ async fn denied_waits_for_the_next_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_does_not_wait_for_the_interval_or_a_backoff() {
+async fn a_flush_skips_the_interval_and_the_backoff() {
     let writer = ScriptedWriter::answering([None, Some(StoreErrorKind::Throttled)]);
     let mut checkpointer = start(&writer, every(3600));
     acknowledge(&checkpointer, 1);
@@ -183,7 +183,7 @@ async fn a_flush_does_not_wait_for_the_interval_or_a_backoff() {
     assert_eq!(Instant::now(), before);
     acknowledge(&checkpointer, 2);
     advance(Duration::from_secs(3600)).await;
-    settle().await;
+    run_task().await;
     assert_eq!(writer.positions(), [at(1), at(2)], "the second write was throttled and now backs off");
     let before = Instant::now();
     checkpointer.flush().await.unwrap();
@@ -193,7 +193,7 @@ async fn a_flush_does_not_wait_for_the_interval_or_a_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_writer_does_not_hold_up_acknowledgements() {
+async fn a_slow_writer_does_not_delay_acknowledgements() {
     #[derive(Debug)]
     struct HungWriter;
     #[async_trait]
@@ -213,7 +213,7 @@ async fn a_slow_writer_does_not_hold_up_acknowledgements() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_delivered_cannot_be_acknowledged() {
+async fn an_undelivered_position_cannot_be_acknowledged() {
     let checkpointer = start(&ScriptedWriter::answering([]), every(1));
     checkpointer.deliver(at(3));
     let error = checkpointer.acknowledge(at(4), 1).unwrap_err();
@@ -221,7 +221,7 @@ async fn what_was_not_delivered_cannot_be_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trigger_writes_the_newest_before_its_time_and_nothing_when_there_is_nothing() {
+async fn a_trigger_writes_the_newest_position_at_once() {
     let writer = ScriptedWriter::answering([]);
     let checkpointer = start(&writer, Cadence { interval: Duration::from_secs(60), records: None });
     let trigger = checkpointer.trigger();

@@ -1,24 +1,30 @@
-//! The suite that every lease store runs.
+//! The conformance suite: checks that every lease store must pass.
 //!
-//! Unstable, and it writes: give it stores that hold nothing else. Each check gets a fresh, empty store from the
-//! caller; clones of that store must see the same table. A check that fails panics with what it expected.
+//! Unstable. The checks write to the store, so use stores that hold nothing else. The caller provides a fresh, empty
+//! store for each check; clones of that store must see the same table. A failed check panics with the expected value.
 
-// A suite is a test wherever it is compiled.
+// The suite is test code, also when it is compiled into a library.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::{
-    Consistency, FaultRates, FaultyLeaseStore, HashKey, HashKeyRange, HeldLease, Lease, LeaseChange,
-    LeaseFacts, LeaseStore, LeaseWrite, PendingCheckpoint, Position, ShardId, StoreErrorKind, StreamIdentity,
-    WorkerId, WriteOutcome,
-};
+use crate::decorators::{FaultRates, FaultyLeaseStore};
+use crate::error::StoreErrorKind;
+use crate::hash_key_range::{HashKey, HashKeyRange};
+use crate::held_lease::HeldLease;
+use crate::lease::{Lease, LeaseFacts, PendingCheckpoint};
+use crate::position::Position;
+use crate::shard_id::ShardId;
+use crate::store::{Consistency, LeaseStore, WriteOutcome};
+use crate::stream_identity::StreamIdentity;
+use crate::worker_id::WorkerId;
+use crate::write::{LeaseChange, LeaseWrite};
 
-/// How many writers race for one lease.
+/// The number of writers that race for one lease.
 const RACING_WRITERS: usize = 16;
 
-/// How many leases the listing check writes; above one page of a DynamoDB scan in the emulators that page by count.
+/// The number of leases in the listing check: more than one page of a DynamoDB scan in emulators that page by count.
 const LISTED_LEASES: usize = 120;
 
 /// Runs every check, each on a fresh store.
@@ -32,15 +38,15 @@ pub async fn check_all<S: LeaseStore + Clone>(mut fresh: impl FnMut() -> S) {
         store.prepare().await.unwrap();
         store
     };
-    creates_only_what_is_absent(&prepared().await).await;
+    creates_only_absent_rows(&prepared().await).await;
     keeps_every_field(&prepared().await).await;
-    applies_changes_as_the_model_does(&prepared().await).await;
+    applies_changes_like_the_model(&prepared().await).await;
     refuses_a_stale_version(&prepared().await).await;
     refuses_a_request_over_an_unseen_one(&prepared().await).await;
-    deletes_only_what_it_saw(&prepared().await).await;
+    deletes_only_the_seen_version(&prepared().await).await;
     lists_all_leases_in_order(&prepared().await).await;
-    of_many_takers_one_wins(prepared().await).await;
-    a_loser_is_fenced(prepared().await).await;
+    one_of_many_takers_wins(prepared().await).await;
+    the_previous_owner_is_fenced(prepared().await).await;
     a_request_leads_to_a_hand_over(prepared().await).await;
     checkpoints_only_move_forward(prepared().await).await;
     unknown_outcomes_are_settled(prepared().await).await;
@@ -76,21 +82,21 @@ async fn create(store: &impl LeaseStore, lease: &Lease) {
 async fn assert_applied(store: &impl LeaseStore, write: &LeaseWrite, expected: Option<&Lease>) {
     match store.write(write).await.unwrap() {
         WriteOutcome::Applied { lease } => assert_eq!(lease.as_ref(), expected, "the answer to {write:?}"),
-        other => panic!("{write:?} should be applied, but: {other:?}"),
+        other => panic!("{write:?} should be applied, got {other:?}"),
     }
     assert_eq!(store.get(write.shard_id()).await.unwrap().as_ref(), expected, "the row after {write:?}");
 }
 
-async fn assert_lost(store: &impl LeaseStore, write: &LeaseWrite, standing: Option<&Lease>) {
+async fn assert_lost(store: &impl LeaseStore, write: &LeaseWrite, present: Option<&Lease>) {
     match store.write(write).await.unwrap() {
-        WriteOutcome::Lost { lease } => assert_eq!(lease.as_ref(), standing, "the answer to {write:?}"),
-        other => panic!("{write:?} should be lost, but: {other:?}"),
+        WriteOutcome::Lost { lease } => assert_eq!(lease.as_ref(), present, "the answer to {write:?}"),
+        other => panic!("{write:?} should be lost, got {other:?}"),
     }
-    assert_eq!(store.get(write.shard_id()).await.unwrap().as_ref(), standing, "the row after {write:?}");
+    assert_eq!(store.get(write.shard_id()).await.unwrap().as_ref(), present, "the row after {write:?}");
 }
 
 /// A second creation is lost and changes nothing.
-async fn creates_only_what_is_absent(store: &impl LeaseStore) {
+async fn creates_only_absent_rows(store: &impl LeaseStore) {
     let lease = Lease::unowned(shard(0), Position::TrimHorizon);
     assert_eq!(store.get(&lease.shard_id).await.unwrap(), None);
     create(store, &lease).await;
@@ -98,7 +104,7 @@ async fn creates_only_what_is_absent(store: &impl LeaseStore) {
     assert_lost(store, &LeaseWrite::Create(other), Some(&lease)).await;
 }
 
-/// What is written is what is read, in every field and for every kind of position.
+/// A created lease is read back unchanged, in every field and for every kind of position.
 async fn keeps_every_field(store: &impl LeaseStore) {
     let positions = [
         Position::AtTimestamp,
@@ -120,8 +126,8 @@ async fn keeps_every_field(store: &impl LeaseStore) {
     }
 }
 
-/// Every change yields exactly what [`LeaseChange::apply`] says.
-async fn applies_changes_as_the_model_does(store: &impl LeaseStore) {
+/// Every change produces exactly the row that [`LeaseChange::apply`] computes.
+async fn applies_changes_like_the_model(store: &impl LeaseStore) {
     let mut row = Lease::unowned(shard(0), Position::TrimHorizon);
     row.parents = BTreeSet::from([shard(7)]);
     row.hash_key_range = Some(HashKeyRange::FULL);
@@ -145,8 +151,8 @@ async fn applies_changes_as_the_model_does(store: &impl LeaseStore) {
         at(10),
         LeaseChange::take(worker("b")),
         LeaseChange::take(worker("c")),
-        LeaseChange::Prepare(pending(19)),
-        LeaseChange::Prepare(PendingCheckpoint { state: None, ..pending(20) }),
+        LeaseChange::PrepareCheckpoint(pending(19)),
+        LeaseChange::PrepareCheckpoint(PendingCheckpoint { state: None, ..pending(20) }),
         at(20),
         LeaseChange::Request { by: worker("d"), instead_of: None },
         LeaseChange::Renew,
@@ -171,7 +177,7 @@ async fn applies_changes_as_the_model_does(store: &impl LeaseStore) {
     }
 }
 
-/// A write against an older counter, or another owner, or no row is lost.
+/// A write against an older counter, another owner or an absent row is lost.
 async fn refuses_a_stale_version(store: &impl LeaseStore) {
     let unowned = Lease::unowned(shard(0), Position::TrimHorizon);
     create(store, &unowned).await;
@@ -189,7 +195,7 @@ async fn refuses_a_stale_version(store: &impl LeaseStore) {
     assert_lost(store, &update(&absent, LeaseChange::Renew), None).await;
 }
 
-/// A request does not overwrite one that its writer has not seen.
+/// A request does not replace one that its writer has not seen.
 async fn refuses_a_request_over_an_unseen_one(store: &impl LeaseStore) {
     let mut row = Lease::unowned(shard(0), Position::TrimHorizon);
     row.owner = Some(worker("owner"));
@@ -213,7 +219,7 @@ async fn refuses_a_request_over_an_unseen_one(store: &impl LeaseStore) {
 }
 
 /// A delete is conditional like every other write.
-async fn deletes_only_what_it_saw(store: &impl LeaseStore) {
+async fn deletes_only_the_seen_version(store: &impl LeaseStore) {
     let seen = Lease::unowned(shard(0), Position::ShardEnd);
     create(store, &seen).await;
     let take = LeaseChange::take(worker("a"));
@@ -226,7 +232,7 @@ async fn deletes_only_what_it_saw(store: &impl LeaseStore) {
     assert_lost(store, &delete(&taken), None).await;
 }
 
-/// A strongly consistent listing holds every row, sorted by shard id.
+/// A strongly consistent listing returns every row, sorted by shard id.
 async fn lists_all_leases_in_order(store: &impl LeaseStore) {
     for index in (0..LISTED_LEASES).rev() {
         create(store, &Lease::unowned(shard(index), Position::TrimHorizon)).await;
@@ -237,8 +243,8 @@ async fn lists_all_leases_in_order(store: &impl LeaseStore) {
     assert_eq!(listing.malformed, []);
 }
 
-/// Many writers that saw the same row: exactly one has it afterwards.
-async fn of_many_takers_one_wins(store: impl LeaseStore + Clone) {
+/// Of many workers that saw the same row and take it, exactly one gets the lease.
+async fn one_of_many_takers_wins(store: impl LeaseStore + Clone) {
     let seen = Lease::unowned(shard(0), Position::TrimHorizon);
     create(&store, &seen).await;
     let takers: Vec<_> = (0..RACING_WRITERS)
@@ -254,14 +260,14 @@ async fn of_many_takers_one_wins(store: impl LeaseStore + Clone) {
             Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
         }
     }
-    assert_eq!(winners.len(), 1, "winners");
+    assert_eq!(winners.len(), 1, "the number of winners");
     let row = store.get(&seen.shard_id).await.unwrap().unwrap();
     assert_eq!(row.owner.as_ref(), Some(&winners[0].fencing_token().owner));
     assert_eq!(row.counter, 1);
 }
 
-/// After another worker took the lease, the old holder writes nothing more.
-async fn a_loser_is_fenced(store: impl LeaseStore + Clone) {
+/// After another worker took the lease, the old holder can no longer write.
+async fn the_previous_owner_is_fenced(store: impl LeaseStore + Clone) {
     let seen = Lease::unowned(shard(0), Position::TrimHorizon);
     create(&store, &seen).await;
     let shared: Arc<dyn LeaseStore> = Arc::new(store.clone());
@@ -279,7 +285,7 @@ async fn a_loser_is_fenced(store: impl LeaseStore + Clone) {
     new.renew().await.unwrap();
 }
 
-/// The holder learns of a request from its own renewal, and the requester is the owner after the hand-over.
+/// The holder learns of a request from its own renewal, and the requester owns the lease after the hand-over.
 async fn a_request_leads_to_a_hand_over(store: impl LeaseStore + Clone) {
     let seen = Lease::unowned(shard(0), Position::TrimHorizon);
     create(&store, &seen).await;
@@ -297,7 +303,7 @@ async fn a_request_leads_to_a_hand_over(store: impl LeaseStore + Clone) {
     assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
 }
 
-/// A checkpoint behind the stored one is refused; an equal one is not written.
+/// A checkpoint behind the stored one is refused; an equal one is not written again.
 async fn checkpoints_only_move_forward(store: impl LeaseStore + Clone) {
     let seen = Lease::unowned(shard(0), Position::TrimHorizon);
     create(&store, &seen).await;
@@ -313,8 +319,7 @@ async fn checkpoints_only_move_forward(store: impl LeaseStore + Clone) {
     assert_eq!((row.counter, row.checkpoint), (counter, position));
 }
 
-/// Whatever happens to its writes on the way, a holder that nobody disturbs is never fenced, and what it was told is
-/// written is written.
+/// Under any faults, an undisturbed holder is never fenced, and every confirmed checkpoint is in the row.
 async fn unknown_outcomes_are_settled(store: impl LeaseStore + Clone) {
     const SEED: u64 = 0x5EED;
     const WRITES: u64 = 200;

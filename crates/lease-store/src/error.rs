@@ -1,19 +1,19 @@
-//! One error shape for all crates: a comparable kind, a message for people, and the source.
+//! The error type of all crates: a comparable kind, a message for people, and the source.
 
 use std::fmt;
 
 /// A boxed error of any origin, as a source or from application code.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// What a crate's error kinds can tell about themselves.
+/// Implemented by the error kinds of each crate.
 pub trait ErrorKind: fmt::Debug + Copy + Eq + Send + Sync + 'static {
     /// Whether the same call may succeed when it is made again later.
     fn is_retryable(self) -> bool;
 }
 
-/// An error by meaning: callers match on [`kind`](Error::kind), people read the message.
+/// An error with a kind: callers match on [`kind`](Error::kind), people read the message.
 ///
-/// The message says what was wrong, with which value, and what to do; the source keeps the cause.
+/// The message names the failure, the value and the remedy; the source keeps the cause.
 #[derive(Debug)]
 pub struct Error<K> {
     kind: K,
@@ -34,7 +34,7 @@ impl<K: ErrorKind> Error<K> {
         self
     }
 
-    /// What the error means.
+    /// The kind, for callers to match on.
     pub fn kind(&self) -> K {
         self.kind
     }
@@ -57,23 +57,24 @@ impl<K: ErrorKind> std::error::Error for Error<K> {
     }
 }
 
-/// What a lease store can fail with.
+/// The kinds of failure of a lease store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// Another worker owns the lease now; this holder can write it no more.
+    /// This holder no longer owns the lease and can never write it again.
     Fenced,
-    /// Somebody else was first; the caller holds nothing and may look again.
+    /// Another worker changed the row first; the caller may read it again and decide anew.
     Conflict,
-    /// The store asked to slow down; nothing was written.
+    /// The store throttled the call; nothing was written.
     Throttled,
-    /// The store could not be reached or failed; a write's outcome is then [`crate::WriteOutcome::Unknown`].
+    /// The store could not be reached or failed. A write that may have been applied all the same is reported as
+    /// [`WriteOutcome::Unknown`](crate::WriteOutcome::Unknown).
     Unavailable,
-    /// Credentials are missing or do not allow the call.
+    /// The credentials are missing or do not allow the call.
     Denied,
     /// The table does not exist.
     NotFound,
-    /// A value, a row, a request or a table layout is not what it must be.
+    /// A value, a row, a request or a table layout is invalid.
     Invalid,
 }
 
@@ -87,7 +88,7 @@ impl ErrorKind for StoreErrorKind {
 pub type StoreError = Error<StoreErrorKind>;
 
 impl StoreError {
-    /// An [`StoreErrorKind::Invalid`] error.
+    /// An error of kind [`StoreErrorKind::Invalid`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::Invalid, message)
     }

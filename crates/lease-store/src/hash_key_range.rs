@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// A point of the hash-key space, 0 to 2^128 − 1: the MD5 digest of a partition key, or the producer's explicit choice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ impl fmt::Display for HashKey {
     }
 }
 
-/// The hash keys that a shard covers, both ends included.
+/// The hash keys that a shard covers, both ends inclusive.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct HashKeyRange {
     start: HashKey,
@@ -46,14 +46,14 @@ impl HashKeyRange {
     /// The whole space.
     pub const FULL: Self = Self { start: HashKey::MIN, end: HashKey::MAX };
 
-    /// A range with both ends included.
+    /// A range with both ends inclusive.
     ///
     /// # Errors
-    /// `Invalid` when the start lies behind the end.
+    /// `Invalid` when the start is greater than the end.
     pub fn new(start: HashKey, end: HashKey) -> Result<Self, StoreError> {
         if start > end {
             return Err(StoreError::invalid(format!(
-                "hash-key range starts at {start}, behind its end {end}"
+                "hash-key range starts at {start}, which is greater than its end {end}"
             )));
         }
         Ok(Self { start, end })
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_are_inside() {
+    fn both_ends_are_inclusive() {
         let range = HashKeyRange::new(HashKey(5), HashKey(7)).unwrap();
         assert!([5, 6, 7].into_iter().all(|key| range.contains(HashKey(key))));
         assert!(!range.contains(HashKey(4)) && !range.contains(HashKey(8)));

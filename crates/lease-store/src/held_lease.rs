@@ -1,4 +1,4 @@
-//! A lease in the hand of a worker: its writes one after another, and unknown outcomes settled before the next.
+//! A lease that a worker holds: one write at a time, and an unknown outcome is settled before the next write.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,16 +7,19 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Duration, Instant};
 
-use crate::holder::{MAX_UNSETTLED_WRITES, update};
-use crate::{
-    Finding, Lease, LeaseChange, LeaseFacts, LeaseHolder, LeaseStore, NextWrite, PendingCheckpoint, Position,
-    ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
-};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::lease::{Lease, LeaseFacts, PendingCheckpoint};
+use crate::lease_state::{LeaseState, MAX_UNSETTLED_WRITES, NextWrite, ReadBack, update};
+use crate::position::Position;
+use crate::shard_id::ShardId;
+use crate::store::{LeaseStore, WriteOutcome};
+use crate::worker_id::WorkerId;
+use crate::write::LeaseChange;
 
-/// How often one call takes a lease: once more when the first answer was lost and the row says that it is the worker's.
+/// The most takes in one call. The second one follows when the first answer was lost and the row names this worker.
 const MAX_TAKES: usize = 2;
 
-/// How often one call writes again after it found an earlier write of its own applied late.
+/// The most repeats of a write in one call. A write is repeated when an earlier one of this holder was applied late.
 const MAX_LATE_ARRIVALS: usize = MAX_UNSETTLED_WRITES;
 
 /// Proof of ownership for the application's own sinks: of two holders of a shard, the later one has the larger counter.
@@ -30,50 +33,50 @@ pub struct FencingToken {
 
 /// A lease that this worker took.
 ///
-/// All writes go through here, one at a time, each conditional on the version that the one before left. After a write
-/// whose outcome is unknown (or whose caller went away in the middle of it) the row is read again, strongly
-/// consistent, before the next one. As soon as another worker stands in the row every call answers `Fenced`, for good.
+/// All writes go through this type, one at a time. Each is conditional on the version that the previous write left. If
+/// the outcome of a write is unknown, or its caller was cancelled, the row is read again (strongly consistent) before
+/// the next write. Once the row has another owner, every call fails with `Fenced`, permanently.
 ///
-/// The answer to each write is the whole row, so a request of another worker for the lease is learnt without reading:
-/// [`hand_over_target`](Self::hand_over_target).
+/// The answer to each write is the whole row, so a request of another worker for the lease is noticed without extra
+/// reads; see [`hand_over_target`](Self::hand_over_target).
 ///
-/// Every method is safe to cancel.
+/// Every method is cancel-safe.
 #[derive(Debug)]
 pub struct HeldLease {
     store: Arc<dyn LeaseStore>,
     taken: Lease,
     token: FencingToken,
     fenced: AtomicBool,
-    /// The row was found deleted, so long after the newest confirmed write.
+    /// The time from the newest confirmed write until the row was found deleted; `None` while the row exists.
     vanished_after: StdMutex<Option<Duration>>,
-    /// The end of the shard was to be stored.
+    /// Whether a write of `SHARD_END` was attempted.
     ended: AtomicBool,
-    /// Whoever asks for the lease, as of the newest answer.
+    /// The worker that requests the lease, as of the newest answer.
     target: watch::Sender<Option<WorkerId>>,
-    /// When the newest write known to be applied was asked for. Validity counts from before the request.
+    /// The time right before the newest confirmed write was sent. The validity of the lease counts from here.
     confirmed_at: StdMutex<Instant>,
-    holder: Mutex<LeaseHolder>,
+    state: Mutex<LeaseState>,
 }
 
 impl HeldLease {
-    /// Takes a lease for a worker, if it still stands as it was seen.
+    /// Takes a lease for a worker, if the row is still as it was seen.
     ///
     /// # Errors
-    /// `Conflict` when somebody else wrote first; `Unavailable` when the outcome is unknown and could not be settled
-    /// (the row may then name this worker; taking it again is safe); the store's failures otherwise.
+    /// `Conflict` when another worker wrote first; `Unavailable` when the outcome is unknown and could not be settled;
+    /// the store's own failures otherwise. After `Unavailable` the row may name this worker; taking it again is safe.
     pub async fn take(
         store: Arc<dyn LeaseStore>,
         seen: &Lease,
         worker_id: &WorkerId,
     ) -> Result<Self, StoreError> {
-        Self::take_noting(store, seen, worker_id, LeaseFacts::default()).await
+        Self::take_with_facts(store, seen, worker_id, LeaseFacts::default()).await
     }
 
-    /// Takes a lease like [`take`](Self::take), and notes in the row, with the same write, what it lacks.
+    /// Takes a lease like [`take`](Self::take). The same write adds the facts that the row lacks.
     ///
     /// # Errors
     /// As [`take`](Self::take).
-    pub async fn take_noting(
+    pub async fn take_with_facts(
         store: Arc<dyn LeaseStore>,
         seen: &Lease,
         worker_id: &WorkerId,
@@ -96,14 +99,14 @@ impl HeldLease {
                 WriteOutcome::Unknown(error) => error,
             };
             match store.get(shard_id).await.map_err(|_| unsettled(shard_id, error))? {
-                // This take may have made it so, or an earlier one that arrived late. Since when the lease is valid only
-                // an answer can tell.
+                // The row names this worker because of this take, or of an earlier one that was applied late. Only an
+                // answer shows since when the lease is valid, so take it once more.
                 Some(row) if row.is_owned_by(worker_id) => seen = row,
                 Some(row) if seen.version().matches(&row) => break,
                 _ => return Err(conflict()),
             }
         }
-        let why = format!("taking the lease of {shard_id} was not confirmed; it may be taken again");
+        let why = format!("taking the lease of {shard_id} was not confirmed; take it again");
         Err(StoreError::new(StoreErrorKind::Unavailable, why))
     }
 
@@ -116,7 +119,7 @@ impl HeldLease {
             ended: AtomicBool::new(false),
             target: watch::channel(taken.hand_over_target().cloned()).0,
             confirmed_at: StdMutex::new(asked_at),
-            holder: Mutex::new(LeaseHolder::new(worker_id.clone(), taken.clone())),
+            state: Mutex::new(LeaseState::new(worker_id.clone(), taken.clone())),
             taken,
         }
     }
@@ -126,92 +129,94 @@ impl HeldLease {
         &self.taken.shard_id
     }
 
-    /// The row as it was right after it was taken; its checkpoint is where reading starts.
+    /// The row right after the take. Reading starts at its checkpoint.
     pub fn taken(&self) -> &Lease {
         &self.taken
     }
 
-    /// The token that this holder passes to the application's own sinks.
+    /// The token for the application's own sinks.
     pub fn fencing_token(&self) -> &FencingToken {
         &self.token
     }
 
-    /// When the newest write that is known to be applied was asked for. The lease is valid for the fail-over time from
-    /// then on, counted from before the request, so the holder never believes in it longer than an observer does.
+    /// The time right before the newest confirmed write was sent.
+    ///
+    /// The lease is valid for the fail-over time from then on. An observer counts from the moment the write was applied,
+    /// which is later, so the holder never considers the lease valid longer than an observer does.
     pub fn confirmed_at(&self) -> Instant {
         *self.confirmed_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops all further writes of this holder: it no longer trusts that the lease is its own.
+    /// Stops all further writes of this holder, because it may no longer own the lease.
     pub fn fence(&self) {
         self.fenced.store(true, Ordering::Release);
     }
 
-    /// Whether this holder has lost the lease or gave it up.
+    /// Whether this holder has lost, released or handed over the lease.
     pub fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
     }
 
-    /// How long after the newest write that is known to be applied the row was found deleted, if it was. The holder is fenced
-    /// then, though no other worker owns the lease.
+    /// The time from the newest confirmed write until the row was found deleted; `None` if it was not found deleted. A
+    /// deleted row fences the holder, although no other worker owns the lease.
     pub fn vanished_after(&self) -> Option<Duration> {
         *self.vanished_after.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this holder was to store that the shard is read to its end, whatever came of it.
+    /// Whether this holder attempted to checkpoint `SHARD_END`, whatever the outcome.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Whether another worker asks for the lease, as far as this holder knows.
-    pub fn is_asked_for(&self) -> bool {
+    /// Whether another worker requests the lease, as far as this holder knows.
+    pub fn is_requested(&self) -> bool {
         self.target.borrow().is_some()
     }
 
-    /// Who asks for the lease, as far as this holder knows.
+    /// The worker that requests the lease, as far as this holder knows.
     pub fn newest_hand_over_target(&self) -> Option<WorkerId> {
         self.target.borrow().clone()
     }
 
-    /// The row as far as this holder knows it.
+    /// The row, as far as this holder knows it.
     pub async fn last_known(&self) -> Lease {
-        self.holder.lock().await.lease().clone()
+        self.state.lock().await.lease().clone()
     }
 
-    /// Waits until another worker asks for the lease (or KCL 3.x has given it to another), and says which. It is learnt
-    /// from the answers to this holder's own writes.
+    /// Waits until another worker requests the lease, or a KCL 3.x leader assigns it to one, and returns that worker.
+    /// The holder learns of it from the answers to its own writes.
     pub async fn hand_over_target(&self) -> WorkerId {
         let mut target = self.target.subscribe();
         let found = target.wait_for(Option::is_some).await.ok().and_then(|target| target.clone());
         match found {
             Some(target) => target,
-            // The sender lives as long as `self`, and what was waited for is there.
+            // Cannot happen: the sender lives as long as `self`, and the awaited value is present.
             None => std::future::pending().await,
         }
     }
 
-    /// Renews the lease: its counter grows.
+    /// Renews the lease by incrementing its counter.
     ///
     /// # Errors
-    /// `Fenced` when the lease belongs to another worker; `Throttled` and `Unavailable` may be tried again.
+    /// `Fenced` when this holder lost the lease; `Throttled` and `Unavailable` may be retried.
     pub async fn renew(&self) -> Result<(), StoreError> {
         self.write(LeaseChange::Renew).await
     }
 
-    /// Stores how far the shard is read, and the shards that follow when they are known. It is also a renewal.
-    /// A position that is stored already is not written again.
+    /// Stores a checkpoint, and the child shards if they are known. It is also a renewal. A position that is already
+    /// stored is not written again.
     ///
     /// # Errors
-    /// `Invalid` when the position lies behind the stored one; `Fenced` when the lease belongs to another worker;
-    /// `Throttled` and `Unavailable` may be tried again.
+    /// `Invalid` when the position is behind the stored one; `Fenced` when this holder lost the lease; `Throttled` and
+    /// `Unavailable` may be retried.
     pub async fn checkpoint(&self, position: &Position, children: &[ShardId]) -> Result<(), StoreError> {
         self.ended.fetch_or(*position == Position::ShardEnd, Ordering::AcqRel);
         let children: BTreeSet<ShardId> = children.iter().cloned().collect();
         self.write(LeaseChange::Checkpoint { position: position.clone(), children }).await
     }
 
-    /// Notes that a position is about to be stored, with bytes of the application, as the KCL's `prepareCheckpoint`
-    /// does. Whoever takes the lease before the next checkpoint finds it in the row. It is also a renewal.
+    /// Announces a checkpoint, with bytes of the application, like the KCL's `prepareCheckpoint`. A worker that takes
+    /// the lease before the next checkpoint finds both in the row. It is also a renewal.
     ///
     /// # Errors
     /// As [`checkpoint`](Self::checkpoint).
@@ -220,10 +225,11 @@ impl HeldLease {
         position: &Position,
         state: Option<Vec<u8>>,
     ) -> Result<(), StoreError> {
-        self.write(LeaseChange::Prepare(PendingCheckpoint { position: position.clone(), state })).await
+        let pending = PendingCheckpoint { position: position.clone(), state };
+        self.write(LeaseChange::PrepareCheckpoint(pending)).await
     }
 
-    /// Tells other workers that this one is ready to part with the lease. It is also a renewal.
+    /// Offers the lease to other workers. It is also a renewal.
     ///
     /// # Errors
     /// As [`renew`](Self::renew).
@@ -231,109 +237,110 @@ impl HeldLease {
         self.write(LeaseChange::Offer).await
     }
 
-    /// Makes the worker that asks for the lease its owner. When that is done this holder writes no more.
+    /// Makes the worker that requests the lease its owner. It is the last write of this holder.
     ///
     /// # Errors
-    /// `Conflict` when that worker no longer asks for it, and the lease is still this holder's; `Fenced` when the lease already belongs to another worker; `Throttled` and `Unavailable` may be tried again, and
-    /// if they are not, the lease is free when its fail-over time has passed.
+    /// `Conflict` when that worker no longer requests the lease, which this holder then keeps; `Fenced` when this holder
+    /// lost the lease; `Throttled` and `Unavailable` may be retried. Without a retry, other workers can take the lease
+    /// once its fail-over time has passed.
     pub async fn hand_over(&self, new_owner: &WorkerId) -> Result<(), StoreError> {
         self.write_last(LeaseChange::HandOver { to: new_owner.clone() }).await
     }
 
-    /// Gives the lease up, so that another worker may have it at once. When that is done this holder writes no more.
+    /// Releases the lease, so that another worker can take it at once. It is the last write of this holder.
     ///
     /// # Errors
-    /// `Conflict` when KCL 3.x has given the lease to another worker, to whom it is to be handed over; otherwise as
-    /// [`hand_over`](Self::hand_over).
+    /// `Conflict` when a KCL 3.x leader assigned the lease to another worker: call [`hand_over`](Self::hand_over)
+    /// instead. Otherwise as [`hand_over`](Self::hand_over).
     pub async fn release(&self) -> Result<(), StoreError> {
         self.write_last(LeaseChange::Release).await
     }
 
     async fn write_last(&self, change: LeaseChange) -> Result<(), StoreError> {
-        let mut holder = self.holder.lock().await;
-        let written = self.write_in_turn(&mut holder, change).await;
+        let mut state = self.state.lock().await;
+        let written = self.write_in_turn(&mut state, change).await;
         let is_still_held =
             |error: &StoreError| error.is_retryable() || error.kind() == StoreErrorKind::Conflict;
         if !written.as_ref().is_err_and(is_still_held) {
-            // Before the next write has its turn: it would renew a lease that is another's, or nobody's.
+            // Fence before the lock is released: the next write would renew a lease that this worker gave up.
             self.fence();
         }
         written
     }
 
     async fn write(&self, change: LeaseChange) -> Result<(), StoreError> {
-        let mut holder = self.holder.lock().await;
-        self.write_in_turn(&mut holder, change).await
+        let mut state = self.state.lock().await;
+        self.write_in_turn(&mut state, change).await
     }
 
-    async fn write_in_turn(&self, holder: &mut LeaseHolder, change: LeaseChange) -> Result<(), StoreError> {
-        if holder.must_look() {
+    async fn write_in_turn(&self, state: &mut LeaseState, change: LeaseChange) -> Result<(), StoreError> {
+        if state.must_read_back() {
             let row = self.store.get(self.shard_id()).await?;
-            let finding = holder.look(row.clone());
-            self.act_on(finding, holder, row)?;
+            let found = state.read_back(row.clone());
+            self.act_on(found, state, row)?;
         }
         for _ in 0..=MAX_LATE_ARRIVALS {
             let asked_at = Instant::now();
             let is_fenced = self.is_fenced();
-            let write = match holder.next_write(&change, is_fenced, asked_at)? {
+            let write = match state.next_write(&change, is_fenced, asked_at)? {
                 NextWrite::InEffect => return Ok(()),
                 NextWrite::Full => break,
                 NextWrite::Fenced => {
                     self.fence();
-                    return Err(self.fenced_error((!is_fenced).then(|| holder.lease().clone())));
+                    return Err(self.fenced_error((!is_fenced).then(|| state.lease().clone())));
                 }
                 NextWrite::Send(write) => write,
             };
             match self.store.write(&write).await {
                 Ok(WriteOutcome::Applied { lease: Some(lease) }) => {
-                    holder.note_applied(lease);
-                    self.learn(holder);
+                    state.record_applied(lease);
+                    self.publish_target(state);
                     self.confirm(asked_at);
                     return Ok(());
                 }
                 Ok(WriteOutcome::Applied { lease: None }) => return Err(self.lose(None)),
                 Ok(WriteOutcome::Lost { lease }) => {
-                    // An earlier write of ours may have arrived late; then the lease is ours and this one goes again.
-                    let finding = holder.note_refused(lease.clone());
-                    self.act_on(finding, holder, lease)?;
+                    // If an earlier write of this holder was applied late, it still owns the lease: send the write again.
+                    let found = state.record_refused(lease.clone());
+                    self.act_on(found, state, lease)?;
                 }
                 Ok(WriteOutcome::Unknown(error)) => {
                     let row = self.store.get(self.shard_id()).await;
                     let row = row.map_err(|_| unsettled(self.shard_id(), error))?;
-                    let (finding, is_done) = holder.look_for_newest(row.clone());
-                    self.act_on(finding, holder, row)?;
+                    let (found, is_done) = state.read_back_newest(row.clone());
+                    self.act_on(found, state, row)?;
                     if is_done {
                         return Ok(());
                     }
                 }
                 Err(error) => {
-                    holder.note_failed();
+                    state.record_failed();
                     return Err(error);
                 }
             }
         }
         Err(StoreError::new(
             StoreErrorKind::Unavailable,
-            format!("the writes to the lease of {} stay unconfirmed; try again", self.shard_id()),
+            format!("the writes to the lease of {} remain unconfirmed; try again", self.shard_id()),
         ))
     }
 
-    /// Takes note of what a look at the row has shown.
-    fn act_on(&self, finding: Finding, holder: &LeaseHolder, row: Option<Lease>) -> Result<(), StoreError> {
-        match finding {
-            Finding::Unchanged | Finding::HandOverBegun => self.learn(holder),
-            Finding::Applied { asked_at, .. } => {
-                self.learn(holder);
+    /// Acts on the result of reading the row back.
+    fn act_on(&self, found: ReadBack, state: &LeaseState, row: Option<Lease>) -> Result<(), StoreError> {
+        match found {
+            ReadBack::Unchanged | ReadBack::HandOverBegun => self.publish_target(state),
+            ReadBack::Applied { asked_at, .. } => {
+                self.publish_target(state);
                 self.confirm(asked_at);
             }
-            Finding::Lost => return Err(self.lose(row)),
+            ReadBack::Lost => return Err(self.lose(row)),
         }
         Ok(())
     }
 
-    /// Takes note of who asks for the lease.
-    fn learn(&self, holder: &LeaseHolder) {
-        let target = holder.hand_over_target().cloned();
+    /// Publishes the worker that requests the lease.
+    fn publish_target(&self, state: &LeaseState) {
+        let target = state.hand_over_target().cloned();
         self.target.send_if_modified(|known| {
             let is_new = *known != target;
             *known = target;
@@ -375,7 +382,7 @@ fn unsettled(shard_id: &ShardId, error: StoreError) -> StoreError {
     StoreError::new(
         StoreErrorKind::Unavailable,
         format!(
-            "a write to the lease of {shard_id} has no known outcome yet; it is settled before the next one"
+            "the outcome of a write to the lease of {shard_id} is unknown; the next write settles it first"
         ),
     )
     .with_source(error)

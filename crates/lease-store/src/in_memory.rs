@@ -1,15 +1,17 @@
-//! A lease store in memory, for tests, demonstrations and single-process use.
+//! A lease store in memory, for tests, demonstrations and use within a single process.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::{
-    Consistency, Lease, LeaseListing, LeaseStore, LeaseWrite, ShardId, StoreError, Verdict, WriteOutcome,
-};
+use crate::error::StoreError;
+use crate::lease::Lease;
+use crate::shard_id::ShardId;
+use crate::store::{Consistency, LeaseListing, LeaseStore, WriteOutcome};
+use crate::write::{LeaseWrite, Verdict};
 
-/// Leases in memory. Clones share the table, as workers of a fleet share theirs.
+/// Leases in memory. Clones share the table, as the workers of a fleet share theirs.
 #[derive(Debug, Clone, Default)]
 pub struct InMemoryLeaseStore {
     table: Arc<Mutex<BTreeMap<ShardId, Lease>>>,
@@ -22,7 +24,7 @@ impl InMemoryLeaseStore {
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<ShardId, Lease>> {
-        // No code that can panic runs under the lock, so the table is whole even if the lock says otherwise.
+        // No code that can panic runs under the lock, so the table is consistent even if the lock is poisoned.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -55,15 +57,5 @@ impl LeaseStore for InMemoryLeaseStore {
             }
             Verdict::Refused => Ok(WriteOutcome::Lost { lease: row.cloned() }),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn conforms() {
-        crate::conformance::check_all(InMemoryLeaseStore::new).await;
     }
 }

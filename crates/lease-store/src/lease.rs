@@ -4,52 +4,57 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HashKeyRange, Position, ShardId, StreamIdentity, WorkerId};
+use crate::hash_key_range::HashKeyRange;
+use crate::position::Position;
+use crate::shard_id::ShardId;
+use crate::stream_identity::StreamIdentity;
+use crate::worker_id::WorkerId;
 
-/// Who reads a shard, and how far it is read.
+/// The owner of a shard and its checkpoint.
 ///
-/// The fields are the KCL's lease attributes; see `dynamodb` for their names in the table. A lease is plain data: what
-/// may be written over it is decided by [`LeaseWrite`](crate::LeaseWrite).
+/// The fields are the KCL's lease attributes; see `dynamodb` for their names in the table. A lease is plain data;
+/// [`LeaseWrite`](crate::LeaseWrite) decides which writes apply to it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lease {
     /// The shard, and in a single-stream table the key of the row.
     pub shard_id: ShardId,
-    /// The worker that reads the shard; `None` when nobody does.
+    /// The worker that reads the shard; `None` for an unowned lease.
     pub owner: Option<WorkerId>,
     /// Grows with every renewal, checkpoint and change of owner: heartbeat and optimistic lock in one.
     pub counter: u64,
-    /// How far the shard is read.
+    /// The position up to which the shard is processed.
     pub checkpoint: Position,
-    /// How often the owner changed since the last checkpoint.
+    /// Changes of owner since the last checkpoint.
     pub owner_switches_since_checkpoint: u64,
-    /// A checkpoint that a KCL application prepared and has not completed. The next checkpoint clears it.
+    /// A checkpoint that an application prepared and has not completed. The next checkpoint clears it.
     pub pending_checkpoint: Option<PendingCheckpoint>,
-    /// The shards this one came from: none, one (split) or two (merge).
+    /// The parent shards: none, one (split) or two (merge).
     pub parents: BTreeSet<ShardId>,
-    /// The shards that follow, known once this one is read to its end.
+    /// The child shards; empty until this shard is read to its end.
     pub children: BTreeSet<ShardId>,
-    /// The part of the hash-key space; absent in rows of old KCL versions.
+    /// The part of the hash-key space that the shard covers; `None` in rows of old KCL versions.
     pub hash_key_range: Option<HashKeyRange>,
-    /// Set only during a hand-over led by KCL 3.x: the previous owner, still processing.
+    /// The previous owner, which is still processing; set only during a hand-over led by KCL 3.x.
     pub checkpoint_owner: Option<WorkerId>,
-    /// A worker that asks the owner for the lease. What it means depends on who owns the lease now; see
+    /// A worker that asks the owner for the lease. Its meaning depends on the present owner; see
     /// [`hand_over_target`](Self::hand_over_target).
     pub requested_by: Option<WorkerId>,
     /// The worker that offered the lease to others, or agreed to a request. It counts only while that worker is the
     /// owner; see [`is_offered`](Self::is_offered).
     pub offered_by: Option<WorkerId>,
-    /// The stream that the shard belongs to, where a worker of ours noted it.
+    /// The stream that the shard belongs to; `None` until a worker of this library records it.
     pub stream: Option<StreamIdentity>,
-    /// What `LATEST` or `AT_TIMESTAMP` in the checkpoint stands for, in milliseconds since 1970: kept from the first
-    /// start on, so that whoever reads the shard first, and whenever, starts at the same instant. The child of such a shard
-    /// keeps it too, whose checkpoint may be `TRIM_HORIZON`: nothing of it is wanted from before then.
+    /// The instant that `LATEST` or `AT_TIMESTAMP` in the checkpoint stands for, in milliseconds since 1970.
+    ///
+    /// It is recorded at the first start, so every worker that opens the shard starts at the same instant. A child of
+    /// such a shard keeps the instant, although its checkpoint may be `TRIM_HORIZON`: older records are not wanted.
     pub initial_time_millis: Option<u64>,
-    /// How much is read from the shard, where a KCL 3.x worker measured it.
+    /// The read throughput of the shard; `None` unless a KCL 3.x worker measured it.
     pub throughput_bytes_per_second: Option<u64>,
 }
 
 impl Lease {
-    /// A new lease that nobody holds: counter 0, no parents, no known range.
+    /// A new lease without an owner: counter 0, no parents, no known range.
     pub fn unowned(shard_id: ShardId, checkpoint: Position) -> Self {
         Self {
             shard_id,
@@ -70,7 +75,7 @@ impl Lease {
         }
     }
 
-    /// What a write must still find in the row to be applied.
+    /// The part of the row that must be unchanged for a write to be applied.
     pub fn version(&self) -> LeaseVersion {
         LeaseVersion {
             counter: self.counter,
@@ -79,13 +84,13 @@ impl Lease {
         }
     }
 
-    /// Whether the shard is read to its end, so that nobody needs to hold the lease.
+    /// Whether the shard is read to its end, so that no worker needs to hold the lease.
     pub fn is_finished(&self) -> bool {
         self.checkpoint.is_shard_end()
     }
 
-    /// The worker that the present holder is asked to hand the lease over to, if there is one: the new owner in a
-    /// hand-over of KCL 3.x, or else whoever left a request on the row.
+    /// The worker to which the present holder should hand the lease over; `None` when there is no such worker. In a
+    /// hand-over of KCL 3.x it is the new owner, otherwise the worker that left a request in the row.
     pub fn hand_over_target(&self) -> Option<&WorkerId> {
         match (&self.checkpoint_owner, &self.owner) {
             (Some(_), new_owner) => new_owner.as_ref(),
@@ -94,13 +99,13 @@ impl Lease {
         }
     }
 
-    /// Whether the owner is ready to part with the lease. An offer of an earlier owner does not count: the KCL keeps
-    /// attributes that it does not know when it takes a lease.
+    /// Whether the owner offers the lease to other workers. An offer of an earlier owner does not count: when a KCL
+    /// worker takes a lease, it leaves attributes that it does not know in the row.
     pub fn is_offered(&self) -> bool {
         self.owner.is_some() && self.offered_by == self.owner
     }
 
-    /// Whether this worker stands in the row as the owner.
+    /// Whether the row names this worker as the owner.
     pub fn is_owned_by(&self, worker_id: &WorkerId) -> bool {
         self.owner.as_ref() == Some(worker_id)
     }
@@ -113,7 +118,7 @@ pub struct LeaseVersion {
     pub counter: u64,
     /// The owner last seen.
     pub owner: Option<WorkerId>,
-    /// The previous owner in a hand-over of KCL 3.x, as last seen; such a hand-over leaves the counter alone.
+    /// The previous owner in a hand-over of KCL 3.x, as last seen. Such a hand-over does not change the counter.
     pub checkpoint_owner: Option<WorkerId>,
 }
 
@@ -124,7 +129,7 @@ impl LeaseVersion {
     }
 }
 
-/// What a worker knows of a shard and notes in its row where the row lacks it. Rows of KCL workers lack most of it.
+/// Facts about a shard that a worker adds to its row where they are missing. Rows of KCL workers lack most of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LeaseFacts {
     /// The stream that the shard belongs to.
@@ -136,8 +141,8 @@ pub struct LeaseFacts {
 }
 
 impl LeaseFacts {
-    /// Fills in what the lease lacks.
-    pub fn fill_in(&self, lease: &mut Lease) {
+    /// Sets the facts that the lease lacks.
+    pub(crate) fn fill_in(&self, lease: &mut Lease) {
         lease.stream = lease.stream.take().or_else(|| self.stream.clone());
         lease.initial_time_millis = lease.initial_time_millis.or(self.initial_time_millis);
         lease.hash_key_range = lease.hash_key_range.or(self.hash_key_range);
@@ -147,7 +152,7 @@ impl LeaseFacts {
 /// The first half of the KCL's two-step checkpoint (`prepareCheckpoint`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PendingCheckpoint {
-    /// The position that was prepared.
+    /// The prepared position.
     pub position: Position,
     /// Opaque bytes of the application.
     pub state: Option<Vec<u8>>,
@@ -162,21 +167,21 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_for_the_owner_it_finds() {
+    fn a_request_addresses_the_present_owner() {
         let mut lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
         lease.requested_by = worker("b");
-        assert_eq!(lease.hand_over_target(), None, "nobody is there to hand anything over");
+        assert_eq!(lease.hand_over_target(), None, "an unowned lease has no holder to hand it over");
         lease.owner = worker("a");
         assert_eq!(lease.hand_over_target(), worker("b").as_ref());
         lease.owner = worker("b");
-        assert_eq!(lease.hand_over_target(), None, "it got what it asked for");
+        assert_eq!(lease.hand_over_target(), None, "the requester owns the lease now");
         lease.checkpoint_owner = worker("a");
         lease.requested_by = worker("c");
-        assert_eq!(lease.hand_over_target(), worker("b").as_ref(), "KCL 3.x has decided");
+        assert_eq!(lease.hand_over_target(), worker("b").as_ref(), "a hand-over of KCL 3.x comes first");
     }
 
     #[test]
-    fn an_offer_of_an_earlier_owner_is_none() {
+    fn an_offer_of_an_earlier_owner_does_not_count() {
         let mut lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
         lease.offered_by = worker("a");
         assert!(!lease.is_offered());

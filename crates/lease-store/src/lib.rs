@@ -1,18 +1,18 @@
-//! Shard leases: who reads a shard, and how far it is read.
+//! Shard leases: which worker reads a shard, and how far it has read.
 //!
-//! A *lease* is one row of a shared table. A worker that holds it renews its counter, writes checkpoints into it and
-//! gives it up; every write is conditional on what the writer last saw, so of two workers that both believe they own a
-//! shard only one can write. The other learns it as [`StoreErrorKind::Fenced`] and stops.
+//! A *lease* is one row of a shared table. The worker that holds it renews its counter, writes checkpoints into it and
+//! releases it. Every write is conditional on the version that the writer last saw. If two workers both believe that
+//! they own a shard, only one of them can write; the other gets [`StoreErrorKind::Fenced`] and stops.
 //!
-//! | what | where |
+//! | topic | items |
 //! | --- | --- |
 //! | values | [`ShardId`], [`WorkerId`], [`SequenceNumber`], [`Position`], [`HashKeyRange`], [`StreamIdentity`], [`Lease`] |
 //! | the store | [`LeaseStore`]: prepare, list, get, and one conditional [`write`](LeaseStore::write) |
-//! | what a write does | [`LeaseWrite`] and [`LeaseChange`]: pure data with a pure `apply`, the same for every store |
-//! | a lease in the hand | [`HeldLease`]: its writes one after another, unknown outcomes settled before the next |
+//! | the effect of a write | [`LeaseWrite`] and [`LeaseChange`]: pure data with a pure `apply`, the same for every store |
+//! | a lease that a worker holds | [`HeldLease`]: one write at a time; settles an unknown outcome before the next write |
 //! | stores | [`InMemoryLeaseStore`]; `dynamodb::DynamoDbLeaseStore` behind the feature `dynamodb` |
 //! | decorators | [`FaultyLeaseStore`], [`ThrottledLeaseStore`], [`CountingLeaseStore`] |
-//! | the suite | `conformance`, behind the feature of that name |
+//! | the conformance suite | `conformance`, behind the feature of that name |
 //!
 //! ```
 //! # async fn example() -> Result<(), lease_store::StoreError> {
@@ -23,7 +23,7 @@
 //! let shard_id = ShardId::new("shardId-000000000000")?;
 //! store.write(&LeaseWrite::Create(Lease::unowned(shard_id.clone(), Position::TrimHorizon))).await?;
 //!
-//! let seen = store.get(&shard_id).await?.expect("it was just created");
+//! let seen = store.get(&shard_id).await?.expect("the lease was just created");
 //! let held = HeldLease::take(store.clone(), &seen, &WorkerId::new("worker-a")?).await?;
 //! held.checkpoint(&Position::after("4959".parse()?, 0), &[]).await?;
 //! held.release().await?;
@@ -35,9 +35,9 @@ mod decorators;
 mod error;
 mod hash_key_range;
 mod held_lease;
-mod holder;
 mod in_memory;
 mod lease;
+mod lease_state;
 mod position;
 mod sequence_number;
 mod shard_id;
@@ -50,12 +50,14 @@ mod write;
 pub mod conformance;
 #[cfg(feature = "dynamodb")]
 pub mod dynamodb;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 
 pub use decorators::{CountingLeaseStore, FaultRates, FaultyLeaseStore, StoreCalls, ThrottledLeaseStore};
 pub use error::{BoxError, Error, ErrorKind, StoreError, StoreErrorKind};
 pub use hash_key_range::{HashKey, HashKeyRange};
 pub use held_lease::{FencingToken, HeldLease};
-pub use holder::{Finding, LeaseHolder, NextWrite, UnsettledWrite};
 pub use in_memory::InMemoryLeaseStore;
 pub use lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
 pub use position::{Position, RecordPosition};

@@ -1,12 +1,13 @@
-//! How far a shard is read: a place after a record, or one of the sentinels.
+//! A position in a shard: after a record, or one of the KCL's sentinels.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{SequenceNumber, StoreError};
+use crate::error::StoreError;
+use crate::sequence_number::SequenceNumber;
 
-/// The place of one record: its sequence number and, inside an aggregated record, its sub-sequence number.
+/// The position of one record: its sequence number and, inside an aggregated record, its sub-sequence number.
 ///
 /// Ordered by (sequence number, sub-sequence number). A record that is not part of an aggregate has sub-sequence
 /// number 0.
@@ -18,20 +19,21 @@ pub struct RecordPosition {
     pub sub_sequence_number: u64,
 }
 
-/// How far a shard is read, as a lease row stores it.
+/// A position in a shard, as a lease row stores it.
 ///
 /// The order is the KCL's (`ExtendedSequenceNumber`): `AT_TIMESTAMP` < `TRIM_HORIZON` < `LATEST` < any record <
 /// `SHARD_END`. A checkpoint may only move forward in it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Position {
-    /// From the first record at or after an instant. The row does not hold the instant; it comes from the
-    /// configuration, so it must be the same in the whole fleet.
+    /// Start at the first record at or after an instant. The position does not hold the instant: it is recorded in
+    /// [`Lease::initial_time_millis`](crate::Lease::initial_time_millis), or else comes from the configuration, which
+    /// must then be the same in the whole fleet.
     AtTimestamp,
-    /// From the oldest record that the stream still keeps.
+    /// Start at the oldest record that the stream still retains.
     TrimHorizon,
-    /// From the records that come after the first read.
+    /// Start at the first record written after the shard is opened for the first time.
     Latest,
-    /// Everything up to and including this record is done.
+    /// This record and all records before it are processed.
     After(RecordPosition),
     /// The shard is closed and read to its end.
     ShardEnd,
@@ -48,7 +50,7 @@ impl Position {
         Self::After(RecordPosition { sequence_number, sub_sequence_number })
     }
 
-    /// Reads the KCL's attributes `checkpoint` and `checkpointSubSequenceNumber`.
+    /// Parses the KCL's attributes `checkpoint` and `checkpointSubSequenceNumber`.
     ///
     /// # Errors
     /// `Invalid` when the text is neither a sentinel nor a sequence number.

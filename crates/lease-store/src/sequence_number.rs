@@ -7,16 +7,16 @@ use std::str::FromStr;
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// The most digits a sequence number can have (Kinesis API: `0|([1-9]\d{0,128})`).
 const MAX_DIGITS: usize = 129;
 
-/// The number Kinesis gives a record; it only grows within a shard and its descendants.
+/// The number that Kinesis assigns to a record. It only grows within a shard and its descendants.
 ///
-/// Canonical decimal of up to 129 digits, too wide for any integer type, so it stays text: with no leading zeros the
-/// longer number is the larger one, and of two equally long ones the text order is the numeric order. Cloning shares
-/// the text, which may be a slice of a larger buffer.
+/// A sequence number has up to 129 decimal digits. No integer type is that wide, so it is kept as text. Without leading
+/// zeros the longer number is the larger one, and for equal lengths the order of the text is the numeric order. Cloning
+/// shares the text, which may be a slice of a larger buffer.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SequenceNumber(ByteString);
@@ -28,7 +28,7 @@ impl SequenceNumber {
     /// `Invalid` when the text is not canonical decimal or has more than 129 digits.
     pub fn new(text: impl Into<ByteString>) -> Result<Self, StoreError> {
         let text = text.into();
-        // Without a way out in the middle, so that many bytes are looked at in one step: this is done for every record.
+        // This runs for every record. The fold has no early exit, so the compiler can check many bytes in one step.
         let digits = text.bytes().fold(true, |so_far, byte| so_far & byte.is_ascii_digit());
         let digits_only = !text.is_empty() && digits;
         let canonical = text.len() == 1 || !text.starts_with('0');

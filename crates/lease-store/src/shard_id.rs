@@ -6,15 +6,15 @@ use std::str::FromStr;
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
+use crate::error::StoreError;
 
-/// The longest shard id that the Kinesis API takes, in bytes.
+/// The longest shard id that the Kinesis API accepts, in bytes.
 const MAX_LENGTH_BYTES: usize = 128;
 
 /// The name of a shard, unique within its stream, such as `shardId-000000000004`.
 ///
-/// One to 128 letters, digits, `_`, `.` and `-`, as the Kinesis API demands. In a single-stream lease table it is also
-/// the key of the lease row. Cloning shares the text.
+/// One to 128 letters, digits, `_`, `.` and `-`, as the Kinesis API requires. In a single-stream lease table it is
+/// also the key of the lease row. Cloning shares the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ShardId(ByteString);
@@ -23,7 +23,7 @@ impl ShardId {
     /// Checks and wraps a shard id.
     ///
     /// # Errors
-    /// `Invalid` when the text is empty, longer than 128 bytes, or holds another character.
+    /// `Invalid` when the text is empty, longer than 128 bytes, or has another character.
     pub fn new(text: impl Into<ByteString>) -> Result<Self, StoreError> {
         let text = text.into();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
@@ -36,7 +36,7 @@ impl ShardId {
         Ok(Self(text))
     }
 
-    /// The id that Kinesis gives the shard with this number: `shardId-` and at least twelve digits.
+    /// The id that Kinesis assigns to the shard with this number: `shardId-` and at least twelve digits.
     pub fn numbered(number: u64) -> Self {
         Self(format!("shardId-{number:012}").into())
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_the_api_takes() {
+    fn accepts_the_ids_of_the_api_only() {
         let longest = "a".repeat(MAX_LENGTH_BYTES);
         for text in ["shardId-000000000000", "a", "_.-", longest.as_str()] {
             assert_eq!(ShardId::new(text).unwrap().as_str(), text);

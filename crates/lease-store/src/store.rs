@@ -4,60 +4,66 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use crate::{Lease, LeaseWrite, ShardId, StoreError};
+use crate::error::StoreError;
+use crate::lease::Lease;
+use crate::shard_id::ShardId;
+use crate::write::LeaseWrite;
 
-/// Where the leases of one application are kept.
+/// Stores the leases of one application.
 ///
-/// Four calls; the only one that changes a lease is [`write`](LeaseStore::write), and it is always conditional. Every
+/// Of its four calls only [`write`](LeaseStore::write) changes a lease, and every write is conditional. Every
 /// implementation passes the suite in `conformance`.
 #[async_trait]
 pub trait LeaseStore: fmt::Debug + Send + Sync + 'static {
-    /// What messages call the store: the name of its table, where it has one.
+    /// The name of the store in messages: its table, if it has one.
     fn name(&self) -> &str {
         "of this process"
     }
 
-    /// Makes the store ready: creates what is absent and checks the layout of what is there. Safe to call from many
-    /// workers at once, any number of times.
+    /// Makes the store ready: creates an absent table and checks the layout of an existing one. Many workers may call
+    /// this at once, any number of times.
     ///
     /// # Errors
-    /// `Invalid` when something of another layout stands there; the store's own failures otherwise.
+    /// `Invalid` when the table has another layout; the store's own failures otherwise.
     async fn prepare(&self) -> Result<(), StoreError>;
 
-    /// All leases. Rows that cannot be read are returned beside the good ones, never instead of them.
+    /// Returns all leases. Malformed rows are returned separately, in addition to the leases.
     ///
     /// # Errors
-    /// The store's failures; nothing is returned then.
+    /// The store's own failures; no partial listing is returned.
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError>;
 
-    /// One lease as it stands now, after all writes that were answered before; `None` when it has no row.
+    /// Reads one lease, strongly consistent: the result includes every write that was answered before the call. `None`
+    /// when the lease has no row.
     ///
     /// # Errors
-    /// `Invalid` when the row is malformed; the store's failures otherwise.
+    /// `Invalid` when the row is malformed; the store's own failures otherwise.
     async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError>;
 
-    /// Carries out one conditional write, once.
+    /// Attempts one conditional write, once, without retries.
     ///
     /// # Errors
-    /// An error means that nothing was written. A failure that leaves it open is [`WriteOutcome::Unknown`].
+    /// An error means that nothing was written. If the write may have been applied, the result is
+    /// [`WriteOutcome::Unknown`] instead.
     async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError>;
 }
 
 /// How fresh a listing must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
-    /// May miss the newest writes; costs half as much in DynamoDB. Fit for planning, since every write is conditional.
+    /// May miss the newest writes; costs half as much in DynamoDB. Sufficient for planning, since every write is
+    /// conditional.
     Eventual,
-    /// Holds every write that was answered before.
+    /// Includes every write that was answered before the listing started.
     Strong,
 }
 
-/// What a listing found.
+/// The result of a listing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeaseListing {
     /// The leases, in the order of their shard ids.
     pub leases: Vec<Lease>,
-    /// Rows that are no readable lease. Whoever lists decides and reports; nothing is written over them.
+    /// Rows that cannot be read as leases. The caller decides about them and reports them; no write replaces them.
     pub malformed: Vec<MalformedLease>,
 }
 
@@ -66,9 +72,9 @@ pub struct LeaseListing {
 pub struct MalformedLease {
     /// The key of the row.
     pub key: String,
-    /// The attribute that is wrong.
+    /// The malformed attribute.
     pub attribute: String,
-    /// What is wrong with it.
+    /// The fault of the attribute.
     pub reason: String,
 }
 
@@ -78,19 +84,19 @@ impl fmt::Display for MalformedLease {
     }
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Debug)]
 pub enum WriteOutcome {
-    /// It stands in the store.
+    /// The write was applied.
     Applied {
         /// The row after the write; `None` after a delete.
         lease: Option<Lease>,
     },
-    /// Its condition did not hold: somebody else wrote first. Nothing was written.
+    /// The condition did not hold because another writer was first. Nothing was written.
     Lost {
-        /// The row that stood there instead; `None` when there is none.
+        /// The row that made the condition fail; `None` when there is no row.
         lease: Option<Lease>,
     },
-    /// It may have been applied, or may still be: read again before deciding anything.
+    /// The write may have been applied, or may still be: read the row again before deciding anything.
     Unknown(StoreError),
 }

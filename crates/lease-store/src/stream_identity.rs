@@ -1,18 +1,18 @@
-//! Which stream a lease table belongs to.
+//! The stream to which the rows of a lease table belong.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A stream, told apart from every other, and from one of the same name that was deleted and created again.
+/// Identifies a stream, also after a stream of the same name was deleted and created again.
 ///
-/// Positions of one stream mean nothing in another: reading on from them would skip records or fail for ever. So the
-/// identity is noted in the rows, and a table of another stream is refused.
+/// A position of one stream means nothing in another one: resuming from it would skip records or fail permanently. So
+/// the rows hold the identity, and a worker refuses a table of another stream.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct StreamIdentity {
     /// The Amazon resource name of the stream.
     pub arn: String,
-    /// When it was created, in seconds since 1970; the KCL's *creation epoch*.
+    /// The creation time, in seconds since 1970; the KCL's *creation epoch*.
     pub creation_epoch_seconds: u64,
 }
 

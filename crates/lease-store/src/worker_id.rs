@@ -1,19 +1,19 @@
-//! The name of a fleet member.
+//! The name of a worker.
 
 use std::fmt;
 
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
+use crate::error::StoreError;
 
-/// The longest worker id we take, in bytes; a bound for the rows, not a rule of the KCL.
+/// The longest accepted worker id, in bytes. It bounds the size of a row; the KCL has no such rule.
 const MAX_LENGTH_BYTES: usize = 256;
 
-/// The name of a fleet member (the KCL's *worker identifier*), unique among the running members of an application.
+/// The name of a worker (the KCL's *worker identifier*), unique among the running workers of an application.
 ///
-/// It stands in a lease row as the owner. A name that is the same after a restart lets the worker have its own leases
-/// back at once. Never empty: in the table an absent owner means unowned.
+/// A lease row names its owner by this id. If a worker has the same id after a restart, it takes its own leases back at
+/// once. Never empty: in the table an absent owner means unowned.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WorkerId(ByteString);

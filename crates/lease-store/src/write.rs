@@ -1,11 +1,14 @@
-//! What can be written to a lease, as data: the condition, the change, and the pure result.
+//! Conditional writes to a lease as data: the condition, the change, and the pure function that computes the result.
 
 use std::collections::BTreeSet;
 
-use crate::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint, Position, ShardId, WorkerId};
+use crate::lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
+use crate::position::Position;
+use crate::shard_id::ShardId;
+use crate::worker_id::WorkerId;
 
 /// One conditional write. There is no unconditional one.
-// Creations are rare, and no write is kept for long: a box would only be in the way of those who match.
+// Creations are rare and writes are short-lived, so boxing the lease would only complicate matching.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaseWrite {
@@ -13,18 +16,18 @@ pub enum LeaseWrite {
     Create(Lease),
     /// Change a row, if it is still at the expected version.
     Update {
-        /// The row.
+        /// The key of the row.
         shard_id: ShardId,
-        /// What the writer last saw.
+        /// The version that the writer last saw.
         expected: LeaseVersion,
-        /// What shall become of it.
+        /// The change to make.
         change: LeaseChange,
     },
     /// Remove a row, if it is still at the expected version.
     Delete {
-        /// The row.
+        /// The key of the row.
         shard_id: ShardId,
-        /// What the writer last saw.
+        /// The version that the writer last saw.
         expected: LeaseVersion,
     },
 }
@@ -32,57 +35,57 @@ pub enum LeaseWrite {
 /// A change of one lease (KCL: renewLease, updateLease, takeLease, evictLease).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaseChange {
-    /// Heartbeat: the counter grows.
+    /// Heartbeat: increments the counter.
     Renew,
-    /// Store how far the shard is read. It is also a heartbeat.
+    /// Store a new checkpoint. It is also a heartbeat.
     Checkpoint {
         /// The new position.
         position: Position,
-        /// The shards that follow, when they are known; empty leaves those in the row.
+        /// The child shards, if they are known; an empty set keeps the children in the row.
         children: BTreeSet<ShardId>,
     },
-    /// Note that a position is about to be stored, with bytes of the application: the first half of the KCL's two-step
-    /// checkpoint. It is also a heartbeat.
-    Prepare(PendingCheckpoint),
-    /// Make this worker the owner, and note what the row lacks.
+    /// Announce a checkpoint, with bytes of the application: the first half of the KCL's two-step checkpoint. It is
+    /// also a heartbeat.
+    PrepareCheckpoint(PendingCheckpoint),
+    /// Make this worker the owner, and add the facts that the row lacks.
     Take {
         /// The new owner.
         owner: WorkerId,
-        /// What the writer knows of the shard.
+        /// Facts about the shard that the writer knows.
         facts: LeaseFacts,
     },
-    /// Make the worker that asks for the lease its owner, if it still asks: the last write of a holder.
+    /// Make the worker that requests the lease its owner, if the request still stands: the last write of a holder.
     HandOver {
         /// The new owner; see [`Lease::hand_over_target`].
         to: WorkerId,
     },
-    /// Ask the owner for the lease. The counter stays, since it is the owner's heartbeat, and so that whatever the owner
-    /// writes next (a KCL worker too) finds its condition unharmed.
+    /// Ask the owner for the lease. The counter is not changed: it is the owner's heartbeat, and the condition of the
+    /// owner's next write (a KCL worker's too) must still hold.
     Request {
         /// The worker that asks.
         by: WorkerId,
-        /// The request that stands there, as last seen, and is replaced.
+        /// The requester in the row, as last seen, which this request replaces.
         instead_of: Option<WorkerId>,
     },
-    /// Take a request back. The counter stays, as for the request.
+    /// Withdraw a request. The counter is not changed, as for the request.
     Withdraw {
         /// The worker that asked.
         by: WorkerId,
     },
-    /// Tell others that the owner is ready to part with the lease. It is also a heartbeat.
+    /// Offer the lease to other workers. It is also a heartbeat.
     Offer,
-    /// Give the lease up. The counter stays: KCL versions before 2.6 see a lease as available only when its counter
-    /// has stood still for the fail-over time, and a new count would start that time again.
+    /// Give up the lease, without a successor. The counter is not changed: KCL versions before 2.6 take a lease only
+    /// when its counter has not changed for the fail-over time, and a new value would restart that time.
     Release,
 }
 
 impl LeaseChange {
-    /// A take that notes nothing besides.
+    /// A take that adds no facts.
     pub fn take(owner: WorkerId) -> Self {
         Self::Take { owner, facts: LeaseFacts::default() }
     }
 
-    /// The row after the change. Every store yields exactly this.
+    /// The row after the change. Every store must produce exactly this row.
     #[must_use]
     pub fn apply(&self, lease: &Lease) -> Lease {
         let mut next = lease.clone();
@@ -97,7 +100,7 @@ impl LeaseChange {
                     next.children.clone_from(children);
                 }
             }
-            Self::Prepare(pending) => {
+            Self::PrepareCheckpoint(pending) => {
                 next.counter += 1;
                 next.pending_checkpoint = Some(pending.clone());
             }
@@ -132,7 +135,7 @@ impl LeaseChange {
         lease.offered_by = None;
     }
 
-    /// What a row of the expected version must fulfil besides.
+    /// The condition on the row in addition to its version.
     fn is_possible_on(&self, lease: &Lease) -> bool {
         match self {
             Self::Request { instead_of, .. } => lease.requested_by == *instead_of,
@@ -142,8 +145,8 @@ impl LeaseChange {
         }
     }
 
-    /// The KCL's rule: a take counts as a switch when another worker owned the lease, or when the new owner finishes a
-    /// hand-over in which it was the one still processing. Taking an unowned lease does not count.
+    /// The KCL's rule: a take counts as a switch when another worker owned the lease, or when the new owner is the
+    /// checkpoint owner of an unfinished hand-over. Taking an unowned lease does not count.
     pub(crate) fn counts_as_owner_switch(seen: &LeaseVersion, new_owner: &WorkerId) -> bool {
         seen.owner.as_ref().is_some_and(|old_owner| old_owner != new_owner)
             || seen.checkpoint_owner.as_ref() == Some(new_owner)
@@ -151,7 +154,7 @@ impl LeaseChange {
 }
 
 impl LeaseWrite {
-    /// The row this write is about.
+    /// The shard whose row is written.
     pub fn shard_id(&self) -> &ShardId {
         match self {
             Self::Create(lease) => &lease.shard_id,
@@ -159,7 +162,7 @@ impl LeaseWrite {
         }
     }
 
-    /// What becomes of the row that stands there now. Every store decides exactly so.
+    /// Decides whether the write applies to the present row. Every store must decide exactly like this.
     pub fn decide(&self, row: Option<&Lease>) -> Verdict {
         match (self, row) {
             (Self::Create(lease), None) => Verdict::Applies(Some(Box::new(lease.clone()))),
@@ -174,12 +177,12 @@ impl LeaseWrite {
     }
 }
 
-/// The answer of [`LeaseWrite::decide`].
+/// The result of [`LeaseWrite::decide`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The condition holds; this is the row after the write, `None` after a delete.
+    /// The condition holds. The value is the row after the write; `None` after a delete.
     Applies(Option<Box<Lease>>),
-    /// The condition does not hold; the row stays.
+    /// The condition does not hold; the row is not changed.
     Refused,
 }
 
@@ -199,8 +202,8 @@ mod tests {
     fn owner_switches_follow_the_kcl_rule() {
         let take = |lease: &Lease, name| LeaseChange::take(worker(name)).apply(lease);
         let first = take(&lease(), "a");
-        assert_eq!(first.owner_switches_since_checkpoint, 0, "an unowned lease was taken");
-        assert_eq!(take(&first, "a").owner_switches_since_checkpoint, 0, "its own owner took it");
+        assert_eq!(first.owner_switches_since_checkpoint, 0, "the lease was unowned");
+        assert_eq!(take(&first, "a").owner_switches_since_checkpoint, 0, "the owner took its own lease");
         let second = take(&first, "b");
         assert_eq!(second.owner_switches_since_checkpoint, 1);
         let mut handing_over = first;
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_but_release_moves_the_counter() {
+    fn take_renew_and_checkpoint_increment_the_counter() {
         let owned = LeaseChange::take(worker("a")).apply(&lease());
         assert_eq!(owned.counter, 1);
         assert_eq!(LeaseChange::Renew.apply(&owned).counter, 2);
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_moved_refuses_the_write() {
+    fn a_changed_version_refuses_the_write() {
         let row = LeaseChange::take(worker("b")).apply(&lease());
         let stale = LeaseWrite::Update {
             shard_id: row.shard_id.clone(),

@@ -1,4 +1,4 @@
-//! Stores around stores: faults, limits and counts for tests, budgets and simulations.
+//! Stores that wrap another store and add faults, a rate limit or counters, for tests and simulations.
 
 mod counting;
 mod faulty;

@@ -1,4 +1,4 @@
-//! What a failed request means, and whether it may have been applied all the same.
+//! Classifies a failed request: the kind of its error, and whether a write may have been applied all the same.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -9,16 +9,17 @@ use aws_sdk_dynamodb::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 
-use crate::{StoreError, StoreErrorKind, WriteOutcome};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::store::WriteOutcome;
 
-/// How the HTTP client shows a connection that was never established. Its error type is not public; should the text
-/// change, such a failure counts as *unknown outcome*, which is safe.
+/// The error text of the HTTP client for a connection that was never established. The error type is not public. If the
+/// text changes, such a failure counts as *unknown outcome*, which is safe.
 const NEVER_CONNECTED: &str = "client error (Connect)";
 
-/// Watches one call: what has not passed here was not sent.
+/// Records whether a request was sent, for one call.
 ///
-/// The SDK reports everything between signing and the answer as one kind of error, missing credentials and a torn
-/// connection alike. This hook runs right before the request goes to the HTTP client, on every attempt.
+/// The SDK reports every failure between signing and the answer as one kind of error, for example missing credentials
+/// and a broken connection. This hook runs on every attempt, right before the request goes to the HTTP client.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CallWatch {
     sent_to: Arc<OnceLock<String>>,
@@ -40,7 +41,7 @@ impl Intercept for CallWatch {
     }
 }
 
-/// What a call was, for its messages.
+/// Describes a call in error messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) operation: &'static str,
@@ -48,7 +49,7 @@ pub(super) struct Call<'a> {
     pub(super) region: &'a str,
 }
 
-/// A request that brought no result.
+/// A failed request.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: StoreError,
@@ -57,32 +58,32 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// The failure as the answer to a write.
+    /// The outcome of a write that failed like this.
     pub(super) fn into_outcome(self) -> Result<WriteOutcome, StoreError> {
         if self.may_be_applied { Ok(WriteOutcome::Unknown(self.error)) } else { Err(self.error) }
     }
 }
 
-/// The part of a failure that decides.
+/// The classification of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Meaning {
+struct Classification {
     kind: StoreErrorKind,
     may_be_applied: bool,
 }
 
-impl Meaning {
-    /// No or no usable answer to a request that went out.
+impl Classification {
+    /// A request that was sent and got no answer, or an unreadable one.
     const UNANSWERED: Self = Self { kind: StoreErrorKind::Unavailable, may_be_applied: true };
 
-    /// Nothing was written.
+    /// A failure after which nothing was written.
     const fn refused(kind: StoreErrorKind) -> Self {
         Self { kind, may_be_applied: false }
     }
 
-    /// What DynamoDB, or something that stands before it, answered.
+    /// Classifies an answer of DynamoDB, or of a proxy in front of it.
     fn of_answer(status: u16, code: Option<&str>) -> Self {
-        // A server that failed may have failed after the write, whatever it calls the failure. And a success that
-        // cannot be read is no refusal, though the SDK files it with the refusals.
+        // A server may fail after the write, whatever the error code. An unreadable success is not a refusal either,
+        // although the SDK reports it as a service error.
         if !(400..500).contains(&status) || status == 408 {
             return Self::UNANSWERED;
         }
@@ -94,7 +95,7 @@ impl Meaning {
                 | "Throttling"
                 | "LimitExceededException",
             ) => Self::refused(StoreErrorKind::Throttled),
-            // The row is in a transaction or another Region's write; the same call may succeed soon.
+            // The row is part of a transaction, or another Region writes it; the same call may succeed soon.
             Some("TransactionConflictException" | "ReplicatedWriteConflictException") => {
                 Self::refused(StoreErrorKind::Unavailable)
             }
@@ -117,10 +118,10 @@ impl Meaning {
         }
     }
 
-    /// A call that failed before its request went out.
+    /// Classifies a call that failed before its request was sent.
     fn of_unsent(reason: &str) -> Self {
-        // The credentials' own error type is not public either. Its texts only choose between kinds here; that nothing
-        // was sent is certain.
+        // The error type of the credentials is not public either. The text only selects the kind: it is certain that
+        // nothing was sent.
         Self::refused(if reason.contains("timed out") || reason.contains("while loading credentials") {
             StoreErrorKind::Unavailable
         } else if reason.contains("credential") {
@@ -145,48 +146,48 @@ impl Meaning {
                     Self::UNANSWERED
                 }
             }
-            // Timeouts, answers that cannot be read, and what later versions of the SDK may add.
+            // Timeouts, unreadable answers, and variants that later versions of the SDK may add.
             _ => Self::UNANSWERED,
         }
     }
 }
 
 impl Call<'_> {
-    /// The meaning of an error that the SDK answered to this call.
+    /// Classifies an error of the SDK for this call.
     pub(super) fn failed<E>(self, error: SdkError<E>, watch: &CallWatch) -> Failure
     where
         E: Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
         let sent_to = watch.sent_to.get();
-        let meaning = Meaning::of(&error, sent_to.is_some());
-        let message = self.message(&reason(&error), meaning, sent_to.map(String::as_str));
+        let classification = Classification::of(&error, sent_to.is_some());
+        let message = self.message(&reason(&error), classification, sent_to.map(String::as_str));
         Failure {
-            error: StoreError::new(meaning.kind, message).with_source(error),
-            may_be_applied: meaning.may_be_applied,
+            error: StoreError::new(classification.kind, message).with_source(error),
+            may_be_applied: classification.may_be_applied,
         }
     }
 
-    fn message(self, reason: &str, meaning: Meaning, sent_to: Option<&str>) -> String {
+    fn message(self, reason: &str, classification: Classification, sent_to: Option<&str>) -> String {
         let Self { operation, table_name, region } = self;
         let place = match sent_to {
             Some(endpoint) => format!("region {region}, endpoint {endpoint}"),
             None => format!("region {region}"),
         };
-        if meaning.kind == StoreErrorKind::NotFound {
+        if classification.kind == StoreErrorKind::NotFound {
             return format!(
                 "the table {table_name:?} does not exist in {place}; prepare() creates it; if it should be there, \
                  check its name, the region and the endpoint ({reason})"
             );
         }
-        let remedy = match meaning.kind {
+        let remedy = match classification.kind {
             StoreErrorKind::Throttled => {
                 "nothing was written; try again later, or give the table more capacity or on-demand billing"
             }
             StoreErrorKind::Denied => {
                 "nothing was written; check the credentials, their permissions on the table, and this machine's clock"
             }
-            StoreErrorKind::Unavailable if meaning.may_be_applied => {
-                "a write may have been applied all the same; read again before deciding"
+            StoreErrorKind::Unavailable if classification.may_be_applied => {
+                "a write may have been applied all the same; read the row again before deciding"
             }
             StoreErrorKind::Unavailable => {
                 "nothing was written; check the endpoint and the network, or try again"
@@ -197,7 +198,7 @@ impl Call<'_> {
     }
 }
 
-/// What went wrong, in one line.
+/// The cause of the failure, in one line.
 fn reason<E: Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>) -> String {
     let SdkError::ServiceError(answer) = error else { return chain(error) };
     let status = answer.raw().status().as_u16();
@@ -237,12 +238,12 @@ mod tests {
 
     use super::*;
 
-    fn refused(kind: StoreErrorKind) -> Meaning {
-        Meaning::refused(kind)
+    fn refused(kind: StoreErrorKind) -> Classification {
+        Classification::refused(kind)
     }
 
     #[test]
-    fn an_answer_means_what_dynamodb_says() {
+    fn answers_are_classified_by_status_and_code() {
         let cases = [
             (400, Some("ProvisionedThroughputExceededException"), refused(StoreErrorKind::Throttled)),
             (400, Some("RequestLimitExceeded"), refused(StoreErrorKind::Throttled)),
@@ -258,21 +259,21 @@ mod tests {
             (400, Some("ValidationException"), refused(StoreErrorKind::Invalid)),
             (400, Some("SerializationException"), refused(StoreErrorKind::Invalid)),
             (404, None, refused(StoreErrorKind::Invalid)),
-            (400, Some("InternalServerError"), Meaning::UNANSWERED),
-            (500, Some("InternalServerError"), Meaning::UNANSWERED),
-            (500, Some("ThrottlingException"), Meaning::UNANSWERED),
-            (503, None, Meaning::UNANSWERED),
-            (408, None, Meaning::UNANSWERED),
-            (200, None, Meaning::UNANSWERED),
-            (302, None, Meaning::UNANSWERED),
+            (400, Some("InternalServerError"), Classification::UNANSWERED),
+            (500, Some("InternalServerError"), Classification::UNANSWERED),
+            (500, Some("ThrottlingException"), Classification::UNANSWERED),
+            (503, None, Classification::UNANSWERED),
+            (408, None, Classification::UNANSWERED),
+            (200, None, Classification::UNANSWERED),
+            (302, None, Classification::UNANSWERED),
         ];
-        for (status, code, meaning) in cases {
-            assert_eq!(Meaning::of_answer(status, code), meaning, "{status} {code:?}");
+        for (status, code, classification) in cases {
+            assert_eq!(Classification::of_answer(status, code), classification, "{status} {code:?}");
         }
     }
 
     #[test]
-    fn only_a_request_that_surely_did_not_go_out_is_an_error() {
+    fn only_a_request_that_was_surely_not_sent_is_refused() {
         type Error = SdkError<UpdateItemError>;
         let io_error = |kind: io::ErrorKind| ConnectorError::io(Box::new(io::Error::from(kind)));
         let torn = || Error::dispatch_failure(io_error(io::ErrorKind::ConnectionReset));
@@ -281,12 +282,12 @@ mod tests {
         let late = || Error::timeout_error("no answer");
         let slow = || Error::dispatch_failure(ConnectorError::timeout("no answer".into()));
         let other = |text: &str| Error::dispatch_failure(ConnectorError::other(text.into(), None));
-        assert_eq!(Meaning::of(&torn(), true), Meaning::UNANSWERED);
-        assert_eq!(Meaning::of(&late(), true), Meaning::UNANSWERED);
-        assert_eq!(Meaning::of(&slow(), true), Meaning::UNANSWERED);
-        assert_eq!(Meaning::of(&other("no credentials"), true), Meaning::UNANSWERED);
-        assert_eq!(Meaning::of(&unconnected(), true), refused(StoreErrorKind::Unavailable));
-        assert_eq!(Meaning::of(&unnamed(), true), refused(StoreErrorKind::Unavailable));
+        assert_eq!(Classification::of(&torn(), true), Classification::UNANSWERED);
+        assert_eq!(Classification::of(&late(), true), Classification::UNANSWERED);
+        assert_eq!(Classification::of(&slow(), true), Classification::UNANSWERED);
+        assert_eq!(Classification::of(&other("no credentials"), true), Classification::UNANSWERED);
+        assert_eq!(Classification::of(&unconnected(), true), refused(StoreErrorKind::Unavailable));
+        assert_eq!(Classification::of(&unnamed(), true), refused(StoreErrorKind::Unavailable));
         for (error, kind) in [
             (other("the credential provider was not enabled"), StoreErrorKind::Denied),
             (other("Be sure to set an identity, such as credentials"), StoreErrorKind::Denied),
@@ -295,25 +296,25 @@ mod tests {
             (other("Invalid Configuration: Missing Region"), StoreErrorKind::Invalid),
             (Error::construction_failure("key must be set"), StoreErrorKind::Invalid),
         ] {
-            assert_eq!(Meaning::of(&error, false), refused(kind), "{error:?}");
+            assert_eq!(Classification::of(&error, false), refused(kind), "{error:?}");
         }
     }
 
     #[test]
     fn messages_name_the_table_the_cause_and_the_remedy() {
         let call = Call { operation: "UpdateItem", table_name: "orders", region: "eu-west-1" };
-        let say = |kind, may_be_applied| {
-            call.message("the cause", Meaning { kind, may_be_applied }, Some("http://localhost:8000/"))
+        let message_for = |kind, may_be_applied| {
+            call.message("the cause", Classification { kind, may_be_applied }, Some("http://localhost:8000/"))
         };
         for (kind, may_be_applied, remedy) in [
             (StoreErrorKind::Throttled, false, "more capacity"),
             (StoreErrorKind::Denied, false, "credentials"),
             (StoreErrorKind::NotFound, false, "prepare() creates it"),
             (StoreErrorKind::Unavailable, false, "the network"),
-            (StoreErrorKind::Unavailable, true, "read again"),
+            (StoreErrorKind::Unavailable, true, "read the row again"),
             (StoreErrorKind::Invalid, false, "will not help"),
         ] {
-            let message = say(kind, may_be_applied);
+            let message = message_for(kind, may_be_applied);
             for part in ["\"orders\"", "eu-west-1", "http://localhost:8000/", "the cause", remedy] {
                 assert!(message.contains(part), "{part} in {message}");
             }

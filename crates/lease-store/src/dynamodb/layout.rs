@@ -1,31 +1,32 @@
-//! How rows are keyed: by shard alone, or by stream and shard.
+//! The keys of rows: the shard alone, or stream and shard.
 
 use std::fmt;
 
-use crate::{ShardId, StoreError};
+use crate::error::StoreError;
+use crate::shard_id::ShardId;
 
-/// One stream of a KCL application that reads many streams into one table: the KCL's serialised *stream identifier*,
-/// `account:stream:creationEpoch`.
+/// One stream of a KCL application that keeps the leases of many streams in one table: the KCL's serialised *stream
+/// identifier*, `account:stream:creationEpoch`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MultiStreamKey(String);
 
 impl MultiStreamKey {
-    /// The identifier of a stream: its account (digits), its name, and when it was created, in seconds since 1970.
+    /// The identifier of a stream: its account (digits), its name, and its creation time in seconds since 1970.
     ///
     /// # Errors
-    /// `Invalid` when the account is not made of digits, or the name is empty or holds a colon.
+    /// `Invalid` when the account is not all digits, or the name is empty or contains a colon.
     pub fn new(account_id: &str, stream_name: &str, creation_epoch_seconds: u64) -> Result<Self, StoreError> {
         let is_account = !account_id.is_empty() && account_id.bytes().all(|byte| byte.is_ascii_digit());
         if !is_account || stream_name.is_empty() || stream_name.contains(':') {
             return Err(StoreError::invalid(format!(
-                "stream {stream_name:?} of account {account_id:?} makes no key of a multi-stream table: the account \
-                 must be digits, and the name must not be empty or hold a colon"
+                "stream {stream_name:?} of account {account_id:?} cannot be a key of a multi-stream table: the account \
+                 must be digits, and the name must not be empty or contain a colon"
             )));
         }
         Ok(Self(format!("{account_id}:{stream_name}:{creation_epoch_seconds}")))
     }
 
-    /// The identifier as it stands in the rows.
+    /// The text of the identifier, as in the rows.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -37,12 +38,12 @@ impl fmt::Display for MultiStreamKey {
     }
 }
 
-/// How the rows of a table are keyed. An application has one layout for good; the KCL converts none.
+/// The layout of the keys in a table. An application cannot change its layout; the KCL converts none either.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RowLayout {
     /// The key is the shard id.
     SingleStream,
-    /// The key is the stream identifier, a colon and the shard id; both stand in attributes of their own too.
+    /// The key is the stream identifier, a colon and the shard id. Both are also attributes of their own.
     MultiStream(MultiStreamKey),
 }
 

@@ -1,18 +1,22 @@
 //! A conditional write as DynamoDB expressions.
 //!
-//! Only what changes is named, so attributes that we do not know survive every write.
+//! An expression names only the attributes that change, so unknown attributes survive every write.
 
 use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::attributes;
 use super::layout::RowLayout;
-use super::row;
-use crate::{LeaseChange, LeaseFacts, LeaseVersion, PendingCheckpoint, Position, ShardId, WorkerId};
+use crate::lease::{LeaseFacts, LeaseVersion, PendingCheckpoint};
+use crate::position::Position;
+use crate::shard_id::ShardId;
+use crate::worker_id::WorkerId;
+use crate::write::LeaseChange;
 
-/// A condition and, for an update, what changes when it holds.
+/// A condition and, for an update, the changes to make if it holds.
 ///
-/// Attributes and values stand in the texts as placeholders, so no name can clash with a word that DynamoDB reserves.
+/// The texts use placeholders for attributes and values, so no name can clash with a reserved word of DynamoDB.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Expression {
     conditions: Vec<String>,
@@ -27,71 +31,71 @@ impl Expression {
     /// The condition of a creation.
     pub(super) fn creation() -> Self {
         let mut expression = Self::default();
-        expression.require(row::LEASE_KEY, None);
+        expression.require(attributes::LEASE_KEY, None);
         expression
     }
 
     /// The condition of a deletion.
     pub(super) fn deletion(expected: &LeaseVersion) -> Self {
         let mut expression = Self::default();
-        expression.require(row::LEASE_COUNTER, Some(row::number_value(expected.counter)));
-        // Absent is a value like any other: a row that gained an owner is not the row that was seen.
-        expression.require(row::LEASE_OWNER, worker_value(expected.owner.as_ref()));
-        expression.require(row::CHECKPOINT_OWNER, worker_value(expected.checkpoint_owner.as_ref()));
+        expression.require(attributes::LEASE_COUNTER, Some(attributes::number_value(expected.counter)));
+        // An absent owner is part of the version too: a row that gained an owner is not the row that was seen.
+        expression.require(attributes::LEASE_OWNER, worker_value(expected.owner.as_ref()));
+        expression.require(attributes::CHECKPOINT_OWNER, worker_value(expected.checkpoint_owner.as_ref()));
         expression
     }
 
-    /// The condition of an update and what it changes: exactly what [`LeaseChange::apply`] makes of a row of the
-    /// expected version.
+    /// The condition and the changes of an update. They turn a row of the expected version into exactly the result of
+    /// [`LeaseChange::apply`].
     pub(super) fn update(expected: &LeaseVersion, change: &LeaseChange) -> Self {
         let mut expression = Self::deletion(expected);
         match change {
-            LeaseChange::Renew => expression.count_up(row::LEASE_COUNTER),
+            LeaseChange::Renew => expression.count_up(attributes::LEASE_COUNTER),
             LeaseChange::Checkpoint { position, children } => expression.checkpoint(position, children),
-            LeaseChange::Prepare(pending) => expression.prepare(pending),
+            LeaseChange::PrepareCheckpoint(pending) => expression.prepare_checkpoint(pending),
             LeaseChange::Take { owner, facts } => {
                 expression.give_to(expected, owner);
-                expression.note(facts);
+                expression.add_facts(facts);
             }
             LeaseChange::HandOver { to } => {
-                // In a hand-over of KCL 3.x the new owner stands in the row already, and in the version.
+                // In a hand-over of KCL 3.x the row, and so the version, already names the new owner.
                 if expected.checkpoint_owner.is_none() {
-                    expression.require(row::REQUESTED_BY, worker_value(Some(to)));
+                    expression.require(attributes::REQUESTED_BY, worker_value(Some(to)));
                 }
-                // What the version rules out must not be written: then a condition contradicts it.
+                // If the version rules the hand-over out, a contradicting condition prevents the write.
                 match (&expected.checkpoint_owner, &expected.owner) {
                     (Some(_), Some(new_owner)) if new_owner == to => {}
                     (None, Some(owner)) if owner != to => {}
-                    (None, Some(_)) => expression.require(row::LEASE_OWNER, None),
-                    (_, _) => expression.require(row::LEASE_OWNER, worker_value(Some(to))),
+                    (None, Some(_)) => expression.require(attributes::LEASE_OWNER, None),
+                    (_, _) => expression.require(attributes::LEASE_OWNER, worker_value(Some(to))),
                 }
                 expression.give_to(expected, to);
             }
             LeaseChange::Request { by, instead_of } => {
-                expression.require(row::REQUESTED_BY, worker_value(instead_of.as_ref()));
-                expression.set(row::REQUESTED_BY, row::text_value(by.as_str()));
+                expression.require(attributes::REQUESTED_BY, worker_value(instead_of.as_ref()));
+                expression.set(attributes::REQUESTED_BY, attributes::text_value(by.as_str()));
             }
             LeaseChange::Withdraw { by } => {
-                expression.require(row::REQUESTED_BY, worker_value(Some(by)));
-                expression.remove(row::REQUESTED_BY);
+                expression.require(attributes::REQUESTED_BY, worker_value(Some(by)));
+                expression.remove(attributes::REQUESTED_BY);
             }
             LeaseChange::Offer => {
-                expression.count_up(row::LEASE_COUNTER);
+                expression.count_up(attributes::LEASE_COUNTER);
                 match worker_value(expected.owner.as_ref()) {
-                    Some(owner) => expression.set(row::OFFERED_BY, owner),
-                    None => expression.remove(row::OFFERED_BY),
+                    Some(owner) => expression.set(attributes::OFFERED_BY, owner),
+                    None => expression.remove(attributes::OFFERED_BY),
                 }
             }
             LeaseChange::Release => {
-                expression.remove(row::LEASE_OWNER);
-                expression.remove(row::REQUESTED_BY);
-                expression.remove(row::OFFERED_BY);
+                expression.remove(attributes::LEASE_OWNER);
+                expression.remove(attributes::REQUESTED_BY);
+                expression.remove(attributes::OFFERED_BY);
             }
         }
         expression
     }
 
-    /// What the KCL writes again with every checkpoint into a row of a multi-stream table, beside the position.
+    /// Adds the attributes that the KCL repeats with every checkpoint in a multi-stream table.
     pub(super) fn with_layout(
         mut self,
         layout: &RowLayout,
@@ -99,13 +103,13 @@ impl Expression {
         change: &LeaseChange,
     ) -> Self {
         if let (RowLayout::MultiStream(stream), LeaseChange::Checkpoint { .. }) = (layout, change) {
-            self.set(row::STREAM_NAME, row::text_value(stream.as_str()));
-            self.set(row::SHARD_ID, row::text_value(shard_id.as_str()));
+            self.set(attributes::STREAM_NAME, attributes::text_value(stream.as_str()));
+            self.set(attributes::SHARD_ID, attributes::text_value(shard_id.as_str()));
         }
         self
     }
 
-    /// The text of the condition; all parts must hold.
+    /// The text of the condition: the conjunction of all parts.
     pub(super) fn condition_text(&self) -> String {
         self.conditions.join(" AND ")
     }
@@ -125,64 +129,67 @@ impl Expression {
         self.names.clone()
     }
 
-    /// The values behind the placeholders; `None` when there are none, as DynamoDB refuses an empty map.
+    /// The values behind the placeholders; `None` when there are none, because DynamoDB refuses an empty map.
     pub(super) fn values(&self) -> Option<HashMap<String, AttributeValue>> {
         (!self.values.is_empty()).then(|| self.values.clone())
     }
 
     fn checkpoint(&mut self, position: &Position, children: &BTreeSet<ShardId>) {
-        self.count_up(row::LEASE_COUNTER);
-        self.set(row::CHECKPOINT, row::text_value(position.checkpoint()));
-        let sub_sequence_number = row::number_value(position.sub_sequence_number());
-        self.set(row::CHECKPOINT_SUB_SEQUENCE_NUMBER, sub_sequence_number);
-        self.set(row::OWNER_SWITCHES_SINCE_CHECKPOINT, row::number_value(0));
+        self.count_up(attributes::LEASE_COUNTER);
+        self.set(attributes::CHECKPOINT, attributes::text_value(position.checkpoint()));
+        let sub_sequence_number = attributes::number_value(position.sub_sequence_number());
+        self.set(attributes::CHECKPOINT_SUB_SEQUENCE_NUMBER, sub_sequence_number);
+        self.set(attributes::OWNER_SWITCHES_SINCE_CHECKPOINT, attributes::number_value(0));
         if !children.is_empty() {
-            self.set(row::CHILD_SHARD_IDS, row::shard_ids_value(children));
+            self.set(attributes::CHILD_SHARD_IDS, attributes::shard_ids_value(children));
         }
-        self.remove(row::PENDING_CHECKPOINT);
-        self.remove(row::PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER);
-        self.remove(row::PENDING_CHECKPOINT_STATE);
+        self.remove(attributes::PENDING_CHECKPOINT);
+        self.remove(attributes::PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER);
+        self.remove(attributes::PENDING_CHECKPOINT_STATE);
     }
 
-    /// An update has no *if*, so whether this take counts as a switch is decided here. The condition holds the row to
-    /// all that the rule looks at, both owners; only the count itself is the table's to know.
+    /// Changes the owner. An update expression has no *if*, so it is decided here whether the take counts as a switch.
+    /// The rule depends on both owners, and the condition fixes both. The table itself increments the count.
     fn give_to(&mut self, expected: &LeaseVersion, owner: &WorkerId) {
-        self.count_up(row::LEASE_COUNTER);
-        self.set(row::LEASE_OWNER, row::text_value(owner.as_str()));
+        self.count_up(attributes::LEASE_COUNTER);
+        self.set(attributes::LEASE_OWNER, attributes::text_value(owner.as_str()));
         if LeaseChange::counts_as_owner_switch(expected, owner) {
-            self.count_up(row::OWNER_SWITCHES_SINCE_CHECKPOINT);
+            self.count_up(attributes::OWNER_SWITCHES_SINCE_CHECKPOINT);
         }
-        self.remove(row::CHECKPOINT_OWNER);
-        self.remove(row::REQUESTED_BY);
-        self.remove(row::OFFERED_BY);
+        self.remove(attributes::CHECKPOINT_OWNER);
+        self.remove(attributes::REQUESTED_BY);
+        self.remove(attributes::OFFERED_BY);
     }
 
-    fn note(&mut self, facts: &LeaseFacts) {
+    fn add_facts(&mut self, facts: &LeaseFacts) {
         if let Some(stream) = &facts.stream {
-            self.fill_in(row::STREAM_ARN, row::text_value(&stream.arn));
-            self.fill_in(row::STREAM_CREATION_EPOCH, row::number_value(stream.creation_epoch_seconds));
+            self.fill_in(attributes::STREAM_ARN, attributes::text_value(&stream.arn));
+            self.fill_in(
+                attributes::STREAM_CREATION_EPOCH,
+                attributes::number_value(stream.creation_epoch_seconds),
+            );
         }
         if let Some(initial_time_millis) = facts.initial_time_millis {
-            self.fill_in(row::INITIAL_TIME_MILLIS, row::number_value(initial_time_millis));
+            self.fill_in(attributes::INITIAL_TIME_MILLIS, attributes::number_value(initial_time_millis));
         }
         if let Some(range) = &facts.hash_key_range {
-            self.fill_in(row::STARTING_HASH_KEY, row::text_value(&range.start().to_string()));
-            self.fill_in(row::ENDING_HASH_KEY, row::text_value(&range.end().to_string()));
+            self.fill_in(attributes::STARTING_HASH_KEY, attributes::text_value(&range.start().to_string()));
+            self.fill_in(attributes::ENDING_HASH_KEY, attributes::text_value(&range.end().to_string()));
         }
     }
 
-    fn prepare(&mut self, pending: &PendingCheckpoint) {
-        self.count_up(row::LEASE_COUNTER);
-        self.set(row::PENDING_CHECKPOINT, row::text_value(pending.position.checkpoint()));
-        let sub_sequence_number = row::number_value(pending.position.sub_sequence_number());
-        self.set(row::PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, sub_sequence_number);
+    fn prepare_checkpoint(&mut self, pending: &PendingCheckpoint) {
+        self.count_up(attributes::LEASE_COUNTER);
+        self.set(attributes::PENDING_CHECKPOINT, attributes::text_value(pending.position.checkpoint()));
+        let sub_sequence_number = attributes::number_value(pending.position.sub_sequence_number());
+        self.set(attributes::PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, sub_sequence_number);
         match &pending.state {
-            Some(state) => self.set(row::PENDING_CHECKPOINT_STATE, row::bytes_value(state)),
-            None => self.remove(row::PENDING_CHECKPOINT_STATE),
+            Some(state) => self.set(attributes::PENDING_CHECKPOINT_STATE, attributes::bytes_value(state)),
+            None => self.remove(attributes::PENDING_CHECKPOINT_STATE),
         }
     }
 
-    /// The attribute must have this value, or be absent.
+    /// Requires that the attribute has this value; `None` requires that it is absent.
     fn require(&mut self, attribute: &str, value: Option<AttributeValue>) {
         let name = self.name(attribute);
         let condition = match value {
@@ -197,15 +204,15 @@ impl Expression {
         self.set.push(format!("{name} = {value}"));
     }
 
-    /// Sets the attribute unless it is there.
+    /// Sets the attribute if it is absent.
     fn fill_in(&mut self, attribute: &str, value: AttributeValue) {
         let (name, value) = (self.name(attribute), self.value(value));
         self.set.push(format!("{name} = if_not_exists({name}, {value})"));
     }
 
-    /// The table adds, so no counter can overflow here.
+    /// Increments a counter. DynamoDB does the addition, so nothing can overflow here.
     fn count_up(&mut self, attribute: &str) {
-        let (name, one) = (self.name(attribute), self.value(row::number_value(1)));
+        let (name, one) = (self.name(attribute), self.value(attributes::number_value(1)));
         self.add.push(format!("{name} {one}"));
     }
 
@@ -228,14 +235,15 @@ impl Expression {
 }
 
 fn worker_value(worker_id: Option<&WorkerId>) -> Option<AttributeValue> {
-    worker_id.map(|worker_id| row::text_value(worker_id.as_str()))
+    worker_id.map(|worker_id| attributes::text_value(worker_id.as_str()))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::MultiStreamKey;
     use super::*;
-    use crate::dynamodb::MultiStreamKey;
-    use crate::{HashKeyRange, StreamIdentity};
+    use crate::hash_key_range::HashKeyRange;
+    use crate::stream_identity::StreamIdentity;
 
     fn worker(name: &'static str) -> WorkerId {
         WorkerId::new(name).unwrap()
@@ -249,7 +257,7 @@ mod tests {
         LeaseChange::take(worker(owner))
     }
 
-    /// A text with attributes and values in place of their placeholders.
+    /// The text with its placeholders replaced by attributes and values.
     fn filled(expression: &Expression, mut text: String) -> String {
         for (placeholder, value) in &expression.values {
             let value = match value {
@@ -288,7 +296,7 @@ mod tests {
             for change in [
                 LeaseChange::Renew,
                 LeaseChange::Checkpoint { position: position.clone(), children: BTreeSet::new() },
-                LeaseChange::Prepare(PendingCheckpoint { position: position.clone(), state: None }),
+                LeaseChange::PrepareCheckpoint(PendingCheckpoint { position: position.clone(), state: None }),
                 LeaseChange::Offer,
                 take("c"),
                 LeaseChange::Release,
@@ -301,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changes_is_written() {
+    fn an_update_names_only_changed_attributes() {
         let update = |change| update(&version(Some("a"), None), &change);
         assert_eq!(update(LeaseChange::Renew), "ADD leaseCounter 1");
         assert_eq!(update(LeaseChange::Release), "REMOVE leaseOwner, handOverRequestedBy, handOverOfferedBy");
@@ -319,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_take_counts_as_a_switch_by_the_rule_of_the_kcl() {
+    fn a_take_counts_as_a_switch_by_the_kcl_rule() {
         let removed = "REMOVE checkpointOwner, handOverRequestedBy, handOverOfferedBy";
         let plain = format!("SET leaseOwner = b ADD leaseCounter 1 {removed}");
         let counted =
@@ -338,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_take_notes_only_what_the_row_lacks() {
+    fn a_take_adds_only_missing_facts() {
         let facts = LeaseFacts {
             stream: Some(StreamIdentity { arn: "arn".to_owned(), creation_epoch_seconds: 17 }),
             initial_time_millis: Some(42),
@@ -357,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hand_over_goes_only_to_whoever_asks() {
+    fn a_hand_over_requires_the_request_of_the_new_owner() {
         let hand_over = LeaseChange::HandOver { to: worker("b") };
         let of_a_request = Expression::update(&version(Some("a"), None), &hand_over);
         assert!(
@@ -368,11 +376,11 @@ mod tests {
         let of_kcl_3 = Expression::update(&version(Some("b"), Some("a")), &hand_over);
         assert_eq!(condition(&of_kcl_3), "leaseCounter = 7 AND leaseOwner = b AND checkpointOwner = a");
         let text = filled(&of_a_request, of_a_request.update_text());
-        assert_eq!(text, update(&version(Some("a"), None), &take("b")), "besides, it is a take");
+        assert_eq!(text, update(&version(Some("a"), None), &take("b")), "the update is that of a take");
     }
 
     #[test]
-    fn a_hand_over_that_the_version_rules_out_cannot_be_written() {
+    fn a_hand_over_ruled_out_by_the_version_cannot_apply() {
         let hand_over = LeaseChange::HandOver { to: worker("b") };
         for (owner, checkpoint_owner, contradiction) in [
             (None, None, "leaseOwner = b"),
@@ -386,15 +394,15 @@ mod tests {
     }
 
     #[test]
-    fn a_request_leaves_the_counter_and_other_requests_alone() {
-        for (instead_of, held) in [
+    fn a_request_keeps_the_counter_and_unseen_requests() {
+        for (instead_of, required) in [
             (None, "attribute_not_exists(handOverRequestedBy)"),
             (Some(worker("c")), "handOverRequestedBy = c"),
         ] {
             let request = LeaseChange::Request { by: worker("b"), instead_of };
             let expression = Expression::update(&version(Some("a"), None), &request);
             let wanted = format!(
-                "leaseCounter = 7 AND leaseOwner = a AND attribute_not_exists(checkpointOwner) AND {held}"
+                "leaseCounter = 7 AND leaseOwner = a AND attribute_not_exists(checkpointOwner) AND {required}"
             );
             assert_eq!(condition(&expression), wanted);
             assert_eq!(filled(&expression, expression.update_text()), "SET handOverRequestedBy = b");
@@ -402,16 +410,16 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_of_one_stream_of_many_names_it_again() {
+    fn a_checkpoint_in_a_multi_stream_table_names_the_stream() {
         let layout = RowLayout::MultiStream(MultiStreamKey::new("12", "orders", 17).unwrap());
         let checkpoint = LeaseChange::Checkpoint { position: Position::ShardEnd, children: BTreeSet::new() };
-        for (change, names_it) in [(checkpoint, true), (LeaseChange::Renew, false)] {
+        for (change, names_stream) in [(checkpoint, true), (LeaseChange::Renew, false)] {
             let expression = Expression::update(&version(Some("a"), None), &change);
             let expression = expression.with_layout(&layout, &ShardId::numbered(4), &change);
             let text = filled(&expression, expression.update_text());
             assert_eq!(
                 text.contains("streamName = 12:orders:17, shardId = shardId-000000000004"),
-                names_it,
+                names_stream,
                 "{text}"
             );
         }

@@ -1,5 +1,9 @@
-//! The table: created when absent, waited for, and checked.
+//! The table in DynamoDB: its settings, and how it is created, waited for and checked.
 
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::operation::describe_table::DescribeTableError;
@@ -9,15 +13,17 @@ use aws_sdk_dynamodb::types::{
 };
 use tokio::time::{Duration, Instant, sleep};
 
-use super::error::CallWatch;
-use super::row::LEASE_KEY;
-use super::{BillingMode, DynamoDbLeaseStore};
-use crate::{StoreError, StoreErrorKind};
+use super::attributes::LEASE_KEY;
+use super::error::{Call, CallWatch};
+use crate::error::{StoreError, StoreErrorKind};
 
-/// How long the first wait for the table is; each further one is twice as long.
+/// The default wait of [`prepare`](crate::LeaseStore::prepare) for a table to become active.
+pub const DEFAULT_ACTIVE_WAIT_LIMIT: Duration = Duration::from_secs(600);
+
+/// The first wait before the table is described again; each further wait is twice as long.
 const FIRST_POLL: Duration = Duration::from_secs(1);
 
-/// The longest wait between two looks at the table.
+/// The longest wait before the table is described again.
 const MAX_POLL: Duration = Duration::from_secs(10);
 
 /// The shortest table name, in characters.
@@ -26,19 +32,69 @@ const MIN_NAME_LENGTH: usize = 3;
 /// The longest table name, in characters.
 const MAX_NAME_LENGTH: usize = 255;
 
-/// What to do about a table as it is described.
+/// The billing mode of a table that the store creates. An existing table keeps its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum BillingMode {
+    /// Billed by request, without a fixed limit.
+    #[default]
+    OnDemand,
+    /// Billed by reserved capacity. Each renewal and each checkpoint of a lease costs one write unit.
+    Provisioned {
+        /// Read units per second.
+        read_capacity_units: NonZeroU32,
+        /// Write units per second.
+        write_capacity_units: NonZeroU32,
+    },
+}
+
+/// A table of one Region or endpoint, and the settings for its creation.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    pub(super) client: Client,
+    pub(super) name: Arc<str>,
+    pub(super) billing_mode: BillingMode,
+    pub(super) deletion_protection: bool,
+    /// The longest wait for the table to become active.
+    pub(super) active_wait_limit: Duration,
+}
+
+impl Table {
+    /// A table with the default settings.
+    ///
+    /// # Errors
+    /// `Invalid` when DynamoDB would refuse the name.
+    pub(super) fn new(client: Client, name: String) -> Result<Self, StoreError> {
+        check_name(&name)?;
+        Ok(Self {
+            client,
+            name: name.into(),
+            billing_mode: BillingMode::default(),
+            deletion_protection: false,
+            active_wait_limit: DEFAULT_ACTIVE_WAIT_LIMIT,
+        })
+    }
+
+    /// Describes a call to this table for error messages.
+    pub(super) fn call(&self, operation: &'static str) -> Call<'_> {
+        let region = self.client.config().region().map_or("not set", |region| region.as_ref());
+        Call { operation, table_name: &self.name, region }
+    }
+}
+
+/// The state of a table, as far as it decides the next step.
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// It can be read and written.
+    /// The table can be read and written.
     Usable,
-    /// It is on the way; what it is doing.
+    /// The table may become usable; the text completes the sentence "the table ...".
     Changing(String),
-    /// It will not become usable by itself.
+    /// The table will not become usable by itself.
     Refused(StoreErrorKind, &'static str),
 }
 
 /// Refuses a name that DynamoDB would refuse.
-pub(super) fn check_name(table_name: &str) -> Result<(), StoreError> {
+fn check_name(table_name: &str) -> Result<(), StoreError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     if (MIN_NAME_LENGTH..=MAX_NAME_LENGTH).contains(&table_name.len()) && table_name.bytes().all(allowed) {
         return Ok(());
@@ -48,39 +104,35 @@ pub(super) fn check_name(table_name: &str) -> Result<(), StoreError> {
     )))
 }
 
-/// Makes the table usable: creates it when it is absent, and waits.
-pub(super) async fn prepare(store: &DynamoDbLeaseStore) -> Result<(), StoreError> {
+/// Creates the table if it is absent, waits until it is active, and checks its layout.
+pub(super) async fn prepare(table: &Table) -> Result<(), StoreError> {
     let started_at = Instant::now();
     let mut poll = FIRST_POLL;
     let mut created = false;
     loop {
-        let doing = match describe(store).await? {
-            Some(table) => match state(&table) {
-                State::Usable => return check_layout(store.table_name(), &table),
+        let status = match describe(table).await? {
+            Some(description) => match state(&description) {
+                State::Usable => return check_layout(&table.name, &description),
                 State::Refused(kind, reason) => {
-                    return Err(StoreError::new(
-                        kind,
-                        format!("the table {:?} {reason}", store.table_name()),
-                    ));
+                    return Err(StoreError::new(kind, format!("the table {:?} {reason}", table.name)));
                 }
-                State::Changing(doing) => doing,
+                State::Changing(status) => status,
             },
             None if created => "is not visible yet".to_owned(),
             None => {
-                create(store).await?;
+                create(table).await?;
                 created = true;
                 continue;
             }
         };
-        let left = store.active_wait_limit.saturating_sub(started_at.elapsed());
+        let left = table.active_wait_limit.saturating_sub(started_at.elapsed());
         if left.is_zero() {
             return Err(StoreError::new(
                 StoreErrorKind::Unavailable,
                 format!(
-                    "the table {:?} {doing} and did not become active within {:?}; look at it in the console, try \
-                     again, or allow it more time",
-                    store.table_name(),
-                    store.active_wait_limit
+                    "the table {:?} {status} and did not become active within {:?}; check it in the console, try \
+                     again, or allow more time",
+                    table.name, table.active_wait_limit
                 ),
             ));
         }
@@ -89,15 +141,15 @@ pub(super) async fn prepare(store: &DynamoDbLeaseStore) -> Result<(), StoreError
     }
 }
 
-/// The table, or `None` when there is none.
-async fn describe(store: &DynamoDbLeaseStore) -> Result<Option<TableDescription>, StoreError> {
+/// The description of the table; `None` when the table is absent.
+async fn describe(table: &Table) -> Result<Option<TableDescription>, StoreError> {
     let watch = CallWatch::default();
-    let request = store.client.describe_table().table_name(store.table_name());
+    let request = table.client.describe_table().table_name(&*table.name);
     match request.customize().interceptor(watch.clone()).send().await {
         Ok(answer) => answer.table.map(Some).ok_or_else(|| {
             StoreError::new(
                 StoreErrorKind::Unavailable,
-                format!("the description of the table {:?} came back empty; try again", store.table_name()),
+                format!("the answer to DescribeTable of {:?} has no table; try again", table.name),
             )
         }),
         Err(error)
@@ -105,29 +157,29 @@ async fn describe(store: &DynamoDbLeaseStore) -> Result<Option<TableDescription>
         {
             Ok(None)
         }
-        Err(error) => Err(store.call("DescribeTable").failed(error, &watch).error),
+        Err(error) => Err(table.call("DescribeTable").failed(error, &watch).error),
     }
 }
 
-/// Asks for the table, unless somebody else was first. The SDK may retry here: an attempt after one that was applied
-/// finds the table there, which is as good.
-async fn create(store: &DynamoDbLeaseStore) -> Result<(), StoreError> {
+/// Creates the table, unless another worker was first. The SDK may retry here: a retry after an applied attempt finds
+/// the table, which is as good as creating it.
+async fn create(table: &Table) -> Result<(), StoreError> {
     let watch = CallWatch::default();
     let build_error = |error: BuildError| {
-        StoreError::invalid(format!("the table {:?} cannot be described to DynamoDB", store.table_name()))
+        StoreError::invalid(format!("the request to create the table {:?} cannot be built", table.name))
             .with_source(error)
     };
     let key = KeySchemaElement::builder().attribute_name(LEASE_KEY).key_type(KeyType::Hash);
     let attribute =
         AttributeDefinition::builder().attribute_name(LEASE_KEY).attribute_type(ScalarAttributeType::S);
-    let request = store
+    let request = table
         .client
         .create_table()
-        .table_name(store.table_name())
+        .table_name(&*table.name)
         .key_schema(key.build().map_err(build_error)?)
         .attribute_definitions(attribute.build().map_err(build_error)?)
-        .deletion_protection_enabled(store.deletion_protection);
-    let request = match store.billing_mode {
+        .deletion_protection_enabled(table.deletion_protection);
+    let request = match table.billing_mode {
         BillingMode::OnDemand => request.billing_mode(TableBillingMode::PayPerRequest),
         BillingMode::Provisioned { read_capacity_units, write_capacity_units } => {
             let throughput = ProvisionedThroughput::builder()
@@ -145,14 +197,14 @@ async fn create(store: &DynamoDbLeaseStore) -> Result<(), StoreError> {
         {
             Ok(())
         }
-        Err(error) => Err(store.call("CreateTable").failed(error, &watch).error),
+        Err(error) => Err(table.call("CreateTable").failed(error, &watch).error),
     }
 }
 
 fn state(table: &TableDescription) -> State {
     match table.table_status() {
         Some(TableStatus::Active | TableStatus::Updating) => State::Usable,
-        // Once it is gone it is created anew.
+        // It is created again after the deletion.
         Some(TableStatus::Deleting) => State::Changing("is being deleted".to_owned()),
         Some(TableStatus::Archiving | TableStatus::Archived) => State::Refused(
             StoreErrorKind::Invalid,
@@ -167,7 +219,7 @@ fn state(table: &TableDescription) -> State {
     }
 }
 
-/// A lease table has exactly one key; nobody could read our rows in a table of another layout.
+/// A lease table has exactly one key attribute. No KCL worker could read rows in a table of another layout.
 fn check_layout(table_name: &str, table: &TableDescription) -> Result<(), StoreError> {
     let mut found: Vec<String> = table
         .key_schema()
@@ -187,7 +239,7 @@ fn check_layout(table_name: &str, table: &TableDescription) -> Result<(), StoreE
         return Ok(());
     }
     Err(StoreError::invalid(format!(
-        "the table {table_name:?} is no lease table: its key is {}, but must be {wanted}; choose another table name, \
+        "the table {table_name:?} is not a lease table: its key is {}, but must be {wanted}; choose another table name, \
          or delete the table if it is not needed",
         found.join(" and ")
     )))
@@ -213,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_dynamodb_takes() {
+    fn accepts_the_table_names_of_dynamodb_only() {
         let longest = "a".repeat(MAX_NAME_LENGTH);
         for name in ["abc", "My-App_1.leases", longest.as_str()] {
             check_name(name).unwrap();
@@ -227,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_kcl_layout_is_taken() {
+    fn accepts_the_kcl_layout_only() {
         use KeyType::{Hash, Range};
         use ScalarAttributeType::{N, S};
         check_layout("orders", &table(TableStatus::Active, &[(LEASE_KEY, Hash, S)])).unwrap();
@@ -248,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn an_updating_table_is_usable_and_one_on_the_way_is_waited_for() {
+    fn the_status_decides_whether_to_use_or_await_a_table() {
         let state_of = |status| state(&table(status, &[]));
         assert_eq!(state_of(TableStatus::Active), State::Usable);
         assert_eq!(state_of(TableStatus::Updating), State::Usable);

@@ -1,4 +1,4 @@
-//! Rows and expressions for the fuzz targets, which hold them against the model of a lease. No API.
+//! Rows and expressions for the fuzz targets, which compare them with the model of a lease. Not an API.
 
 use std::collections::HashMap;
 
@@ -6,17 +6,21 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::layout::{MultiStreamKey, RowLayout};
 use super::request::Expression;
-use super::row::{self, Row};
-use crate::{Lease, LeaseChange, LeaseVersion, MalformedLease, ShardId};
+use super::row_reader::{self, Row};
+use super::row_writer;
+use crate::lease::{Lease, LeaseVersion};
+use crate::shard_id::ShardId;
+use crate::store::MalformedLease;
+use crate::write::LeaseChange;
 
-/// A row as DynamoDB answers it.
+/// A row as DynamoDB returns it.
 pub type Item = HashMap<String, AttributeValue>;
 
-/// The rows of one application.
+/// Reads and writes the rows of one application.
 #[derive(Debug, Clone)]
 pub struct Rows(RowLayout);
 
-/// A conditional update as it is sent.
+/// A conditional update in the form that is sent.
 #[derive(Debug, Clone)]
 pub struct Update {
     /// The text of the condition.
@@ -30,17 +34,17 @@ pub struct Update {
 }
 
 impl Rows {
-    /// Of an application of one stream, or of this stream of an application of many.
+    /// The rows of a single-stream application, or of one stream of a multi-stream application.
     pub fn new(stream: Option<MultiStreamKey>) -> Self {
         Self(stream.map_or(RowLayout::SingleStream, RowLayout::MultiStream))
     }
 
-    /// Reads a row; `None`: it is no lease of this application, and not meant as one.
+    /// Reads a row. `None` when the row is not a lease of this application.
     ///
     /// # Errors
-    /// What is wrong with a row that is meant as a lease.
+    /// The fault of a malformed lease row.
     pub fn read(&self, item: &Item) -> Result<Option<Lease>, MalformedLease> {
-        match row::read(item, &self.0) {
+        match row_reader::read(item, &self.0) {
             Row::Lease(lease) => Ok(Some(*lease)),
             Row::Foreign(_) => Ok(None),
             Row::Malformed(malformed) => Err(malformed),
@@ -49,10 +53,10 @@ impl Rows {
 
     /// The whole row of a new lease.
     pub fn write(&self, lease: &Lease) -> Item {
-        row::write(lease, &self.0)
+        row_writer::write(lease, &self.0)
     }
 
-    /// The update that makes this change to a row of the expected version.
+    /// The update that makes a change to a row of the expected version.
     pub fn update(&self, shard_id: &ShardId, expected: &LeaseVersion, change: &LeaseChange) -> Update {
         let expression = Expression::update(expected, change).with_layout(&self.0, shard_id, change);
         Update {

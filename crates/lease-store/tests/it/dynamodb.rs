@@ -1,7 +1,4 @@
-//! The DynamoDB store over the wire: against DynamoDB in process, and against servers that misbehave.
-
-// Helpers of tests are tests too.
-#![allow(clippy::unwrap_used, clippy::panic)]
+//! The DynamoDB store over the wire: with an in-process DynamoDB, and with servers that misbehave.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
@@ -38,7 +35,7 @@ fn anonymous(endpoint: &str) -> Builder {
     Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))
-        // As many attempts as usual, without the usual waiting between them.
+        // The default number of attempts, with short waits between them.
         .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(1)))
         .endpoint_url(endpoint)
 }
@@ -58,7 +55,7 @@ async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// DynamoDB in process, for as long as the test runs.
+/// An in-process DynamoDB that lives as long as the test.
 async fn dynamodb() -> SocketAddr {
     let (listener, address) = listener().await;
     let database = dynoxide::Database::memory().unwrap();
@@ -72,20 +69,20 @@ async fn prepared(client: &Client) -> DynamoDbLeaseStore {
     store
 }
 
-/// A server that answers each operation as told. The requests it saw come with the client.
+/// A client of a server with canned answers, and the requests that the server received.
 async fn answering<A>(answer: A) -> (Client, Arc<Mutex<Vec<(String, Value)>>>)
 where
     A: Fn(&str, &Value) -> (u16, Value) + Clone + Send + Sync + 'static,
 {
     let (listener, address) = listener().await;
     let seen: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
-    let noted = seen.clone();
+    let received = seen.clone();
     let handler = async move |headers: HeaderMap, body: String| {
         let target = headers["x-amz-target"].to_str().unwrap();
         let operation = target.rsplit('.').next().unwrap().to_owned();
         let request: Value = serde_json::from_str(&body).unwrap();
         let (status, answer) = answer(&operation, &request);
-        noted.lock().unwrap().push((operation, request));
+        received.lock().unwrap().push((operation, request));
         let content_type = [("content-type", "application/x-amz-json-1.0")];
         (StatusCode::from_u16(status).unwrap(), content_type, answer.to_string())
     };
@@ -94,7 +91,7 @@ where
     (client_at(address), seen)
 }
 
-/// A server that fails everything in this way.
+/// A store on a server that fails every request with this error.
 async fn failing(status: u16, code: &'static str) -> (DynamoDbLeaseStore, Arc<Mutex<Vec<(String, Value)>>>) {
     let (client, seen) =
         answering(move |_, _| (status, json!({ "__type": code, "message": "because" }))).await;
@@ -133,7 +130,7 @@ fn n(number: &str) -> AttributeValue {
     AttributeValue::N(number.to_owned())
 }
 
-/// The row of a new lease as the KCL writes it, with other attributes put over it.
+/// The row that the KCL writes for a new lease, with the given attributes added or replaced.
 fn kcl_row(key: &str, others: &[(&str, AttributeValue)]) -> Item {
     let fresh = [
         ("leaseKey", s(key)),
@@ -170,7 +167,7 @@ async fn unknown(store: &DynamoDbLeaseStore, write: &LeaseWrite) -> StoreError {
     }
 }
 
-/// That an error is of a kind and its message names what a reader needs.
+/// Asserts the kind of an error and that its message contains all parts.
 fn assert_error(error: &StoreError, kind: StoreErrorKind, parts: &[&str]) {
     assert_eq!(error.kind(), kind, "{error}");
     for part in parts {
@@ -189,7 +186,6 @@ async fn the_dynamodb_store_conforms() {
     .await;
 }
 
-/// Rows of another stream in the same table, as a KCL application of many streams has them, are left alone.
 #[tokio::test]
 async fn one_stream_of_a_multi_stream_table_conforms() {
     let client = client_at(dynamodb().await);
@@ -203,8 +199,9 @@ async fn one_stream_of_a_multi_stream_table_conforms() {
     .await;
 }
 
+/// The table of a multi-stream KCL application has the rows of all its streams.
 #[tokio::test]
-async fn the_other_streams_of_a_multi_stream_table_are_left_alone() {
+async fn other_streams_of_a_multi_stream_table_are_unchanged() {
     let client = client_at(dynamodb().await);
     let stream = |name: &str| MultiStreamKey::new("123456789012", name, 1_700_000_000).unwrap();
     let orders = prepared(&client).await.with_multi_stream_key(stream("orders"));
@@ -227,10 +224,14 @@ async fn the_other_streams_of_a_multi_stream_table_are_left_alone() {
     assert_eq!(row["streamName"], s("123456789012:orders:1700000000"));
     assert_eq!((&row["shardId"], &row["checkpoint"]), (&s("shardId-000000000000"), &s("7")));
     let single = prepared(&client).await.list(Consistency::Strong).await.unwrap();
-    assert_eq!((single.leases.len(), single.malformed.len()), (0, 2), "they are not rows of one stream");
+    assert_eq!(
+        (single.leases.len(), single.malformed.len()),
+        (0, 2),
+        "both rows are malformed for a single-stream store"
+    );
 }
 
-/// A table with one row in the mode of KCL 3.x.
+/// Creates a table with the item in which KCL 3.x stores its mode.
 async fn with_mode(client: &Client, table_name: &str, key: &str, mode: &str) {
     let request = client
         .create_table()
@@ -250,7 +251,7 @@ async fn with_mode(client: &Client, table_name: &str, key: &str, mode: &str) {
 }
 
 #[tokio::test]
-async fn a_fleet_of_the_kcl_in_3x_mode_is_refused_wherever_it_notes_that() {
+async fn a_kcl_fleet_in_3x_mode_is_refused() {
     for (table, key) in [(TABLE.to_owned(), "leaseKey"), (format!("{TABLE}-CoordinatorState"), "key")] {
         for (mode, is_refused) in [
             ("CLIENT_VERSION_3X", true),
@@ -292,9 +293,9 @@ async fn unknown_attributes_survive_every_change() {
     }
 }
 
-/// All combinations of owner, previous owner in a hand-over and change, each on a row that a KCL could have left.
+/// All combinations of owner, checkpoint owner and change, each on a row that a KCL worker could have left.
 #[tokio::test]
-async fn rows_of_the_kcl_change_as_the_model_says() {
+async fn rows_of_the_kcl_change_like_the_model() {
     let client = client_at(dynamodb().await);
     let store = prepared(&client).await;
     let workers = [None, Some("a"), Some("b"), Some("c")];
@@ -318,7 +319,7 @@ async fn rows_of_the_kcl_change_as_the_model_says() {
                 let seen = store.get(&shard(0)).await.unwrap().unwrap();
                 let mut stale = seen.clone();
                 stale.checkpoint_owner = Some(worker("d"));
-                // A hand-over begins and ends without the counter; whoever did not see it must lose.
+                // A hand-over begins and ends with the same counter. A writer that did not see it must lose.
                 let lost = store.write(&update(&stale, change.clone())).await.unwrap();
                 assert!(matches!(lost, WriteOutcome::Lost { lease: Some(lease) } if lease == seen));
                 let expected = change.apply(&seen);
@@ -391,9 +392,9 @@ async fn the_wait_for_a_table_is_bounded() {
     let store = DynamoDbLeaseStore::new(client, TABLE).unwrap();
     let error = store.with_active_wait_limit(Duration::from_millis(20)).prepare().await.unwrap_err();
     assert_error(&error, StoreErrorKind::Unavailable, &[TABLE, "is CREATING", "20ms"]);
-    // On a machine that is slow the first look takes the whole time.
+    // On a slow machine the first DescribeTable call takes the whole wait.
     let operations = seen.lock().unwrap().len();
-    assert!(operations <= 2, "{operations}: one look, and one after the wait");
+    assert!(operations <= 2, "{operations} operations instead of one before and one after the wait");
 }
 
 #[tokio::test]
@@ -423,9 +424,9 @@ async fn a_malformed_row_leaves_the_others_usable() {
     applied(&store, &update(&unowned(2), LeaseChange::take(worker("a")))).await;
 }
 
-/// The write is in the table, so an error would be a lie, and so would the lease.
+/// The write was applied, so an error would be wrong; the row is malformed, so there is no lease to return.
 #[tokio::test]
-async fn a_written_row_that_cannot_be_read_is_an_unknown_outcome() {
+async fn an_applied_write_to_a_malformed_row_is_unknown() {
     let client = client_at(dynamodb().await);
     let store = prepared(&client).await;
     put(&client, kcl_row("shardId-000000000000", &[("startingHashKey", s("x"))])).await;
@@ -434,19 +435,19 @@ async fn a_written_row_that_cannot_be_read_is_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn an_absent_table_is_named_with_its_place() {
+async fn the_error_of_an_absent_table_names_its_location() {
     let address = dynamodb().await;
     let store = DynamoDbLeaseStore::new(client_at(address), TABLE).unwrap();
-    let place = [TABLE, "eu-west-1", &address.to_string(), "prepare()"];
+    let location = [TABLE, "eu-west-1", &address.to_string(), "prepare()"];
     let listed = store.list(Consistency::Eventual).await.unwrap_err();
-    assert_error(&listed, StoreErrorKind::NotFound, &place);
-    assert_error(&store.get(&shard(0)).await.unwrap_err(), StoreErrorKind::NotFound, &place);
+    assert_error(&listed, StoreErrorKind::NotFound, &location);
+    assert_error(&store.get(&shard(0)).await.unwrap_err(), StoreErrorKind::NotFound, &location);
     for write in [
         creation(),
         update(&unowned(0), LeaseChange::Renew),
         LeaseWrite::Delete { shard_id: shard(0), expected: unowned(0).version() },
     ] {
-        assert_error(&store.write(&write).await.unwrap_err(), StoreErrorKind::NotFound, &place);
+        assert_error(&store.write(&write).await.unwrap_err(), StoreErrorKind::NotFound, &location);
     }
 }
 
@@ -464,17 +465,17 @@ async fn a_dropped_connection_leaves_the_outcome_unknown() {
     });
     let store = DynamoDbLeaseStore::new(client_at(address), TABLE).unwrap();
     let error = unknown(&store, &creation()).await;
-    assert_error(&error, StoreErrorKind::Unavailable, &[TABLE, "read again"]);
+    assert_error(&error, StoreErrorKind::Unavailable, &[TABLE, "read the row again"]);
     assert_eq!(connections.load(Ordering::SeqCst), 1, "a conditional write is sent once");
     let read = store.get(&shard(0)).await.unwrap_err();
     assert_eq!(read.kind(), StoreErrorKind::Unavailable);
     assert_eq!(connections.load(Ordering::SeqCst), 4, "a read is retried as the client is configured");
 }
 
-/// A proxy before the table that swallows the first answer. If the SDK retried by itself, the write would find its own
-/// result there and be reported as lost.
+/// A proxy drops the first answer. If the SDK retried on its own, the retry would fail because of the first attempt and
+/// the write would be reported as lost.
 #[tokio::test]
-async fn a_write_whose_answer_is_lost_is_not_reported_as_lost() {
+async fn a_write_without_an_answer_is_not_reported_as_lost() {
     let table = dynamodb().await;
     let (listener, address) = listener().await;
     tokio::spawn(async move {
@@ -503,13 +504,13 @@ async fn a_write_whose_answer_is_lost_is_not_reported_as_lost() {
     let store = DynamoDbLeaseStore::new(client_at(address), TABLE).unwrap();
     let error = unknown(&store, &creation()).await;
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
-    assert_eq!(direct.get(&shard(0)).await.unwrap(), Some(unowned(0)), "it was applied");
+    assert_eq!(direct.get(&shard(0)).await.unwrap(), Some(unowned(0)), "the write was applied");
     assert!(matches!(store.write(&creation()).await.unwrap(), WriteOutcome::Lost { lease: Some(_) }));
 }
 
 #[tokio::test]
-async fn a_connection_that_was_never_made_is_an_error() {
-    // Bound, so that nobody else gets the port, but not listening.
+async fn a_connection_that_was_never_established_is_an_error() {
+    // Bound, so that no other process gets the port, but not listening.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap();
@@ -522,7 +523,7 @@ async fn a_connection_that_was_never_made_is_an_error() {
     );
     assert_eq!(store.get(&shard(0)).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
 
-    // A server that is there, but ends the connection before there is a secure one.
+    // A server that closes each connection before the TLS handshake completes.
     let (listener, address) = listener().await;
     tokio::spawn(async move {
         loop {
@@ -535,7 +536,7 @@ async fn a_connection_that_was_never_made_is_an_error() {
 }
 
 #[tokio::test]
-async fn missing_credentials_are_named_and_nothing_is_sent() {
+async fn missing_credentials_are_reported_and_nothing_is_sent() {
     let (listener, address) = listener().await;
     let client = Client::from_conf(anonymous(&format!("http://{address}")).build());
     let store = DynamoDbLeaseStore::new(client, TABLE).unwrap();
@@ -543,11 +544,11 @@ async fn missing_credentials_are_named_and_nothing_is_sent() {
     assert_error(&error, StoreErrorKind::Denied, &[TABLE, "credentials", "nothing was written"]);
     assert_eq!(store.get(&shard(0)).await.unwrap_err().kind(), StoreErrorKind::Denied);
     let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-    assert!(accepted.is_err(), "somebody connected");
+    assert!(accepted.is_err(), "a client connected");
 }
 
 #[tokio::test]
-async fn an_answer_decides_between_an_error_and_an_unknown_outcome() {
+async fn the_answer_decides_between_error_and_unknown_outcome() {
     for (status, code, kind) in [
         (400, "ProvisionedThroughputExceededException", StoreErrorKind::Throttled),
         (400, "com.amazonaws.dynamodb.v20120810#RequestLimitExceeded", StoreErrorKind::Throttled),
@@ -574,7 +575,7 @@ async fn an_answer_decides_between_an_error_and_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_read_leaves_the_outcome_unknown() {
+async fn an_unreadable_answer_leaves_the_outcome_unknown() {
     let (client, _) = answering(|_, _| (200, json!("no object"))).await;
     let store = DynamoDbLeaseStore::new(client, TABLE).unwrap();
     assert_eq!(unknown(&store, &creation()).await.kind(), StoreErrorKind::Unavailable);
@@ -586,7 +587,7 @@ async fn an_answer_that_cannot_be_read_leaves_the_outcome_unknown() {
 
 /// Not every server returns the row that made a condition fail.
 #[tokio::test]
-async fn a_row_that_is_not_returned_is_read() {
+async fn a_missing_row_in_a_failed_condition_is_read() {
     let (client, seen) = answering(|operation, _| match operation {
         "GetItem" => {
             let row = json!({
@@ -652,7 +653,7 @@ async fn a_listing_follows_the_pages() {
 }
 
 #[tokio::test]
-async fn pages_that_go_in_circles_end() {
+async fn a_scan_with_repeated_pages_ends_with_an_error() {
     let (client, seen) = answering(|_, request| {
         let next = match request["ExclusiveStartKey"]["leaseKey"]["S"].as_str() {
             Some("first") => "second",

@@ -1,6 +1,4 @@
-//! A held lease under faults: it is never lost to its own writes, and never writes over another owner.
-
-#![allow(clippy::unwrap_used)] // a test may
+//! A held lease under faults: its own writes never fence it, and it never overwrites another owner.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +33,7 @@ async fn row(table: &InMemoryLeaseStore) -> Lease {
     table.get(&ShardId::numbered(0)).await.unwrap().unwrap()
 }
 
-/// Another worker takes the lease, as an observer does that believes the owner dead.
+/// Another worker takes the lease, like an observer that saw no renewal.
 async fn steal(table: &InMemoryLeaseStore, thief: &str) {
     let row = row(table).await;
     let change = LeaseChange::take(worker(thief));
@@ -44,7 +42,7 @@ async fn steal(table: &InMemoryLeaseStore, thief: &str) {
 }
 
 #[tokio::test]
-async fn of_many_writers_one_wins() {
+async fn one_of_many_takers_wins() {
     let (table, seen) = table_with_one_lease().await;
     let takers = (0..50).map(|index| {
         let (store, seen) = (Arc::new(table.clone()), seen.clone());
@@ -81,11 +79,10 @@ async fn unknown_outcomes_are_settled_on_every_seed() {
             }
             assert!(
                 confirmed == 0 || row.checkpoint >= at(confirmed),
-                "seed {seed}, write {number}: went back"
+                "seed {seed}, write {number}: a confirmed checkpoint moved back"
             );
         }
-        // Then another worker takes it in the middle of all that: from there on nothing of the old holder arrives,
-        // not even what is still under way.
+        // Then another worker takes the lease. From now on no write of the old holder is applied, not even a late one.
         steal(&table, "thief").await;
         let stolen = row(&table).await;
         for number in 60..80 {
@@ -98,7 +95,7 @@ async fn unknown_outcomes_are_settled_on_every_seed() {
     }
 }
 
-/// Applies writes, but lets go of the answer only when it is told to.
+/// Applies writes. While `is_slow` is set, the answer waits for `answer`.
 #[derive(Debug)]
 struct SlowAnswers {
     table: InMemoryLeaseStore,
@@ -130,7 +127,7 @@ impl LeaseStore for SlowAnswers {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_goes_away_in_the_middle_of_a_write_does_not_lose_the_lease() {
+async fn a_cancelled_write_does_not_lose_the_lease() {
     let (table, seen) = table_with_one_lease().await;
     let store = SlowAnswers { table: table.clone(), is_slow: AtomicBool::new(false), answer: Notify::new() };
     let store = Arc::new(store);
@@ -139,7 +136,11 @@ async fn a_caller_that_goes_away_in_the_middle_of_a_write_does_not_lose_the_leas
     store.is_slow.store(true, Ordering::Relaxed);
     let limit = Duration::from_secs(1);
     assert!(tokio::time::timeout(limit, held.checkpoint(&at(1), &[])).await.is_err());
-    assert_eq!(held.confirmed_at(), confirmed_at, "not confirmed, although it was applied");
+    assert_eq!(
+        held.confirmed_at(),
+        confirmed_at,
+        "an unanswered write is not confirmed, although it was applied"
+    );
     store.is_slow.store(false, Ordering::Relaxed);
     held.checkpoint(&at(2), &[]).await.unwrap();
     assert_eq!((row(&table).await.checkpoint, row(&table).await.counter), (at(2), 3));
@@ -160,11 +161,11 @@ async fn validity_counts_from_before_the_request() {
     let (renewed, ()) = tokio::join!(held.renew(), answer_late);
     renewed.unwrap();
     assert_eq!(asked_at.elapsed().as_secs(), 3);
-    assert_eq!(held.confirmed_at(), asked_at, "an observer may have counted from the moment it was applied");
+    assert_eq!(held.confirmed_at(), asked_at, "an observer may count from the moment the write was applied");
 }
 
 #[tokio::test]
-async fn a_released_lease_is_written_no_more() {
+async fn a_released_lease_is_not_written_again() {
     let (table, seen) = table_with_one_lease().await;
     let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("owner")).await.unwrap();
     held.release().await.unwrap();
@@ -172,7 +173,7 @@ async fn a_released_lease_is_written_no_more() {
     assert_eq!(
         (&released.owner, released.counter),
         (&None, 1),
-        "the counter stays for KCL versions before 2.6"
+        "the counter is unchanged, for KCL versions before 2.6"
     );
     for answer in [held.renew().await, held.checkpoint(&at(1), &[]).await, held.release().await] {
         assert_eq!(answer.unwrap_err().kind(), StoreErrorKind::Fenced);
@@ -194,16 +195,16 @@ async fn a_deleted_row_fences_its_holder() {
     assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
     tokio::time::advance(Duration::from_secs(7)).await;
     assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
-    assert_eq!(held.vanished_after(), Some(Duration::from_secs(7)), "when it was found first");
+    assert_eq!(held.vanished_after(), Some(Duration::from_secs(7)), "the time of the first failed renewal");
     assert_eq!(table.get(&row.shard_id).await.unwrap(), None);
     assert!(!held.has_ended());
     assert_eq!(held.checkpoint(&Position::ShardEnd, &[]).await.unwrap_err().kind(), StoreErrorKind::Fenced);
-    assert!(held.has_ended(), "whatever came of it");
+    assert!(held.has_ended(), "a failed attempt counts too");
 }
 
-/// Gives no answer to the next writes, which are applied or not.
+/// Loses the answers to the next writes, which are applied (`true`) or not (`false`).
 #[derive(Debug)]
-struct Silent {
+struct LostAnswers {
     table: InMemoryLeaseStore,
     applies_next: Mutex<VecDeque<bool>>,
     is_readable: AtomicBool,
@@ -214,7 +215,7 @@ fn unavailable() -> StoreError {
 }
 
 #[async_trait]
-impl LeaseStore for Silent {
+impl LeaseStore for LostAnswers {
     async fn prepare(&self) -> Result<(), StoreError> {
         self.table.prepare().await
     }
@@ -243,10 +244,10 @@ impl LeaseStore for Silent {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_valid_from_a_take_on_that_was_answered() {
+async fn a_lease_is_valid_from_an_answered_take() {
     const SECOND: Duration = Duration::from_secs(1);
     let (table, seen) = table_with_one_lease().await;
-    let store = Arc::new(Silent {
+    let store = Arc::new(LostAnswers {
         table: table.clone(),
         applies_next: Mutex::new(VecDeque::from([true, false])),
         is_readable: AtomicBool::new(false),
@@ -254,15 +255,15 @@ async fn a_lease_is_valid_from_a_take_on_that_was_answered() {
     let owner = worker("owner");
     let take = || HeldLease::take(store.clone(), &seen, &owner);
     assert_eq!(take().await.unwrap_err().kind(), StoreErrorKind::Unavailable);
-    assert_eq!(row(&table).await.counter, 1, "others see it live from here on");
-    // It is tried again from what was seen before, which cannot be applied and is not answered either. The row looks as if it
-    // had been.
+    assert_eq!(row(&table).await.counter, 1, "observers consider the lease alive from now on");
+    // The caller takes it again from the same row, which is stale. This write is not applied and not answered, but the
+    // row names the worker because of the first one.
     store.is_readable.store(true, Ordering::Relaxed);
     tokio::time::advance(SECOND * 5).await;
     let held = take().await.unwrap();
-    assert_eq!((held.taken().counter, row(&table).await.counter), (2, 2), "taken once more, for sure");
+    assert_eq!((held.taken().counter, row(&table).await.counter), (2, 2), "the lease was taken once more");
     assert_eq!(held.confirmed_at().elapsed(), Duration::ZERO);
-    // Without an answer to that either, the lease is nobody's to use.
+    // If the second take is not answered either, the worker does not hold the lease, although the row names it.
     store.applies_next.lock().unwrap().extend([true; 2]);
     let seen = row(&table).await;
     let unanswered = HeldLease::take(store.clone(), &seen, &owner).await;
@@ -270,7 +271,7 @@ async fn a_lease_is_valid_from_a_take_on_that_was_answered() {
     assert!(row(&table).await.is_owned_by(&owner));
 }
 
-/// What a KCL 3.x leader does to begin a hand-over: the counter stays (`initiateGracefulLeaseHandoff`).
+/// Begins a hand-over like a KCL 3.x leader (`initiateGracefulLeaseHandoff`), which does not change the counter.
 async fn begin_kcl_hand_over(table: &InMemoryLeaseStore, new_owner: &str) {
     let mut row = row(table).await;
     table
@@ -282,7 +283,7 @@ async fn begin_kcl_hand_over(table: &InMemoryLeaseStore, new_owner: &str) {
 }
 
 #[tokio::test]
-async fn the_previous_owner_finishes_a_hand_over_of_kcl_3() {
+async fn the_previous_owner_completes_a_kcl_3_hand_over() {
     for with_unknown_outcome in [false, true] {
         let (table, seen) = table_with_one_lease().await;
         let store = FaultyLeaseStore::new(table.clone(), FaultRates::NONE, 1);
@@ -299,17 +300,17 @@ async fn the_previous_owner_finishes_a_hand_over_of_kcl_3() {
         assert_eq!(held.hand_over_target().await, worker("new"));
         held.checkpoint(&at(5), &[]).await.unwrap();
         let checkpoint_owner = row(&table).await.checkpoint_owner;
-        assert_eq!(checkpoint_owner, Some(worker("old")), "still processing");
+        assert_eq!(checkpoint_owner, Some(worker("old")), "the previous owner is still processing");
         held.hand_over(&worker("new")).await.unwrap();
         let row = row(&table).await;
         assert_eq!((row.owner, row.checkpoint_owner, row.checkpoint), (Some(worker("new")), None, at(5)));
-        assert_eq!(row.owner_switches_since_checkpoint, 0, "as the KCL counts");
+        assert_eq!(row.owner_switches_since_checkpoint, 0, "the rule of the KCL");
     }
 }
 
-/// The worker to whom KCL 3.x gave it would not have it then.
+/// After a release the worker chosen by KCL 3.x would not own the lease.
 #[tokio::test]
-async fn a_lease_that_kcl_3_gave_to_another_worker_is_handed_over_and_not_released() {
+async fn a_lease_reassigned_by_kcl_3_cannot_be_released() {
     let (table, seen) = table_with_one_lease().await;
     let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
     begin_kcl_hand_over(&table, "new").await;
@@ -321,7 +322,7 @@ async fn a_lease_that_kcl_3_gave_to_another_worker_is_handed_over_and_not_releas
 }
 
 #[tokio::test]
-async fn a_hand_over_of_kcl_3_to_which_the_counter_moved_is_a_loss() {
+async fn a_kcl_3_hand_over_with_a_changed_counter_is_a_loss() {
     let (table, seen) = table_with_one_lease().await;
     let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
     begin_kcl_hand_over(&table, "new").await;
@@ -330,7 +331,7 @@ async fn a_hand_over_of_kcl_3_to_which_the_counter_moved_is_a_loss() {
 }
 
 #[tokio::test]
-async fn a_request_does_not_harm_the_writes_of_the_holder() {
+async fn a_request_does_not_disturb_the_writes_of_the_holder() {
     let (table, seen) = table_with_one_lease().await;
     let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
     let seen = row(&table).await;
@@ -344,9 +345,9 @@ async fn a_request_does_not_harm_the_writes_of_the_holder() {
     assert!(row(&table).await.is_offered());
 }
 
-/// A worker that asked for the lease and stops takes its request back; the holder may not have heard of that.
+/// A worker that stops withdraws its request. The holder may not know of that yet.
 #[tokio::test]
-async fn a_lease_is_not_handed_over_to_a_worker_that_no_longer_asks() {
+async fn a_lease_is_not_handed_over_after_a_withdrawn_request() {
     let (table, seen) = table_with_one_lease().await;
     let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
     for change in [
@@ -360,7 +361,11 @@ async fn a_lease_is_not_handed_over_to_a_worker_that_no_longer_asks() {
             held.renew().await.unwrap();
         }
     }
-    assert_eq!(held.newest_hand_over_target(), Some(worker("new")), "it has not heard of the withdrawal");
+    assert_eq!(
+        held.newest_hand_over_target(),
+        Some(worker("new")),
+        "the holder does not know of the withdrawal"
+    );
     assert_eq!(held.hand_over(&worker("new")).await.unwrap_err().kind(), StoreErrorKind::Conflict);
     assert_eq!(held.newest_hand_over_target(), None);
     held.release().await.unwrap();
@@ -368,14 +373,14 @@ async fn a_lease_is_not_handed_over_to_a_worker_that_no_longer_asks() {
 }
 
 #[tokio::test]
-async fn a_prepared_checkpoint_waits_in_the_row_for_the_next_holder() {
+async fn a_prepared_checkpoint_survives_a_change_of_owner() {
     let (table, seen) = table_with_one_lease().await;
     let held = HeldLease::take(Arc::new(table.clone()), &seen, &worker("old")).await.unwrap();
     held.checkpoint(&at(5), &[]).await.unwrap();
     assert_eq!(
         held.prepare_checkpoint(&at(4), None).await.unwrap_err().kind(),
         StoreErrorKind::Invalid,
-        "behind what is stored"
+        "the position is behind the checkpoint"
     );
     held.prepare_checkpoint(&at(6), Some(b"half done".to_vec())).await.unwrap();
     steal(&table, "thief").await;
@@ -384,15 +389,15 @@ async fn a_prepared_checkpoint_waits_in_the_row_for_the_next_holder() {
     assert_eq!(row(&table).await.checkpoint, at(5));
 }
 
-/// Writes, but answers that the outcome is unknown, and does not let the row be read: as often as it is told.
+/// Applies writes. While `is_silent` is set, outcomes are unknown and the row cannot be read.
 #[derive(Debug, Clone)]
-struct AnswersLost {
+struct SilentStore {
     table: InMemoryLeaseStore,
     is_silent: Arc<AtomicBool>,
 }
 
 #[async_trait]
-impl LeaseStore for AnswersLost {
+impl LeaseStore for SilentStore {
     async fn prepare(&self) -> Result<(), StoreError> {
         self.table.prepare().await
     }
@@ -403,7 +408,7 @@ impl LeaseStore for AnswersLost {
 
     async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
         if self.is_silent.load(Ordering::Relaxed) {
-            return Err(StoreError::new(StoreErrorKind::Unavailable, "no answer"));
+            return Err(unavailable());
         }
         self.table.get(shard_id).await
     }
@@ -411,18 +416,18 @@ impl LeaseStore for AnswersLost {
     async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
         let outcome = self.table.write(write).await?;
         if self.is_silent.load(Ordering::Relaxed) {
-            return Ok(WriteOutcome::Unknown(StoreError::new(StoreErrorKind::Unavailable, "no answer")));
+            return Ok(WriteOutcome::Unknown(unavailable()));
         }
         Ok(outcome)
     }
 }
 
 #[tokio::test]
-async fn a_hand_over_without_an_answer_is_the_last_write_of_its_holder() {
+async fn an_unanswered_hand_over_is_the_last_write_of_its_holder() {
     let (table, seen) = table_with_one_lease().await;
     let is_silent = Arc::new(AtomicBool::new(false));
-    let store = AnswersLost { table: table.clone(), is_silent: is_silent.clone() };
-    for again in ["the same", "a release", "a renewal", "an offer"] {
+    let store = SilentStore { table: table.clone(), is_silent: is_silent.clone() };
+    for again in ["the same hand-over", "a release", "a renewal", "an offer"] {
         let seen = if row(&table).await.counter == 0 { seen.clone() } else { row(&table).await };
         let held = HeldLease::take(Arc::new(store.clone()), &seen, &worker("a")).await.unwrap();
         let change = LeaseChange::Request { by: worker("b"), instead_of: None };
@@ -436,7 +441,7 @@ async fn a_hand_over_without_an_answer_is_the_last_write_of_its_holder() {
         let handed_over = row(&table).await;
         assert!(handed_over.is_owned_by(&worker("b")));
         match again {
-            "the same" => held.hand_over(&worker("b")).await.unwrap(),
+            "the same hand-over" => held.hand_over(&worker("b")).await.unwrap(),
             "a release" => {
                 assert_eq!(held.release().await.unwrap_err().kind(), StoreErrorKind::Fenced);
             }
@@ -444,6 +449,6 @@ async fn a_hand_over_without_an_answer_is_the_last_write_of_its_holder() {
             _ => assert_eq!(held.offer().await.unwrap_err().kind(), StoreErrorKind::Fenced),
         }
         assert!(held.is_fenced());
-        assert_eq!(row(&table).await, handed_over, "after {again}: it writes nothing over the new owner");
+        assert_eq!(row(&table).await, handed_over, "after {again}: the row of the new owner is unchanged");
     }
 }

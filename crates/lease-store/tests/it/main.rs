@@ -1,0 +1,9 @@
+//! Integration tests of the lease stores and of held leases.
+
+// Test helpers may unwrap and panic too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod conformance;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
+mod held_lease;
