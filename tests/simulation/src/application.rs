@@ -86,9 +86,7 @@ impl ShardApplication {
                 if lost.is_cancelled() {
                     application.observer.record(EventKind::BatchCancelled(one));
                 } else if drops {
-                    application
-                        .observer
-                        .record(EventKind::BatchFailed(one, "its acknowledgement was dropped"));
+                    application.observer.record(EventKind::BatchFailed(one, "acknowledgement dropped"));
                     drop(acknowledgement);
                 } else {
                     application.observer.record(EventKind::Acknowledged(one));
@@ -160,11 +158,11 @@ impl RecordProcessor for ShardApplication {
                 }
             }
             Some((HandlerFault::Errors, _)) if is_bad => {
-                in_progress.end(EventKind::BatchFailed(batch, "an error"));
+                in_progress.end(EventKind::BatchFailed(batch, "error"));
                 return Err("simulated".into());
             }
             Some((HandlerFault::Panics, _)) if is_bad => {
-                in_progress.end(EventKind::BatchFailed(batch, "a panic"));
+                in_progress.end(EventKind::BatchFailed(batch, "panic"));
                 // Unwinds like any panic, without a message on the console.
                 std::panic::resume_unwind(Box::new("simulated"));
             }

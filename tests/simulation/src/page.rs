@@ -76,15 +76,15 @@ pub fn page(outcome: &Outcome) -> String {
     let mut drawing = Drawing { svg: String::new(), lanes, end };
     draw(outcome, &mut drawing, height);
     let verdict =
-        outcome.violation.as_ref().map_or_else(|| "all promises held".to_owned(), ToString::to_string);
+        outcome.violation.as_ref().map_or_else(|| "all promises hold".to_owned(), ToString::to_string);
     let plan = &outcome.plan;
     format!(
         "<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>simulation {scenario} {seed}</title>\n\
          <style>body{{font:14px sans-serif;margin:1em}}svg text{{font:11px sans-serif}}pre{{font-size:12px}}</style>\n\
          <h1>{scenario}, seed {seed}</h1>\n<p><b>{verdict}</b></p>\n\
-         <p>A lane is a shard. Bars: the owner in the table, one colour for each worker. Below them: delivered (grey), \
-         acknowledged (green), refused or cut off (red); above: checkpoints (black). Dashed: faults. Point at anything \
-         for its time.</p>\n\
+         <p>One lane per shard. Bars: the lease owner, one colour per worker. Below them: delivered (grey), \
+         acknowledged (green), failed or cancelled (red); above: checkpoints (black). Dashed: faults. Hover over a mark \
+         to see its event.</p>\n\
          <svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{height}'>\n{svg}</svg>\n<pre>{text}</pre>\n</html>\n",
         scenario = plan.scenario,
         seed = plan.seed,

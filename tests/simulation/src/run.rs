@@ -309,7 +309,7 @@ impl<'a> Fleet<'a> {
             }
             FaultKind::Partition { worker, for_millis, table, stream, is_one_way } => {
                 let Some((process, link)) = self.select_process(worker) else { return };
-                let description = format!("cut off (table {table}, stream {stream}, one way {is_one_way})");
+                let description = format!("partition (table {table}, stream {stream}, one way {is_one_way})");
                 if table {
                     self.record_disturbance(Some(process), for_millis, description);
                     link.partition(Destination::Table, millis(for_millis), is_one_way);
@@ -326,7 +326,7 @@ impl<'a> Fleet<'a> {
                 self.world.table.fault_rates.set(rates, millis(for_millis));
             }
             FaultKind::StreamFaults { for_millis, rates } => {
-                observer.record_note(format!("the stream: {rates:?} for {for_millis} ms"));
+                observer.record_note(format!("stream: {rates:?} for {for_millis} ms"));
                 self.world.kinesis.fault_rates.set(rates, millis(for_millis));
             }
             FaultKind::Reshard { shard, is_merge: true, hidden_for } => {
@@ -345,7 +345,7 @@ impl<'a> Fleet<'a> {
                         self.record_disturbance(
                             Some(worker.process),
                             for_millis,
-                            format!("the application: {handler_fault:?}"),
+                            format!("handler: {handler_fault:?}"),
                         );
                     }
                     HandlerFault::Errors | HandlerFault::Panics => {
@@ -367,7 +367,7 @@ impl<'a> Fleet<'a> {
             }
             FaultKind::Replace { worker, after, same_name } => self.replace(worker, after, same_name),
             FaultKind::Deregister => {
-                observer.record_note("somebody deregisters the consumer");
+                observer.record_note("outsider deregisters the consumer");
                 self.world.fan_out.deregister();
             }
             FaultKind::KclJoin => {

@@ -50,7 +50,7 @@ pub fn timeline(outcome: &Outcome) -> String {
     let plan = &outcome.plan;
     let _ = writeln!(
         text,
-        "plan: scenario {}, seed {}, {} workers, {} of the KCL's kind, {} shards, a record every {} ms, {} % aggregates, \
+        "plan: scenario {}, seed {}, {} workers, {} KCL workers, {} shards, a record every {} ms, {} % aggregates, \
          clocks within {} permille",
         plan.scenario,
         plan.seed,
@@ -86,7 +86,7 @@ pub fn timeline(outcome: &Outcome) -> String {
         Some(violation) => {
             let _ = writeln!(text, "\nBROKEN {violation}");
         }
-        None => text.push_str("\nall promises held\n"),
+        None => text.push_str("\nall promises hold\n"),
     }
     text
 }

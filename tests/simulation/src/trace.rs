@@ -37,7 +37,7 @@ impl Names {
 
     /// Returns the name of a worker.
     pub fn name(&self, name: Name) -> &str {
-        self.workers.get(name as usize).map_or("nobody", String::as_str)
+        self.workers.get(name as usize).map_or("unowned", String::as_str)
     }
 
     /// Returns the name number of a process.
@@ -58,19 +58,19 @@ impl Names {
     fn writer(&self, writer: Writer) -> String {
         match writer {
             Writer::Ours(process) | Writer::Kcl(process) => self.shown(process),
-            Writer::Outsider => "stranger".to_owned(),
+            Writer::Outsider => "outsider".to_owned(),
         }
     }
 
     fn row(&self, row: Option<Row>) -> String {
         let Some(row) = row else { return "none".to_owned() };
-        let owner = row.owner.map_or("nobody", |owner| self.name(owner));
+        let owner = row.owner.map_or("unowned", |owner| self.name(owner));
         let mut text = format!("{owner} {} at {}", row.counter, row.checkpoint);
         if let Some(requester) = row.requested_by {
-            let _ = write!(text, " asked by {}", self.name(requester));
+            let _ = write!(text, " requested by {}", self.name(requester));
         }
         if let Some(starts_at) = row.starts_at {
-            let _ = write!(text, " from {starts_at} ms");
+            let _ = write!(text, " start time {starts_at} ms");
         }
         text
     }
@@ -83,32 +83,40 @@ impl Names {
     /// Renders one event.
     pub fn line(&self, event: &Event) -> String {
         let text = match &event.kind {
-            EventKind::ShardCreated { shard, parents, .. } => format!("s{shard:<3} born of {parents:?}"),
+            EventKind::ShardCreated { shard, parents, .. } => {
+                format!("s{shard:<3} created, parents {parents:?}")
+            }
             EventKind::ShardClosed { shard } => format!("s{shard:<3} closed"),
             EventKind::RecordPut { shard, record, subs } => {
-                format!("s{shard:<3} put {record}, {} of it here", subs.len())
+                format!("s{shard:<3} put {record}, {} in this shard", subs.len())
             }
-            EventKind::RecordsTrimmed { shard, before: u64::MAX } => format!("s{shard:<3} gone"),
+            EventKind::RecordsTrimmed { shard, before: u64::MAX } => {
+                format!("s{shard:<3} removed by retention")
+            }
             EventKind::RecordsTrimmed { shard, before } => format!("s{shard:<3} trimmed before {before}"),
             EventKind::ProcessStarted { process, clock, is_kcl, .. } => {
                 let rules = if *is_kcl { "KCL" } else { "ours" };
                 format!("---- {} starts ({rules}, clock {clock})", self.shown(*process))
             }
             EventKind::ProcessCrashed { process } => format!("---- {} crashes", self.shown(*process)),
-            EventKind::StopRequested { process } => format!("---- {} is asked to stop", self.shown(*process)),
-            EventKind::ProcessEnded { process, how } => {
-                format!("---- {} has ended: {how}", self.shown(*process))
+            EventKind::StopRequested { process } => {
+                format!("---- {} receives a stop request", self.shown(*process))
             }
-            EventKind::StartFailed { process, why } => format!("---- {} failed: {why}", self.shown(*process)),
+            EventKind::ProcessEnded { process, how } => {
+                format!("---- {} ended: {how}", self.shown(*process))
+            }
+            EventKind::StartFailed { process, why } => {
+                format!("---- {} failed to start: {why}", self.shown(*process))
+            }
             EventKind::Disturbed { process, for_millis, description } => {
                 let who = process.map_or_else(|| "all".to_owned(), |process| self.shown(process));
                 format!("---- {who}: {description} for {for_millis} ms")
             }
             EventKind::ShardStarted { process, shard, token, start } => {
-                format!("s{shard:<3} {} ({token}) begins at {start}", self.shown(*process))
+                format!("s{shard:<3} {} ({token}) starts at {start}", self.shown(*process))
             }
             EventKind::RecordsRead { process, shard, count, is_end } => {
-                let end = if *is_end { " and the end" } else { "" };
+                let end = if *is_end { ", end of shard" } else { "" };
                 format!("s{shard:<3} {} reads {count}{end}", self.shown(*process))
             }
             EventKind::ReaderOpened { process, shard } => {
@@ -119,13 +127,13 @@ impl Names {
             }
             EventKind::Delivered(batch) => format!("{} delivered", self.batch(batch)),
             EventKind::Acknowledged(batch) => format!("{} acknowledged", self.batch(batch)),
-            EventKind::BatchFailed(batch, how) => format!("{} refused: {how}", self.batch(batch)),
-            EventKind::BatchCancelled(batch) => format!("{} cut off", self.batch(batch)),
+            EventKind::BatchFailed(batch, how) => format!("{} failed: {how}", self.batch(batch)),
+            EventKind::BatchCancelled(batch) => format!("{} cancelled", self.batch(batch)),
             EventKind::LeaseLost { process, shard, token } => {
-                format!("s{shard:<3} {} ({token}) is told of the loss", self.shown(*process))
+                format!("s{shard:<3} {} ({token}) lease lost", self.shown(*process))
             }
             EventKind::LeaseWritten { by, shard, kind, before, after, asked_at } => format!(
-                "s{shard:<3} {} {kind}: {} -> {} (asked at {asked_at})",
+                "s{shard:<3} {} {kind}: {} -> {} (sent at {asked_at})",
                 self.writer(*by),
                 self.row(*before),
                 self.row(*after)
@@ -133,7 +141,7 @@ impl Names {
             EventKind::WriteRefused { by, shard, kind } => {
                 format!("s{shard:<3} {} {kind}: refused", self.writer(*by))
             }
-            EventKind::FaultsOver => "---- the faults are over".to_owned(),
+            EventKind::FaultsOver => "---- end of faults".to_owned(),
             EventKind::Note(text) => format!("---- {text}"),
         };
         format!("{:>9} {text}", event.at)
