@@ -69,14 +69,14 @@ impl ShardApplication {
         &mut self,
         whole: &RecordBatch,
         batch: Batch,
-        places: &[RecordPosition],
+        positions: &[RecordPosition],
     ) -> Result<(), BoxError> {
         let application = &self.application;
         let batch = Batch { late_attempt: whole.attempt(), ..batch };
         application.observer.record(EventKind::Delivered(batch));
         application.link.wait_while_paused().await;
-        for (place, (_, acknowledgement)) in places.iter().zip(whole.defer().into_records()) {
-            let one = Batch { first: *place, last: *place, count: 1, ..batch };
+        for (position, (_, acknowledgement)) in positions.iter().zip(whole.defer().into_records()) {
+            let one = Batch { first: *position, last: *position, count: 1, ..batch };
             let (application, lost) = (self.application.clone(), self.context.lease_lost.clone());
             let millis = application.link.draw(LATE_MILLIS);
             let drops = application.link.draw(40) == 0;
@@ -125,26 +125,26 @@ impl Drop for BatchInProgress<'_> {
 impl RecordProcessor for ShardApplication {
     async fn process(&mut self, whole: &RecordBatch) -> Result<(), BoxError> {
         let application = &self.application;
-        let places = whole.records().iter().map(|record| RecordPosition {
+        let positions = whole.records().iter().map(|record| RecordPosition {
             record: record_number(&record.sequence_number),
             sub: record.sub_sequence_number,
         });
-        let mut places: Vec<RecordPosition> = places.collect();
+        let mut positions: Vec<RecordPosition> = positions.collect();
         if application.defect == Some(Defect::BatchesReversed) {
-            places.reverse();
+            positions.reverse();
         }
         let batch = Batch {
             process: application.process,
             shard: self.shard,
             token: self.token,
-            first: places[0],
-            last: places[places.len() - 1],
-            count: places.len(),
-            is_sorted: places.is_sorted_by(|one, other| one < other),
+            first: positions[0],
+            last: positions[positions.len() - 1],
+            count: positions.len(),
+            is_sorted: positions.is_sorted_by(|one, other| one < other),
             late_attempt: 0,
         };
         if application.acknowledges_late {
-            return self.acknowledge_late(whole, batch, &places).await;
+            return self.acknowledge_late(whole, batch, &positions).await;
         }
         application.observer.record(EventKind::Delivered(batch));
         let mut in_progress = BatchInProgress { observer: &application.observer, batch, is_over: false };

@@ -342,7 +342,7 @@ pub enum EventKind {
         /// The row after the write.
         after: Option<Row>,
         /// When the writer sent it, in milliseconds.
-        asked_at: u64,
+        sent_at: u64,
     },
     /// The table refused a write because its condition did not hold.
     WriteRefused {
@@ -363,7 +363,7 @@ pub enum EventKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscriptionStep {
     /// The reader asked for a subscription.
-    Asked,
+    Requested,
     /// The service refused it with this code.
     Refused(&'static str),
     /// The service accepted it.

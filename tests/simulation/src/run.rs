@@ -158,14 +158,14 @@ impl<'a> Fleet<'a> {
             () = observer.violated() => {}
             () = fleet.run_plan() => {}
         }
-        let record = &mut *observer.history();
-        let events = std::mem::take(&mut record.events);
+        let history = &mut *observer.history();
+        let events = std::mem::take(&mut history.events);
         Outcome {
             plan: plan.clone(),
             worker_millis: worker_millis(&events),
             events,
-            names: std::mem::take(&mut record.names),
-            violation: record.violation.take(),
+            names: std::mem::take(&mut history.names),
+            violation: history.violation.take(),
         }
     }
 

@@ -81,7 +81,7 @@ impl Table {
     }
 
     /// Applies a write.
-    pub fn apply(&self, by: Writer, write: &LeaseWrite, asked_at: u64) -> WriteOutcome {
+    pub fn apply(&self, by: Writer, write: &LeaseWrite, sent_at: u64) -> WriteOutcome {
         let shard_id = write.shard_id().clone();
         let before = self.row(&shard_id);
         if self.defect == Some(Defect::TablePanics) && self.state().writes > 30 {
@@ -102,7 +102,7 @@ impl Table {
         };
         let claimed = after.clone();
         let after = self.apply_defect(write, before.as_ref(), after);
-        self.put(by, WriteKind::of(write), &shard_id, before, after, asked_at);
+        self.put(by, WriteKind::of(write), &shard_id, before, after, sent_at);
         WriteOutcome::Applied { lease: claimed }
     }
 
@@ -164,7 +164,7 @@ impl Table {
         shard_id: &ShardId,
         before: Option<Lease>,
         after: Option<Lease>,
-        asked_at: u64,
+        sent_at: u64,
     ) {
         let row = |lease: &Option<Lease>| lease.as_ref().map(|lease| self.observer.row(lease));
         let event = EventKind::LeaseWritten {
@@ -173,7 +173,7 @@ impl Table {
             kind,
             before: row(&before),
             after: row(&after),
-            asked_at,
+            sent_at,
         };
         {
             let state = &mut *self.state();
@@ -204,8 +204,8 @@ impl Table {
         let before = self.row(shard_id).filter(|row| row.counter == counter)?;
         let mut after = before.clone();
         change(&mut after);
-        let asked_at = self.observer.now();
-        self.put(by, kind, shard_id, Some(before), Some(after.clone()), asked_at);
+        let sent_at = self.observer.now();
+        self.put(by, kind, shard_id, Some(before), Some(after.clone()), sent_at);
         Some(after)
     }
 

@@ -35,14 +35,14 @@ pub struct TableClient {
 struct InFlightWrite<'a> {
     client: &'a TableClient,
     write: &'a LeaseWrite,
-    asked_at: u64,
+    sent_at: u64,
     is_applied: bool,
 }
 
 impl InFlightWrite<'_> {
     fn apply(&mut self) -> WriteOutcome {
         self.is_applied = true;
-        self.client.table.apply(Writer::Ours(self.client.process), self.write, self.asked_at)
+        self.client.table.apply(Writer::Ours(self.client.process), self.write, self.sent_at)
     }
 
     /// Applies the write some time later.
@@ -50,10 +50,10 @@ impl InFlightWrite<'_> {
         self.is_applied = true;
         let delay = if self.client.link.draw(3) == 0 { MAX_LATENESS_MILLIS } else { 500 };
         let delay = Duration::from_millis(self.client.link.draw(delay));
-        let (client, write, asked_at) = (self.client.clone(), self.write.clone(), self.asked_at);
+        let (client, write, sent_at) = (self.client.clone(), self.write.clone(), self.sent_at);
         tokio::spawn(async move {
             sleep(delay).await;
-            client.table.apply(Writer::Ours(client.process), &write, asked_at);
+            client.table.apply(Writer::Ours(client.process), &write, sent_at);
         });
     }
 }
@@ -142,7 +142,7 @@ impl LeaseStore for TableClient {
     }
 
     async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        let asked_at = self.table.observer.now();
+        let sent_at = self.table.observer.now();
         self.link.wait_while_paused().await;
         let rates = self.table.fault_rates.now();
         let fault = self.link.draw_fault(Destination::Table, rates);
@@ -160,7 +160,7 @@ impl LeaseStore for TableClient {
             self.link.wait_for_timeout().await;
             return Ok(WriteOutcome::Unknown(refused(StoreErrorKind::Unavailable)));
         }
-        let mut in_flight = InFlightWrite { client: self, write, asked_at, is_applied: false };
+        let mut in_flight = InFlightWrite { client: self, write, sent_at, is_applied: false };
         self.link.wait_latency(rates).await;
         if fault == CallFault::Delayed {
             in_flight.apply_later();

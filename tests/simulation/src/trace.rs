@@ -132,8 +132,8 @@ impl Names {
             EventKind::LeaseLost { process, shard, token } => {
                 format!("s{shard:<3} {} ({token}) lease lost", self.shown(*process))
             }
-            EventKind::LeaseWritten { by, shard, kind, before, after, asked_at } => format!(
-                "s{shard:<3} {} {kind}: {} -> {} (sent at {asked_at})",
+            EventKind::LeaseWritten { by, shard, kind, before, after, sent_at } => format!(
+                "s{shard:<3} {} {kind}: {} -> {} (sent at {sent_at})",
                 self.writer(*by),
                 self.row(*before),
                 self.row(*after)

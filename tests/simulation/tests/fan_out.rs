@@ -26,7 +26,7 @@ fn promises_hold_over_fan_out_and_all_its_faults_happen() {
                 match step {
                     SubscriptionStep::Over(how) | SubscriptionStep::Refused(how) => drop(endings.insert(how)),
                     SubscriptionStep::Silent => silent += 1,
-                    SubscriptionStep::Asked | SubscriptionStep::Accepted => {}
+                    SubscriptionStep::Requested | SubscriptionStep::Accepted => {}
                 }
             }
         }

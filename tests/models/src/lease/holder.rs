@@ -32,10 +32,10 @@ impl SingleLease {
         match holder.next_write(&change.full(), false, *NOW) {
             Ok(NextWrite::Send(write)) => {
                 let write = Write::of(&write, change);
-                let offset = u8::try_from(held.unsettled.len()).unwrap_or(u8::MAX);
-                held.unsettled.push(Unsettled { write, asked: 0, is_applied: false });
-                held.call = Some(Call { change, asked: 0 });
-                self.send(write, worker, Origin::Holder(Some(offset)));
+                let index = u8::try_from(held.unsettled.len()).unwrap_or(u8::MAX);
+                held.unsettled.push(Unsettled { write, sent: 0, is_applied: false });
+                held.call = Some(Call { change, sent: 0 });
+                self.send(write, worker, Origin::Holder(Some(index)));
             }
             Ok(NextWrite::InEffect) => self.conclude(worker, change),
             Ok(NextWrite::Fenced) => self.end_holding(worker),
@@ -66,21 +66,21 @@ impl SingleLease {
     pub(super) fn answer_holder(
         &mut self,
         worker: Worker,
-        offset: u8,
+        index: u8,
         is_applied: bool,
         is_answered: bool,
         witnesses: &Witnesses,
     ) {
         let row = self.row;
         let Some(held) = &mut self.view(worker).held else { return };
-        let is_newest = usize::from(offset) + 1 == held.unsettled.len();
+        let is_newest = usize::from(index) + 1 == held.unsettled.len();
         let Some(call) = held.call.filter(|_| is_newest && is_answered) else { return };
-        let (change, asked) = (call.change, call.asked);
+        let (change, sent) = (call.change, call.sent);
         let mut holder = held.holder(worker);
         if is_applied {
             holder.note_applied(row.lease());
             held.adopt(&holder);
-            held.confirmed = asked;
+            held.confirmed = sent;
             self.unlink(worker, None);
             self.conclude(worker, change);
         } else {
@@ -141,7 +141,7 @@ impl SingleLease {
                 self.unlink(worker, None);
                 // Equal writes cannot be told apart. The holder may assume an older one, which only shortens its
                 // lease.
-                if applied.is_none_or(|write| write.asked > age_of(asked_at)) && !is_anothers {
+                if applied.is_none_or(|write| write.sent > age_of(asked_at)) && !is_anothers {
                     self.fail(Violation::MistakenForApplied);
                 }
             }
@@ -169,10 +169,10 @@ impl SingleLease {
     }
 
     /// Marks the writes of a holder that no longer count as unsettled.
-    fn unlink(&mut self, worker: Worker, offset: Option<u8>) {
+    fn unlink(&mut self, worker: Worker, index: Option<u8>) {
         for write in self.in_flight.iter_mut().filter(|write| write.sender == worker) {
             if let Origin::Holder(known) = &mut write.origin {
-                *known = offset;
+                *known = index;
             }
         }
     }
@@ -274,7 +274,7 @@ impl HeldLease {
     pub(super) fn holder(&self, worker: Worker) -> LeaseHolder {
         let unsettled = self.unsettled.iter();
         let unsettled =
-            unsettled.map(|write| UnsettledWrite { write: write.write.full(), asked_at: ago(write.asked) });
+            unsettled.map(|write| UnsettledWrite { write: write.write.full(), asked_at: ago(write.sent) });
         LeaseHolder::with_unsettled(worker_id(worker), self.row.lease(), unsettled.collect())
     }
 

@@ -129,10 +129,10 @@ impl LeaseModel {
     fn list_steps(&self, index: usize, lease: &SingleLease, budget: FaultBudget, steps: &mut Vec<Step>) {
         let mut add = |step| steps.push(Step::OnLease(index, step));
         let has_capacity = lease.has_capacity();
-        for place in 0..lease.in_flight.len() {
-            add(LeaseStep::Arrive(place));
+        for write in 0..lease.in_flight.len() {
+            add(LeaseStep::Arrive(write));
             if budget.lost_answers > 0 {
-                add(LeaseStep::ArriveWithoutAnswer(place));
+                add(LeaseStep::ArriveWithoutAnswer(write));
             }
         }
         for (worker, view) in (0..self.workers).zip(&lease.views) {
@@ -186,7 +186,7 @@ impl LeaseModel {
         if held.marks[0] < self.records {
             add(LeaseStep::DeliverRecord(worker));
         }
-        (1..=self.records).for_each(|place| add(LeaseStep::Acknowledge(worker, place)));
+        (1..=self.records).for_each(|offset| add(LeaseStep::Acknowledge(worker, offset)));
         if held.call.is_some() && may_lose_answer {
             add(LeaseStep::AbandonCall(worker));
         }
@@ -207,10 +207,10 @@ impl LeaseModel {
     fn step(&self, lease: &mut SingleLease, budget: &mut FaultBudget, step: LeaseStep) -> bool {
         let seen = &self.witnesses;
         match step {
-            LeaseStep::Arrive(place) => lease.arrive(place, true, seen),
-            LeaseStep::ArriveWithoutAnswer(place) => {
+            LeaseStep::Arrive(write) => lease.arrive(write, true, seen),
+            LeaseStep::ArriveWithoutAnswer(write) => {
                 budget.lost_answers -= 1;
-                lease.arrive(place, false, seen);
+                lease.arrive(write, false, seen);
             }
             LeaseStep::Scan(worker) => {
                 lease.scan(worker);
@@ -233,7 +233,7 @@ impl LeaseModel {
             }
             LeaseStep::Renew(worker) => return lease.renew(worker, seen),
             LeaseStep::DeliverRecord(worker) => return lease.deliver(worker),
-            LeaseStep::Acknowledge(worker, place) => return lease.acknowledge(worker, place),
+            LeaseStep::Acknowledge(worker, offset) => return lease.acknowledge(worker, offset),
             LeaseStep::Checkpoint(worker) => return lease.checkpoint(worker, seen),
             LeaseStep::Release(worker) => return lease.release(worker, seen),
             LeaseStep::KclTake => {

@@ -155,7 +155,7 @@ pub struct Unsettled {
     /// The write.
     pub write: Write,
     /// How many steps ago it was sent.
-    pub asked: u8,
+    pub sent: u8,
     /// The truth: whether it was applied.
     pub is_applied: bool,
 }
@@ -166,7 +166,7 @@ pub struct Call {
     /// The change to write.
     pub change: Change,
     /// How many steps ago its newest write was sent.
-    pub asked: u8,
+    pub sent: u8,
 }
 
 /// A write in flight.
@@ -234,8 +234,8 @@ impl SingleLease {
             view.taking.iter_mut().for_each(grow);
             if let Some(held) = &mut view.held {
                 grow(&mut held.confirmed);
-                held.call.iter_mut().for_each(|call| grow(&mut call.asked));
-                held.unsettled.iter_mut().for_each(|write| grow(&mut write.asked));
+                held.call.iter_mut().for_each(|call| grow(&mut call.sent));
+                held.unsettled.iter_mut().for_each(|write| grow(&mut write.sent));
             }
         }
     }

@@ -97,11 +97,11 @@ impl SingleLease {
     pub(super) fn answer_take(&mut self, worker: Worker, is_applied: bool, is_answered: bool) {
         let row = self.row;
         let view = self.view(worker);
-        let Some(asked) = view.taking else { return };
+        let Some(sent) = view.taking else { return };
         match (is_answered, is_applied) {
             (false, _) => {}
             (true, true) => {
-                view.start(row, asked);
+                view.start(row, sent);
             }
             (true, false) => view.taking = None,
         }
@@ -140,13 +140,13 @@ impl SingleLease {
 
 impl WorkerView {
     /// Starts to hold the lease after a take.
-    pub(super) fn start(&mut self, row: Row, asked: u8) {
+    pub(super) fn start(&mut self, row: Row, sent: u8) {
         self.taking = None;
         self.observation = Observation::default();
         self.held = Some(HeldLease {
             row,
             unsettled: Vec::new(),
-            confirmed: asked,
+            confirmed: sent,
             call: None,
             marks: [row.checkpoint; 3],
             is_owner: true,

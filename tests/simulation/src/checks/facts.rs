@@ -119,15 +119,15 @@ pub(super) struct RowFacts {
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     /// When the current reader of a shard last asked for a subscription.
-    pub(super) asked_at: BTreeMap<(Process, ShardNumber), u64>,
+    pub(super) requested_at: BTreeMap<(Process, ShardNumber), u64>,
     /// The silent subscriptions, with their owner and the start of the silence.
     pub(super) silent: BTreeMap<u64, (Process, ShardNumber, u64)>,
 }
 
 impl ShardFacts {
     /// Number of records up to and including a position.
-    pub(super) fn index_after(&self, place: ReadPosition) -> usize {
-        match place {
+    pub(super) fn index_after(&self, position: ReadPosition) -> usize {
+        match position {
             ReadPosition::Start => 0,
             ReadPosition::After(after) => self.log.partition_point(|at| *at <= after),
             ReadPosition::End => self.log.len(),
@@ -156,7 +156,7 @@ impl ShardFacts {
 impl Subscriptions {
     /// A new reader does not know the subscriptions of earlier ones.
     pub(super) fn opened(&mut self, process: Process, shard: ShardNumber) {
-        self.asked_at.remove(&(process, shard));
+        self.requested_at.remove(&(process, shard));
     }
 }
 

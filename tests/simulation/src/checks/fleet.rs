@@ -68,19 +68,19 @@ impl Checks {
     /// Whether a process that was asked to stop did so in time, or still has time.
     fn check_stop_time(&self, process: Process) -> Verdict {
         let Some(facts) = self.process(process) else { return Ok(()) };
-        let Some(asked_at) = facts.stop_requested_at else {
+        let Some(requested_at) = facts.stop_requested_at else {
             return self
                 .broken(Promise::StopsInTime, format!("process {process} ended without a request to stop"));
         };
         let paused: u64 = facts.disturbed.iter().map(|(from, to)| to - from).sum();
-        let limit = if self.is_disturbed(process, asked_at, self.now) {
+        let limit = if self.is_disturbed(process, requested_at, self.now) {
             DISTURBED_END_MILLIS + paused
         } else {
             END_MILLIS
         };
         let limit = limit * facts.clock.max(1000) / 1000;
-        if self.now > asked_at + limit {
-            let why = format!("process {process} stopped too late: requested at {asked_at} ms");
+        if self.now > requested_at + limit {
+            let why = format!("process {process} stopped too late: requested at {requested_at} ms");
             return self.broken(Promise::StopsInTime, why);
         }
         Ok(())

@@ -19,7 +19,7 @@ pub(super) struct Write {
     pub(super) by: Writer,
     pub(super) shard: ShardNumber,
     pub(super) kind: WriteKind,
-    pub(super) asked_at: u64,
+    pub(super) sent_at: u64,
 }
 
 impl Checks {
@@ -48,7 +48,7 @@ impl Checks {
                 // The write was sent while the previous row still existed.
                 Some(_) if old.is_none() => {
                     facts.is_recreated_late |=
-                        facts.row_gone_at.is_some_and(|gone_at| write.asked_at < gone_at);
+                        facts.row_gone_at.is_some_and(|gone_at| write.sent_at < gone_at);
                 }
                 Some(_) => {}
             }
@@ -67,7 +67,7 @@ impl Checks {
                 && confirms
             {
                 let confirmed = facts.confirmed.entry(process).or_default();
-                *confirmed = (*confirmed).max(write.asked_at);
+                *confirmed = (*confirmed).max(write.sent_at);
             }
         }
         verdict
@@ -148,7 +148,7 @@ impl Checks {
         };
         let Some(row) = facts.row else { return true };
         let has_passed = |since: u64, millis: u64| {
-            write.asked_at + ROUNDING_MILLIS >= since + millis * process.clock / 1000
+            write.sent_at + ROUNDING_MILLIS >= since + millis * process.clock / 1000
         };
         before.owner.is_none()
             || has_passed(row.changed_at, FAILOVER_MILLIS)
@@ -175,7 +175,7 @@ impl Checks {
     fn check_children(&self, write: &Write) -> Verdict {
         let shard = write.shard;
         for (child, facts) in &self.shards {
-            let is_visible = facts.visible_at + SYNC_TOLERANCE_MILLIS < write.asked_at;
+            let is_visible = facts.visible_at + SYNC_TOLERANCE_MILLIS < write.sent_at;
             if facts.parents.contains(&shard) && is_visible && !facts.had_row && !facts.is_removed {
                 let why = format!("s{shard} has ended, but its child s{child} has no lease");
                 return self.broken(Promise::Coverage, why);

@@ -67,9 +67,9 @@ impl Checks {
             EventKind::Subscription { process, shard, session, step } => {
                 self.subscription(*process, *shard, *session, *step)
             }
-            EventKind::LeaseWritten { by, shard, kind, before, after, asked_at } => {
+            EventKind::LeaseWritten { by, shard, kind, before, after, sent_at } => {
                 self.record_start(*after);
-                let write = leases::Write { by: *by, shard: *shard, kind: *kind, asked_at: *asked_at };
+                let write = leases::Write { by: *by, shard: *shard, kind: *kind, sent_at: *sent_at };
                 self.lease_written(&write, *before, *after)
             }
             EventKind::Disturbed { process, for_millis, .. } => {

@@ -23,8 +23,8 @@ impl Checks {
     ) -> Verdict {
         let now = self.now;
         match step {
-            SubscriptionStep::Asked => {
-                let before = self.subscriptions.asked_at.insert((process, shard), now);
+            SubscriptionStep::Requested => {
+                let before = self.subscriptions.requested_at.insert((process, shard), now);
                 match before.filter(|before| now < before + DISTANCE_MILLIS) {
                     Some(before) => {
                         let why = format!(

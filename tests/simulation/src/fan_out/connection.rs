@@ -35,7 +35,7 @@ impl Connection {
         if operation == "SubscribeToShard" {
             // The interval between subscriptions starts here, not when the request arrives.
             let shard = shard_of(&body);
-            self.service.record(self.process, shard, 0, SubscriptionStep::Asked);
+            self.service.record(self.process, shard, 0, SubscriptionStep::Requested);
         }
         self.link.wait_while_paused().await;
         let rates = self.service.kinesis.fault_rates.now();

@@ -103,7 +103,8 @@ impl Session {
     ) -> Self {
         let Accepted { session, arn, mut rng } = accepted;
         let now = Instant::now();
-        let fault = if connection.service.are_faults_over() { SessionFault::None } else { fault(&mut rng) };
+        let fault =
+            if connection.service.are_faults_over() { SessionFault::None } else { draw_fault(&mut rng) };
         let fault_in = if rng.u64(..4) == 0 { 0 } else { rng.u64(..FAULT_MILLIS) };
         let repeats = !connection.service.are_faults_over() && is_given && rng.u64(..5) == 0;
         let ending = match rng.u64(..8) {
@@ -223,14 +224,14 @@ impl Session {
         let records: Vec<Value> = page.records.iter().map(|(_, record)| wire::record(record)).collect();
         let has_records = !records.is_empty();
         // Without records, continue at the tip: any new record has a greater number.
-        let place = last.unwrap_or_else(|| tip.max(self.after));
+        let position = last.unwrap_or_else(|| tip.max(self.after));
         let mut event = json!({
             "Records": records,
             "MillisBehindLatest": 0,
-            "ContinuationSequenceNumber": sequence_number(place).as_str(),
+            "ContinuationSequenceNumber": sequence_number(position).as_str(),
         });
         let Some(children) = page.end else {
-            self.after = place;
+            self.after = position;
             self.push(&event);
             // Sends the event twice.
             if has_records && !self.connection.service.are_faults_over() && self.rng.u64(..40) == 0 {
@@ -241,7 +242,7 @@ impl Session {
         let children: Vec<Value> = children.iter().map(wire::child).collect();
         if self.ending == Ending::ChildrenNamedEarly && has_records {
             // Sends the remaining records first, and the children when there are none left.
-            self.after = place;
+            self.after = position;
             self.push(&event);
             return;
         }
@@ -313,7 +314,7 @@ impl Drop for Session {
     }
 }
 
-fn fault(rng: &mut Rng) -> SessionFault {
+fn draw_fault(rng: &mut Rng) -> SessionFault {
     match rng.u64(..20) {
         0 | 1 => SessionFault::EndsEarly,
         2..5 => SessionFault::Silent,
