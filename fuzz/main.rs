@@ -1,4 +1,4 @@
-//! Runs one target under libFuzzer: the one that `FUZZ_TARGET` names.
+//! Runs the target named by `FUZZ_TARGET` under libFuzzer, which prints its own progress.
 
 #![no_main]
 
@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 static TARGET: LazyLock<&Target> = LazyLock::new(|| {
     let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
     let names = || fuzzing::targets().map(|target| target.name).collect::<Vec<_>>().join(", ");
-    fuzzing::target(&name).unwrap_or_else(|| panic!("set FUZZ_TARGET to one of: {}", names()))
+    fuzzing::target_named(&name).unwrap_or_else(|| panic!("FUZZ_TARGET is {name:?}; set it to one of: {}", names()))
 });
 
 fuzz_target!(|input: &[u8]| {

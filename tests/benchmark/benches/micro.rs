@@ -1,7 +1,7 @@
 //! Micro-benchmarks under criterion: `cargo bench -p benchmark`.
 //!
-//! What de-aggregation costs beyond the digest, which nobody can avoid, is told by `cargo bench -p shard-worker`: it takes the
-//! one from the other, which is not what criterion is for.
+//! `cargo bench -p shard-worker` reports the cost of de-aggregation beyond the digest. It subtracts one measurement
+//! from another, which criterion does not support.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a panic ends the measurement
 
@@ -15,13 +15,13 @@ use kinesis_streaming::lease_store::{Lease, LeaseChange, Position, SequenceNumbe
 use kinesis_streaming::receiver::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
 use kinesis_streaming::shard_worker::{Aggregator, Record, Window, deaggregate};
 
-/// How many records an answer holds at the most.
+/// Largest number of records of an answer.
 const RECORDS: u64 = 10_000;
 
-/// How many records are delivered and not acknowledged.
+/// Number of records that are delivered and not acknowledged.
 const WINDOW: usize = 100_000;
 
-/// A fleet that is large for the planner.
+/// A large fleet for the planner.
 const LEASES: u64 = 1000;
 const WORKERS: u64 = 20;
 
@@ -73,11 +73,11 @@ fn acknowledgement(criterion: &mut Criterion) {
             );
         });
     };
-    acknowledge("acknowledge in any order", &order);
+    acknowledge("acknowledge in random order", &order);
     order.sort_unstable();
     acknowledge("acknowledge in order", &order);
     order.reverse();
-    acknowledge("acknowledge back to front", &order);
+    acknowledge("acknowledge in reverse order", &order);
     group.finish();
 }
 
@@ -106,7 +106,7 @@ fn deaggregation(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a worker that has just joined makes of a full table, and one whose fleet is at rest.
+/// Plans for a worker that joins a full fleet, and for one in a balanced fleet.
 fn planner(criterion: &mut Criterion) {
     let worker = |index: u64| WorkerId::new(format!("worker-{index}")).unwrap();
     let leases = |owners: u64| -> Vec<Lease> {
@@ -126,7 +126,7 @@ fn planner(criterion: &mut Criterion) {
         max_takes: 100,
     };
     let mut group = criterion.benchmark_group("planner, 1,000 leases and 20 workers");
-    for (name, owners, me) in [("who joins", WORKERS - 1, 0), ("at rest", WORKERS, 1)] {
+    for (name, owners, me) in [("joining worker", WORKERS - 1, 0), ("balanced", WORKERS, 1)] {
         let (leases, worker_id) = (leases(owners), worker(me));
         let observed: Vec<ObservedLease<'_>> = leases
             .iter()

@@ -1,14 +1,14 @@
-//! The server's own pages: plain requests, one connection each.
+//! A minimal HTTP client for the server's own pages, with one connection per request.
 
 use std::collections::BTreeMap;
 use std::io::{Error, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// How long an answer may take.
+/// Longest wait for an answer.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// How much is read at a time, in bytes.
+/// Bytes per read.
 const CHUNK_BYTES: usize = 4096;
 
 fn get(url: &str, path: &str) -> Result<String> {
@@ -27,19 +27,19 @@ fn get(url: &str, path: &str) -> Result<String> {
                 return Ok(body.to_owned());
             }
         } else if length == 0 {
-            return Err(Error::other("the server has hung up"));
+            return Err(Error::other("the server closed the connection"));
         }
     }
 }
 
-/// What the server has counted.
+/// Returns the counters of the server.
 pub(crate) fn stats(url: &str) -> Result<BTreeMap<String, u64>> {
     let text = get(url, "/stats")?;
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     Ok(lines.filter_map(|(name, number)| Some((name.to_owned(), number.parse().ok()?))).collect())
 }
 
-/// From now on there are records.
+/// Lets the server serve records.
 pub(crate) fn open(url: &str) -> Result<()> {
     get(url, "/open").map(drop)
 }

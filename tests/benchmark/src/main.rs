@@ -1,4 +1,4 @@
-//! What consuming costs, against other consumers, in one run: `cargo xtask bench`.
+//! Measures the cost of consuming a stream against other consumers: `cargo xtask bench`.
 
 mod contender;
 mod driver;
@@ -36,7 +36,7 @@ fn run() -> Result<(), BoxError> {
         return driver::run(&options(arguments)?);
     }
     let settings = Settings(arguments.collect());
-    let shape = Shape::of(settings.text("shape")?).ok_or("no such shape")?;
+    let shape = Shape::of(settings.text("shape")?).ok_or("unknown shape")?;
     let (shards, answers) = (settings.number("shards")?, settings.number("answers")?);
     if part == "serve" {
         let plan = Plan { shape, shards, answers, is_closed: settings.number("closed")? > 0 };
@@ -51,18 +51,18 @@ fn run() -> Result<(), BoxError> {
         seconds: settings.number("seconds")?,
         counts: settings.number("counts")? > 0,
     };
-    let contender = Contender::of(settings.text("who")?).ok_or("no such contender")?;
+    let contender = Contender::of(settings.text("who")?).ok_or("unknown contender")?;
     println!("{}", contender::run(contender, &job)?);
     Ok(())
 }
 
-/// `name=value`, as the driver passes them to its parts.
+/// Arguments of the form `name=value`, with which the driver starts its processes.
 struct Settings(Vec<String>);
 
 impl Settings {
     fn text(&self, name: &str) -> Result<&str, BoxError> {
         let found = self.0.iter().find_map(|setting| setting.strip_prefix(name)?.strip_prefix('='));
-        found.ok_or_else(|| format!("{name}= is missing").into())
+        found.ok_or_else(|| format!("argument {name}= is missing").into())
     }
 
     fn number(&self, name: &str) -> Result<u64, BoxError> {
@@ -84,7 +84,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, BoxEr
             "--local-endpoints" => options.local_endpoints = Some(value()?.into()),
             _ => {
                 return Err(format!(
-                    "{argument} is not known; there are --short, --json FILE, --shapes a,b,c,d,e,paced, \
+                    "unknown argument {argument}; use --short, --json FILE, --shapes a,b,c,d,e,paced, \
                      --parts time,count,latency,python,instructions, --python FILE, --without-python REASON and \
                      --local-endpoints FILE"
                 )

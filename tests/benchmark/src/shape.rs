@@ -1,8 +1,8 @@
-//! The answers that are read: how many records of which size.
+//! The shapes of answers: number and size of records.
 
 use std::fmt;
 
-/// How many records an aggregate of the shape `d` holds.
+/// Number of records in an aggregate of the shape `d`.
 pub(crate) const RECORDS_PER_AGGREGATE: u64 = 100;
 
 /// One answer of `GetRecords`.
@@ -16,14 +16,14 @@ pub(crate) enum Shape {
     C,
     /// 100 aggregates of 100 records of 100 bytes.
     D,
-    /// Nothing.
+    /// No records.
     E,
-    /// Records that are put at a steady rate, each handed over once: for the latency.
+    /// Records put at a steady rate, to measure their latency.
     Paced,
 }
 
 impl Shape {
-    /// By its letter.
+    /// Returns the shape with this letter.
     pub(crate) fn of(letter: &str) -> Option<Self> {
         [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Paced]
             .into_iter()
@@ -41,7 +41,7 @@ impl Shape {
         }
     }
 
-    /// How many records of Kinesis an answer holds.
+    /// Number of Kinesis records in an answer.
     pub(crate) fn records(self) -> u64 {
         match self {
             Self::A => 1000,
@@ -51,7 +51,7 @@ impl Shape {
         }
     }
 
-    /// The payload of a record as a user wrote it, in bytes.
+    /// Payload of a user record, in bytes.
     pub(crate) fn payload_bytes(self) -> u64 {
         match self {
             Self::A => 1000,
@@ -61,12 +61,12 @@ impl Shape {
         }
     }
 
-    /// How many records of a user an answer holds.
+    /// Number of user records in an answer.
     pub(crate) fn user_records(self) -> u64 {
         self.records() * if self == Self::D { RECORDS_PER_AGGREGATE } else { 1 }
     }
 
-    /// The payload of an answer as users wrote it, in bytes.
+    /// Payload of all user records in an answer, in bytes.
     pub(crate) fn user_bytes(self) -> u64 {
         self.user_records() * self.payload_bytes()
     }

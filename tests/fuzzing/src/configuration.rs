@@ -1,6 +1,5 @@
-//! The settings of a fleet member and of its hand-off buffer, as they stand in a file: no panic, neither while they are read
-//! nor while a receiver works with them; what is taken is the same when it is written and read again; every fault names its
-//! setting.
+//! The settings of a receiver and of its storage buffer, as in a file. They cause no panic while they are parsed or
+//! while a receiver runs with them. Accepted settings survive a round trip, and every fault names its setting.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -11,7 +10,7 @@ use serde_json::{Value, from_slice, from_value, to_value};
 use shard_worker::{InMemoryStream, batch_handler};
 use tokio::time::{Duration, sleep, timeout};
 
-use crate::{Reading, Target};
+use crate::target::{Reading, Target};
 
 pub(crate) const TARGET: Target = Target {
     name: "configuration",
@@ -42,7 +41,7 @@ pub(crate) const TARGET: Target = Target {
     ],
 };
 
-/// How long a receiver works with settings that were taken, in virtual time.
+/// How long a receiver runs with accepted settings, in virtual time.
 const WORK_TIME: Duration = Duration::from_secs(3);
 
 /// How long it may take to stop, in virtual time.
@@ -51,9 +50,12 @@ const STOP_TIME: Duration = Duration::from_secs(60);
 fn check(input: &[u8]) -> Reading {
     let buffer = from_slice::<HandOffSettings>(input);
     if let Ok(settings) = &buffer {
-        let written = to_value(settings).expect("settings can be written");
+        let written = to_value(settings).expect("cannot write the settings");
         name_a_setting(&settings.faults(&BlockStores::none()), &written);
-        assert_eq!(&from_value::<HandOffSettings>(written).expect("and be read"), settings);
+        assert_eq!(
+            &from_value::<HandOffSettings>(written).expect("cannot read the written settings"),
+            settings
+        );
     }
     match from_slice::<ReceiverSettings>(input) {
         Ok(settings) => check_receiver(&settings),
@@ -65,21 +67,21 @@ fn check(input: &[u8]) -> Reading {
 }
 
 fn check_receiver(settings: &ReceiverSettings) -> Reading {
-    let written = to_value(settings).expect("settings can be written");
+    let written = to_value(settings).expect("cannot write the settings");
     let faults = settings.faults();
     name_a_setting(&faults, &written);
-    assert_eq!(&from_value::<ReceiverSettings>(written).expect("and be read"), settings);
+    assert_eq!(&from_value::<ReceiverSettings>(written).expect("cannot read the written settings"), settings);
     if !faults.is_empty() {
         return Reading::Refused;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime").block_on(work(settings.clone()));
+    runtime.expect("cannot create a runtime").block_on(work(settings.clone()));
     Reading::Accepted
 }
 
-/// Each fault begins with the name of its setting, or of the shard whose position it is.
+/// Checks that each fault begins with the name of its setting, or of the shard whose position it is.
 fn name_a_setting(faults: &[String], written: &Value) {
-    let settings = written.as_object().expect("settings are an object");
+    let settings = written.as_object().expect("the settings are not an object");
     let mut names: BTreeSet<&str> =
         settings.keys().map(|name| name.strip_suffix("_ms").unwrap_or(name)).collect();
     names.extend(
@@ -95,11 +97,11 @@ fn name_a_setting(faults: &[String], written: &Value) {
     }
 }
 
-/// Works with the settings for a while, and stops.
+/// Runs a receiver with the settings for a while, and stops it.
 async fn work(settings: ReceiverSettings) {
     let stream = InMemoryStream::new("words", NonZeroUsize::MIN);
     for word in ["one", "two", "three"] {
-        stream.put(word, word).expect("there is room");
+        stream.put(word, word).expect("cannot put a record");
     }
     let receiver = Receiver::builder()
         .settings(settings)
@@ -108,12 +110,12 @@ async fn work(settings: ReceiverSettings) {
         .processors(batch_handler(async |_, _| Ok(())))
         .seed(1)
         .build()
-        .expect("settings without a fault make a receiver");
+        .expect("cannot build a receiver with settings without a fault");
     let handle = receiver.handle();
     let run = tokio::spawn(receiver.run());
     sleep(WORK_TIME).await;
     handle.stop();
-    let ended = timeout(STOP_TIME, run).await.expect("it stops when it is told to");
-    // An error may be right: a time to start at that the stream does not know of, for example.
-    let _ = ended.expect("it does not panic");
+    let ended = timeout(STOP_TIME, run).await.expect("the receiver does not stop in time");
+    // The run may fail, for example because of a start time that the stream does not know.
+    let _ = ended.expect("the receiver panicked");
 }

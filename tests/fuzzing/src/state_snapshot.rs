@@ -1,5 +1,5 @@
-//! Snapshots of the application's state: no panic, what is read is written and read again as the same, and nothing is read
-//! whose checksum or version is another.
+//! Snapshots of the application's state. They cause no panic, an accepted snapshot survives a round trip, and one
+//! with another checksum or version is refused.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use receiver::state::{
     SlidingWindow, SlidingWindowCount, StateErrorKind, StateLogic, StateSchema, update_state_by_key,
 };
 
-use crate::{Reading, Target};
+use crate::target::{Reading, Target};
 
 pub(crate) const TARGET: Target = Target {
     name: "state_snapshot",
@@ -38,25 +38,25 @@ pub(crate) const TARGET: Target = Target {
     ],
 };
 
-/// The first line of the only version there is.
+/// The first line of the only version.
 const FIRST_LINE: &[u8] = b"kinesis-state 1\n";
 
-/// How the last line begins.
+/// The beginning of the last line.
 const TRAILER: &[u8] = b"crc32 ";
 
 fn check(input: &[u8]) -> Reading {
     if read(input) {
-        assert!(sealed(input) == input, "only what its checksum fits is read");
+        assert!(sealed(input) == input, "a snapshot with a wrong checksum was read");
     }
     let sealed = sealed(input);
     if !read(&sealed) {
         return Reading::Refused;
     }
-    assert!(sealed.starts_with(FIRST_LINE), "only what its version fits is read");
+    assert!(sealed.starts_with(FIRST_LINE), "a snapshot of another version was read");
     Reading::Accepted
 }
 
-/// Reads the input with the values of two applications. Returns whether one could.
+/// Parses the input as the state of two applications. Returns whether one of them accepts it.
 fn read(input: &[u8]) -> bool {
     let counts = update_state_by_key(
         StateSchema::new("counts", 1),
@@ -65,7 +65,7 @@ fn read(input: &[u8]) -> bool {
         |one, other| one + other,
     );
     let second = Duration::from_secs(1);
-    let window = SlidingWindow::new(second, second).expect("it is sound");
+    let window = SlidingWindow::new(second, second).expect("a valid window");
     let windows = SlidingWindowCount::new(StateSchema::new("windows", 1), window, |_| Ok(Vec::new()));
     read_as(input, &counts) | read_as(input, &windows)
 }
@@ -76,9 +76,10 @@ where
 {
     match decode(input, logic) {
         Ok(snapshot) => {
-            assert_eq!(decode_header(input).expect("its header can be read"), snapshot.header);
-            let again = encode(&snapshot.header, &snapshot.state, usize::MAX).expect("it can be written");
-            assert_eq!(decode(&again, logic).expect("it can be read again"), snapshot);
+            assert_eq!(decode_header(input).expect("cannot read the header"), snapshot.header);
+            let again =
+                encode(&snapshot.header, &snapshot.state, usize::MAX).expect("cannot write the snapshot");
+            assert_eq!(decode(&again, logic).expect("cannot read the written snapshot"), snapshot);
             true
         }
         Err(error) => {
@@ -89,7 +90,7 @@ where
     }
 }
 
-/// The input with the right checksum, so that changes before it reach the parser.
+/// Returns the input with a correct checksum, so that mutations reach the parser.
 fn sealed(input: &[u8]) -> Vec<u8> {
     let end = input.windows(TRAILER.len()).rposition(|window| window == TRAILER).unwrap_or(input.len());
     let mut sealed = input[..end].to_vec();

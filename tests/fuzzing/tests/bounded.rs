@@ -1,63 +1,63 @@
-//! A bounded run of every target that needs no crate of AWS, on every build.
+//! Bounded runs of every target that needs no AWS crate, on every build.
 
 #![allow(clippy::unwrap_used)] // a test may
 
 use fuzzing::block_file::{content_of, sealed};
 use fuzzing::bounded::{MAX_INPUT_BYTES, corpus, run};
-use fuzzing::{Reading, Target, target};
+use fuzzing::{Reading, Target, target_named};
 use receiver::HandOffBlock;
 
-/// The most memory that a mutated block of [`MAX_INPUT_BYTES`] may claim, in bytes: a record for each nine bytes of it.
+/// Most memory that a mutated block of [`MAX_INPUT_BYTES`] may claim, in bytes: one record for every nine bytes.
 const MAX_CLAIMED_BYTES: u64 = 512 * 1024;
 
 fn named(name: &str) -> &'static Target {
-    target(name).unwrap()
+    target_named(name).unwrap()
 }
 
-/// How many seeds of a target are read.
+/// Returns how many seeds of a target are accepted.
 fn readable(target: &Target) -> usize {
     corpus(target).iter().filter(|(_, seed)| (target.check)(seed) == Reading::Accepted).count()
 }
 
 #[test]
-fn the_corpus_and_its_mutations_are_safe() {
+fn aggregates_and_their_mutations_are_safe() {
     run(named("aggregated_record"), 50_000);
 }
 
 #[test]
-fn the_block_corpus_and_its_mutations_are_safe() {
+fn blocks_and_their_mutations_are_safe() {
     let target = named("block_file");
-    assert_eq!(readable(target), corpus(target).len(), "each seed is a block");
+    assert_eq!(readable(target), corpus(target).len(), "a seed is not a block");
     run(target, 50_000);
 }
 
 #[test]
-fn a_block_that_says_it_is_large_claims_no_memory() {
+fn a_block_with_large_lengths_claims_no_memory() {
     let (_, many) = corpus(named("block_file")).into_iter().max_by_key(|(_, block)| block.len()).unwrap();
     let content = content_of(&many);
-    // Wherever a number of records, a length or a number of children may stand, it is the largest there is.
+    // Sets every place that may hold a record count, a length or a child count to its largest value.
     for place in 0..content.len().saturating_sub(4).min(MAX_INPUT_BYTES) {
         let mut hostile = content.to_vec();
         hostile[place..place + 4].fill(0xff);
         let hostile = sealed(&hostile);
         let claimed = allocation_counter::measure(|| drop(HandOffBlock::decode(&hostile)));
-        assert!(claimed.bytes_max < MAX_CLAIMED_BYTES, "at {place}: {claimed:?}");
+        assert!(claimed.bytes_max < MAX_CLAIMED_BYTES, "at byte {place}: {claimed:?}");
     }
 }
 
 #[test]
-fn the_corpus_of_snapshots_and_its_mutations_are_safe() {
+fn snapshots_and_their_mutations_are_safe() {
     let target = named("state_snapshot");
-    assert!(readable(target) >= 4, "most of the corpus can be read");
+    assert!(readable(target) >= 4, "too few seeds are accepted");
     run(target, 20_000);
 }
 
 #[test]
-fn what_is_taken_for_a_position_is_written_as_it_was_and_ordered_by_its_number() {
+fn accepted_positions_survive_a_round_trip_and_sort_by_number() {
     run(named("position"), 30_000);
 }
 
 #[test]
-fn no_configuration_panics_and_what_is_refused_is_named() {
+fn no_configuration_panics_and_faults_name_their_setting() {
     run(named("configuration"), 20_000);
 }

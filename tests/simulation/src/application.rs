@@ -1,4 +1,4 @@
-//! The application of one process: notes what it gets, and misbehaves when the plan says so.
+//! The application of one process: records the batches it gets, and misbehaves when the plan says so.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,46 +7,46 @@ use shard_worker::{BoxError, RecordBatch, RecordProcessor, RecordProcessorFactor
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use crate::event::{At, Batch, Place, Process, What, record_number, shard_number};
+use crate::event::{Batch, EventKind, Process, ReadPosition, RecordPosition, record_number, shard_number};
 use crate::network::Link;
 use crate::observer::Observer;
-use crate::plan::{Mood, Planted};
+use crate::plan::{Defect, HandlerFault};
 
-/// The application of one process. Clones share the mood.
+/// The application of one process. Clones share the current misbehaviour.
 #[derive(Debug, Clone)]
 pub struct Application {
-    /// What is seen.
+    /// Records the events.
     pub observer: Observer,
-    /// The gate of the process.
+    /// The network link of the process.
     pub link: Link,
-    /// Which process.
+    /// The process.
     pub process: Process,
-    /// A defect.
-    pub planted: Option<Planted>,
+    /// The seeded defect, if any.
+    pub defect: Option<Defect>,
     /// Whether it acknowledges late and out of order.
     pub acknowledges_late: bool,
-    /// How it behaves, and until when.
-    pub mood: Arc<Mutex<Option<(Mood, Instant)>>>,
+    /// The current misbehaviour, and when it ends.
+    pub handler_fault: Arc<Mutex<Option<(HandlerFault, Instant)>>>,
 }
 
 impl Application {
-    /// Behaves like this for so long.
-    pub fn set_mood(&self, mood: Mood, time: Duration) {
+    /// Misbehaves for `time`.
+    pub fn set_handler_fault(&self, handler_fault: HandlerFault, time: Duration) {
         let until = Instant::now() + time;
-        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = Some((mood, until));
+        *self.handler_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((handler_fault, until));
     }
 
-    fn mood(&self) -> Option<(Mood, Instant)> {
-        let mood = *self.mood.lock().unwrap_or_else(PoisonError::into_inner);
-        mood.filter(|(_, until)| Instant::now() < *until)
+    fn handler_fault(&self) -> Option<(HandlerFault, Instant)> {
+        let handler_fault = *self.handler_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        handler_fault.filter(|(_, until)| Instant::now() < *until)
     }
 }
 
 impl RecordProcessorFactory for Application {
     fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
         let (shard, token) = (shard_number(&context.shard_id), context.fencing_token.counter);
-        let start = Place::of(&context.start);
-        self.observer.note(What::Began { process: self.process, shard, token, start });
+        let start = ReadPosition::of(&context.start);
+        self.observer.record(EventKind::ShardStarted { process: self.process, shard, token, start });
         Box::new(ShardApplication { application: self.clone(), shard, token, context, tasks: JoinSet::new() })
     }
 }
@@ -56,40 +56,40 @@ struct ShardApplication {
     shard: u32,
     token: u64,
     context: ShardContext,
-    /// What is acknowledged late ends with the process.
+    /// Tasks with late acknowledgements. They end with the process.
     tasks: JoinSet<()>,
 }
 
-/// The longest that a record is worked on when acknowledgements come late, in milliseconds.
+/// Longest delay of an acknowledgement, in milliseconds.
 const LATE_MILLIS: u64 = 4_000;
 
 impl ShardApplication {
-    /// Hands the records of a batch to tasks of their own; each is acknowledged by itself, and a few are dropped.
+    /// Spawns a task for each record of a batch. Each task acknowledges its record, and a few drop it.
     async fn acknowledge_late(
         &mut self,
         whole: &RecordBatch,
         batch: Batch,
-        places: &[At],
+        positions: &[RecordPosition],
     ) -> Result<(), BoxError> {
         let application = &self.application;
         let batch = Batch { late_attempt: whole.attempt(), ..batch };
-        application.observer.note(What::Delivered(batch));
-        application.link.pass().await;
-        for (place, (_, acknowledgement)) in places.iter().zip(whole.defer().into_records()) {
-            let one = Batch { first: *place, last: *place, count: 1, ..batch };
+        application.observer.record(EventKind::Delivered(batch));
+        application.link.wait_while_paused().await;
+        for (position, (_, acknowledgement)) in positions.iter().zip(whole.defer().into_records()) {
+            let one = Batch { first: *position, last: *position, count: 1, ..batch };
             let (application, lost) = (self.application.clone(), self.context.lease_lost.clone());
             let millis = application.link.draw(LATE_MILLIS);
             let drops = application.link.draw(40) == 0;
             self.tasks.spawn(async move {
                 sleep(Duration::from_millis(millis)).await;
-                application.link.pass().await;
+                application.link.wait_while_paused().await;
                 if lost.is_cancelled() {
-                    application.observer.note(What::CutOff(one));
+                    application.observer.record(EventKind::BatchCancelled(one));
                 } else if drops {
-                    application.observer.note(What::Refused(one, "its acknowledgement was dropped"));
+                    application.observer.record(EventKind::BatchFailed(one, "acknowledgement dropped"));
                     drop(acknowledgement);
                 } else {
-                    application.observer.note(What::Acknowledged(one));
+                    application.observer.record(EventKind::Acknowledged(one));
                     acknowledgement.acknowledge();
                 }
             });
@@ -99,24 +99,24 @@ impl ShardApplication {
     }
 }
 
-/// Notes that a batch was cut off, unless it came to an end.
-struct UnderWay<'a> {
+/// Records a batch as cancelled when it is dropped before its end.
+struct BatchInProgress<'a> {
     observer: &'a Observer,
     batch: Batch,
     is_over: bool,
 }
 
-impl UnderWay<'_> {
-    fn end(&mut self, what: What) {
+impl BatchInProgress<'_> {
+    fn end(&mut self, kind: EventKind) {
         self.is_over = true;
-        self.observer.note(what);
+        self.observer.record(kind);
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for BatchInProgress<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.observer.note(What::CutOff(self.batch));
+            self.observer.record(EventKind::BatchCancelled(self.batch));
         }
     }
 }
@@ -125,58 +125,58 @@ impl Drop for UnderWay<'_> {
 impl RecordProcessor for ShardApplication {
     async fn process(&mut self, whole: &RecordBatch) -> Result<(), BoxError> {
         let application = &self.application;
-        let places = whole.records().iter().map(|record| At {
+        let positions = whole.records().iter().map(|record| RecordPosition {
             record: record_number(&record.sequence_number),
             sub: record.sub_sequence_number,
         });
-        let mut places: Vec<At> = places.collect();
-        if application.planted == Some(Planted::BackToFront) {
-            places.reverse();
+        let mut positions: Vec<RecordPosition> = positions.collect();
+        if application.defect == Some(Defect::BatchesReversed) {
+            positions.reverse();
         }
         let batch = Batch {
             process: application.process,
             shard: self.shard,
             token: self.token,
-            first: places[0],
-            last: places[places.len() - 1],
-            count: places.len(),
-            is_sorted: places.is_sorted_by(|one, other| one < other),
+            first: positions[0],
+            last: positions[positions.len() - 1],
+            count: positions.len(),
+            is_sorted: positions.is_sorted_by(|one, other| one < other),
             late_attempt: 0,
         };
         if application.acknowledges_late {
-            return self.acknowledge_late(whole, batch, &places).await;
+            return self.acknowledge_late(whole, batch, &positions).await;
         }
-        application.observer.note(What::Delivered(batch));
-        let mut under_way = UnderWay { observer: &application.observer, batch, is_over: false };
-        application.link.pass().await;
+        application.observer.record(EventKind::Delivered(batch));
+        let mut in_progress = BatchInProgress { observer: &application.observer, batch, is_over: false };
+        application.link.wait_while_paused().await;
         let is_bad = application.link.draw(2) == 0;
-        match application.mood() {
+        match application.handler_fault() {
             None => {
                 let millis = application.link.draw(30);
                 if millis > 20 {
                     sleep(Duration::from_millis(millis)).await;
                 }
             }
-            Some((Mood::Errors, _)) if is_bad => {
-                under_way.end(What::Refused(batch, "an error"));
+            Some((HandlerFault::Errors, _)) if is_bad => {
+                in_progress.end(EventKind::BatchFailed(batch, "error"));
                 return Err("simulated".into());
             }
-            Some((Mood::Panics, _)) if is_bad => {
-                under_way.end(What::Refused(batch, "a panic"));
-                // It unwinds as any panic does, without a word on the console.
+            Some((HandlerFault::Panics, _)) if is_bad => {
+                in_progress.end(EventKind::BatchFailed(batch, "panic"));
+                // Unwinds like any panic, without a message on the console.
                 std::panic::resume_unwind(Box::new("simulated"));
             }
-            Some((Mood::Errors | Mood::Panics, _)) => {}
-            Some((Mood::Slow(millis), _)) => sleep(Duration::from_millis(millis)).await,
-            Some((Mood::Hangs, until)) => sleep_until(until).await,
+            Some((HandlerFault::Errors | HandlerFault::Panics, _)) => {}
+            Some((HandlerFault::Slow(millis), _)) => sleep(Duration::from_millis(millis)).await,
+            Some((HandlerFault::Hangs, until)) => sleep_until(until).await,
         }
-        application.link.pass().await;
-        under_way.end(What::Acknowledged(batch));
+        application.link.wait_while_paused().await;
+        in_progress.end(EventKind::Acknowledged(batch));
         Ok(())
     }
 
     async fn lease_lost(&mut self) {
         let (process, shard, token) = (self.application.process, self.shard, self.token);
-        self.application.observer.note(What::LossTold { process, shard, token });
+        self.application.observer.record(EventKind::LeaseLost { process, shard, token });
     }
 }

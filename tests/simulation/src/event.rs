@@ -1,50 +1,50 @@
-//! What happens in a simulation, as data: one event is one line of the trace.
+//! The events of a simulation, as data: one event is one line of the trace.
 
 use std::fmt;
 
 use lease_store::{Lease, LeaseChange, LeaseWrite, Position, SequenceNumber, ShardId};
 
-/// The number of a name (a worker, or an actor of the simulator) in the order of appearance.
+/// The number of a worker name, in order of appearance.
 pub type Name = u32;
 
-/// The number of a process: a worker that crashes and comes back under its name is another process.
+/// The number of a process. A worker that restarts under its name is a new process.
 pub type Process = u32;
 
 /// The number of a shard, as in its id.
 pub type ShardNumber = u32;
 
-/// The wall clock of the stream at the start, 2026-01-01, in milliseconds since 1970.
+/// The stream's wall clock at the start, 2026-01-01, in milliseconds since 1970.
 pub const EPOCH_MILLIS: u64 = 1_767_225_600_000;
 
-/// The first sequence number: wider than any 64-bit integer, as those of Kinesis are.
+/// The first sequence number: wider than any 64-bit integer, like those of Kinesis.
 const FIRST_SEQUENCE_NUMBER: u128 = 10u128.pow(38);
 
-/// The sequence number of the n-th record of the stream.
+/// Returns the sequence number of the n-th record of the stream.
 pub fn sequence_number(number: u64) -> SequenceNumber {
     SequenceNumber::from(FIRST_SEQUENCE_NUMBER + u128::from(number))
 }
 
-/// Which record of the stream has this sequence number.
+/// Returns the record number of a sequence number.
 pub fn record_number(sequence_number: &SequenceNumber) -> u64 {
     let number = sequence_number.as_str().parse::<u128>().unwrap_or_default();
     u64::try_from(number.saturating_sub(FIRST_SEQUENCE_NUMBER)).unwrap_or(u64::MAX)
 }
 
-/// Which shard has this id.
+/// Returns the shard number of a shard id.
 pub fn shard_number(shard_id: &ShardId) -> ShardNumber {
     shard_id.as_str().rsplit('-').next().and_then(|digits| digits.parse().ok()).unwrap_or(u32::MAX)
 }
 
-/// The place of a record in the stream.
+/// The position of a record in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At {
-    /// The number of the (aggregated) record.
+pub struct RecordPosition {
+    /// Number of the (aggregated) record.
     pub record: u64,
-    /// The number inside the aggregate.
+    /// Number inside the aggregate.
     pub sub: u64,
 }
 
-impl fmt::Display for At {
+impl fmt::Display for RecordPosition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.sub {
             0 => write!(formatter, "{}", self.record),
@@ -53,23 +53,23 @@ impl fmt::Display for At {
     }
 }
 
-/// A checkpoint, in the order of positions.
+/// How far a shard is read, as a checkpoint; ordered like positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// A sentinel: nothing is done.
+pub enum ReadPosition {
+    /// A sentinel: no record is done.
     Start,
-    /// Everything up to this record is done.
-    After(At),
+    /// All records up to this one are done.
+    After(RecordPosition),
     /// The shard is read to its end.
     End,
 }
 
-impl Place {
-    /// The place that a position stands for.
+impl ReadPosition {
+    /// Converts a checkpoint.
     pub fn of(position: &Position) -> Self {
         match position {
             Position::AtTimestamp | Position::TrimHorizon | Position::Latest => Self::Start,
-            Position::After(record) => Self::After(At {
+            Position::After(record) => Self::After(RecordPosition {
                 record: record_number(&record.sequence_number),
                 sub: record.sub_sequence_number,
             }),
@@ -78,7 +78,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ReadPosition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start => formatter.write_str("start"),
@@ -88,63 +88,63 @@ impl fmt::Display for Place {
     }
 }
 
-/// A row of the table, as far as the checks look at it.
+/// The parts of a lease row that the checks use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Who owns it.
+    /// The lease owner.
     pub owner: Option<Name>,
     /// The lease counter.
     pub counter: u64,
     /// How far the shard is read.
-    pub checkpoint: Place,
-    /// Who asks for it.
+    pub checkpoint: ReadPosition,
+    /// The worker that requests the lease.
     pub requested_by: Option<Name>,
-    /// The instant at which its line starts, in milliseconds of the simulation, where the row keeps one.
+    /// The start time stored in the row, in milliseconds of the simulation.
     pub starts_at: Option<u64>,
 }
 
 impl Row {
-    /// The row of a lease; `name` numbers the workers.
+    /// Converts a lease; `name` numbers the workers.
     pub fn of(lease: &Lease, mut name: impl FnMut(&str) -> Name) -> Self {
         Self {
             owner: lease.owner.as_ref().map(|owner| name(owner.as_str())),
             counter: lease.counter,
-            checkpoint: Place::of(&lease.checkpoint),
+            checkpoint: ReadPosition::of(&lease.checkpoint),
             requested_by: lease.requested_by.as_ref().map(|worker| name(worker.as_str())),
             starts_at: lease.initial_time_millis.map(|millis| millis.saturating_sub(EPOCH_MILLIS)),
         }
     }
 }
 
-/// What kind of write it was.
+/// The kind of a write to the lease table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteKind {
-    /// A new row.
+    /// Creates a row.
     Create,
-    /// A heartbeat.
+    /// Renews the lease.
     Renew,
-    /// A position.
+    /// Writes a checkpoint.
     Checkpoint,
-    /// A new owner.
+    /// Takes the lease for a new owner.
     Take,
-    /// The owner gives it to whoever asks.
+    /// The owner hands the lease over to the worker that requested it.
     HandOver,
-    /// A request for a lease.
+    /// Requests the lease.
     Request,
-    /// A request taken back.
+    /// Withdraws a request.
     Withdraw,
-    /// An offer to others.
+    /// The owner offers the lease to the requester.
     Offer,
-    /// The owner gives it up.
+    /// The owner releases the lease.
     Release,
-    /// The row goes.
+    /// Deletes the row.
     Delete,
-    /// Anything else.
+    /// Any other write.
     Other,
 }
 
 impl WriteKind {
-    /// The kind of a write.
+    /// Returns the kind of a write.
     pub fn of(write: &LeaseWrite) -> Self {
         match write {
             LeaseWrite::Create(_) => Self::Create,
@@ -182,224 +182,224 @@ impl fmt::Display for WriteKind {
     }
 }
 
-/// Who wrote.
+/// The writer of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
     /// A process that runs the real crates.
     Ours(Process),
-    /// A process that plays by the rules of the KCL 2.x.
+    /// A process that follows the rules of the KCL 2.x.
     Kcl(Process),
-    /// Somebody who should not.
-    Stranger,
+    /// An outsider, which should not write.
+    Outsider,
 }
 
-/// One thing that happened.
+/// The kinds of events.
 #[derive(Debug, Clone, PartialEq)]
-pub enum What {
-    /// A shard came into being.
-    Born {
-        /// Which.
+pub enum EventKind {
+    /// A shard was created.
+    ShardCreated {
+        /// The shard.
         shard: ShardNumber,
         /// Its parents.
         parents: Vec<ShardNumber>,
-        /// The first and last hash key.
+        /// Its first and last hash key.
         range: (u128, u128),
         /// When a listing shows it, in milliseconds.
         visible_at: u64,
     },
-    /// A shard takes no more records.
-    Closed {
-        /// Which.
+    /// A shard was closed for new records.
+    ShardClosed {
+        /// The shard.
         shard: ShardNumber,
     },
-    /// A record was put; these of its parts belong to the shard.
-    Put {
-        /// The shard it went to.
+    /// A record was put. `subs` names the sub-records that belong to the shard.
+    RecordPut {
+        /// The shard.
         shard: ShardNumber,
         /// The record.
         record: u64,
         /// Numbers inside the aggregate; only 0 for a plain record.
         subs: Vec<u64>,
     },
-    /// The retention period removed all records of a shard before this one.
-    Trimmed {
+    /// Retention removed all records of a shard before this one.
+    RecordsTrimmed {
         /// The shard.
         shard: ShardNumber,
-        /// The oldest record that is left; `u64::MAX`: the shard is gone.
+        /// The oldest remaining record; `u64::MAX` once the whole shard is removed.
         before: u64,
     },
-    /// A process came up.
-    Started {
-        /// Which process.
+    /// A process started.
+    ProcessStarted {
+        /// The process.
         process: Process,
-        /// Under which name.
+        /// Its worker name.
         name: Name,
-        /// Its clock, in permille of the true rate: at 1100 everything takes it a tenth longer.
+        /// Its clock, in permille of the true rate: at 1100 every wait takes a tenth longer.
         clock: u64,
-        /// Whether it plays by the rules of the KCL.
+        /// Whether it follows the rules of the KCL.
         is_kcl: bool,
     },
     /// A process was killed.
-    Crashed {
-        /// Which.
+    ProcessCrashed {
+        /// The process.
         process: Process,
     },
-    /// A process was asked to end.
-    StopAsked {
-        /// Which.
+    /// A process was asked to stop.
+    StopRequested {
+        /// The process.
         process: Process,
     },
-    /// A process ended by itself.
-    Ended {
-        /// Which.
+    /// A process ended on its own.
+    ProcessEnded {
+        /// The process.
         process: Process,
-        /// What it said about it.
+        /// The result that it reported.
         how: String,
     },
-    /// The start of a process failed, and it is started again.
+    /// A process failed to start, and starts again.
     StartFailed {
-        /// Which.
+        /// The process.
         process: Process,
-        /// Why.
+        /// The error.
         why: String,
     },
-    /// A fault that makes this process (all without one) lose leases or answers for some time began.
+    /// A fault began that may cost leases or answers: of one process, or of all with `None`.
     Disturbed {
-        /// Which.
+        /// The process.
         process: Option<Process>,
-        /// How long, in milliseconds.
+        /// Duration in milliseconds.
         for_millis: u64,
-        /// What it is.
-        what: String,
+        /// The fault.
+        description: String,
     },
-    /// A process began to work on a shard.
-    Began {
+    /// A process started to work on a shard.
+    ShardStarted {
         /// The process.
         process: Process,
         /// The shard.
         shard: ShardNumber,
-        /// The counter of its lease.
+        /// Fencing token: the lease counter.
         token: u64,
-        /// Where it starts.
-        start: Place,
+        /// Its starting position.
+        start: ReadPosition,
     },
-    /// A reader of a shard was made anew. It knows nothing of those before it.
-    Opened {
+    /// A reader of a shard was opened. It does not know the subscriptions of earlier readers.
+    ReaderOpened {
         /// The process.
         process: Process,
         /// The shard.
         shard: ShardNumber,
     },
-    /// A subscription to a shard takes a step.
+    /// A subscription to a shard changed its state.
     Subscription {
         /// The process.
         process: Process,
         /// The shard.
         shard: ShardNumber,
-        /// Which subscription; 0 while there is none.
+        /// The subscription; 0 before it is accepted.
         session: u64,
-        /// The step.
+        /// The new state.
         step: SubscriptionStep,
     },
-    /// Records were read that are new for the reader.
-    Read {
+    /// A reader returned new records.
+    RecordsRead {
         /// The process.
         process: Process,
         /// The shard.
         shard: ShardNumber,
-        /// How many.
+        /// Number of records.
         count: usize,
-        /// Whether the end was seen.
+        /// Whether it reached the end of the shard.
         is_end: bool,
     },
-    /// A batch was handed to the application.
+    /// A batch was delivered to the application.
     Delivered(Batch),
     /// The application acknowledged a batch.
     Acknowledged(Batch),
     /// The application failed on a batch.
-    Refused(Batch, &'static str),
-    /// The application was cut off in the middle of a batch.
-    CutOff(Batch),
-    /// The application was told that the lease is lost.
-    LossTold {
+    BatchFailed(Batch, &'static str),
+    /// The handler was cancelled in the middle of a batch.
+    BatchCancelled(Batch),
+    /// The application was notified that the lease is lost.
+    LeaseLost {
         /// The process.
         process: Process,
         /// The shard.
         shard: ShardNumber,
-        /// The counter of its lease.
+        /// Fencing token: the lease counter.
         token: u64,
     },
-    /// A write stands in the table.
-    Written {
-        /// Who.
+    /// A write was applied to the table.
+    LeaseWritten {
+        /// The writer.
         by: Writer,
-        /// The row.
+        /// The shard of the row.
         shard: ShardNumber,
-        /// The kind.
+        /// The kind of write.
         kind: WriteKind,
-        /// The row before.
+        /// The row before the write.
         before: Option<Row>,
-        /// The row after.
+        /// The row after the write.
         after: Option<Row>,
-        /// When it was asked for, in milliseconds.
-        asked_at: u64,
+        /// When the writer sent it, in milliseconds.
+        sent_at: u64,
     },
-    /// A write whose condition did not hold.
-    Lost {
-        /// Who.
+    /// The table refused a write because its condition did not hold.
+    WriteRefused {
+        /// The writer.
         by: Writer,
-        /// The row.
+        /// The shard of the row.
         shard: ShardNumber,
-        /// The kind.
+        /// The kind of write.
         kind: WriteKind,
     },
     /// The faults are over.
-    Quiet,
-    /// Anything else worth a line.
+    FaultsOver,
+    /// A free-form line of the trace.
     Note(String),
 }
 
-/// What happens to a subscription.
+/// The states of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscriptionStep {
-    /// The service is asked for one.
-    Asked,
-    /// The service refuses, with this code.
+    /// The reader asked for a subscription.
+    Requested,
+    /// The service refused it with this code.
     Refused(&'static str),
-    /// The service accepts.
+    /// The service accepted it.
     Accepted,
-    /// From now on nothing comes, though the connection stays.
+    /// The connection stays open and sends nothing from now on.
     Silent,
-    /// It has ended, in this way.
+    /// It ended for this reason.
     Over(&'static str),
 }
 
-/// A batch in the hands of the application.
+/// A batch that the application works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
     /// The process.
     pub process: Process,
     /// The shard.
     pub shard: ShardNumber,
-    /// The counter of the lease.
+    /// Fencing token: the lease counter.
     pub token: u64,
     /// The first record.
-    pub first: At,
+    pub first: RecordPosition,
     /// The last record.
-    pub last: At,
-    /// How many.
+    pub last: RecordPosition,
+    /// Number of records.
     pub count: usize,
-    /// Whether its records come one after another as their numbers do.
+    /// Whether its records are in ascending order.
     pub is_sorted: bool,
-    /// Which attempt it is, where the application acknowledges late; 0 where it does not.
+    /// The delivery attempt where the application acknowledges late; 0 elsewhere.
     pub late_attempt: u32,
 }
 
 /// An event with its time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Milliseconds since the start, in virtual time.
+    /// Virtual milliseconds since the start.
     pub at: u64,
-    /// What happened.
-    pub what: What,
+    /// The event.
+    pub kind: EventKind,
 }

@@ -1,10 +1,11 @@
-//! A process that plays by the rules of the KCL 2.x: it scans and steals, renews by the counter alone, knows nothing of
-//! requests, keeps attributes that it does not know, and releases nothing when it ends.
+//! A worker that follows the rules of the KCL 2.x. It scans and steals leases and renews them by the counter alone.
+//! It ignores requests, preserves unknown attributes, and releases no lease when it ends.
 //!
-//! Where the plan says so its calls go over a network (`kcl_calls.rs`), and its process pauses. A renewal without an answer
-//! is tried again with the next tick and found to be its own; a checkpoint without one is not: the lease counts as lost if
-//! the next write is refused. What it had read before a pause it delivers after it, lease or not, and only its next
-//! write tells it. That is what the KCL does, and all that is asked of it.
+//! Where the plan says so, its calls go over a faulty network (`kcl_calls.rs`) and its process can be paused. A
+//! renewal without an answer is retried at the next tick and then recognised as its own. A checkpoint without an
+//! answer is not recognised: the lease counts as lost when the next write is refused. Records read before a pause are
+//! delivered after it, even if the lease was lost; only the next write reveals the loss. The KCL behaves in this way,
+//! and the checks demand no more of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,34 +16,36 @@ use shard_worker::{Deaggregated, Record, Shard, deaggregate};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Duration, Instant, interval, sleep};
 
-use crate::event::{At, Batch, Place, Process, What, WriteKind, record_number, shard_number};
+use crate::event::{
+    Batch, EventKind, Process, ReadPosition, RecordPosition, WriteKind, record_number, shard_number,
+};
 use crate::kcl_calls::{CallFailed, KclCalls};
-use crate::network::{Link, Service};
+use crate::network::{Destination, Link};
 use crate::plan::Plan;
 use crate::table_client::TableClient;
 use crate::worker::{FAILOVER_TIME, World};
 
-/// What the KCL calls `epsilonMillis`.
+/// The KCL's `epsilonMillis`.
 const EPSILON: Duration = Duration::from_millis(25);
 
-/// How often a consumer looks whether there are records, and whether the parents are read to their end.
+/// Interval at which a consumer polls for records and for the end of the parents.
 const POLL: Duration = Duration::from_secs(1);
 
-/// A lease is very old after so many fail-over times.
+/// A lease is very old after this many fail-over times.
 const VERY_OLD: u32 = 3;
 
-/// How often a renewal that is throttled is tried (the KCL's `RENEWAL_RETRIES`).
+/// How often a throttled renewal is tried (the KCL's `RENEWAL_RETRIES`).
 const RENEWAL_ATTEMPTS: u32 = 2;
 
-/// How often a take that is throttled is tried (the KCL's `TAKE_RETRIES`).
+/// How often a throttled take is tried (the KCL's `TAKE_RETRIES`).
 const TAKE_ATTEMPTS: u32 = 3;
 
-/// A running worker.
+/// A running KCL worker.
 #[derive(Debug)]
 pub struct KclWorker {
-    /// Which process it is.
+    /// The process.
     pub process: Process,
-    /// Its way to the services.
+    /// Its network link.
     pub link: Link,
     task: JoinHandle<()>,
 }
@@ -55,28 +58,28 @@ struct State {
     name: lease_store::WorkerId,
     can_fail: bool,
     rng: Mutex<Rng>,
-    /// The leases it believes to hold.
+    /// The leases that it believes it holds.
     held: Mutex<BTreeMap<ShardId, Held>>,
-    /// The counters it saw last, and since when.
+    /// The last counter seen for each lease, and since when.
     seen: Mutex<BTreeMap<ShardId, (u64, Option<Instant>)>>,
 }
 
-/// A lease that it believes to hold.
+/// A lease that the worker believes it holds.
 #[derive(Debug, Clone, Copy)]
 struct Held {
-    /// What it wrote last.
+    /// The counter of its last write.
     counter: u64,
-    /// The counter with which it took the lease: one that was taken anew belongs to another consumer.
+    /// The counter of the take. A lease that was taken again belongs to another consumer.
     token: u64,
-    /// When the answer to its last write came.
+    /// When the last write was confirmed.
     confirmed_at: Instant,
 }
 
-/// What became of a write to a lease that it believes to hold.
+/// The outcome of a write to a lease that the worker believes it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Own {
     Written,
-    /// Nobody knows.
+    /// Without an answer: applied or lost.
     Unknown,
     Lost,
 }
@@ -86,12 +89,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl KclWorker {
-    /// Starts one.
+    /// Starts a worker.
     pub fn start(world: &World, plan: &Plan, name: &'static str) -> Option<Self> {
-        let number = world.observer.record().names.count();
+        let number = world.observer.history().names.count();
         let process = world.observer.new_process(name, 1000, true);
         let link = Link::new(plan.rng("link", number));
-        let client = TableClient { table: world.table.clone(), link: link.clone(), process, planted: None };
+        let client = TableClient { table: world.table.clone(), link: link.clone(), process, defect: None };
         let name = lease_store::WorkerId::new(name).ok()?;
         let can_fail = plan.kcl_can_fail;
         let state = State {
@@ -108,11 +111,11 @@ impl KclWorker {
         Some(Self { process, link, task })
     }
 
-    /// Kills it, which is how it always ends.
+    /// Kills it. KCL workers never stop gracefully.
     pub async fn crash(self, world: &World) {
         self.task.abort();
         let _ = self.task.await;
-        world.observer.note(What::Crashed { process: self.process });
+        world.observer.record(EventKind::ProcessCrashed { process: self.process });
     }
 }
 
@@ -121,7 +124,7 @@ impl State {
         let mut renewals = interval(FAILOVER_TIME / 3 - EPSILON);
         let mut takes = interval((FAILOVER_TIME + EPSILON) * 2);
         let mut consumers = JoinSet::new();
-        // The two have threads of their own, and a round that is late is not begun twice.
+        // Renewing and taking run in separate threads, and a late round does not start twice.
         let mut renewing = JoinSet::new();
         let mut taking = JoinSet::new();
         loop {
@@ -158,7 +161,7 @@ impl State {
         locked(&self.held).get(shard_id).copied()
     }
 
-    /// Notes what a write to a lease left of it.
+    /// Updates or removes a held lease after a write.
     fn hold(&self, shard_id: &ShardId, counter: Option<u64>) {
         let held = &mut *locked(&self.held);
         match (counter, held.get_mut(shard_id)) {
@@ -168,7 +171,7 @@ impl State {
         }
     }
 
-    /// A heartbeat, and whatever else.
+    /// Renews the lease and applies another change in the same write.
     async fn write_own(
         &self,
         kind: WriteKind,
@@ -181,7 +184,7 @@ impl State {
             change(row);
         };
         let written = self.calls.write(kind, shard_id, counter, change).await;
-        // Meanwhile it may have been lost, or taken anew.
+        // The lease may have been lost or taken again during the call.
         if !self.is_mine(shard_id, token) {
             return Own::Lost;
         }
@@ -190,7 +193,7 @@ impl State {
                 self.hold(shard_id, Some(row.counter));
                 Own::Written
             }
-            // The counter may have been moved by another write of its own that was under way.
+            // Another write of this worker may have moved the counter during the call.
             Ok(None) if self.held(shard_id).is_some_and(|held| held.counter != counter) => Own::Unknown,
             Ok(None) => Own::Lost,
             Err(_) => Own::Unknown,
@@ -228,7 +231,7 @@ impl State {
                 // The next tick tries again.
                 Err(CallFailed::Unknown) => return,
                 Ok(None) => {
-                    // It may have been its own write that had no answer.
+                    // The refused write may follow an own write whose answer was lost.
                     let row = if self.can_fail { self.calls.row(&shard_id).await } else { Ok(None) };
                     if !self.held(&shard_id).is_some_and(is_current) {
                         return;
@@ -242,8 +245,8 @@ impl State {
         }
     }
 
-    /// Very old leases first and without regard to shares, then available ones up to the target, then one stolen from
-    /// the fullest worker.
+    /// Takes very old leases first, without regard to shares. Otherwise takes available leases up to the target, or
+    /// steals one from the worker with the most leases.
     async fn take_some(self: Arc<Self>) -> Vec<ShardId> {
         let Ok(rows) = self.calls.rows().await else { return Vec::new() };
         let chosen = self.choose(&rows);
@@ -334,24 +337,24 @@ impl State {
             }
         }
         let shard = shard_number(&shard_id);
-        let start = Place::of(&row.checkpoint);
-        if start == Place::End || !self.is_mine(&shard_id, token) {
+        let start = ReadPosition::of(&row.checkpoint);
+        if start == ReadPosition::End || !self.is_mine(&shard_id, token) {
             return;
         }
-        self.world.observer.note(What::Began { process: self.process, shard, token, start });
-        // It starts at the stored position and drops what it has done of the aggregate there.
+        self.world.observer.record(EventKind::ShardStarted { process: self.process, shard, token, start });
+        // Starts at the stored position and drops the sub-records that are already done.
         let mut done = row.checkpoint.clone();
         let mut after = match start {
-            Place::After(at) => at.record.saturating_sub(1),
-            Place::Start | Place::End => 0,
+            ReadPosition::After(at) => at.record.saturating_sub(1),
+            ReadPosition::Start | ReadPosition::End => 0,
         };
         loop {
             sleep(POLL).await;
-            self.calls.client.link.pass().await;
+            self.calls.client.link.wait_while_paused().await;
             if !self.is_mine(&shard_id, token) {
                 return;
             }
-            if self.can_fail && self.calls.client.link.is_cut(Service::Stream) {
+            if self.can_fail && self.calls.client.link.is_partitioned(Destination::Stream) {
                 continue;
             }
             let page = self.world.kinesis.read(shard, after, 50);
@@ -363,8 +366,8 @@ impl State {
                 let _: Deaggregated = deaggregate(record, row.hash_key_range, &mut parts);
                 new.extend(parts.into_iter().filter(|part| part.position() > done));
             }
-            // Whatever happens meanwhile, what was read is delivered.
-            self.calls.client.link.pass().await;
+            // Deliver the records read, whatever happened in the meantime.
+            self.calls.client.link.wait_while_paused().await;
             if let Some(last) = new.last() {
                 let position = last.position();
                 self.deliver(shard, token, &new);
@@ -378,7 +381,7 @@ impl State {
                 }
             }
             if let Some(children) = end {
-                // A real one waits until it sees them.
+                // The KCL waits until it sees the children.
                 if children.is_empty() && self.world.kinesis.changes(shard).is_some() {
                     continue;
                 }
@@ -394,7 +397,7 @@ impl State {
         }
     }
 
-    /// A row, as soon as it can be read.
+    /// Reads a row, retrying until the read succeeds.
     async fn row(&self, shard_id: &ShardId) -> Option<Lease> {
         loop {
             match self.calls.row(shard_id).await {
@@ -404,20 +407,20 @@ impl State {
         }
     }
 
-    /// The consumer's write was refused.
+    /// The write of a consumer was refused: drop the lease.
     fn lose(&self, shard_id: &ShardId, token: u64) {
         if self.is_mine(shard_id, token) {
             self.hold(shard_id, None);
         }
     }
 
-    /// A token that was taken anew belongs to another consumer.
+    /// Whether the lease is held under this token. A new token belongs to another consumer.
     fn is_mine(&self, shard_id: &ShardId, token: u64) -> bool {
         self.held(shard_id).is_some_and(|held| held.token == token)
     }
 
     fn deliver(&self, shard: u32, token: u64, records: &[Record]) {
-        let at = |record: &Record| At {
+        let at = |record: &Record| RecordPosition {
             record: record_number(&record.sequence_number),
             sub: record.sub_sequence_number,
         };
@@ -431,8 +434,8 @@ impl State {
             is_sorted: true,
             late_attempt: 0,
         };
-        self.world.observer.note(What::Delivered(batch));
-        self.world.observer.note(What::Acknowledged(batch));
+        self.world.observer.record(EventKind::Delivered(batch));
+        self.world.observer.record(EventKind::Acknowledged(batch));
     }
 
     /// The KCL's `BlockedOnParentShard`: the child of a merge gets no lease before its other parent has one.
@@ -458,7 +461,7 @@ impl State {
             lease.parents.clone_from(&child.parents);
             lease.hash_key_range = child.hash_key_range;
             let created = self.calls.client.write(&LeaseWrite::Create(lease)).await;
-            // The row may be there already, and then it is left as it is.
+            // A row that already exists is left unchanged.
             if !matches!(created, Ok(WriteOutcome::Applied { .. } | WriteOutcome::Lost { .. })) {
                 return Own::Unknown;
             }

@@ -1,39 +1,39 @@
-//! How a worker of the KCL's kind calls the table: at once and without fail, or over a network as ours do.
+//! The table calls of a KCL worker: immediate and without faults, or over the same faulty network as ours.
 
 use lease_store::{Lease, ShardId};
 use tokio::time::{Duration, sleep};
 
 use crate::event::{WriteKind, Writer};
-use crate::network::{Fate, Service};
+use crate::network::{CallFault, Destination};
 use crate::table_client::TableClient;
 
-/// Up to how much later a write arrives that was given up, in milliseconds.
+/// Longest delay of a write after its caller timed out, in milliseconds.
 const MAX_LATENESS_MILLIS: u64 = 25_000;
 
 /// Why a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallFailed {
-    /// It was refused for the load (`ProvisionedThroughputException`).
+    /// Throttled (`ProvisionedThroughputException`).
     Throttled,
-    /// Anything else (`DependencyException`): it may have been done.
+    /// Any other failure (`DependencyException`); the write may have been applied.
     Unknown,
 }
 
-/// The calls of one worker.
+/// The table calls of one worker.
 #[derive(Debug)]
 pub(crate) struct KclCalls {
     pub(crate) client: TableClient,
-    /// Whether they go over a network.
+    /// Whether the calls go over a faulty network.
     pub(crate) can_fail: bool,
 }
 
 impl KclCalls {
-    /// All rows.
+    /// Reads all rows.
     pub(crate) async fn rows(&self) -> Result<Vec<Lease>, CallFailed> {
         self.read(|| self.client.table.rows()).await
     }
 
-    /// One row.
+    /// Reads one row.
     pub(crate) async fn row(&self, shard_id: &ShardId) -> Result<Option<Lease>, CallFailed> {
         self.read(|| self.client.table.row(shard_id)).await
     }
@@ -43,25 +43,25 @@ impl KclCalls {
             return Ok(read());
         }
         let link = &self.client.link;
-        link.pass().await;
-        let weather = self.client.table.sky.now();
-        let fate = link.fate(Service::Table, weather);
-        if let Fate::Applied | Fate::Dropped = fate {
-            link.time_out().await;
+        link.wait_while_paused().await;
+        let rates = self.client.table.fault_rates.now();
+        let fault = link.draw_fault(Destination::Table, rates);
+        if let CallFault::AnswerLost | CallFault::RequestLost = fault {
+            link.wait_for_timeout().await;
             return Err(CallFailed::Unknown);
         }
-        link.travel(weather).await;
-        let answer = match fate {
-            Fate::Throttled => Err(CallFailed::Throttled),
-            Fate::Unavailable => Err(CallFailed::Unknown),
+        link.wait_latency(rates).await;
+        let answer = match fault {
+            CallFault::Throttled => Err(CallFailed::Throttled),
+            CallFault::Unavailable => Err(CallFailed::Unknown),
             _ => Ok(read()),
         };
-        link.travel(weather).await;
-        link.pass().await;
+        link.wait_latency(rates).await;
+        link.wait_while_paused().await;
         answer
     }
 
-    /// A write on the condition that the counter stands: the row after it, or `None` when the counter has moved.
+    /// Writes on condition that the counter is unchanged. Returns the new row, or `None` when the counter has moved.
     pub(crate) async fn write(
         &self,
         kind: WriteKind,
@@ -74,38 +74,38 @@ impl KclCalls {
             return Ok(table.kcl_write(by, kind, shard_id, counter, change));
         }
         let link = &self.client.link;
-        link.pass().await;
-        let weather = table.sky.now();
-        let fate = link.fate(Service::Table, weather);
-        if fate == Fate::Dropped {
-            link.time_out().await;
+        link.wait_while_paused().await;
+        let rates = table.fault_rates.now();
+        let fault = link.draw_fault(Destination::Table, rates);
+        if fault == CallFault::RequestLost {
+            link.wait_for_timeout().await;
             return Err(CallFailed::Unknown);
         }
-        link.travel(weather).await;
-        match fate {
-            Fate::Throttled | Fate::Unavailable => {
-                link.pass().await;
-                let is_throttled = fate == Fate::Throttled;
+        link.wait_latency(rates).await;
+        match fault {
+            CallFault::Throttled | CallFault::Unavailable => {
+                link.wait_while_paused().await;
+                let is_throttled = fault == CallFault::Throttled;
                 Err(if is_throttled { CallFailed::Throttled } else { CallFailed::Unknown })
             }
-            Fate::Late => {
+            CallFault::Delayed => {
                 let delay = Duration::from_millis(link.draw(MAX_LATENESS_MILLIS));
                 let shard_id = shard_id.clone();
                 tokio::spawn(async move {
                     sleep(delay).await;
                     table.kcl_write(by, kind, &shard_id, counter, change);
                 });
-                link.time_out().await;
+                link.wait_for_timeout().await;
                 Err(CallFailed::Unknown)
             }
-            Fate::Fine | Fate::Applied | Fate::Dropped => {
+            CallFault::None | CallFault::AnswerLost | CallFault::RequestLost => {
                 let written = table.kcl_write(by, kind, shard_id, counter, change);
-                if fate == Fate::Applied {
-                    link.time_out().await;
+                if fault == CallFault::AnswerLost {
+                    link.wait_for_timeout().await;
                     return Err(CallFailed::Unknown);
                 }
-                link.travel(weather).await;
-                link.pass().await;
+                link.wait_latency(rates).await;
+                link.wait_while_paused().await;
                 Ok(written)
             }
         }

@@ -1,5 +1,5 @@
-//! A model of Kinesis: shards with their history, records, reshards and retention. How a process sees it is
-//! `kinesis_client`.
+//! A model of Kinesis: shards with their history, records, reshards and retention. `kinesis_client` is the view of
+//! one process.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,24 +12,24 @@ use shard_worker::{Aggregator, Record, Shard, ShardFilter};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use crate::event::{EPOCH_MILLIS, What, sequence_number};
-use crate::network::Sky;
+use crate::event::{EPOCH_MILLIS, EventKind, sequence_number};
+use crate::network::CurrentRates;
 use crate::observer::Observer;
 
-/// The most parts of an aggregate that the producer makes.
+/// Largest number of sub-records in an aggregate.
 const MAX_PARTS: u64 = 6;
 
-/// The narrowest shard that is still split: keys in it.
+/// Narrowest shard that is still split, in hash keys.
 const MIN_WIDTH: u128 = 1024;
 
-/// The stream. Clones are the same.
+/// The stream. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Kinesis {
     state: Arc<Mutex<State>>,
-    /// What is seen.
+    /// Records the events.
     pub observer: Observer,
-    /// How it behaves.
-    pub sky: Sky,
+    /// The fault rates of the service.
+    pub fault_rates: CurrentRates,
     started_at: Instant,
 }
 
@@ -38,7 +38,7 @@ struct State {
     shards: BTreeMap<u32, Log>,
     next_shard: u32,
     next_record: u64,
-    /// A shard that was resharded a moment ago, from which the producer still takes its picture of the stream.
+    /// The hash-key range of a shard that was just resharded. The producer still aggregates by it.
     outdated: Option<HashKeyRange>,
 }
 
@@ -53,17 +53,17 @@ struct Log {
     changed: Arc<Notify>,
 }
 
-/// What a read finds.
+/// The result of a read.
 #[derive(Debug)]
 pub struct Page {
-    /// The records, with their numbers.
+    /// The records with their numbers.
     pub records: Vec<(u64, Record)>,
-    /// Nothing comes behind them, ever; these follow.
+    /// The children of the shard, once all of its records are read and it is closed.
     pub end: Option<Vec<Shard>>,
 }
 
 impl Log {
-    /// Whether the stream no longer keeps the shard: it closed before the limit, and so did all of its records arrive.
+    /// Whether retention has removed the shard: it was closed before the limit, and no record is left.
     fn is_over(&self, limit: SystemTime) -> bool {
         self.closed_at.is_some_and(|closed_at| closed_at < limit) && self.records.is_empty()
     }
@@ -83,13 +83,13 @@ fn range(start: u128, end: u128) -> HashKeyRange {
 }
 
 impl Kinesis {
-    /// A stream with so many shards.
+    /// Creates a stream with `shard_count` shards.
     pub fn new(observer: Observer, shard_count: u64) -> Self {
         let state = State { shards: BTreeMap::new(), next_shard: 0, next_record: 1, outdated: None };
         let stream = Self {
             state: Arc::new(Mutex::new(state)),
             observer,
-            sky: Sky::default(),
+            fault_rates: CurrentRates::default(),
             started_at: Instant::now(),
         };
         let width = u128::MAX / u128::from(shard_count);
@@ -104,7 +104,7 @@ impl Kinesis {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time by the clock of the stream.
+    /// The stream's wall clock.
     pub fn clock(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(EPOCH_MILLIS) + self.started_at.elapsed()
     }
@@ -114,7 +114,7 @@ impl Kinesis {
             let state = &mut *self.state();
             let number = state.next_shard;
             state.next_shard += 1;
-            // A listing that shows a shard shows its parents too, as long as they are kept.
+            // A listing that shows a shard also shows its parents while the stream keeps them.
             let of_parents =
                 parents.iter().filter_map(|parent| state.shards.get(parent)).map(|log| log.visible_at);
             let visible_at = of_parents.max().unwrap_or(Instant::now()).max(Instant::now() + hidden_for);
@@ -132,7 +132,7 @@ impl Kinesis {
         };
         let (born, hidden_for) = born;
         let hidden_for = u64::try_from(hidden_for.as_millis()).unwrap_or(u64::MAX);
-        self.observer.note(What::Born {
+        self.observer.record(EventKind::ShardCreated {
             shard: born,
             parents: parents.into_iter().collect(),
             range: (range.start().0, range.end().0),
@@ -140,26 +140,26 @@ impl Kinesis {
         });
     }
 
-    /// What a listing shows now.
+    /// Returns the shards that a listing shows now.
     pub fn list(&self, filter: &ShardFilter) -> Vec<Shard> {
         let now = Instant::now();
         let state = self.state();
         let visible = state.shards.iter().filter(|(_, log)| log.visible_at <= now);
-        let is_asked_for = |(number, log): &(&u32, &Log)| match filter {
+        let is_required = |(number, log): &(&u32, &Log)| match filter {
             ShardFilter::All => true,
             ShardFilter::Open => !log.is_closed,
             ShardFilter::OpenSince(instant) => log.closed_at.is_none_or(|closed_at| closed_at >= *instant),
             ShardFilter::After(parent) => ShardId::numbered(u64::from(**number)) > *parent,
         };
-        visible.filter(is_asked_for).map(|(number, log)| log.describe(*number)).collect()
+        visible.filter(is_required).map(|(number, log)| log.describe(*number)).collect()
     }
 
-    /// Something to wait for until a shard changes.
+    /// Returns a notification of changes to a shard.
     pub fn changes(&self, shard: u32) -> Option<Arc<Notify>> {
         self.state().shards.get(&shard).map(|log| log.changed.clone())
     }
 
-    /// What stands behind a record; `None`: the stream has no such shard.
+    /// Returns the records after a record; `None` when the stream has no such shard.
     pub fn read(&self, shard: u32, after: u64, max_records: usize) -> Option<Page> {
         let now = Instant::now();
         let state = self.state();
@@ -175,7 +175,7 @@ impl Kinesis {
         Some(Page { records, end })
     }
 
-    /// The last record before a time.
+    /// Returns the last record before a time.
     pub fn last_before(&self, shard: u32, time: SystemTime) -> Option<u64> {
         let state = self.state();
         let log = state.shards.get(&shard)?;
@@ -187,12 +187,12 @@ impl Kinesis {
         Some(before.map_or(0, |(number, _)| *number))
     }
 
-    /// The newest record of the whole stream.
+    /// Returns the newest record of the whole stream.
     pub fn newest(&self) -> u64 {
         self.state().next_record - 1
     }
 
-    /// Puts a record, or an aggregate of the producer's picture of the stream, which may be outdated.
+    /// Puts a record, or an aggregate for a shard range that may be outdated.
     pub fn produce(&self, rng: &mut Rng, is_aggregate: bool) {
         if !is_aggregate {
             self.put(HashKey(rng.u128(..)), Bytes::from_static(b"simulated"), None);
@@ -206,7 +206,7 @@ impl Kinesis {
         let (start, end) = (belief.start().0, belief.end().0);
         let mut keys: Vec<HashKey> =
             (0..rng.u64(1..=MAX_PARTS)).map(|_| HashKey(rng.u128(start..=end))).collect();
-        // What turns out to belong to another shard is sent again, as a producer does that learns where it went.
+        // Sub-records of another shard are sent again, as a producer does once it learns the new shards.
         while !keys.is_empty() {
             keys = self.put_aggregate(&keys);
         }
@@ -218,11 +218,11 @@ impl Kinesis {
         open.map_or(HashKeyRange::FULL, |log| log.range)
     }
 
-    /// Puts an aggregate and yields the keys that belong elsewhere.
+    /// Puts an aggregate and returns the keys that belong to another shard.
     fn put_aggregate(&self, keys: &[HashKey]) -> Vec<HashKey> {
         let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
         for key in keys {
-            // It has room for a few parts of one byte.
+            // A few one-byte sub-records always fit.
             let _ = aggregator.add("key", Some(*key), b"x");
         }
         let Some(aggregate) = aggregator.finish() else { return Vec::new() };
@@ -252,7 +252,7 @@ impl Kinesis {
             })
         };
         let Some((shard, record, changed)) = put else { return };
-        self.observer.note(What::Put { shard, record, subs: subs.unwrap_or_else(|| vec![0]) });
+        self.observer.record(EventKind::RecordPut { shard, record, subs: subs.unwrap_or_else(|| vec![0]) });
         changed.notify_waiters();
     }
 
@@ -271,7 +271,7 @@ impl Kinesis {
         self.announce(shard);
     }
 
-    /// Merges a shard with its right neighbour, if it has one.
+    /// Merges a shard with its right neighbour, if there is one.
     pub fn merge(&self, choice: u64, hidden_for: Duration) {
         let chosen = self.open_shard(choice);
         let Some((left, left_range)) = chosen else { return };
@@ -308,7 +308,7 @@ impl Kinesis {
                 log.closed_at = Some(now);
             }
         }
-        self.observer.note(What::Closed { shard });
+        self.observer.record(EventKind::ShardClosed { shard });
     }
 
     fn announce(&self, shard: u32) {
@@ -317,7 +317,7 @@ impl Kinesis {
         }
     }
 
-    /// Removes what is older, and shards that closed before.
+    /// Removes older records, and shards that were closed before.
     pub fn trim(&self, older_than: Duration) {
         let limit = self.clock().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut trimmed = Vec::new();
@@ -337,7 +337,7 @@ impl Kinesis {
             state.shards.retain(|_, log| !log.is_over(limit));
         }
         for (shard, before) in trimmed {
-            self.observer.note(What::Trimmed { shard, before });
+            self.observer.record(EventKind::RecordsTrimmed { shard, before });
         }
     }
 }

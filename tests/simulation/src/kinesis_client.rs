@@ -10,31 +10,31 @@ use shard_worker::{
 };
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
-use crate::event::{Process, What, record_number, shard_number};
+use crate::event::{EventKind, Process, record_number, shard_number};
 use crate::kinesis::Kinesis;
-use crate::network::{Fate, Link, Service};
-use crate::plan::Planted;
+use crate::network::{CallFault, Destination, Link};
+use crate::plan::Defect;
 
-/// A reader that waits for records answers at least this often.
+/// Longest wait of a reader for records.
 const IDLE_ANSWER_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The time between two reads of a shard, at least (Kinesis API: five reads in a second).
+/// Least time between two reads of a shard (Kinesis API: five reads per second).
 const MIN_READ_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The most records of one read.
+/// Largest number of records of one read.
 const MAX_PAGE_RECORDS: usize = 50;
 
-/// The stream of one process.
+/// The stream as one process sees it.
 #[derive(Debug, Clone)]
 pub struct KinesisClient {
     /// The stream.
     pub kinesis: Kinesis,
-    /// The way to it.
+    /// The network link of the process.
     pub link: Link,
-    /// Whose it is.
+    /// The process.
     pub process: Process,
-    /// A defect.
-    pub planted: Option<Planted>,
+    /// The seeded defect, if any.
+    pub defect: Option<Defect>,
 }
 
 fn failed(kind: SourceErrorKind, why: &str) -> SourceError {
@@ -42,24 +42,24 @@ fn failed(kind: SourceErrorKind, why: &str) -> SourceError {
 }
 
 impl KinesisClient {
-    /// One call; whether it is answered with an empty page.
+    /// Makes one call. Returns whether its answer is an empty page.
     async fn call(&self) -> Result<bool, SourceError> {
-        self.link.pass().await;
-        let weather = self.kinesis.sky.now();
-        let is_cut = self.link.is_cut(Service::Stream);
-        let fate = self.link.fate(Service::Stream, weather);
-        if is_cut {
-            self.link.time_out().await;
+        self.link.wait_while_paused().await;
+        let rates = self.kinesis.fault_rates.now();
+        let is_partitioned = self.link.is_partitioned(Destination::Stream);
+        let fault = self.link.draw_fault(Destination::Stream, rates);
+        if is_partitioned {
+            self.link.wait_for_timeout().await;
             return Err(failed(SourceErrorKind::Unavailable, "no answer"));
         }
-        self.link.travel(weather).await;
-        self.link.pass().await;
-        match fate {
-            Fate::Throttled => Err(failed(SourceErrorKind::Throttled, "throttled")),
-            Fate::Unavailable => Err(failed(SourceErrorKind::Unavailable, "unavailable")),
-            Fate::Dropped => Err(failed(SourceErrorKind::Unavailable, "the iterator has expired")),
-            Fate::Applied => Ok(true),
-            Fate::Fine | Fate::Late => Ok(false),
+        self.link.wait_latency(rates).await;
+        self.link.wait_while_paused().await;
+        match fault {
+            CallFault::Throttled => Err(failed(SourceErrorKind::Throttled, "throttled")),
+            CallFault::Unavailable => Err(failed(SourceErrorKind::Unavailable, "unavailable")),
+            CallFault::RequestLost => Err(failed(SourceErrorKind::Unavailable, "the iterator has expired")),
+            CallFault::AnswerLost => Ok(true),
+            CallFault::None | CallFault::Delayed => Ok(false),
         }
     }
 }
@@ -73,7 +73,7 @@ impl StreamSource for KinesisClient {
     async fn describe(&self) -> Result<StreamDescription, SourceError> {
         self.call().await?;
         let identity = StreamIdentity { arn: "arn:simulated".to_owned(), creation_epoch_seconds: 1 };
-        // The service tells its time in the header of an answer, which is cut to the second.
+        // The real service reports its time in a response header, in whole seconds.
         let clock = self.kinesis.clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(clock.as_secs());
         Ok(StreamDescription { identity, now: Some(now), retention: None })
@@ -90,13 +90,13 @@ impl StreamSource for KinesisClient {
         if let ReadFrom::AtTimestamp(time) = from
             && *time > self.kinesis.clock()
         {
-            // "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis."
-            return Err(failed(SourceErrorKind::Invalid, "the time is yet to come"));
+            // Kinesis: "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis."
+            return Err(failed(SourceErrorKind::Invalid, "the timestamp is in the future"));
         }
         let after = match from {
             ReadFrom::TrimHorizon => Some(0),
             ReadFrom::Latest => Some(self.kinesis.newest()),
-            ReadFrom::AtTimestamp(_) if self.planted == Some(Planted::TimesIgnored) => Some(0),
+            ReadFrom::AtTimestamp(_) if self.defect == Some(Defect::TimestampsIgnored) => Some(0),
             ReadFrom::AtTimestamp(time) => self.kinesis.last_before(shard, *time),
             ReadFrom::At(number) => Some(record_number(number).saturating_sub(1)),
         };
@@ -129,17 +129,17 @@ impl RecordSource for Reader {
         }
         let deadline = Instant::now() + IDLE_ANSWER_INTERVAL;
         loop {
-            let gone = || failed(SourceErrorKind::ShardNotFound, "the shard is gone");
-            let changed = client.kinesis.changes(self.shard).ok_or_else(gone)?;
-            // Counts from its creation, so that no change between the read and the wait is missed.
+            let removed = || failed(SourceErrorKind::ShardNotFound, "retention removed the shard");
+            let changed = client.kinesis.changes(self.shard).ok_or_else(removed)?;
+            // Registered before the read, so that no change between the read and the wait is missed.
             let change = changed.notified();
-            let page = client.kinesis.read(self.shard, self.after, MAX_PAGE_RECORDS).ok_or_else(gone)?;
+            let page = client.kinesis.read(self.shard, self.after, MAX_PAGE_RECORDS).ok_or_else(removed)?;
             if !page.records.is_empty() || page.end.is_some() || Instant::now() >= deadline {
                 return Ok(self.answer(page));
             }
             let _ = timeout_at(deadline, change).await;
-            client.link.pass().await;
-            if client.link.is_cut(Service::Stream) {
+            client.link.wait_while_paused().await;
+            if client.link.is_partitioned(Destination::Stream) {
                 return Err(failed(SourceErrorKind::Unavailable, "no answer"));
             }
         }
@@ -153,7 +153,7 @@ impl Reader {
             self.after = *last;
         }
         if !page.records.is_empty() || page.end.is_some() {
-            client.kinesis.observer.note(What::Read {
+            client.kinesis.observer.record(EventKind::RecordsRead {
                 process: client.process,
                 shard: self.shard,
                 count: page.records.len(),
@@ -161,11 +161,11 @@ impl Reader {
             });
         }
         let mut records: Vec<_> = page.records.into_iter().map(|(_, record)| record).collect();
-        if client.planted == Some(Planted::StreamSkips) && records.len() > 1 {
+        if client.defect == Some(Defect::StreamSkips) && records.len() > 1 {
             records.remove(0);
         }
         let shard_end = page.end.map(|children| {
-            // The API does not always say.
+            // The API does not always name the children.
             let is_silent = client.link.draw(4) == 0;
             ShardEnd { children: if is_silent { Vec::new() } else { children } }
         });

@@ -1,19 +1,21 @@
-//! Simulated fleets: the real crates, unmodified, over models of Kinesis and DynamoDB, on one paused clock, with faults
-//! that follow from a seed.
+//! Simulates fleets: the unmodified crates run over models of Kinesis and DynamoDB, on one paused clock, with faults
+//! drawn from a seed.
 //!
 //! | what | where |
 //! | --- | --- |
-//! | a simulation as data, and how it follows from a seed | [`plan`], [`scenario`] |
-//! | the services, and how a process sees them | [`kinesis`], [`kinesis_client`], [`fan_out`], [`table`], [`table_client`], [`network`] |
+//! | a simulation as data, and how it follows from a seed | [`plan`], [`scenario`], `draw_plan` |
+//! | the services, and each process's view of them | [`kinesis`], [`kinesis_client`], [`fan_out`], [`table`],
+//! [`table_client`], [`network`] |
 //! | the processes | [`worker`], [`application`], [`kcl`] |
-//! | what happened, and whether it may | [`event`], [`observer`], [`checks`] |
-//! | running, shrinking, showing | [`run`], [`shrink`], [`trace`], [`timeline`], [`page`] |
+//! | the events, and the promises checked on them | [`event`], [`observer`], [`checks`] |
+//! | running, shrinking and showing a plan | [`run`], [`shrink`], [`trace`], [`timeline`], [`page`], [`progress`] |
 //!
-//! The same plan gives the same trace, byte for byte: every generator is seeded from the plan, the runtime has one
-//! thread and its clock moves only when nothing else can.
+//! The same plan gives the same trace, byte for byte. Every generator is seeded from the plan, and the runtime has
+//! one thread. Its clock advances only when no task can run.
 
 pub mod application;
 pub mod checks;
+mod draw_plan;
 pub mod event;
 #[cfg(feature = "fan-out")]
 pub mod fan_out;
@@ -28,6 +30,7 @@ pub mod network;
 pub mod observer;
 pub mod page;
 pub mod plan;
+pub mod progress;
 pub mod run;
 pub mod scenario;
 pub mod shrink;

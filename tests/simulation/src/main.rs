@@ -7,59 +7,60 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use simulation::page::page;
 use simulation::plan::Plan;
+use simulation::progress::Progress;
 use simulation::run::{Outcome, run};
 use simulation::scenario::Scenario;
-use simulation::shrink::shrink;
+use simulation::shrink::{MAX_RUNS, shrink};
 use simulation::timeline::timeline;
 
-/// Simulates fleets: the real crates, faults from a seed, promises checked all along.
+/// Simulate fleets of the real crates with faults drawn from a seed, and check the promises at every event.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim")]
 struct Arguments {
-    /// How many seeds, each with every scenario in turn.
+    /// Number of seeds; the scenarios take turns, one per seed.
     #[arg(long, default_value_t = 1000)]
     seeds: u64,
-    /// The first seed.
+    /// First seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Take the first seed from outside, and print it.
+    /// Derive the first seed from the time of day, and print it.
     #[arg(long)]
     fresh: bool,
-    /// Only this scenario, with every seed.
+    /// Run only this scenario, with every seed.
     #[arg(long)]
     scenario: Option<Scenario>,
-    /// Only this seed; without a scenario, the one that a run over many seeds gives it.
+    /// Run only this seed. Without --scenario, it runs the scenario that a run over many seeds gives it.
     #[arg(long)]
     seed: Option<u64>,
     /// Print the whole trace of the seed.
     #[arg(long)]
     trace: bool,
-    /// Print what the crates log, too, on the standard error output.
+    /// Print the log lines of the crates on standard error.
     #[arg(long)]
     log: bool,
-    /// Go on after a failing seed, without shrinking, and count.
+    /// Continue after a failing seed without shrinking it, and count the failures.
     #[arg(long)]
     keep_going: bool,
-    /// Where the page of a failing run goes.
+    /// Directory for the HTML page of a failing run.
     #[arg(long, default_value = "target/simulation-pages")]
     pages: PathBuf,
 }
 
-/// The scenario of a seed in a run over all of them.
+/// Returns the scenario of a seed in a run over all scenarios.
 fn scenario_of(seed: u64) -> Scenario {
     let scenarios: Vec<Scenario> = Scenario::available().collect();
     scenarios[usize::try_from(seed % scenarios.len() as u64).unwrap_or(0)]
 }
 
-/// The one place where a seed comes from outside: the time, which is printed with the range.
+/// Derives a seed from the time of day. The seed is printed with the range, so the run can be repeated.
 #[allow(clippy::disallowed_methods)]
 fn fresh_seed() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
     since.unwrap_or_default().as_secs() * 1000
 }
 
-/// How long this thread has computed, where the system says so, and else how long it has been running.
-fn computed(started_at: Instant) -> Duration {
+/// Returns the CPU time of this thread, or the elapsed time where the system does not report it.
+fn cpu_time(started_at: Instant) -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
     nanos.map_or_else(|| started_at.elapsed(), Duration::from_nanos)
@@ -74,29 +75,46 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.seed {
         return replay(&arguments, seed);
     }
+    run_range(&arguments)
+}
+
+/// Runs all seeds of the range and prints the totals.
+fn run_range(arguments: &Arguments) -> ExitCode {
     let from = if arguments.fresh { fresh_seed() } else { arguments.from };
-    // For people only.
+    let last = from + arguments.seeds.saturating_sub(1);
+    // The elapsed time is only displayed.
     #[allow(clippy::disallowed_methods)]
     let started_at = Instant::now();
+    let scenarios = match arguments.scenario {
+        Some(scenario) => format!("scenario {scenario}"),
+        None => format!("{} scenarios in turn", Scenario::available().count()),
+    };
+    let mut progress =
+        Progress::start(&format!("simulating {} seeds, {from} to {last}: {scenarios}", arguments.seeds));
     let (mut worker_millis, mut failures) = (0, 0u64);
     for seed in from..from + arguments.seeds {
         let scenario = arguments.scenario.unwrap_or_else(|| scenario_of(seed));
+        progress.update(|| {
+            let done = seed - from;
+            format!("{done} of {} seeds done, {failures} failed; running {scenario} {seed}", arguments.seeds)
+        });
         let outcome = run(&Plan::of(scenario, seed));
         worker_millis += outcome.worker_millis;
         if let Some(violation) = &outcome.violation {
             failures += 1;
-            println!("seed {seed} of {scenario} fails: {violation}");
+            progress.clear();
+            println!("seed {seed} of {scenario} failed: {violation}");
             if !arguments.keep_going {
-                explain(&arguments, outcome);
+                explain(arguments, outcome);
                 return ExitCode::FAILURE;
             }
         }
     }
+    progress.clear();
     let hours = Duration::from_millis(worker_millis).as_secs_f64() / 3600.0;
-    let minutes = computed(started_at).as_secs_f64() / 60.0;
+    let minutes = cpu_time(started_at).as_secs_f64() / 60.0;
     println!(
-        "seeds {from} to {}: {failures} fail; {hours:.0} worker-hours in {minutes:.2} CPU-minutes, {:.0} per minute",
-        from + arguments.seeds.saturating_sub(1),
+        "seeds {from} to {last}: {failures} failed; {hours:.0} worker-hours in {minutes:.2} CPU-minutes, {:.0} per minute",
         hours / minutes.max(f64::MIN_POSITIVE)
     );
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -118,14 +136,17 @@ fn replay(arguments: &Arguments, seed: u64) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Shrinks a failing run and shows what is left.
+/// Shrinks a failing run and prints the smallest plan found.
 fn explain(arguments: &Arguments, outcome: Outcome) {
     let (scenario, seed) = (outcome.plan.scenario, outcome.plan.seed);
     let count = outcome.plan.faults.len();
-    let shrunk = shrink(outcome);
+    let mut progress =
+        Progress::start(&format!("shrinking the plan of {scenario} {seed}, in at most {MAX_RUNS} runs"));
+    let shrunk = shrink(outcome, |runs| progress.update(|| format!("{runs} runs done")));
+    progress.clear();
     print!("{}", timeline(&shrunk.outcome));
     println!(
-        "{} of {count} faults are left after {} runs; replay with: cargo xtask sim --scenario {scenario} --seed {seed} --trace",
+        "the smallest plan has {} of {count} faults, found in {} runs; replay with: cargo xtask sim --scenario {scenario} --seed {seed} --trace",
         shrunk.outcome.plan.faults.len(),
         shrunk.runs
     );
@@ -137,7 +158,7 @@ fn save(arguments: &Arguments, outcome: &Outcome) {
     let path = arguments.pages.join(name);
     let saved = std::fs::create_dir_all(&arguments.pages).and_then(|()| std::fs::write(&path, page(outcome)));
     match saved {
-        Ok(()) => eprintln!("the page: {}", path.display()),
-        Err(error) => eprintln!("the page could not be written to {}: {error}", path.display()),
+        Ok(()) => eprintln!("page written to {}", path.display()),
+        Err(error) => eprintln!("cannot write the page to {}: {error}", path.display()),
     }
 }

@@ -1,70 +1,71 @@
-//! Between a process and the services: latency, partitions, and the gate behind which a paused process stands.
+//! The network between a process and the services: latency, partitions and paused processes.
 //!
-//! All processes share one runtime and its one clock, so a pause cannot stop a single process. It is modelled at its
-//! borders: while a process is paused no call of it leaves, no answer reaches it, and its application does not go on.
-//! What it does in between, timers included, still runs. So a paused process notices the loss of its leases during the
-//! pause and not when it wakes up; what it had sent or decided before is held at the gate and goes out afterwards, which
-//! is the dangerous part of a pause. That a process wakes up and finds all of its timers overdue is not modelled.
+//! All processes share one runtime and one clock, so a pause cannot stop a single process. The model applies a pause
+//! at the process's borders: it sends no call, receives no answer, and its handlers do not continue. Its timers still
+//! run. A paused process therefore notices the loss of its leases during the pause instead of afterwards.
+//!
+//! Calls decided before or during the pause are sent when it ends, which is the dangerous effect of a pause. The
+//! model does not cover a process that resumes and finds all of its timers overdue.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use crate::plan::Weather;
+use crate::plan::FaultRates;
 
 /// How long a call waits for an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The weather of a service, the same for all processes.
+/// The fault rates that a service currently applies to all processes.
 #[derive(Debug, Clone, Default)]
-pub struct Sky {
-    now: Arc<Mutex<(Weather, Option<Instant>)>>,
+pub struct CurrentRates {
+    now: Arc<Mutex<(FaultRates, Option<Instant>)>>,
 }
 
-impl Sky {
-    /// This weather, for so long.
-    pub fn set(&self, weather: Weather, time: Duration) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = (weather, Some(Instant::now() + time));
+impl CurrentRates {
+    /// Applies these rates for `time`.
+    pub fn set(&self, rates: FaultRates, time: Duration) {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = (rates, Some(Instant::now() + time));
     }
 
-    /// The weather now.
-    pub fn now(&self) -> Weather {
-        let (weather, until) = *self.now.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns the rates that apply now.
+    pub fn now(&self) -> FaultRates {
+        let (rates, until) = *self.now.lock().unwrap_or_else(PoisonError::into_inner);
         match until {
-            Some(until) if Instant::now() < until => weather,
-            _ => Weather::default(),
+            Some(until) if Instant::now() < until => rates,
+            _ => FaultRates::default(),
         }
     }
 }
 
-/// A service.
+/// A service that a process calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Service {
+pub enum Destination {
     /// The lease table.
     Table,
     /// The stream.
     Stream,
 }
 
-/// What becomes of a call.
+/// The fault that hits one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// It arrives, and so does its answer.
-    Fine,
-    /// Refused for the load.
+pub enum CallFault {
+    /// None: the call arrives, and so does its answer.
+    None,
+    /// The service throttles the call.
     Throttled,
-    /// Refused for no reason.
+    /// The service is unavailable.
     Unavailable,
-    /// It arrives; the answer does not. For reads: an empty page.
-    Applied,
-    /// It does not arrive. For reads: the iterator has expired.
-    Dropped,
-    /// It arrives much later.
-    Late,
+    /// The call arrives and its answer is lost. A read gets an empty page.
+    AnswerLost,
+    /// The call is lost. A read gets an expired iterator.
+    RequestLost,
+    /// The call arrives much later.
+    Delayed,
 }
 
-/// The way of one process to the services. Clones are the same way.
+/// The network link from one process to the services. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Link {
     state: Arc<Mutex<State>>,
@@ -74,14 +75,14 @@ pub struct Link {
 struct State {
     rng: Rng,
     paused_until: Option<Instant>,
-    /// For each service: until when, and whether only answers are lost.
-    cuts: [Option<(Instant, bool)>; 2],
+    /// For each service: the end of the partition, and whether only answers are lost.
+    partitions: [Option<(Instant, bool)>; 2],
 }
 
 impl Link {
-    /// A way without faults.
+    /// Creates a link without faults.
     pub fn new(rng: Rng) -> Self {
-        let state = State { rng, paused_until: None, cuts: [None; 2] };
+        let state = State { rng, paused_until: None, partitions: [None; 2] };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -89,20 +90,20 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets nothing through for so long.
+    /// Pauses the process for `time`.
     pub fn pause(&self, time: Duration) {
         let until = Instant::now() + time;
         let state = &mut *self.state();
         state.paused_until = state.paused_until.max(Some(until));
     }
 
-    /// Cuts a service off for so long.
-    pub fn cut(&self, service: Service, time: Duration, is_one_way: bool) {
-        self.state().cuts[service as usize] = Some((Instant::now() + time, is_one_way));
+    /// Cuts the process off from a service for `time`.
+    pub fn partition(&self, destination: Destination, time: Duration, is_one_way: bool) {
+        self.state().partitions[destination as usize] = Some((Instant::now() + time, is_one_way));
     }
 
-    /// Waits while the process is paused.
-    pub async fn pass(&self) {
+    /// Waits until the process is no longer paused.
+    pub async fn wait_while_paused(&self) {
         loop {
             let until = self.state().paused_until;
             match until {
@@ -112,49 +113,48 @@ impl Link {
         }
     }
 
-    /// A number from this process's own generator.
+    /// Draws a number below `bound` from this process's own generator.
     pub fn draw(&self, bound: u64) -> u64 {
         self.state().rng.u64(..bound.max(1))
     }
 
-    /// What becomes of the next call; a call that nobody answers has used up its time when this returns, but for the
-    /// part that arrives.
-    pub fn fate(&self, service: Service, weather: Weather) -> Fate {
+    /// Draws the fault that hits the next call. The caller waits for the time-out of a call without an answer.
+    pub fn draw_fault(&self, destination: Destination, rates: FaultRates) -> CallFault {
         let state = &mut *self.state();
-        if let Some((until, is_one_way)) = state.cuts[service as usize]
+        if let Some((until, is_one_way)) = state.partitions[destination as usize]
             && Instant::now() < until
         {
-            return if is_one_way { Fate::Applied } else { Fate::Dropped };
+            return if is_one_way { CallFault::AnswerLost } else { CallFault::RequestLost };
         }
-        if weather == Weather::default() {
-            return Fate::Fine;
+        if rates == FaultRates::default() {
+            return CallFault::None;
         }
         let mut happens = |share: u64| share > 0 && state.rng.u64(..1000) < share;
-        if happens(weather.throttled) {
-            Fate::Throttled
-        } else if happens(weather.unavailable) {
-            Fate::Unavailable
-        } else if happens(weather.applied) {
-            Fate::Applied
-        } else if happens(weather.dropped) {
-            Fate::Dropped
-        } else if happens(weather.late) {
-            Fate::Late
+        if happens(rates.throttled) {
+            CallFault::Throttled
+        } else if happens(rates.unavailable) {
+            CallFault::Unavailable
+        } else if happens(rates.answer_lost) {
+            CallFault::AnswerLost
+        } else if happens(rates.request_lost) {
+            CallFault::RequestLost
+        } else if happens(rates.delayed) {
+            CallFault::Delayed
         } else {
-            Fate::Fine
+            CallFault::None
         }
     }
 
-    /// Whether a service is out of reach.
-    pub fn is_cut(&self, service: Service) -> bool {
-        self.state().cuts[service as usize].is_some_and(|(until, _)| Instant::now() < until)
+    /// Whether the process is cut off from a service.
+    pub fn is_partitioned(&self, destination: Destination) -> bool {
+        self.state().partitions[destination as usize].is_some_and(|(until, _)| Instant::now() < until)
     }
 
-    /// The time one way takes: a few milliseconds, now and then much more.
-    pub async fn travel(&self, weather: Weather) {
+    /// Waits for the one-way latency: a few milliseconds, now and then much more.
+    pub async fn wait_latency(&self, rates: FaultRates) {
         let millis = {
             let state = &mut *self.state();
-            let is_slow = state.rng.u64(..1000) < weather.slow;
+            let is_slow = state.rng.u64(..1000) < rates.slow;
             let is_tail = state.rng.u64(..1000) < 3;
             if is_slow {
                 state.rng.u64(300..3000)
@@ -167,9 +167,9 @@ impl Link {
         sleep(Duration::from_millis(millis)).await;
     }
 
-    /// The time until a call without an answer is given up.
-    pub async fn time_out(&self) {
+    /// Waits until a call without an answer times out.
+    pub async fn wait_for_timeout(&self) {
         sleep(CALL_TIMEOUT).await;
-        self.pass().await;
+        self.wait_while_paused().await;
     }
 }

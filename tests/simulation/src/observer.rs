@@ -1,4 +1,4 @@
-//! Sees everything: notes the events, hands them to the checks, and stops the simulation at the first broken promise.
+//! Records every event, passes it to the checks, and stops the simulation at the first broken promise.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,10 +6,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::checks::{Checks, Promise, Violation};
-use crate::event::{Event, Process, Row, What};
+use crate::event::{Event, EventKind, Process, Row};
 use crate::trace::Names;
 
-/// Everything that happened so far. Clones share it.
+/// The history of the simulation. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Observer {
     shared: Arc<Shared>,
@@ -18,29 +18,29 @@ pub struct Observer {
 #[derive(Debug)]
 struct Shared {
     started_at: Instant,
-    record: Mutex<Record>,
+    history: Mutex<History>,
     violated: Notify,
 }
 
-/// What was seen.
+/// The events so far and the state of the checks.
 #[derive(Debug, Default)]
-pub struct Record {
-    /// In the order in which it happened.
+pub struct History {
+    /// Events in order.
     pub events: Vec<Event>,
     /// The names in the events.
     pub names: Names,
-    /// The promises.
+    /// The checks.
     pub checks: Checks,
-    /// The first one that was broken.
+    /// The first broken promise.
     pub violation: Option<Violation>,
 }
 
 impl Observer {
-    /// Time counts from now.
+    /// Starts the clock of the events.
     pub fn new(checks: Checks) -> Self {
-        let record = Record { checks, ..Record::default() };
+        let history = History { checks, ..History::default() };
         let shared =
-            Shared { started_at: Instant::now(), record: Mutex::new(record), violated: Notify::new() };
+            Shared { started_at: Instant::now(), history: Mutex::new(history), violated: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -49,54 +49,54 @@ impl Observer {
         u64::try_from(self.shared.started_at.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What was seen, locked.
-    pub fn record(&self) -> MutexGuard<'_, Record> {
-        self.shared.record.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the history.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.shared.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what happens now.
-    pub fn note(&self, what: What) {
-        let event = Event { at: self.now(), what };
-        let record = &mut *self.record();
-        if record.violation.is_some() {
+    /// Records an event at the current time.
+    pub fn record(&self, kind: EventKind) {
+        let event = Event { at: self.now(), kind };
+        let history = &mut *self.history();
+        if history.violation.is_some() {
             return;
         }
-        let verdict = record.checks.see(&event);
-        record.events.push(event);
+        let verdict = history.checks.observe(&event);
+        history.events.push(event);
         if let Err(violation) = verdict {
-            record.violation = Some(violation);
+            history.violation = Some(violation);
             self.shared.violated.notify_one();
         }
     }
 
-    /// Notes a line of text.
-    pub fn say(&self, text: impl Into<String>) {
-        self.note(What::Note(text.into()));
+    /// Records a line of text.
+    pub fn record_note(&self, text: impl Into<String>) {
+        self.record(EventKind::Note(text.into()));
     }
 
-    /// A promise was broken.
-    pub fn violate(&self, promise: Promise, why: String) {
+    /// Reports a broken promise.
+    pub fn report_violation(&self, promise: Promise, why: String) {
         let at = self.now();
-        let record = &mut *self.record();
-        record.violation.get_or_insert(Violation { promise, at, why });
+        let history = &mut *self.history();
+        history.violation.get_or_insert(Violation { promise, at, why });
         self.shared.violated.notify_one();
     }
 
-    /// Ends when a promise was broken.
+    /// Waits until a promise is broken.
     pub async fn violated(&self) {
         self.shared.violated.notified().await;
     }
 
-    /// A new process under this name.
+    /// Records a new process of a worker.
     pub fn new_process(&self, name: &str, clock: u64, is_kcl: bool) -> Process {
-        let (process, name) = self.record().names.process(name);
-        self.note(What::Started { process, name, clock, is_kcl });
+        let (process, name) = self.history().names.process(name);
+        self.record(EventKind::ProcessStarted { process, name, clock, is_kcl });
         process
     }
 
-    /// A lease as the checks see it.
+    /// Converts a lease for the checks.
     pub fn row(&self, lease: &lease_store::Lease) -> Row {
-        let record = &mut *self.record();
-        Row::of(lease, |name| record.names.worker(name))
+        let history = &mut *self.history();
+        Row::of(lease, |name| history.names.worker(name))
     }
 }

@@ -1,22 +1,22 @@
-//! A failing run as one page for a browser: a lane for each shard, its owners as bars, and what happened on them.
+//! Draws a failing run as one HTML page: a lane for each shard, its owners as bars, and the events on it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::event::{Event, Name, ShardNumber, What, WriteKind};
+use crate::event::{Event, EventKind, Name, ShardNumber, WriteKind};
 use crate::run::Outcome;
 use crate::timeline::timeline;
 
-/// The width of the drawing, in pixels.
+/// Width of the drawing, in pixels.
 const WIDTH: u64 = 1600;
 
-/// The space for the names of the lanes, in pixels.
+/// Width reserved for the lane names, in pixels.
 const MARGIN: u64 = 60;
 
-/// The height of a lane, in pixels.
+/// Height of a lane, in pixels.
 const LANE: u64 = 34;
 
-/// The colours of the workers, one after another.
+/// Colours of the workers, reused in turn.
 const COLOURS: [&str; 10] = [
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#ff9da7", "#9c755f",
     "#bab0ac",
@@ -62,11 +62,11 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;")
 }
 
-/// The page of an outcome: self-contained, without scripts.
+/// Renders the outcome as a self-contained page without scripts.
 pub fn page(outcome: &Outcome) -> String {
     let mut lanes = BTreeMap::new();
     for event in &outcome.events {
-        if let What::Born { shard, .. } = event.what {
+        if let EventKind::ShardCreated { shard, .. } = event.kind {
             let lane = lanes.len() as u64;
             lanes.entry(shard).or_insert(lane);
         }
@@ -76,15 +76,15 @@ pub fn page(outcome: &Outcome) -> String {
     let mut drawing = Drawing { svg: String::new(), lanes, end };
     draw(outcome, &mut drawing, height);
     let verdict =
-        outcome.violation.as_ref().map_or_else(|| "all promises held".to_owned(), ToString::to_string);
+        outcome.violation.as_ref().map_or_else(|| "all promises hold".to_owned(), ToString::to_string);
     let plan = &outcome.plan;
     format!(
         "<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>simulation {scenario} {seed}</title>\n\
          <style>body{{font:14px sans-serif;margin:1em}}svg text{{font:11px sans-serif}}pre{{font-size:12px}}</style>\n\
          <h1>{scenario}, seed {seed}</h1>\n<p><b>{verdict}</b></p>\n\
-         <p>A lane is a shard. Bars: the owner in the table, one colour for each worker. Below them: delivered (grey), \
-         acknowledged (green), refused or cut off (red); above: checkpoints (black). Dashed: faults. Point at anything \
-         for its time.</p>\n\
+         <p>One lane per shard. Bars: the lease owner, one colour per worker. Below them: delivered (grey), \
+         acknowledged (green), failed or cancelled (red); above: checkpoints (black). Dashed: faults. Hover over a mark \
+         to see its event.</p>\n\
          <svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{height}'>\n{svg}</svg>\n<pre>{text}</pre>\n</html>\n",
         scenario = plan.scenario,
         seed = plan.seed,
@@ -102,8 +102,8 @@ fn draw(outcome: &Outcome, drawing: &mut Drawing, height: u64) {
     let mut owned: BTreeMap<ShardNumber, (Name, u64)> = BTreeMap::new();
     for event in &outcome.events {
         let title = outcome.names.line(event);
-        match &event.what {
-            What::Written { shard, kind, after, .. } => {
+        match &event.kind {
+            EventKind::LeaseWritten { shard, kind, after, .. } => {
                 let owner = after.and_then(|row| row.owner);
                 let before = owned.get(shard).copied();
                 if before.map(|(owner, _)| owner) != owner {
@@ -119,18 +119,18 @@ fn draw(outcome: &Outcome, drawing: &mut Drawing, height: u64) {
                     drawing.tick(event, *shard, 0, "black", &title);
                 }
             }
-            What::Delivered(batch) => drawing.tick(event, batch.shard, 15, "#999", &title),
-            What::Acknowledged(batch) => drawing.tick(event, batch.shard, 22, "green", &title),
-            What::Refused(batch, _) | What::CutOff(batch) => {
+            EventKind::Delivered(batch) => drawing.tick(event, batch.shard, 15, "#999", &title),
+            EventKind::Acknowledged(batch) => drawing.tick(event, batch.shard, 22, "green", &title),
+            EventKind::BatchFailed(batch, _) | EventKind::BatchCancelled(batch) => {
                 drawing.tick(event, batch.shard, 22, "red", &title);
             }
-            What::Closed { shard } => drawing.tick(event, *shard, 8, "blue", &title),
-            What::Crashed { .. }
-            | What::StopAsked { .. }
-            | What::Disturbed { .. }
-            | What::Started { .. }
-            | What::Quiet
-            | What::Note(_) => {
+            EventKind::ShardClosed { shard } => drawing.tick(event, *shard, 8, "blue", &title),
+            EventKind::ProcessCrashed { .. }
+            | EventKind::StopRequested { .. }
+            | EventKind::Disturbed { .. }
+            | EventKind::ProcessStarted { .. }
+            | EventKind::FaultsOver
+            | EventKind::Note(_) => {
                 let x = drawing.x(event.at);
                 let _ = writeln!(
                     drawing.svg,

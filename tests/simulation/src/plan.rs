@@ -1,49 +1,50 @@
-//! A simulation as plain data: the fleet, the stream, and what goes wrong when. Everything else follows from it.
+//! A simulation as plain data: the fleet, the stream, and the faults with their times. Everything else follows from
+//! it.
 
 use fastrand::Rng;
 
 use crate::scenario::Scenario;
 
-/// The whole of a simulation: the same plan gives the same trace.
+/// A complete simulation: the same plan gives the same trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The seed of every generator.
+    /// Seed of every generator.
     pub seed: u64,
-    /// What it was made for.
+    /// Scenario that the plan was drawn for.
     pub scenario: Scenario,
-    /// How many workers start.
+    /// Number of workers at the start.
     pub workers: u64,
-    /// How many workers of the KCL's kind start besides.
+    /// Number of additional workers that follow the rules of the KCL.
     pub kcl_workers: u64,
-    /// How many shards there are at first.
+    /// Number of shards at the start.
     pub shards: u64,
-    /// Milliseconds between two records, on average.
+    /// Average time between two records, in milliseconds.
     pub record_interval: u64,
-    /// How many of a hundred records are aggregates.
+    /// Percentage of records that are aggregates.
     pub aggregates: u64,
-    /// The clocks differ by up to so many permille from the true rate.
+    /// Largest deviation of a process clock from the true rate, in permille.
     pub clock_spread: u64,
-    /// When the faults are over, in milliseconds.
-    pub quiet_at: u64,
-    /// What goes wrong, in the order of the time.
+    /// Earliest time at which the faults count as over, in milliseconds.
+    pub quiet_from: u64,
+    /// Faults in order of time.
     pub faults: Vec<Fault>,
-    /// Where the application starts.
+    /// Initial position of the application.
     pub start: Start,
-    /// When the first worker starts, in milliseconds: the stream is older.
+    /// When the first worker can start, in milliseconds: the stream is older than the fleet.
     pub workers_from: u64,
-    /// Within how many milliseconds from then on all of the first workers start.
+    /// All of the first workers start within this many milliseconds.
     pub workers_within: u64,
-    /// Whether the shards are read by `kinesis-asl`, most of them by fan-out.
+    /// Whether `kinesis-asl` reads the shards, most of them by fan-out.
     pub is_fan_out: bool,
-    /// Whether the calls of the KCL's workers go over a network, and their processes pause.
+    /// Whether KCL workers call over the faulty network and can be paused.
     pub kcl_can_fail: bool,
     /// Whether the applications acknowledge late and out of order.
     pub acknowledges_late: bool,
-    /// A defect that a check must find; only the simulator's own tests set one.
-    pub planted: Option<Planted>,
+    /// A seeded defect that a check must find. Only the simulator's own tests set one.
+    pub defect: Option<Defect>,
 }
 
-/// Where the application starts.
+/// Initial position of the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// At the oldest record.
@@ -54,198 +55,193 @@ pub enum Start {
     AtTimestamp(u64),
 }
 
-/// Something goes wrong, or changes.
+/// A fault or a change, with its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// When, in milliseconds.
+    /// When it happens, in milliseconds.
     pub at: u64,
-    /// What.
+    /// The fault.
     pub kind: FaultKind,
 }
 
-/// What goes wrong. Workers and shards are chosen among those that are there, by a number of any size.
+/// The kinds of faults. A number of any size selects a worker or shard among the existing ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
-    /// A process is killed and comes back.
+    /// A process is killed and restarted.
     Crash {
-        /// Which worker.
+        /// Selects the worker.
         worker: u64,
-        /// After so many milliseconds.
+        /// Milliseconds until the restart.
         back_after: u64,
-        /// Whether under its old name.
+        /// Whether it restarts under its old name.
         same_name: bool,
     },
     /// A process gets no answers and sends nothing.
     Pause {
-        /// Which worker.
+        /// Selects the worker.
         worker: u64,
-        /// For so many milliseconds.
+        /// Duration in milliseconds.
         for_millis: u64,
     },
-    /// A process does not reach a service.
+    /// A process is cut off from a service.
     Partition {
-        /// Which worker.
+        /// Selects the worker.
         worker: u64,
-        /// For so many milliseconds.
+        /// Duration in milliseconds.
         for_millis: u64,
-        /// The table is out of reach.
+        /// Whether the table is unreachable.
         table: bool,
-        /// The stream is out of reach.
+        /// Whether the stream is unreachable.
         stream: bool,
-        /// What it sends arrives; only the answers are lost.
+        /// Whether requests still arrive and only answers are lost.
         is_one_way: bool,
     },
-    /// The table behaves badly towards all.
-    TableStorm {
-        /// For so many milliseconds.
+    /// The table returns faults to all processes.
+    TableFaults {
+        /// Duration in milliseconds.
         for_millis: u64,
-        /// How.
-        weather: Weather,
+        /// The fault rates.
+        rates: FaultRates,
     },
-    /// The stream behaves badly towards all.
-    StreamStorm {
-        /// For so many milliseconds.
+    /// The stream returns faults to all processes.
+    StreamFaults {
+        /// Duration in milliseconds.
         for_millis: u64,
-        /// How.
-        weather: Weather,
+        /// The fault rates.
+        rates: FaultRates,
     },
     /// A shard is split, or two neighbours are merged.
     Reshard {
-        /// Which shard.
+        /// Selects the shard.
         shard: u64,
-        /// Merge it with its neighbour.
+        /// Whether to merge it with its neighbour.
         is_merge: bool,
-        /// For so many milliseconds no listing shows the children.
+        /// For this many milliseconds no listing shows the children.
         hidden_for: u64,
     },
     /// Records older than this are removed.
     Trim {
-        /// In milliseconds.
+        /// Age in milliseconds.
         older_than: u64,
     },
-    /// Somebody deletes a row.
+    /// An outsider deletes a row of the lease table.
     DeleteRow {
-        /// Which one.
+        /// Selects the row.
         row: u64,
     },
     /// The application of one worker misbehaves.
     Handler {
-        /// Which worker.
+        /// Selects the worker.
         worker: u64,
-        /// For so many milliseconds.
+        /// Duration in milliseconds.
         for_millis: u64,
-        /// How.
-        mood: Mood,
+        /// The misbehaviour.
+        handler_fault: HandlerFault,
     },
     /// A worker joins.
     Join,
     /// A worker is asked to stop.
     Leave {
-        /// Which worker.
+        /// Selects the worker.
         worker: u64,
     },
-    /// A worker is started, and an old one asked to stop when it runs.
+    /// A new worker starts, and an old one is asked to stop.
     Replace {
-        /// Which worker.
+        /// Selects the worker.
         worker: u64,
-        /// So many milliseconds later.
+        /// Milliseconds between the two.
         after: u64,
-        /// The new one has the name of the old one, which is stopped first.
+        /// Whether the new worker reuses the old name. The old worker then stops first.
         same_name: bool,
     },
-    /// Somebody deregisters the consumer of the fleet.
+    /// An outsider deregisters the consumer of the fleet.
     Deregister,
-    /// A worker of the KCL's kind joins.
+    /// A worker that follows the rules of the KCL joins.
     KclJoin,
-    /// A worker of the KCL's kind is killed, which is how it always ends.
+    /// A KCL worker is killed. These workers never stop gracefully.
     KclLeave {
-        /// Which one.
+        /// Selects the worker.
         worker: u64,
     },
 }
 
-/// How a service behaves; shares in permille of the calls.
+/// Fault rates of a service, in permille of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Weather {
-    /// Refused for the load.
+pub struct FaultRates {
+    /// Calls that are throttled.
     pub throttled: u64,
-    /// Refused for no reason.
+    /// Calls that fail as unavailable.
     pub unavailable: u64,
-    /// Writes: done, but the answer never comes. Reads: an empty page.
-    pub applied: u64,
-    /// Writes: lost, and no answer comes. Reads: the iterator has expired.
-    pub dropped: u64,
-    /// Writes: done much later, and no answer comes.
-    pub late: u64,
-    /// Slow answers, from a third of a second to three seconds.
+    /// Writes that are applied and get no answer. Reads: an empty page.
+    pub answer_lost: u64,
+    /// Writes that are lost and get no answer. Reads: an expired iterator.
+    pub request_lost: u64,
+    /// Writes that are applied much later and get no answer.
+    pub delayed: u64,
+    /// Answers that take between 0.3 and 3 seconds.
     pub slow: u64,
 }
 
-/// How an application behaves.
+/// How a handler misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub enum HandlerFault {
     /// Half of the batches fail.
     Errors,
     /// Half of the batches panic.
     Panics,
-    /// Each batch takes so many milliseconds.
+    /// Each batch takes this many milliseconds.
     Slow(u64),
-    /// A batch does not end until this time is over.
+    /// A batch does not end before the fault does.
     Hangs,
 }
 
-/// A defect of the world that must break one promise.
+/// A seeded defect, which must break one promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planted {
+pub enum Defect {
     /// The stream leaves records out.
     StreamSkips,
-    /// The application sees batches back to front.
-    BackToFront,
+    /// Batches reach the application in reverse order.
+    BatchesReversed,
     /// Listings show unfinished parents as finished.
-    ParentsLookDone,
-    /// The table does not look at conditions.
-    Unconditional,
-    /// The table puts an older row back now and then.
-    RowsGoBack,
-    /// The table confirms new rows behind a reshard and does not keep them.
-    ChildrenForgotten,
+    ParentsLookFinished,
+    /// The table ignores the conditions of writes.
+    ConditionsIgnored,
+    /// The table sets the counter of a row back now and then.
+    CountersGoBack,
+    /// The table confirms the rows of children and does not store them.
+    ChildrenNotStored,
     /// Listings show the rows of children as finished.
-    ChildrenLookDone,
-    /// The table confirms positions and does not keep them.
-    CheckpointsForgotten,
-    /// One worker takes no more than one lease.
+    ChildrenLookFinished,
+    /// The table confirms checkpoints and does not store them.
+    CheckpointsNotStored,
+    /// One worker holds at most one lease.
     OneLeaseOnly,
-    /// Somebody takes leases from live workers, as if they had expired, when the fleet is at rest.
-    Restless,
+    /// An outsider takes leases from live workers while the fleet is balanced.
+    LeasesStolen,
     /// Requests to stop do not reach the processes.
-    Deaf,
+    StopsIgnored,
     /// The table panics.
     TablePanics,
-    /// The table keeps for some lines that they start later than they do.
-    InstantsDiffer,
-    /// The stream takes no notice of the time that a reader asks for, and begins at the oldest record.
-    TimesIgnored,
-    /// A subscription that is silent is not given up for five minutes.
-    SilenceUnnoticed,
-    /// Readers subscribe anew whenever they like.
-    Impatient,
+    /// The table stores a start time for some rows that is later than the true one.
+    StartTimesDiffer,
+    /// The stream ignores `AT_TIMESTAMP` and starts at the oldest record.
+    TimestampsIgnored,
+    /// A reader waits five minutes before it replaces a silent subscription.
+    SilenceTolerated,
+    /// Readers resubscribe without waiting for the minimum interval.
+    ResubscribesTooSoon,
 }
 
 impl Plan {
-    /// The plan of a scenario for a seed.
-    pub fn of(scenario: Scenario, seed: u64) -> Self {
-        scenario.plan(seed)
-    }
-
-    /// When the last fault is over, in milliseconds.
-    pub fn calm_at(&self) -> u64 {
+    /// When the last fault ends, in milliseconds.
+    pub fn last_fault_end(&self) -> u64 {
         let over = |fault: &Fault| fault.at + fault.kind.duration();
-        self.faults.iter().map(over).max().unwrap_or(0).max(self.quiet_at)
+        self.faults.iter().map(over).max().unwrap_or(0).max(self.quiet_from)
     }
 
-    /// A generator for one part of the simulation, independent of all other parts.
+    /// Creates a generator for one part of the simulation, independent of all other parts.
     pub fn rng(&self, part: &str, number: u64) -> Rng {
-        // FNV-1a: any stable hash will do.
+        // FNV-1a: any stable hash works.
         let hash = part.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
@@ -254,17 +250,17 @@ impl Plan {
 }
 
 impl FaultKind {
-    /// How long it takes, in milliseconds.
+    /// How long it lasts, in milliseconds.
     pub fn duration(&self) -> u64 {
         match *self {
             Self::Crash { back_after, .. } => back_after,
             Self::Pause { for_millis, .. }
             | Self::Partition { for_millis, .. }
-            | Self::TableStorm { for_millis, .. }
-            | Self::StreamStorm { for_millis, .. }
+            | Self::TableFaults { for_millis, .. }
+            | Self::StreamFaults { for_millis, .. }
             | Self::Handler { for_millis, .. } => for_millis,
             Self::Reshard { hidden_for, .. } => hidden_for,
-            // A stop takes the drain time at most.
+            // A stop takes at most the drain time.
             Self::Replace { after, .. } => after + 45_000,
             Self::Trim { .. }
             | Self::DeleteRow { .. }

@@ -1,4 +1,4 @@
-//! Runs a plan: starts the fleet, lets happen what is to happen, waits until it is quiet, and asks everybody to end.
+//! Runs a plan: starts the fleet, injects the faults, waits until the fleet settles, and stops every process.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -8,49 +8,49 @@ use fastrand::Rng;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use crate::checks::{Checks, Promise, SETTLE_MILLIS, Violation};
-use crate::event::{Event, What};
+use crate::event::{Event, EventKind};
 use crate::fan_out::Service;
 use crate::kcl::KclWorker;
 use crate::kinesis::Kinesis;
-use crate::network::{Link, Service as Destination};
+use crate::network::{Destination, Link};
 use crate::observer::Observer;
-use crate::plan::{FaultKind, Mood, Plan, Planted};
+use crate::plan::{Defect, FaultKind, HandlerFault, Plan};
 use crate::table::Table;
 use crate::trace::Names;
 use crate::worker::{Worker, World};
 
-/// How long the fleet is left alone after it has settled, in milliseconds.
-const REST_MILLIS: u64 = 60_000;
+/// How long the fleet must stay stable after it has settled, in milliseconds.
+const STABLE_MILLIS: u64 = 60_000;
 
 /// How long records are produced after the faults, in milliseconds.
 const PRODUCE_MILLIS: u64 = 60_000;
 
-/// How long the end of everybody may take.
+/// Longest time for all processes to stop.
 const END_LIMIT: Duration = Duration::from_secs(200);
 
-/// How often it is looked whether a process has ended.
-const LOOK_INTERVAL_MILLIS: u64 = 500;
+/// Interval between checks whether a process has ended.
+const POLL_INTERVAL_MILLIS: u64 = 500;
 
-/// The names of the workers of the KCL's kind.
+/// Names of the KCL workers.
 const KCL_NAMES: [&str; 8] = ["kcl0", "kcl1", "kcl2", "kcl3", "kcl4", "kcl5", "kcl6", "kcl7"];
 
-/// What a simulation gave.
+/// The result of a simulation.
 #[derive(Debug)]
 pub struct Outcome {
     /// The plan.
     pub plan: Plan,
-    /// What happened.
+    /// The events, in order.
     pub events: Vec<Event>,
-    /// The names in it.
+    /// The names in the events.
     pub names: Names,
     /// The first promise that was broken.
     pub violation: Option<Violation>,
-    /// How long our workers ran, all together, in virtual milliseconds.
+    /// Virtual time that all of our workers ran, summed up, in milliseconds.
     pub worker_millis: u64,
 }
 
 impl Outcome {
-    /// The trace, one line for each event.
+    /// Renders the trace, one line for each event.
     pub fn trace(&self) -> String {
         let mut text = String::new();
         for event in &self.events {
@@ -65,11 +65,11 @@ impl Outcome {
 }
 
 thread_local! {
-    /// The first panic of the simulation on this thread; `None`: none is running here.
+    /// The first panic of the simulation on this thread. `None` while no simulation runs here.
     static PANIC: RefCell<Option<Option<String>>> = const { RefCell::new(None) };
 }
 
-/// Notes panics of simulations instead of printing them; all others go where they went before.
+/// Records panics of simulations instead of printing them. All other panics go to the previous hook.
 fn catch_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -113,7 +113,7 @@ enum Action {
     Fault(FaultKind),
     Start(String),
     Stop(u32),
-    StartWhenOver(u32, String),
+    StartAfterEnd(u32, String),
 }
 
 struct Fleet<'a> {
@@ -122,7 +122,7 @@ struct Fleet<'a> {
     workers: Vec<Worker>,
     leaving: Vec<Worker>,
     kcl: Vec<KclWorker>,
-    agenda: BTreeMap<u64, VecDeque<Action>>,
+    schedule: BTreeMap<u64, VecDeque<Action>>,
     started_at: Instant,
     next_name: u64,
     next_kcl: usize,
@@ -139,7 +139,7 @@ fn choose<T>(from: &[T], choice: u64) -> Option<usize> {
 impl<'a> Fleet<'a> {
     async fn run(plan: &'a Plan) -> Outcome {
         let observer = Observer::new(Checks::new(plan.start));
-        let table = Table::new(observer.clone(), plan.planted);
+        let table = Table::new(observer.clone(), plan.defect);
         let kinesis = Kinesis::new(observer.clone(), plan.shards);
         let fan_out = Service::new(&kinesis, plan);
         let mut fleet = Self {
@@ -148,7 +148,7 @@ impl<'a> Fleet<'a> {
             workers: Vec::new(),
             leaving: Vec::new(),
             kcl: Vec::new(),
-            agenda: BTreeMap::new(),
+            schedule: BTreeMap::new(),
             started_at: Instant::now(),
             next_name: 0,
             next_kcl: 0,
@@ -156,65 +156,65 @@ impl<'a> Fleet<'a> {
         tokio::select! {
             biased;
             () = observer.violated() => {}
-            () = fleet.live() => {}
+            () = fleet.run_plan() => {}
         }
-        let record = &mut *observer.record();
-        let events = std::mem::take(&mut record.events);
+        let history = &mut *observer.history();
+        let events = std::mem::take(&mut history.events);
         Outcome {
             plan: plan.clone(),
             worker_millis: worker_millis(&events),
             events,
-            names: std::mem::take(&mut record.names),
-            violation: record.violation.take(),
+            names: std::mem::take(&mut history.names),
+            violation: history.violation.take(),
         }
     }
 
-    async fn live(&mut self) {
+    async fn run_plan(&mut self) {
         let plan = self.plan;
-        let quiet_at = plan.calm_at();
+        let quiet_from = plan.last_fault_end();
         tokio::spawn(produce(
             self.world.kinesis.clone(),
             plan.rng("producer", 0),
             plan.record_interval,
             plan.aggregates,
-            self.started_at + millis(quiet_at + PRODUCE_MILLIS),
+            self.started_at + millis(quiet_from + PRODUCE_MILLIS),
         ));
         let mut rng = plan.rng("start", 0);
         for _ in 0..plan.workers {
             let name = self.new_name();
             let at = plan.workers_from + rng.u64(..plan.workers_within);
-            self.at(at, Action::Start(name));
+            self.schedule_at(at, Action::Start(name));
         }
         for _ in 0..plan.kcl_workers {
-            self.at(rng.u64(20_000..40_000), Action::Fault(FaultKind::KclJoin));
+            self.schedule_at(rng.u64(20_000..40_000), Action::Fault(FaultKind::KclJoin));
         }
         for fault in &plan.faults {
-            self.at(fault.at, Action::Fault(fault.kind));
+            self.schedule_at(fault.at, Action::Fault(fault.kind));
         }
-        self.work_until(quiet_at).await;
-        self.world.observer.note(What::Quiet);
-        self.work_until(quiet_at + SETTLE_MILLIS).await;
-        self.check(Checks::settled);
-        if plan.planted == Some(Planted::Restless) {
-            self.world.table.give_away();
+        self.run_schedule_until(quiet_from).await;
+        self.world.observer.record(EventKind::FaultsOver);
+        self.run_schedule_until(quiet_from + SETTLE_MILLIS).await;
+        self.check(Checks::check_settled);
+        if plan.defect == Some(Defect::LeasesStolen) {
+            self.world.table.steal_lease();
         }
-        self.work_until(quiet_at + SETTLE_MILLIS + REST_MILLIS).await;
-        self.end().await;
-        self.check(Checks::over);
+        self.run_schedule_until(quiet_from + SETTLE_MILLIS + STABLE_MILLIS).await;
+        self.stop_all().await;
+        self.check(Checks::check_final);
         self.check_panics();
     }
 
     fn check(&self, check: impl FnOnce(&mut Checks, u64) -> Result<(), Violation>) {
         let now = self.world.observer.now();
-        let verdict = check(&mut self.world.observer.record().checks, now);
+        let verdict = check(&mut self.world.observer.history().checks, now);
         if let Err(Violation { promise, why, .. }) = verdict {
-            self.world.observer.violate(promise, why);
+            self.world.observer.report_violation(promise, why);
         }
     }
 
     fn check_panics(&self) {
         if let Some(panic) = PANIC.with_borrow(|noted| noted.clone().flatten()) {
-            self.world.observer.violate(Promise::NoPanic, panic);
+            self.world.observer.report_violation(Promise::NoPanic, panic);
         }
     }
 
@@ -227,16 +227,16 @@ impl<'a> Fleet<'a> {
         self.world.observer.now()
     }
 
-    fn at(&mut self, at: u64, action: Action) {
-        self.agenda.entry(at).or_default().push_back(action);
+    fn schedule_at(&mut self, at: u64, action: Action) {
+        self.schedule.entry(at).or_default().push_back(action);
     }
 
-    /// Does what is to be done until a time.
-    async fn work_until(&mut self, until: u64) {
-        while let Some((&at, _)) = self.agenda.range(..until).next() {
+    /// Executes the scheduled actions up to a time.
+    async fn run_schedule_until(&mut self, until: u64) {
+        while let Some((&at, _)) = self.schedule.range(..until).next() {
             sleep_until(self.started_at + millis(at)).await;
-            for action in self.agenda.remove(&at).unwrap_or_default() {
-                self.act(action).await;
+            for action in self.schedule.remove(&at).unwrap_or_default() {
+                self.execute(action).await;
             }
             self.check_panics();
         }
@@ -244,7 +244,7 @@ impl<'a> Fleet<'a> {
         self.check_panics();
     }
 
-    async fn act(&mut self, action: Action) {
+    async fn execute(&mut self, action: Action) {
         match action {
             Action::Start(name) => self.start(&name),
             Action::Stop(process) => {
@@ -253,15 +253,15 @@ impl<'a> Fleet<'a> {
                     self.stop(index);
                 }
             }
-            Action::StartWhenOver(process, name) => {
-                let is_over = |worker: &&Worker| worker.process == process && !worker.is_over();
-                if self.leaving.iter().any(|worker| is_over(&worker)) {
-                    self.at(self.now() + LOOK_INTERVAL_MILLIS, Action::StartWhenOver(process, name));
+            Action::StartAfterEnd(process, name) => {
+                let has_ended = |worker: &&Worker| worker.process == process && !worker.has_ended();
+                if self.leaving.iter().any(|worker| has_ended(&worker)) {
+                    self.schedule_at(self.now() + POLL_INTERVAL_MILLIS, Action::StartAfterEnd(process, name));
                 } else {
                     self.start(&name);
                 }
             }
-            Action::Fault(kind) => self.fault(kind).await,
+            Action::Fault(kind) => self.inject(kind).await,
         }
     }
 
@@ -275,8 +275,8 @@ impl<'a> Fleet<'a> {
         self.leaving.push(worker);
     }
 
-    /// Any process of the fleet; one of the KCL's kind only where these can fail.
-    fn any(&self, choice: u64) -> Option<(u32, Link)> {
+    /// Selects any process of the fleet. KCL workers take part only where they can fail.
+    fn select_process(&self, choice: u64) -> Option<(u32, Link)> {
         let ours = self.workers.iter().map(|worker| (worker.process, &worker.link));
         let others = self.kcl.iter().map(|worker| (worker.process, &worker.link));
         let others = others.filter(|_| self.plan.kcl_can_fail);
@@ -284,11 +284,15 @@ impl<'a> Fleet<'a> {
         choose(&all, choice).map(|index| (all[index].0, all[index].1.clone()))
     }
 
-    fn disturb(&self, process: Option<u32>, for_millis: u64, what: impl Into<String>) {
-        self.world.observer.note(What::Disturbed { process, for_millis, what: what.into() });
+    fn record_disturbance(&self, process: Option<u32>, for_millis: u64, description: impl Into<String>) {
+        self.world.observer.record(EventKind::Disturbed {
+            process,
+            for_millis,
+            description: description.into(),
+        });
     }
 
-    async fn fault(&mut self, kind: FaultKind) {
+    async fn inject(&mut self, kind: FaultKind) {
         let observer = self.world.observer.clone();
         match kind {
             FaultKind::Crash { worker, back_after, same_name } => {
@@ -296,34 +300,34 @@ impl<'a> Fleet<'a> {
                 let worker = self.workers.remove(index);
                 let name = if same_name { worker.name.clone() } else { self.new_name() };
                 worker.crash(&observer).await;
-                self.at(self.now() + back_after + 1, Action::Start(name));
+                self.schedule_at(self.now() + back_after + 1, Action::Start(name));
             }
             FaultKind::Pause { worker, for_millis } => {
-                let Some((process, link)) = self.any(worker) else { return };
-                self.disturb(Some(process), for_millis, "paused");
+                let Some((process, link)) = self.select_process(worker) else { return };
+                self.record_disturbance(Some(process), for_millis, "paused");
                 link.pause(millis(for_millis));
             }
             FaultKind::Partition { worker, for_millis, table, stream, is_one_way } => {
-                let Some((process, link)) = self.any(worker) else { return };
-                let what = format!("cut off (table {table}, stream {stream}, one way {is_one_way})");
+                let Some((process, link)) = self.select_process(worker) else { return };
+                let description = format!("partition (table {table}, stream {stream}, one way {is_one_way})");
                 if table {
-                    self.disturb(Some(process), for_millis, what);
-                    link.cut(Destination::Table, millis(for_millis), is_one_way);
+                    self.record_disturbance(Some(process), for_millis, description);
+                    link.partition(Destination::Table, millis(for_millis), is_one_way);
                 } else {
-                    let name = observer.record().names.name_of_worker(process);
-                    observer.say(format!("{name}: {what} for {for_millis} ms"));
+                    let name = observer.history().names.name_of_worker(process);
+                    observer.record_note(format!("{name}: {description} for {for_millis} ms"));
                 }
                 if stream {
-                    link.cut(Destination::Stream, millis(for_millis), is_one_way);
+                    link.partition(Destination::Stream, millis(for_millis), is_one_way);
                 }
             }
-            FaultKind::TableStorm { for_millis, weather } => {
-                self.disturb(None, for_millis, format!("{weather:?}"));
-                self.world.table.sky.set(weather, millis(for_millis));
+            FaultKind::TableFaults { for_millis, rates } => {
+                self.record_disturbance(None, for_millis, format!("{rates:?}"));
+                self.world.table.fault_rates.set(rates, millis(for_millis));
             }
-            FaultKind::StreamStorm { for_millis, weather } => {
-                observer.say(format!("the stream: {weather:?} for {for_millis} ms"));
-                self.world.kinesis.sky.set(weather, millis(for_millis));
+            FaultKind::StreamFaults { for_millis, rates } => {
+                observer.record_note(format!("stream: {rates:?} for {for_millis} ms"));
+                self.world.kinesis.fault_rates.set(rates, millis(for_millis));
             }
             FaultKind::Reshard { shard, is_merge: true, hidden_for } => {
                 self.world.kinesis.merge(shard, millis(hidden_for));
@@ -332,17 +336,23 @@ impl<'a> Fleet<'a> {
                 self.world.kinesis.split(shard, millis(hidden_for));
             }
             FaultKind::Trim { older_than } => self.world.kinesis.trim(millis(older_than)),
-            FaultKind::DeleteRow { row } => self.world.table.delete_behind_our_back(row),
-            FaultKind::Handler { worker, for_millis, mood } => {
+            FaultKind::DeleteRow { row } => self.world.table.delete_row_as_outsider(row),
+            FaultKind::Handler { worker, for_millis, handler_fault } => {
                 let Some(index) = choose(&self.workers, worker) else { return };
                 let worker = &self.workers[index];
-                match mood {
-                    Mood::Slow(_) | Mood::Hangs => {
-                        self.disturb(Some(worker.process), for_millis, format!("the application: {mood:?}"));
+                match handler_fault {
+                    HandlerFault::Slow(_) | HandlerFault::Hangs => {
+                        self.record_disturbance(
+                            Some(worker.process),
+                            for_millis,
+                            format!("handler: {handler_fault:?}"),
+                        );
                     }
-                    Mood::Errors | Mood::Panics => observer.say(format!("{}: {mood:?}", worker.name)),
+                    HandlerFault::Errors | HandlerFault::Panics => {
+                        observer.record_note(format!("{}: {handler_fault:?}", worker.name))
+                    }
                 }
-                worker.application.set_mood(mood, millis(for_millis));
+                worker.application.set_handler_fault(handler_fault, millis(for_millis));
             }
             FaultKind::Join => {
                 let name = self.new_name();
@@ -357,7 +367,7 @@ impl<'a> Fleet<'a> {
             }
             FaultKind::Replace { worker, after, same_name } => self.replace(worker, after, same_name),
             FaultKind::Deregister => {
-                observer.say("somebody deregisters the consumer");
+                observer.record_note("outsider deregisters the consumer");
                 self.world.fan_out.deregister();
             }
             FaultKind::KclJoin => {
@@ -378,16 +388,16 @@ impl<'a> Fleet<'a> {
         if same_name {
             let name = self.workers[index].name.clone();
             self.stop(index);
-            self.at(self.now() + LOOK_INTERVAL_MILLIS, Action::StartWhenOver(process, name));
+            self.schedule_at(self.now() + POLL_INTERVAL_MILLIS, Action::StartAfterEnd(process, name));
         } else {
             let name = self.new_name();
             self.start(&name);
-            self.at(self.now() + after + 1, Action::Stop(process));
+            self.schedule_at(self.now() + after + 1, Action::Stop(process));
         }
     }
 
-    /// Asks everybody to end, and waits.
-    async fn end(&mut self) {
+    /// Asks every process to stop, and waits.
+    async fn stop_all(&mut self) {
         for kcl in std::mem::take(&mut self.kcl) {
             kcl.crash(&self.world).await;
         }
@@ -395,8 +405,8 @@ impl<'a> Fleet<'a> {
             self.stop(0);
         }
         let deadline = Instant::now() + END_LIMIT;
-        while !self.leaving.iter().all(Worker::is_over) && Instant::now() < deadline {
-            sleep(millis(LOOK_INTERVAL_MILLIS)).await;
+        while !self.leaving.iter().all(Worker::has_ended) && Instant::now() < deadline {
+            sleep(millis(POLL_INTERVAL_MILLIS)).await;
         }
     }
 }
@@ -414,11 +424,11 @@ fn worker_millis(events: &[Event]) -> u64 {
     let end = events.last().map_or(0, |event| event.at);
     let mut total = 0;
     for event in events {
-        match &event.what {
-            What::Started { process, is_kcl: false, .. } => {
+        match &event.kind {
+            EventKind::ProcessStarted { process, is_kcl: false, .. } => {
                 started.insert(*process, event.at);
             }
-            What::Ended { process, .. } | What::Crashed { process } => {
+            EventKind::ProcessEnded { process, .. } | EventKind::ProcessCrashed { process } => {
                 total += started.remove(process).map_or(0, |at| event.at - at);
             }
             _ => {}

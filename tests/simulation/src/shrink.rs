@@ -1,44 +1,46 @@
-//! The smallest plan that still breaks the same promise: entries are left out, then what is left is made simpler.
+//! Searches the smallest plan that breaks the same promise: first removes faults, then simplifies the rest.
 
 use crate::checks::Promise;
 use crate::plan::Plan;
 use crate::run::{Outcome, run};
 
-/// The most plans that are tried.
-const MAX_RUNS: usize = 400;
+/// Most plans to try.
+pub const MAX_RUNS: usize = 400;
 
-/// What shrinking found.
+/// The result of shrinking.
 #[derive(Debug)]
 pub struct Shrunk {
     /// The outcome of the smallest plan.
     pub outcome: Outcome,
-    /// How many plans were tried.
+    /// Number of plans tried.
     pub runs: usize,
 }
 
-/// Makes the plan of an outcome smaller as long as the same promise breaks.
-pub fn shrink(outcome: Outcome) -> Shrunk {
+/// Shrinks the plan of an outcome while the same promise breaks. Calls `on_run` before each run.
+pub fn shrink(outcome: Outcome, on_run: impl FnMut(usize)) -> Shrunk {
     let Some(violation) = &outcome.violation else { return Shrunk { outcome, runs: 0 } };
-    let mut search = Search { promise: violation.promise, best: outcome, runs: 0 };
-    search.leave_out_faults();
+    let mut search = Search { promise: violation.promise, best: outcome, runs: 0, on_run };
+    search.remove_faults();
     search.simplify();
-    search.leave_out_faults();
+    search.remove_faults();
     Shrunk { outcome: search.best, runs: search.runs }
 }
 
-struct Search {
+struct Search<F> {
     promise: Promise,
     best: Outcome,
     runs: usize,
+    on_run: F,
 }
 
-impl Search {
+impl<F: FnMut(usize)> Search<F> {
     /// Keeps a plan if it breaks the same promise.
     fn keeps(&mut self, plan: &Plan) -> bool {
         if self.runs >= MAX_RUNS || *plan == self.best.plan {
             return false;
         }
         self.runs += 1;
+        (self.on_run)(self.runs);
         let outcome = run(plan);
         let is_same = outcome.violation.as_ref().is_some_and(|violation| violation.promise == self.promise);
         if is_same {
@@ -47,8 +49,8 @@ impl Search {
         is_same
     }
 
-    /// Leaves out halves, quarters, and so on down to single entries.
-    fn leave_out_faults(&mut self) {
+    /// Removes halves, quarters, and so on down to single faults.
+    fn remove_faults(&mut self) {
         let mut size = self.best.plan.faults.len();
         while size > 0 {
             let mut start = 0;
@@ -64,7 +66,7 @@ impl Search {
         }
     }
 
-    /// A smaller fleet, fewer shards, plain records, equal clocks, an earlier end.
+    /// Tries a smaller fleet, fewer shards, plain records, equal clocks and an earlier end.
     fn simplify(&mut self) {
         let steps: [fn(&mut Plan); 7] = [
             |plan| plan.workers = (plan.workers - 1).max(1),
@@ -75,7 +77,7 @@ impl Search {
             |plan| plan.record_interval = (plan.record_interval * 2).min(20_000),
             |plan| {
                 let last = plan.faults.last().map_or(0, |fault| fault.at);
-                plan.quiet_at = plan.quiet_at.min(last + 10_000);
+                plan.quiet_from = plan.quiet_from.min(last + 10_000);
             },
         ];
         for step in steps {

@@ -1,6 +1,6 @@
-//! A model of DynamoDB: the rows, what stood in them a moment ago, and writes that are still on their way.
+//! A model of DynamoDB: the rows, their recent history for stale reads, and the writes applied to them.
 //!
-//! What a write does is decided by [`LeaseWrite::decide`], as in every store.
+//! [`LeaseWrite::decide`] decides the result of a write, as in every store.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,58 +8,58 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lease_store::{Lease, LeaseChange, LeaseWrite, Position, ShardId, Verdict, WriteOutcome};
 use tokio::time::{Duration, Instant};
 
-use crate::event::{What, WriteKind, Writer, shard_number};
-use crate::network::Sky;
+use crate::event::{EventKind, WriteKind, Writer, shard_number};
+use crate::network::CurrentRates;
 use crate::observer::Observer;
-use crate::plan::Planted;
+use crate::plan::Defect;
 
-/// How far behind an eventually consistent read may be.
+/// Largest staleness of an eventually consistent read.
 pub const MAX_STALENESS: Duration = Duration::from_millis(1500);
 
-/// Every so many writes the planted defect of [`Planted::RowsGoBack`] strikes.
-const ROWS_GO_BACK_EVERY: u64 = 40;
+/// The defect [`Defect::CountersGoBack`] hits every n-th write.
+const COUNTERS_GO_BACK_EVERY: u64 = 40;
 
-/// The table. Clones are the same.
+/// The table. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Table {
     state: Arc<Mutex<State>>,
-    /// What is seen.
+    /// Records the events.
     pub observer: Observer,
-    /// How it behaves.
-    pub sky: Sky,
-    planted: Option<Planted>,
+    /// The fault rates of the service.
+    pub fault_rates: CurrentRates,
+    defect: Option<Defect>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     rows: BTreeMap<ShardId, Lease>,
-    /// What stood in a row until when.
+    /// Earlier versions of each row, with the time until which they were current.
     before: BTreeMap<ShardId, VecDeque<(Instant, Option<Lease>)>>,
     writes: u64,
 }
 
 impl Table {
-    /// An empty table.
-    pub fn new(observer: Observer, planted: Option<Planted>) -> Self {
-        Self { state: Arc::default(), observer, sky: Sky::default(), planted }
+    /// Creates an empty table.
+    pub fn new(observer: Observer, defect: Option<Defect>) -> Self {
+        Self { state: Arc::default(), observer, fault_rates: CurrentRates::default(), defect }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All rows as they stand.
+    /// Returns all rows.
     pub fn rows(&self) -> Vec<Lease> {
         self.state().rows.values().cloned().collect()
     }
 
-    /// One row as it stands.
+    /// Returns one row.
     pub fn row(&self, shard_id: &ShardId) -> Option<Lease> {
         self.state().rows.get(shard_id).cloned()
     }
 
-    /// All rows as an eventually consistent listing may show them: each as it stood some time ago, by `draw`.
-    pub fn rows_of_late(&self, mut draw: impl FnMut(u64) -> u64) -> Vec<Lease> {
+    /// Returns the rows of an eventually consistent listing: each at an age that `draw` chooses.
+    pub fn stale_rows(&self, mut draw: impl FnMut(u64) -> u64) -> Vec<Lease> {
         let now = Instant::now();
         let bound = u64::try_from(MAX_STALENESS.as_millis()).unwrap_or(u64::MAX);
         let state = &*self.state();
@@ -80,19 +80,19 @@ impl Table {
         rows
     }
 
-    /// A write arrives.
-    pub fn apply(&self, by: Writer, write: &LeaseWrite, asked_at: u64) -> WriteOutcome {
+    /// Applies a write.
+    pub fn apply(&self, by: Writer, write: &LeaseWrite, sent_at: u64) -> WriteOutcome {
         let shard_id = write.shard_id().clone();
         let before = self.row(&shard_id);
-        if self.planted == Some(Planted::TablePanics) && self.state().writes > 30 {
-            // A defect that is asked for.
+        if self.defect == Some(Defect::TablePanics) && self.state().writes > 30 {
+            // The seeded defect.
             #[allow(clippy::panic)]
-            std::panic::panic_any("a planted panic");
+            std::panic::panic_any("a defect panic");
         }
         let after = match self.decide(write, before.as_ref()) {
             Verdict::Applies(after) => after.map(|lease| *lease),
             Verdict::Refused => {
-                self.observer.note(What::Lost {
+                self.observer.record(EventKind::WriteRefused {
                     by,
                     shard: shard_number(&shard_id),
                     kind: WriteKind::of(write),
@@ -101,15 +101,15 @@ impl Table {
             }
         };
         let claimed = after.clone();
-        let after = self.spoil(write, before.as_ref(), after);
-        self.put(by, WriteKind::of(write), &shard_id, before, after, asked_at);
+        let after = self.apply_defect(write, before.as_ref(), after);
+        self.put(by, WriteKind::of(write), &shard_id, before, after, sent_at);
         WriteOutcome::Applied { lease: claimed }
     }
 
     fn decide(&self, write: &LeaseWrite, row: Option<&Lease>) -> Verdict {
         match (write, row) {
             (LeaseWrite::Update { change, .. }, Some(row))
-                if self.planted == Some(Planted::Unconditional) =>
+                if self.defect == Some(Defect::ConditionsIgnored) =>
             {
                 Verdict::Applies(Some(Box::new(change.apply(row))))
             }
@@ -117,26 +117,29 @@ impl Table {
         }
     }
 
-    /// What a planted defect makes of a write.
-    fn spoil(&self, write: &LeaseWrite, before: Option<&Lease>, after: Option<Lease>) -> Option<Lease> {
+    /// Applies the seeded defect to a write.
+    fn apply_defect(
+        &self,
+        write: &LeaseWrite,
+        before: Option<&Lease>,
+        after: Option<Lease>,
+    ) -> Option<Lease> {
         let writes = {
             let state = &mut *self.state();
             state.writes += 1;
             state.writes
         };
-        match (self.planted, write, before, after) {
-            (Some(Planted::InstantsDiffer), LeaseWrite::Create(_), _, Some(mut after)) => {
+        match (self.defect, write, before, after) {
+            (Some(Defect::StartTimesDiffer), LeaseWrite::Create(_), _, Some(mut after)) => {
                 if !shard_number(&after.shard_id).is_multiple_of(2) {
                     after.initial_time_millis = after.initial_time_millis.map(|millis| millis + 15_000);
                 }
                 Some(after)
             }
-            (Some(Planted::ChildrenForgotten), LeaseWrite::Create(lease), ..)
-                if !lease.parents.is_empty() =>
-            {
+            (Some(Defect::ChildrenNotStored), LeaseWrite::Create(lease), ..) if !lease.parents.is_empty() => {
                 None
             }
-            (Some(Planted::CheckpointsForgotten), LeaseWrite::Update { change, .. }, Some(before), after) => {
+            (Some(Defect::CheckpointsNotStored), LeaseWrite::Update { change, .. }, Some(before), after) => {
                 match change {
                     LeaseChange::Checkpoint { position, .. } if *position != Position::ShardEnd => {
                         Some(LeaseChange::Renew.apply(before))
@@ -144,8 +147,8 @@ impl Table {
                     _ => after,
                 }
             }
-            (Some(Planted::RowsGoBack), _, Some(before), Some(mut after))
-                if writes.is_multiple_of(ROWS_GO_BACK_EVERY) =>
+            (Some(Defect::CountersGoBack), _, Some(before), Some(mut after))
+                if writes.is_multiple_of(COUNTERS_GO_BACK_EVERY) =>
             {
                 after.counter = before.counter.saturating_sub(1);
                 Some(after)
@@ -161,16 +164,16 @@ impl Table {
         shard_id: &ShardId,
         before: Option<Lease>,
         after: Option<Lease>,
-        asked_at: u64,
+        sent_at: u64,
     ) {
         let row = |lease: &Option<Lease>| lease.as_ref().map(|lease| self.observer.row(lease));
-        let what = What::Written {
+        let event = EventKind::LeaseWritten {
             by,
             shard: shard_number(shard_id),
             kind,
             before: row(&before),
             after: row(&after),
-            asked_at,
+            sent_at,
         };
         {
             let state = &mut *self.state();
@@ -185,11 +188,11 @@ impl Table {
             }
             history.push_back((now, before));
         }
-        self.observer.note(what);
+        self.observer.record(event);
     }
 
-    /// What a KCL worker writes: on the condition that the counter stands, whatever it makes of the row; no
-    /// attribute that it does not know is changed. The row after it, or `None` when the counter moved.
+    /// Applies a write of a KCL worker on condition that the counter is unchanged, and preserves attributes that it
+    /// does not know. Returns the new row, or `None` when the counter has moved.
     pub fn kcl_write(
         &self,
         by: Writer,
@@ -201,13 +204,13 @@ impl Table {
         let before = self.row(shard_id).filter(|row| row.counter == counter)?;
         let mut after = before.clone();
         change(&mut after);
-        let asked_at = self.observer.now();
-        self.put(by, kind, shard_id, Some(before), Some(after.clone()), asked_at);
+        let sent_at = self.observer.now();
+        self.put(by, kind, shard_id, Some(before), Some(after.clone()), sent_at);
         Some(after)
     }
 
-    /// Gives one lease of a live worker to another name, for the defect of [`Planted::Restless`].
-    pub fn give_away(&self) {
+    /// Moves one lease of a live worker to another name, for [`Defect::LeasesStolen`].
+    pub fn steal_lease(&self) {
         let Some(before) = self.rows().into_iter().find(|row| row.owner.is_some() && !row.is_finished())
         else {
             return;
@@ -216,11 +219,11 @@ impl Table {
         let after = LeaseChange::take(thief).apply(&before);
         let now = self.observer.now();
         let shard_id = before.shard_id.clone();
-        self.put(Writer::Stranger, WriteKind::Take, &shard_id, Some(before), Some(after), now);
+        self.put(Writer::Outsider, WriteKind::Take, &shard_id, Some(before), Some(after), now);
     }
 
-    /// Somebody deletes a row that is there.
-    pub fn delete_behind_our_back(&self, index: u64) {
+    /// Deletes an existing row as an outsider.
+    pub fn delete_row_as_outsider(&self, index: u64) {
         let chosen = {
             let state = &*self.state();
             let count = state.rows.len() as u64;
@@ -230,7 +233,7 @@ impl Table {
         if let Some(shard_id) = chosen {
             let before = self.row(&shard_id);
             let now = self.observer.now();
-            self.put(Writer::Stranger, WriteKind::Delete, &shard_id, before, None, now);
+            self.put(Writer::Outsider, WriteKind::Delete, &shard_id, before, None, now);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The lease store of one process: the table, seen through its own way to it.
+//! The lease store of one process: the table, behind its network link.
 
 use async_trait::async_trait;
 use lease_store::{
@@ -8,15 +8,14 @@ use lease_store::{
 use tokio::time::{Duration, sleep};
 
 use crate::event::{Process, Writer};
-use crate::network::{Fate, Link, Service};
-use crate::plan::Planted;
+use crate::network::{CallFault, Destination, Link};
+use crate::plan::Defect;
 use crate::table::Table;
 
-/// Up to how much later a write arrives that was given up by its writer, in milliseconds: longer than the fail-over
-/// time.
+/// Longest delay of a write after its writer timed out, in milliseconds: more than the fail-over time.
 const MAX_LATENESS_MILLIS: u64 = 25_000;
 
-/// How many eventually consistent listings in a hundred show rows of a moment ago.
+/// Percentage of eventually consistent listings that are stale.
 const STALE_LISTINGS_PERCENT: u64 = 30;
 
 /// The lease store of one process.
@@ -24,46 +23,46 @@ const STALE_LISTINGS_PERCENT: u64 = 30;
 pub struct TableClient {
     /// The table.
     pub table: Table,
-    /// The way to it.
+    /// The network link of the process.
     pub link: Link,
-    /// Whose it is.
+    /// The process.
     pub process: Process,
-    /// A defect.
-    pub planted: Option<Planted>,
+    /// The seeded defect, if any.
+    pub defect: Option<Defect>,
 }
 
-/// A write on its way. Where its writer goes away meanwhile, it may arrive all the same.
-struct Flight<'a> {
+/// A write in flight. It may still be applied after its writer was cancelled.
+struct InFlightWrite<'a> {
     client: &'a TableClient,
     write: &'a LeaseWrite,
-    asked_at: u64,
-    has_landed: bool,
+    sent_at: u64,
+    is_applied: bool,
 }
 
-impl Flight<'_> {
-    fn land(&mut self) -> WriteOutcome {
-        self.has_landed = true;
-        self.client.table.apply(Writer::Ours(self.client.process), self.write, self.asked_at)
+impl InFlightWrite<'_> {
+    fn apply(&mut self) -> WriteOutcome {
+        self.is_applied = true;
+        self.client.table.apply(Writer::Ours(self.client.process), self.write, self.sent_at)
     }
 
-    /// Leaves it to the network: it arrives some time later.
-    fn drift(&mut self) {
-        self.has_landed = true;
+    /// Applies the write some time later.
+    fn apply_later(&mut self) {
+        self.is_applied = true;
         let delay = if self.client.link.draw(3) == 0 { MAX_LATENESS_MILLIS } else { 500 };
         let delay = Duration::from_millis(self.client.link.draw(delay));
-        let (client, write, asked_at) = (self.client.clone(), self.write.clone(), self.asked_at);
+        let (client, write, sent_at) = (self.client.clone(), self.write.clone(), self.sent_at);
         tokio::spawn(async move {
             sleep(delay).await;
-            client.table.apply(Writer::Ours(client.process), &write, asked_at);
+            client.table.apply(Writer::Ours(client.process), &write, sent_at);
         });
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InFlightWrite<'_> {
     fn drop(&mut self) {
-        if !self.has_landed && self.client.link.draw(2) == 0 && tokio::runtime::Handle::try_current().is_ok()
+        if !self.is_applied && self.client.link.draw(2) == 0 && tokio::runtime::Handle::try_current().is_ok()
         {
-            self.drift();
+            self.apply_later();
         }
     }
 }
@@ -73,42 +72,42 @@ fn refused(kind: StoreErrorKind) -> StoreError {
 }
 
 impl TableClient {
-    /// A call that only reads.
+    /// Makes a call that only reads.
     async fn read<T>(&self, read: impl FnOnce() -> T) -> Result<T, StoreError> {
-        self.link.pass().await;
-        let weather = self.table.sky.now();
-        match self.link.fate(Service::Table, weather) {
-            Fate::Fine | Fate::Late => {}
-            Fate::Throttled => {
-                self.link.travel(weather).await;
+        self.link.wait_while_paused().await;
+        let rates = self.table.fault_rates.now();
+        match self.link.draw_fault(Destination::Table, rates) {
+            CallFault::None | CallFault::Delayed => {}
+            CallFault::Throttled => {
+                self.link.wait_latency(rates).await;
                 return Err(refused(StoreErrorKind::Throttled));
             }
-            Fate::Unavailable => {
-                self.link.travel(weather).await;
+            CallFault::Unavailable => {
+                self.link.wait_latency(rates).await;
                 return Err(refused(StoreErrorKind::Unavailable));
             }
-            Fate::Applied | Fate::Dropped => {
-                self.link.time_out().await;
+            CallFault::AnswerLost | CallFault::RequestLost => {
+                self.link.wait_for_timeout().await;
                 return Err(refused(StoreErrorKind::Unavailable));
             }
         }
-        self.link.travel(weather).await;
+        self.link.wait_latency(rates).await;
         let answer = read();
-        self.link.travel(weather).await;
-        self.link.pass().await;
+        self.link.wait_latency(rates).await;
+        self.link.wait_while_paused().await;
         Ok(answer)
     }
 
-    /// What a planted defect makes of a listing.
-    fn spoil(&self, rows: &mut [Lease]) {
-        match self.planted {
-            Some(Planted::ParentsLookDone) => {
+    /// Applies the seeded defect to a listing.
+    fn apply_defect(&self, rows: &mut [Lease]) {
+        match self.defect {
+            Some(Defect::ParentsLookFinished) => {
                 let parents: Vec<ShardId> = rows.iter().flat_map(|row| row.parents.iter().cloned()).collect();
                 for row in rows.iter_mut().filter(|row| parents.contains(&row.shard_id)) {
                     row.checkpoint = Position::ShardEnd;
                 }
             }
-            Some(Planted::ChildrenLookDone) => {
+            Some(Defect::ChildrenLookFinished) => {
                 for row in rows.iter_mut().filter(|row| !row.parents.is_empty()) {
                     row.checkpoint = Position::ShardEnd;
                 }
@@ -131,10 +130,10 @@ impl LeaseStore for TableClient {
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
         let is_stale = consistency == Consistency::Eventual && self.link.draw(100) < STALE_LISTINGS_PERCENT;
         let rows = || {
-            if is_stale { self.table.rows_of_late(|bound| self.link.draw(bound)) } else { self.table.rows() }
+            if is_stale { self.table.stale_rows(|bound| self.link.draw(bound)) } else { self.table.rows() }
         };
         let mut leases = self.read(rows).await?;
-        self.spoil(&mut leases);
+        self.apply_defect(&mut leases);
         Ok(LeaseListing { leases, malformed: Vec::new() })
     }
 
@@ -143,38 +142,38 @@ impl LeaseStore for TableClient {
     }
 
     async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        let asked_at = self.table.observer.now();
-        self.link.pass().await;
-        let weather = self.table.sky.now();
-        let fate = self.link.fate(Service::Table, weather);
-        if let Fate::Throttled | Fate::Unavailable = fate {
-            self.link.travel(weather).await;
-            self.link.pass().await;
-            let is_throttled = fate == Fate::Throttled;
+        let sent_at = self.table.observer.now();
+        self.link.wait_while_paused().await;
+        let rates = self.table.fault_rates.now();
+        let fault = self.link.draw_fault(Destination::Table, rates);
+        if let CallFault::Throttled | CallFault::Unavailable = fault {
+            self.link.wait_latency(rates).await;
+            self.link.wait_while_paused().await;
+            let is_throttled = fault == CallFault::Throttled;
             return Err(refused(if is_throttled {
                 StoreErrorKind::Throttled
             } else {
                 StoreErrorKind::Unavailable
             }));
         }
-        if fate == Fate::Dropped {
-            self.link.time_out().await;
+        if fault == CallFault::RequestLost {
+            self.link.wait_for_timeout().await;
             return Ok(WriteOutcome::Unknown(refused(StoreErrorKind::Unavailable)));
         }
-        let mut flight = Flight { client: self, write, asked_at, has_landed: false };
-        self.link.travel(weather).await;
-        if fate == Fate::Late {
-            flight.drift();
-            self.link.time_out().await;
+        let mut in_flight = InFlightWrite { client: self, write, sent_at, is_applied: false };
+        self.link.wait_latency(rates).await;
+        if fault == CallFault::Delayed {
+            in_flight.apply_later();
+            self.link.wait_for_timeout().await;
             return Ok(WriteOutcome::Unknown(refused(StoreErrorKind::Unavailable)));
         }
-        let outcome = flight.land();
-        if fate == Fate::Applied {
-            self.link.time_out().await;
+        let outcome = in_flight.apply();
+        if fault == CallFault::AnswerLost {
+            self.link.wait_for_timeout().await;
             return Ok(WriteOutcome::Unknown(refused(StoreErrorKind::Unavailable)));
         }
-        self.link.travel(weather).await;
-        self.link.pass().await;
+        self.link.wait_latency(rates).await;
+        self.link.wait_while_paused().await;
         Ok(outcome)
     }
 }

@@ -1,51 +1,56 @@
-//! What happened to each shard, for people: who owned it, read, acknowledged and checkpointed, and when.
+//! The history of each shard for people: owners, reads, acknowledgements and checkpoints, with their times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::event::{Event, ShardNumber, What, WriteKind};
+use crate::event::{Event, EventKind, ShardNumber, WriteKind};
 use crate::run::Outcome;
 
-/// So many milliseconds before the broken promise are shown of each shard.
+/// Time before the broken promise that is shown of each shard, in milliseconds.
 const SHOWN_MILLIS: u64 = 400_000;
 
-/// The most lines that are shown of each shard: the last ones.
+/// Most lines shown of each shard: the last ones.
 const SHOWN_LINES: usize = 60;
 
-/// The shard an event is about.
-pub fn shard_of(what: &What) -> Option<ShardNumber> {
-    match what {
-        What::Born { shard, .. }
-        | What::Closed { shard }
-        | What::Put { shard, .. }
-        | What::Trimmed { shard, .. }
-        | What::Began { shard, .. }
-        | What::Opened { shard, .. }
-        | What::Subscription { shard, .. }
-        | What::Read { shard, .. }
-        | What::LossTold { shard, .. }
-        | What::Written { shard, .. }
-        | What::Lost { shard, .. } => Some(*shard),
-        What::Delivered(batch)
-        | What::Acknowledged(batch)
-        | What::Refused(batch, _)
-        | What::CutOff(batch) => Some(batch.shard),
+/// Returns the shard of an event.
+pub fn shard_of(kind: &EventKind) -> Option<ShardNumber> {
+    match kind {
+        EventKind::ShardCreated { shard, .. }
+        | EventKind::ShardClosed { shard }
+        | EventKind::RecordPut { shard, .. }
+        | EventKind::RecordsTrimmed { shard, .. }
+        | EventKind::ShardStarted { shard, .. }
+        | EventKind::ReaderOpened { shard, .. }
+        | EventKind::Subscription { shard, .. }
+        | EventKind::RecordsRead { shard, .. }
+        | EventKind::LeaseLost { shard, .. }
+        | EventKind::LeaseWritten { shard, .. }
+        | EventKind::WriteRefused { shard, .. } => Some(*shard),
+        EventKind::Delivered(batch)
+        | EventKind::Acknowledged(batch)
+        | EventKind::BatchFailed(batch, _)
+        | EventKind::BatchCancelled(batch) => Some(batch.shard),
         _ => None,
     }
 }
 
-/// Whether an event is left out: what is there all the time.
-fn is_noise(what: &What) -> bool {
-    matches!(what, What::Put { .. } | What::Read { .. } | What::Written { kind: WriteKind::Renew, .. })
+/// Whether an event is too frequent to be shown.
+fn is_noise(kind: &EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::RecordPut { .. }
+            | EventKind::RecordsRead { .. }
+            | EventKind::LeaseWritten { kind: WriteKind::Renew, .. }
+    )
 }
 
-/// The plan, the broken promise, and the last part of the history of each shard that took part in it.
+/// Renders the plan, the broken promise, and the last part of the history of each shard.
 pub fn timeline(outcome: &Outcome) -> String {
     let mut text = String::new();
     let plan = &outcome.plan;
     let _ = writeln!(
         text,
-        "plan: scenario {}, seed {}, {} workers, {} of the KCL's kind, {} shards, a record every {} ms, {} % aggregates, \
+        "plan: scenario {}, seed {}, {} workers, {} KCL workers, {} shards, a record every {} ms, {} % aggregates, \
          clocks within {} permille",
         plan.scenario,
         plan.seed,
@@ -62,14 +67,14 @@ pub fn timeline(outcome: &Outcome) -> String {
     let end = outcome.violation.as_ref().map_or(0, |violation| violation.at);
     let from = end.saturating_sub(SHOWN_MILLIS);
     let shown: Vec<&Event> =
-        outcome.events.iter().filter(|event| event.at >= from && !is_noise(&event.what)).collect();
-    let shards: BTreeSet<ShardNumber> = shown.iter().filter_map(|event| shard_of(&event.what)).collect();
+        outcome.events.iter().filter(|event| event.at >= from && !is_noise(&event.kind)).collect();
+    let shards: BTreeSet<ShardNumber> = shown.iter().filter_map(|event| shard_of(&event.kind)).collect();
     let mut by_shard: BTreeMap<ShardNumber, String> = BTreeMap::new();
     for shard in shards {
         let lines = by_shard.entry(shard).or_default();
-        // Of the fleet, what concerns all shards.
+        // Includes the events of the whole fleet.
         let of_shard: Vec<&&Event> =
-            shown.iter().filter(|event| shard_of(&event.what).is_none_or(|other| other == shard)).collect();
+            shown.iter().filter(|event| shard_of(&event.kind).is_none_or(|other| other == shard)).collect();
         for event in of_shard.iter().skip(of_shard.len().saturating_sub(SHOWN_LINES)) {
             let _ = writeln!(lines, "{}", outcome.names.line(event));
         }
@@ -81,7 +86,7 @@ pub fn timeline(outcome: &Outcome) -> String {
         Some(violation) => {
             let _ = writeln!(text, "\nBROKEN {violation}");
         }
-        None => text.push_str("\nall promises held\n"),
+        None => text.push_str("\nall promises hold\n"),
     }
     text
 }

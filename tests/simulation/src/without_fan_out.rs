@@ -1,5 +1,5 @@
-//! What stands for the fan-out readers where the feature `fan-out` is off: nothing of AWS is in the tree then, and the
-//! scenario that needs it is not offered.
+//! Replaces the fan-out readers in builds without the feature `fan-out`, which contain no AWS crate. The scenario
+//! `fan-out` is not available then.
 
 use shard_worker::StreamSource;
 
@@ -9,26 +9,23 @@ use crate::kinesis_client::KinesisClient;
 use crate::network::Link;
 use crate::plan::Plan;
 
-/// Whether the scenario `fan-out` can be run.
-pub const IS_AVAILABLE: bool = false;
-
-/// Nothing.
+/// A placeholder without state of its own.
 #[derive(Debug, Clone)]
 pub struct Service {
     kinesis: Kinesis,
 }
 
 impl Service {
-    /// Nothing to set up.
+    /// Creates the placeholder.
     pub fn new(kinesis: &Kinesis, _plan: &Plan) -> Self {
         Self { kinesis: kinesis.clone() }
     }
 
-    /// The simulated polling.
+    /// Returns the simulated polling source.
     pub fn stream(&self, plan: &Plan, link: &Link, process: Process) -> impl StreamSource {
-        KinesisClient { kinesis: self.kinesis.clone(), link: link.clone(), process, planted: plan.planted }
+        KinesisClient { kinesis: self.kinesis.clone(), link: link.clone(), process, defect: plan.defect }
     }
 
-    /// Nothing to remove.
+    /// Does nothing.
     pub fn deregister(&self) {}
 }

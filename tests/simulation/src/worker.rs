@@ -1,4 +1,4 @@
-//! One process of the fleet: the real receiver, its way to the services, and its application.
+//! One process of the fleet: the real receiver, its network link, and its application.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,49 +11,49 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep};
 
 use crate::application::Application;
-use crate::event::{EPOCH_MILLIS, Process, What};
+use crate::event::{EPOCH_MILLIS, EventKind, Process};
 use crate::fan_out::Service;
 use crate::kinesis::Kinesis;
 use crate::kinesis_client::KinesisClient;
 use crate::network::Link;
 use crate::observer::Observer;
-use crate::plan::{Plan, Planted, Start};
+use crate::plan::{Defect, Plan, Start};
 use crate::table::Table;
 use crate::table_client::TableClient;
 
-/// The fail-over time of every fleet here.
+/// The fail-over time of every simulated fleet.
 pub const FAILOVER_TIME: Duration = Duration::from_secs(10);
 
-/// How long after a failed start the process is started again, as a service manager does.
+/// Time between a failed start and the next one, as with a service manager.
 const RESTART_AFTER: Duration = Duration::from_secs(5);
 
-/// The world that processes live in. Clones are the same.
+/// The services that processes use. Clones share them.
 #[derive(Debug, Clone)]
 pub struct World {
-    /// What is seen.
+    /// Records the events.
     pub observer: Observer,
     /// The table.
     pub table: Table,
     /// The stream.
     pub kinesis: Kinesis,
-    /// The fan-out of the stream.
+    /// The fan-out service of the stream.
     pub fan_out: Service,
 }
 
 /// A running process.
 #[derive(Debug)]
 pub struct Worker {
-    /// Its name.
+    /// Its worker name.
     pub name: String,
-    /// Which process it is.
+    /// The process.
     pub process: Process,
-    /// Its way to the services.
+    /// Its network link.
     pub link: Link,
     /// Its application.
     pub application: Application,
     control: Arc<Control>,
     task: JoinHandle<()>,
-    is_deaf: bool,
+    ignores_stop: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,9 +62,8 @@ struct Control {
     handle: Mutex<Option<ReceiverHandle>>,
 }
 
-/// The clock of a worker in permille: its durations are those of the settings times this. One runtime has one clock, so
-/// a clock of another rate is modelled by settings that are longer or shorter by that rate. Durations that are constants
-/// in the crates keep the true rate; none of them decides about ownership.
+/// Draws the clock rate of a worker in permille. One runtime has one clock, so the simulation scales the worker's
+/// settings by its rate. Constant durations in the crates keep the true rate; none of them decides about ownership.
 fn clock(plan: &Plan, process: u64) -> u64 {
     match plan.clock_spread {
         0 => 1000,
@@ -90,7 +89,8 @@ fn builder(clock: u64, is_limited: bool) -> ReceiverBuilder {
         .hand_over_time(by_clock(10))
         .checkpoint_interval(by_clock(5))
         .drain_time(by_clock(30))
-        // Retention removes closed shards that are not read to their ends; what follows them is to be read all the same.
+        // Retention removes closed shards before they are read to their end. Their descendants must be read all the
+        // same.
         .data_loss_policy(DataLossPolicy::Continue);
     if is_limited {
         builder = builder.max_leases(1);
@@ -99,32 +99,32 @@ fn builder(clock: u64, is_limited: bool) -> ReceiverBuilder {
 }
 
 impl Worker {
-    /// Starts a process under a name.
+    /// Starts a process under a worker name.
     pub fn start(world: &World, plan: &Plan, name: &str) -> Self {
-        let number = world.observer.record().names.count();
+        let number = world.observer.history().names.count();
         let clock = clock(plan, number);
         let process = world.observer.new_process(name, clock, false);
         let link = Link::new(plan.rng("link", number));
-        let planted = plan.planted;
+        let defect = plan.defect;
         let application = Application {
             observer: world.observer.clone(),
             link: link.clone(),
             process,
-            planted,
+            defect,
             acknowledges_late: plan.acknowledges_late,
-            mood: Arc::default(),
+            handler_fault: Arc::default(),
         };
-        let is_limited = planted == Some(Planted::OneLeaseOnly) && process == 0;
+        let is_limited = defect == Some(Defect::OneLeaseOnly) && process == 0;
         let builder = builder(clock, is_limited)
             .worker_id(name)
             .initial_position(initial_position(plan.start))
-            .lease_store(TableClient { table: world.table.clone(), link: link.clone(), process, planted })
+            .lease_store(TableClient { table: world.table.clone(), link: link.clone(), process, defect })
             .processors(application.clone());
         let builder = if plan.is_fan_out {
             builder.source(world.fan_out.stream(plan, &link, process))
         } else {
             let kinesis = world.kinesis.clone();
-            builder.source(KinesisClient { kinesis, link: link.clone(), process, planted })
+            builder.source(KinesisClient { kinesis, link: link.clone(), process, defect })
         };
         let control = Arc::new(Control::default());
         let running = run(
@@ -135,14 +135,14 @@ impl Worker {
             process,
         );
         let task = tokio::spawn(running);
-        let is_deaf = planted == Some(Planted::Deaf);
-        Self { name: name.to_owned(), process, link, application, control, task, is_deaf }
+        let ignores_stop = defect == Some(Defect::StopsIgnored);
+        Self { name: name.to_owned(), process, link, application, control, task, ignores_stop }
     }
 
-    /// Asks it to end.
+    /// Asks the process to stop.
     pub fn stop(&self, observer: &Observer) {
-        observer.note(What::StopAsked { process: self.process });
-        if self.is_deaf {
+        observer.record(EventKind::StopRequested { process: self.process });
+        if self.ignores_stop {
             return;
         }
         self.control.is_stopped.store(true, Ordering::Relaxed);
@@ -152,7 +152,7 @@ impl Worker {
     }
 
     /// Whether it has ended.
-    pub fn is_over(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.task.is_finished()
     }
 
@@ -160,11 +160,11 @@ impl Worker {
     pub async fn crash(self, observer: &Observer) {
         self.task.abort();
         let _ = self.task.await;
-        observer.note(What::Crashed { process: self.process });
+        observer.record(EventKind::ProcessCrashed { process: self.process });
     }
 }
 
-/// Runs a receiver until it ends; one that fails to start is started again.
+/// Runs a receiver until it ends. A receiver that fails to start is started again.
 async fn run(
     builder: ReceiverBuilder,
     seed: u64,
@@ -176,7 +176,7 @@ async fn run(
         let receiver = match builder.clone().seed(seed.wrapping_add(attempt)).build() {
             Ok(receiver) => receiver,
             Err(error) => {
-                observer.note(What::Ended { process, how: error.to_string() });
+                observer.record(EventKind::ProcessEnded { process, how: error.to_string() });
                 return;
             }
         };
@@ -185,14 +185,15 @@ async fn run(
             Ok(report) => {
                 let shards = report.shards.len();
                 let how = if report.is_drained() { "drained" } else { "not drained" };
-                observer.note(What::Ended { process, how: format!("{how}, {shards} shards") });
+                observer.record(EventKind::ProcessEnded { process, how: format!("{how}, {shards} shards") });
                 return;
             }
-            Err(error) => observer.note(What::StartFailed { process, why: error.to_string() }),
+            Err(error) => observer.record(EventKind::StartFailed { process, why: error.to_string() }),
         }
         sleep(RESTART_AFTER).await;
         if control.is_stopped.load(Ordering::Relaxed) {
-            observer.note(What::Ended { process, how: "between two starts".to_owned() });
+            observer
+                .record(EventKind::ProcessEnded { process, how: "stopped between two starts".to_owned() });
             return;
         }
     }

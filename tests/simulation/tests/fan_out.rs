@@ -1,54 +1,55 @@
-//! The scenario over the readers of `kinesis-asl`: the same trace from the same seed, its faults happen, its checks can fail.
+//! The scenario `fan-out` over the readers of `kinesis-asl`: it is deterministic, its faults happen, and its checks
+//! can fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 use std::collections::BTreeSet;
 
 use simulation::checks::Promise;
-use simulation::event::{SubscriptionStep, What};
-use simulation::plan::{Plan, Planted};
+use simulation::event::{EventKind, SubscriptionStep};
+use simulation::plan::{Defect, Plan};
 use simulation::run::run;
 use simulation::scenario::Scenario;
 
-/// How many seeds are tried here; `cargo xtask sim --scenario fan-out` tries thousands.
+/// Number of seeds tried here; `cargo xtask sim --scenario fan-out` tries thousands.
 const SEEDS: u64 = 30;
 
 #[test]
-fn the_promises_hold_over_fan_out_and_all_of_its_faults_happen() {
-    let mut ways = BTreeSet::new();
+fn promises_hold_over_fan_out_and_all_its_faults_happen() {
+    let mut endings = BTreeSet::new();
     let mut silent = 0;
     for seed in 0..SEEDS {
         let outcome = run(&Plan::of(Scenario::FanOut, seed));
         assert_eq!(outcome.violation, None, "seed {seed}");
         for event in &outcome.events {
-            if let What::Subscription { step, .. } = event.what {
+            if let EventKind::Subscription { step, .. } = event.kind {
                 match step {
-                    SubscriptionStep::Over(how) | SubscriptionStep::Refused(how) => drop(ways.insert(how)),
+                    SubscriptionStep::Over(how) | SubscriptionStep::Refused(how) => drop(endings.insert(how)),
                     SubscriptionStep::Silent => silent += 1,
-                    SubscriptionStep::Asked | SubscriptionStep::Accepted => {}
+                    SubscriptionStep::Requested | SubscriptionStep::Accepted => {}
                 }
             }
         }
     }
     assert!(silent > 0);
-    for way in [
-        "early",
-        "torn",
-        "torn inside an event",
-        "torn by a partition",
-        "the shard is over",
+    for ending in [
+        "ended early",
+        "reset",
+        "reset inside an event",
+        "reset by a partition",
+        "end of shard",
         "closed by the reader",
         "InternalFailureException",
         "ResourceInUseException",
         "ResourceNotFoundException",
         "LimitExceededException",
     ] {
-        assert!(ways.contains(way), "{way} is not among {ways:?}");
+        assert!(endings.contains(ending), "{ending:?} is missing in {endings:?}");
     }
 }
 
 #[test]
-fn the_same_seed_gives_the_same_trace_over_the_sdk() {
+fn a_seed_gives_the_same_trace_over_the_sdk() {
     for seed in [1, 2] {
         let trace = || run(&Plan::of(Scenario::FanOut, seed)).trace();
         let first = trace();
@@ -58,16 +59,17 @@ fn the_same_seed_gives_the_same_trace_over_the_sdk() {
 }
 
 #[test]
-fn the_checks_of_subscriptions_can_fail() {
-    for (planted, promise) in
-        [(Planted::SilenceUnnoticed, Promise::Silence), (Planted::Impatient, Promise::Distance)]
-    {
+fn subscription_checks_can_fail() {
+    for (defect, promise) in [
+        (Defect::SilenceTolerated, Promise::SilenceDetected),
+        (Defect::ResubscribesTooSoon, Promise::SubscribeInterval),
+    ] {
         let broken = (0..SEEDS).filter_map(|seed| {
             let mut plan = Plan::of(Scenario::FanOut, seed);
-            plan.planted = Some(planted);
+            plan.defect = Some(defect);
             run(&plan).violation
         });
         let broken: BTreeSet<Promise> = broken.map(|violation| violation.promise).collect();
-        assert!(broken.contains(&promise), "{planted:?} breaks {broken:?}");
+        assert!(broken.contains(&promise), "{defect:?} must break {promise:?}, not {broken:?}");
     }
 }

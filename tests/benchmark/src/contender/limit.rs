@@ -1,5 +1,5 @@
-//! What a client made by hand for this one call would cost: our decoder and signer, on a connection of `hyper` for each
-//! shard.
+//! The lower limit: our decoder and signer on one `hyper` connection per shard, as a hand-written client for this one
+//! call would be.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -17,10 +17,10 @@ use kinesis_streaming::prelude::BoxError;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::job::{Job, READ_INTERVAL};
 use super::tally::Tally;
-use super::{Job, READ_INTERVAL};
 
-/// A body in one piece.
+/// A request body in one piece.
 #[derive(Debug)]
 struct Whole(Option<Bytes>);
 
@@ -104,7 +104,7 @@ async fn read_shard(
     Ok(())
 }
 
-/// The body of the answer, in one buffer.
+/// Sends a request and returns the body of its answer in one buffer.
 async fn exchange(sender: &mut SendRequest<Whole>, request: Request<Whole>) -> Result<Vec<u8>, BoxError> {
     sender.ready().await?;
     let mut body: Incoming = sender.send_request(request).await?.into_body();

@@ -1,7 +1,8 @@
-//! Contenders in Rust: each reads all shards of the server in this process, on one thread, and prints what it took.
+//! Contenders in Rust: each reads all shards of the server in one thread of this process, and prints its figures.
 //!
-//! Every one reads a shard five times in a second at the most, as Kinesis allows: with enough shards the thread is never idle.
+//! Each reads a shard at most five times per second, as Kinesis allows. With enough shards the thread is never idle.
 
+mod job;
 mod limit;
 mod pipeline;
 mod sdk_loop;
@@ -11,8 +12,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
-use aws_sdk_kinesis::{Client, Config};
 use kinesis_streaming::kinesis_asl::GetRecordsFormat;
 use kinesis_streaming::prelude::BoxError;
 use serde_json::{Value, json};
@@ -21,28 +20,26 @@ use tokio::time::{sleep, timeout};
 use crate::http;
 use crate::measure::{cpu_time, memory_bytes};
 use crate::shape::Shape;
+pub(crate) use job::Job;
 use tally::Tally;
 
-/// The least time between two reads of a shard (AWS: five in a second).
-pub(crate) const READ_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How long a run may take.
+/// Longest run.
 const TIME_LIMIT: Duration = Duration::from_secs(240);
 
-/// How long idle shards are left to themselves before they are looked at.
-const SETTLING_TIME: Duration = Duration::from_millis(2500);
+/// How long idle shards settle before they are measured.
+const SETTLE_TIME: Duration = Duration::from_millis(2500);
 
-/// How often the server is asked whether all shards are read.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval between checks whether all shards are read.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Who reads.
+/// A consumer that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
-    /// All of this workspace: leases, checkpoints, pacing, memory, delivery to a trivial handler.
+    /// The whole workspace: leases, checkpoints, pacing, memory limit, and delivery to a trivial handler.
     Pipeline(GetRecordsFormat),
-    /// The loop that a user writes with the SDK alone.
+    /// The usual loop over the SDK alone.
     SdkLoop,
-    /// Our decoder and signer on a bare connection, and nothing else.
+    /// Our decoder and signer on a bare connection.
     Limit { is_cbor: bool },
 }
 
@@ -80,39 +77,7 @@ impl Contender {
     }
 }
 
-/// What is to be read.
-#[derive(Debug, Clone)]
-pub(crate) struct Job {
-    pub(crate) url: String,
-    pub(crate) shape: Shape,
-    pub(crate) shards: u64,
-    pub(crate) answers: u64,
-    /// How long idle or paced shards are looked at.
-    pub(crate) seconds: u64,
-    /// Whether allocations are counted, which costs time.
-    pub(crate) counts: bool,
-}
-
-impl Job {
-    fn client(&self) -> Client {
-        let config = Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("key", "secret", None, None, "local server"))
-            .endpoint_url(&self.url);
-        Client::from_conf(config.build())
-    }
-
-    fn expected_records(&self) -> u64 {
-        self.shape.records() * self.answers * self.shards
-    }
-
-    fn is_timed(&self) -> bool {
-        self.shape.records() == 0
-    }
-}
-
-/// Where a figure was taken.
+/// The counters at one point in time.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     cpu: Duration,
@@ -124,12 +89,12 @@ struct Mark {
 impl Mark {
     fn now(job: &Job, tally: &Tally) -> Result<Self, BoxError> {
         let reads = http::stats(&job.url)?.get("reads").copied().unwrap_or(0);
-        let cpu = cpu_time().ok_or("the system does not say how long this process has run")?;
+        let cpu = cpu_time().ok_or("the kernel does not report the CPU time of this process")?;
         Ok(Self { cpu, reads, records: tally.records(), bytes: tally.bytes() })
     }
 }
 
-/// Reads everything and gives the figures.
+/// Reads the whole stream and returns the figures.
 pub(crate) fn run(contender: Contender, job: &Job) -> Result<Value, BoxError> {
     let mut figures = None;
     let mut outcome = Ok(());
@@ -138,7 +103,7 @@ pub(crate) fn run(contender: Contender, job: &Job) -> Result<Value, BoxError> {
         Ok(found) => figures = Some(found),
         Err(error) => outcome = Err(error),
     };
-    // What is still allocated when the closure ends is the heap in steady state: the tasks live on in the runtime.
+    // The tasks still live in the runtime, so allocations that remain after the closure are the steady-state heap.
     let heap = if job.counts {
         Some(allocation_counter::measure(measured))
     } else {
@@ -190,7 +155,8 @@ fn read_all(runtime: &tokio::runtime::Runtime, contender: Contender, job: &Job) 
     outcome.map_err(too_slow)??;
     let end = Mark::now(job, &tally)?;
 
-    // Records: from the beginning, with all it takes to get there. Reads of idle shards: once they are at rest.
+    // With records the figures start at the beginning and include the setup. With idle shards they start once these
+    // have settled.
     let from = if job.is_timed() { warm } else { first };
     let mut figures = json!({
         "contender": contender.name(),
@@ -213,15 +179,15 @@ fn read_all(runtime: &tokio::runtime::Runtime, contender: Contender, job: &Job) 
     Ok(figures)
 }
 
-/// Until every shard has been read, and is at rest where nothing comes.
+/// Waits until every shard was read, and until idle shards have settled.
 async fn warm(job: &Job, tally: &Tally) -> Result<(), BoxError> {
     if !job.is_timed() {
         tally.warm().await;
         return Ok(());
     }
     while http::stats(&job.url)?.get("shards").copied() != Some(job.shards) {
-        sleep(LOOK_INTERVAL).await;
+        sleep(POLL_INTERVAL).await;
     }
-    sleep(SETTLING_TIME).await;
+    sleep(SETTLE_TIME).await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! All of this workspace, as a program uses it.
+//! The whole workspace, used as a program uses it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use kinesis_streaming::prelude::{
     async_trait,
 };
 
-use super::Job;
+use super::job::Job;
 use super::tally::Tally;
 
-/// Counts what it is given.
+/// A processor that counts its records.
 struct Counting {
     tally: Arc<Tally>,
     is_first: bool,
@@ -22,7 +22,7 @@ struct Counting {
 impl RecordProcessor for Counting {
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
         self.tally.arrived(batch.iter().map(|record| record.approximate_arrival));
-        // Sub-records of one aggregate share its number: what is expected is told in records of Kinesis.
+        // Sub-records of an aggregate share its sequence number; the expected total counts Kinesis records.
         let records = batch.iter().filter(|record| record.sub_sequence_number == 0).count() as u64;
         self.tally.add(self.is_first, records, batch.payload_bytes());
         self.is_first = false;
@@ -31,7 +31,7 @@ impl RecordProcessor for Counting {
 }
 
 pub(super) fn start(format: GetRecordsFormat, job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
-    // As often as AWS allows, like the loops beside it.
+    // Reads as often as AWS allows, like the other contenders.
     let stream = KinesisStream::from_client(job.client(), "words")
         .with_idle_time_between_reads(Duration::ZERO)
         .with_get_records_format(format);
@@ -46,8 +46,8 @@ pub(super) fn start(format: GetRecordsFormat, job: &Job, tally: &Arc<Tally>) -> 
         .build()?;
     tokio::spawn(async move {
         match consumer.run().await {
-            Ok(report) => eprintln!("the consumer has ended: {report:?}"),
-            Err(error) => eprintln!("the consumer has failed: {error}"),
+            Ok(report) => eprintln!("consumer ended: {report:?}"),
+            Err(error) => eprintln!("consumer failed: {error}"),
         }
     });
     Ok(())

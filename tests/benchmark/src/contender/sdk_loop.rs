@@ -1,4 +1,4 @@
-//! The loop that a user writes with `aws-sdk-kinesis` alone: no leases, no checkpoints, no memory limit.
+//! The usual loop over `aws-sdk-kinesis` alone: no leases, no checkpoints, no memory limit.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use aws_sdk_kinesis::types::ShardIteratorType;
 use kinesis_streaming::prelude::BoxError;
 use tokio::time::{Instant, sleep_until};
 
+use super::job::{Job, READ_INTERVAL};
 use super::tally::Tally;
-use super::{Job, READ_INTERVAL};
 
 pub(super) fn start(job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
     let client = job.client();

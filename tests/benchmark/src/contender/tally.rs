@@ -1,4 +1,4 @@
-//! What has come in.
+//! Counts the records that a contender has read.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-/// So many latencies are kept at most.
+/// Most latencies that are kept.
 const MAX_LATENCIES: usize = 1 << 20;
 
-/// Counts records over all shards.
+/// The counts over all shards.
 #[derive(Debug)]
 pub(super) struct Tally {
     expected: u64,
@@ -37,7 +37,7 @@ impl Tally {
         }
     }
 
-    /// Some records came; `is_first`: the first of their shard.
+    /// Adds records; `is_first` marks the first ones of their shard.
     pub(super) fn add(&self, is_first: bool, records: u64, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let total = self.records.fetch_add(records, Ordering::Relaxed) + records;
@@ -49,9 +49,8 @@ impl Tally {
         }
     }
 
-    /// Notes how long these records were on their way: from when they were put, by the server's clock, which is this
-    /// machine's.
-    #[allow(clippy::disallowed_methods)] // the difference of two times of day is what is measured
+    /// Records the latency of these records since their put. The server runs on this machine and uses the same clock.
+    #[allow(clippy::disallowed_methods)] // a latency is the difference of two times of day
     pub(super) fn arrived(&self, put_at: impl Iterator<Item = Option<SystemTime>>) {
         if !self.keeps_latencies.load(Ordering::Relaxed) {
             return;
@@ -86,12 +85,12 @@ impl Tally {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Every shard has brought something.
+    /// Waits until every shard has returned records.
     pub(super) async fn warm(&self) {
         self.is_warm.notified().await;
     }
 
-    /// All has come.
+    /// Waits until all records are read.
     pub(super) async fn done(&self) {
         self.is_done.notified().await;
     }

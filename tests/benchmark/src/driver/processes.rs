@@ -1,4 +1,4 @@
-//! Processes: the server, and contenders in Rust. Where `taskset` is there the server has a core of its own.
+//! The processes of the server and of the contenders in Rust. Where `taskset` exists, the server gets its own core.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -7,16 +7,16 @@ use std::process::{Child, Command, Stdio};
 use kinesis_streaming::prelude::BoxError;
 use serde_json::Value;
 
-use super::cells::{Cell, Kind};
+use super::comparisons::{Comparison, Kind};
 use crate::contender::Contender;
 use crate::http;
 use crate::shape::Shape;
 
-/// The core of the server, and that of whoever is measured.
+/// The core of the server, and the core of the measured process.
 const SERVER_CORE: &str = "1";
 const CONTENDER_CORE: &str = "0";
 
-/// A server; it ends when this is dropped.
+/// A server process; killed on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -50,24 +50,24 @@ impl Drop for Server {
     }
 }
 
-/// Ends a process and waits for its end.
+/// Kills a process and waits for its end.
 pub(crate) fn end(child: &mut Child) {
-    // One that has ended already is what is wanted.
+    // An error means that it has already ended.
     let _ = child.kill();
     let _ = child.wait();
 }
 
-/// The first line that a process prints.
+/// Returns the first line that a process prints.
 pub(crate) fn first_line(child: &mut Child) -> Result<String, BoxError> {
     let mut line = String::new();
-    BufReader::new(child.stdout.take().ok_or("nothing can be read from it")?).read_line(&mut line)?;
+    BufReader::new(child.stdout.take().ok_or("the process has no standard output")?).read_line(&mut line)?;
     if line.is_empty() {
-        return Err(format!("it said nothing: {:?}", child.wait()?).into());
+        return Err(format!("the process printed nothing: {:?}", child.wait()?).into());
     }
     Ok(line.trim_end().to_owned())
 }
 
-/// A command on one core, where that can be had.
+/// Creates a command pinned to one core, where `taskset` exists.
 pub(crate) fn pinned(core: &str, program: &Path) -> Command {
     let has_taskset =
         Command::new("taskset").args(["-c", core, "true"]).status().is_ok_and(|status| status.success());
@@ -79,29 +79,33 @@ pub(crate) fn pinned(core: &str, program: &Path) -> Command {
     command
 }
 
-/// What a contender is told on its command line.
-pub(crate) fn arguments(contender: Contender, cell: &Cell, url: &str) -> Vec<String> {
+/// Returns the command line of a contender.
+pub(crate) fn arguments(contender: Contender, comparison: &Comparison, url: &str) -> Vec<String> {
     vec![
         "contend".to_owned(),
         format!("who={}", contender.name()),
         format!("url={url}"),
-        format!("shape={}", cell.shape.letter()),
-        format!("shards={}", cell.shards),
-        format!("answers={}", cell.answers),
-        format!("seconds={}", cell.seconds),
-        format!("counts={}", u8::from(cell.kind == Kind::Count)),
+        format!("shape={}", comparison.shape.letter()),
+        format!("shards={}", comparison.shards),
+        format!("answers={}", comparison.answers),
+        format!("seconds={}", comparison.seconds),
+        format!("counts={}", u8::from(comparison.kind == Kind::Count)),
     ]
 }
 
-/// Lets one contender read everything and gives its figures.
-pub(crate) fn contend(contender: Contender, cell: &Cell, server: &Server) -> Result<Value, BoxError> {
+/// Runs one contender to its end and returns its figures.
+pub(crate) fn contend(
+    contender: Contender,
+    comparison: &Comparison,
+    server: &Server,
+) -> Result<Value, BoxError> {
     let program = std::env::current_exe()?;
     let output = pinned(CONTENDER_CORE, &program)
-        .args(arguments(contender, cell, &server.url))
+        .args(arguments(contender, comparison, &server.url))
         .stderr(Stdio::inherit())
         .output()?;
     if !output.status.success() {
-        return Err(format!("{} on {} failed: {}", contender.name(), cell.shape, output.status).into());
+        return Err(format!("{} on {} failed: {}", contender.name(), comparison.shape, output.status).into());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }

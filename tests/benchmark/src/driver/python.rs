@@ -1,7 +1,7 @@
-//! Contenders from PyPI: `kcl-rs` as its page shows it, and a loop over `boto3`.
+//! Contenders from PyPI: `kcl-rs` as in its documentation, and a loop over `boto3`.
 //!
-//! Their time is read from outside. `kcl-rs` waits up to 100 s before it reads: it is started early, finds nothing, and is
-//! measured from when the server has something.
+//! The driver reads their CPU time from outside. `kcl-rs` waits up to 100 s before it reads, so it starts early on an
+//! empty stream; the measurement starts when the server has records.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -11,8 +11,9 @@ use std::time::Duration;
 use kinesis_streaming::prelude::BoxError;
 use serde_json::json;
 
-use super::cells::Kind;
+use super::comparisons::Kind;
 use super::processes::{Server, end, pinned};
+use super::progress::Progress;
 use super::report::{Report, as_f64};
 use crate::http;
 use crate::measure::{cpu_time_of, memory_bytes};
@@ -21,25 +22,28 @@ use crate::shape::Shape;
 const KCL_RS: &str = include_str!("../scripts/kcl_rs_consumer.py");
 const BOTO3: &str = include_str!("../scripts/boto3_loop.py");
 
-/// What both read: shape, shards, answers of each shard.
-const CELLS: [(Shape, u64, u64); 3] = [(Shape::A, 16, 8), (Shape::B, 16, 6), (Shape::C, 16, 4)];
+/// The comparisons of both: shape, shards, answers of each shard.
+const COMPARISONS: [(Shape, u64, u64); 3] = [(Shape::A, 16, 8), (Shape::B, 16, 6), (Shape::C, 16, 4)];
 
-/// How many idle shards `kcl-rs` gets.
+/// Number of idle shards for `kcl-rs`.
 const IDLE_SHARDS: u64 = 256;
 
-/// How long `kcl-rs` may take until it reads all shards.
+/// Longest time until `kcl-rs` reads all shards.
 const START_LIMIT: Duration = Duration::from_secs(240);
 
-/// How long it is left to itself then, and how long idle shards are looked at.
+/// How long it then settles, and how long idle shards are measured.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// DynamoDB, of the programs of this repository.
+/// Interval between two progress lines during a wait.
+const NOTE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// DynamoDB, served by a program of this repository.
 const DYNAMODB: &str = "127.0.0.1:18433";
 const UNUSED_KINESIS: &str = "127.0.0.1:18432";
 
-/// A process that ends when this is dropped.
+/// A process that is killed on drop.
 #[derive(Debug)]
 struct Process(Child);
 
@@ -55,17 +59,23 @@ impl Process {
     }
 
     fn output(&mut self) -> Result<BufReader<ChildStdout>, BoxError> {
-        Ok(BufReader::new(self.0.stdout.take().ok_or("nothing can be read from it")?))
+        Ok(BufReader::new(self.0.stdout.take().ok_or("the process has no standard output")?))
     }
 }
 
-/// The time between looks: this is the driver, and what it waits for is another process.
+/// Blocks between two polls: the driver only waits for other processes.
 #[allow(clippy::disallowed_methods)]
 fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-pub(crate) fn run(python: &Path, local_endpoints: &Path, report: &mut Report) -> Result<(), BoxError> {
+pub(super) fn run(
+    python: &Path,
+    local_endpoints: &Path,
+    report: &mut Report,
+    progress: &Progress,
+) -> Result<(), BoxError> {
+    progress.note("running the boto3 loop");
     boto3(python, report)?;
     let dynamodb = Command::new(local_endpoints)
         .args([UNUSED_KINESIS, DYNAMODB])
@@ -73,10 +83,10 @@ pub(crate) fn run(python: &Path, local_endpoints: &Path, report: &mut Report) ->
         .spawn()
         .map_err(|error| format!("{}: {error}", local_endpoints.display()))?;
     let _dynamodb = Process(dynamodb);
-    pause(LOOK_INTERVAL);
-    println!("\nkcl-rs: started for all shapes at once, as it waits more than a minute before it reads");
+    pause(POLL_INTERVAL);
+    progress.note("starting kcl-rs for all shapes at once; it waits more than a minute before it reads");
     let mut started = Vec::new();
-    for (shape, shards, answers) in CELLS.into_iter().chain([(Shape::E, IDLE_SHARDS, 0)]) {
+    for (shape, shards, answers) in COMPARISONS.into_iter().chain([(Shape::E, IDLE_SHARDS, 0)]) {
         let server = Server::start(shape, shards, answers, true)?;
         let records = shape.records() * answers * shards;
         let mut command = pinned("0", python);
@@ -96,7 +106,7 @@ pub(crate) fn run(python: &Path, local_endpoints: &Path, report: &mut Report) ->
         started.push((shape, shards, answers, server, Process(child)));
     }
     for (shape, shards, answers, server, mut process) in started {
-        await_all_shards(&server, shards)?;
+        await_all_shards(&server, shards, progress)?;
         pause(IDLE_TIME);
         let before = (process.cpu(), http::stats(&server.url)?);
         if shape == Shape::E {
@@ -110,7 +120,7 @@ pub(crate) fn run(python: &Path, local_endpoints: &Path, report: &mut Report) ->
                 "rss_per_shard": as_f64(rss) / as_f64(shards),
             });
             let row = report.add(Kind::Count, shape, shards, "kcl-rs", row);
-            println!("\n{shards} shards, {shape}, one read a second");
+            println!("\n{shards} shards, {shape}, one read per second");
             Report::print(&[row]);
             continue;
         }
@@ -119,27 +129,35 @@ pub(crate) fn run(python: &Path, local_endpoints: &Path, report: &mut Report) ->
         let mut line = String::new();
         output.read_line(&mut line)?;
         if !line.starts_with("done") {
-            return Err(format!("kcl-rs has not read everything: {line:?}").into());
+            return Err(format!("kcl-rs did not report the end of the stream: {line:?}").into());
         }
         add(report, "kcl-rs", (shape, shards, answers), process.cpu() - before.0, &process);
     }
     Ok(())
 }
 
-fn await_all_shards(server: &Server, shards: u64) -> Result<(), BoxError> {
+fn await_all_shards(server: &Server, shards: u64, progress: &Progress) -> Result<(), BoxError> {
     let mut waited = Duration::ZERO;
-    while http::stats(&server.url)?["shards"] < shards {
-        if waited > START_LIMIT {
-            return Err(format!("kcl-rs does not read all of {shards} shards after {START_LIMIT:?}").into());
+    let mut noted = Duration::ZERO;
+    loop {
+        let read = http::stats(&server.url)?["shards"];
+        if read >= shards {
+            return Ok(());
         }
-        pause(LOOK_INTERVAL);
-        waited += LOOK_INTERVAL;
+        if waited > START_LIMIT {
+            return Err(format!("kcl-rs does not read all {shards} shards within {START_LIMIT:?}").into());
+        }
+        if waited >= noted + NOTE_INTERVAL {
+            noted = waited;
+            progress.note(&format!("waiting for kcl-rs: it reads {read} of {shards} shards"));
+        }
+        pause(POLL_INTERVAL);
+        waited += POLL_INTERVAL;
     }
-    Ok(())
 }
 
 fn boto3(python: &Path, report: &mut Report) -> Result<(), BoxError> {
-    for (shape, shards, answers) in CELLS {
+    for (shape, shards, answers) in COMPARISONS {
         let server = Server::start(shape, shards, answers, false)?;
         let mut command = pinned("0", python);
         command.args([
@@ -154,19 +172,19 @@ fn boto3(python: &Path, report: &mut Report) -> Result<(), BoxError> {
         let mut line = String::new();
         output.read_line(&mut line)?;
         let before = process.cpu();
-        process.0.stdin.as_mut().ok_or("it does not listen")?.write_all(b"\n")?;
+        process.0.stdin.as_mut().ok_or("the process has no standard input")?.write_all(b"\n")?;
         line.clear();
         output.read_line(&mut line)?;
         if !line.starts_with("done") {
-            return Err(format!("the boto3 loop has not read everything: {line:?}").into());
+            return Err(format!("the boto3 loop did not report the end of the stream: {line:?}").into());
         }
         add(report, "boto3", (shape, shards, answers), process.cpu() - before, &process);
     }
     Ok(())
 }
 
-fn add(report: &mut Report, who: &str, cell: (Shape, u64, u64), cpu: Duration, process: &Process) {
-    let (shape, shards, answers) = cell;
+fn add(report: &mut Report, who: &str, comparison: (Shape, u64, u64), cpu: Duration, process: &Process) {
+    let (shape, shards, answers) = comparison;
     let read = as_f64(shards * answers);
     let row = json!({
         "cpu_s_per_gb": cpu.as_secs_f64() * 1e9 / (as_f64(shape.user_bytes()) * read),

@@ -1,37 +1,37 @@
-//! Tables, bars, and the check of what is counted.
+//! The figures: tables, ratios of CPU time, and the check of counted figures.
 
 use std::fmt::Write as _;
 
 use kinesis_streaming::prelude::BoxError;
 use serde_json::{Value, json};
 
-use super::cells::{Cell, Kind};
+use super::comparisons::{Comparison, Kind};
 use crate::shape::Shape;
 
-/// The most allocations of a record on the hot path, on average, where an answer is full.
+/// Most allocations per record on the hot path, on average over full answers.
 const MAX_ALLOCATIONS_PER_RECORD: f64 = 0.05;
 
-/// The most allocations of an answer of 1,000 records, all told: for a call, a batch, and the bookkeeping in between, none of
-/// which depends on the number of records.
+/// Most allocations of an answer of 1,000 records: the call, the batch, and their bookkeeping. None of them depends
+/// on the number of records.
 const MAX_ALLOCATIONS_PER_ANSWER: f64 = 90.0;
 
-/// The least number of shards that share what a process needs once.
+/// Fewest shards over which the fixed cost of a process is spread.
 const MANY_SHARDS: u64 = 64;
 
-/// The most bytes that may be allocated for each byte of payload in CBOR at 1 KB: the buffer that an answer is read into,
-/// which is 1.15 bytes, a copy of it into one piece, and the records themselves.
+/// Most bytes allocated per byte of payload, in CBOR at 1 KB. An answer is read into a buffer of 1.15 bytes, copied
+/// once into one piece, and holds the records themselves.
 const MAX_ALLOCATED_PER_PAYLOAD: f64 = 2.5;
 
-/// The most heap of an idle shard, in bytes.
+/// Largest heap of an idle shard, in bytes.
 const MAX_IDLE_HEAP_BYTES: f64 = 64.0 * 1024.0;
 
-/// All figures so far.
+/// All figures of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     rows: Vec<Value>,
 }
 
-/// A number for people.
+/// Converts a number for display.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn as_f64(number: u64) -> f64 {
     number as f64
@@ -46,26 +46,26 @@ impl Report {
         &self.rows
     }
 
-    /// Adds the figures of a comparison and prints them.
-    pub(crate) fn add_cell(&mut self, cell: &Cell, figures: impl Iterator<Item = Value>) {
+    /// Adds and prints the figures of a comparison.
+    pub(crate) fn add_comparison(&mut self, comparison: &Comparison, figures: impl Iterator<Item = Value>) {
         let figures: Vec<Value> = figures.collect();
         let reference = figures.iter().find(|figures| figures["contender"] == "sdk-loop");
-        let reference = reference.map_or(f64::NAN, |figures| per_unit(cell, figures));
+        let reference = reference.map_or(f64::NAN, |figures| per_unit(comparison, figures));
         let mut rows = Vec::new();
         for figures in figures {
-            let ratio = per_unit(cell, &figures) / reference;
-            let row = match cell.kind {
-                Kind::Time => time_row(cell, &figures, ratio),
-                Kind::Count => count_row(cell, &figures),
+            let ratio = per_unit(comparison, &figures) / reference;
+            let row = match comparison.kind {
+                Kind::Time => time_row(comparison, &figures, ratio),
+                Kind::Count => count_row(comparison, &figures),
                 Kind::Latency => json!({
                     "p50_millis": figures["latency_millis"]["p50"], "p99_millis": figures["latency_millis"]["p99"],
                     "max_millis": figures["latency_millis"]["max"], "records": figures["latency_millis"]["count"],
                 }),
             };
             rows.push(self.add(
-                cell.kind,
-                cell.shape,
-                cell.shards,
+                comparison.kind,
+                comparison.shape,
+                comparison.shards,
                 figures["contender"].as_str().unwrap_or(""),
                 row,
             ));
@@ -73,7 +73,7 @@ impl Report {
         print_table(&rows);
     }
 
-    /// Adds one row: who, where, and the figures.
+    /// Adds one row: comparison, contender, and figures.
     pub(crate) fn add(
         &mut self,
         kind: Kind,
@@ -107,13 +107,13 @@ impl Report {
         row[figure].as_f64()
     }
 
-    /// The ratios that have a bar, and whether they stay below it. Time decides nothing: it is printed.
-    pub(crate) fn print_bars(&self) {
-        println!("\nratios of CPU time in this run, and the bars");
-        let line = |what: String, ratio: Option<f64>, bar: f64| {
+    /// Prints the ratios that have a threshold, and whether they meet it. CPU time never fails the run.
+    pub(crate) fn print_ratios(&self) {
+        println!("\nratios of CPU time in this run, with their thresholds");
+        let line = |what: String, ratio: Option<f64>, threshold: f64| {
             let Some(ratio) = ratio else { return };
-            let verdict = if ratio <= bar { "pass" } else { "MISS" };
-            println!("{what:<64} {ratio:>6.3}  bar {bar:<5} {verdict}");
+            let verdict = if ratio <= threshold { "pass" } else { "FAIL" };
+            println!("{what:<64} {ratio:>6.3}  threshold {threshold:<5} {verdict}");
         };
         let per_read = "cpu_micros_per_read";
         let ratio = |shape, shards, left: &str, right: &str| {
@@ -122,10 +122,10 @@ impl Report {
         };
         for format in ["cbor", "json"] {
             let (pipeline, limit) = (format!("pipeline-{format}"), format!("limit-{format}"));
-            for (shape, bar) in [(Shape::A, 0.40), (Shape::B, 0.30), (Shape::C, 0.40)] {
+            for (shape, threshold) in [(Shape::A, 0.40), (Shape::B, 0.30), (Shape::C, 0.40)] {
                 for shards in [16, 256] {
                     let what = format!("{pipeline} to the SDK loop, {}, {shards} shards", shape.letter());
-                    line(what, ratio(shape, shards, &pipeline, "sdk-loop"), bar);
+                    line(what, ratio(shape, shards, &pipeline, "sdk-loop"), threshold);
                     let what = format!("{pipeline} to {limit}, {}, {shards} shards", shape.letter());
                     line(what, ratio(shape, shards, &pipeline, &limit), 1.5);
                 }
@@ -135,9 +135,9 @@ impl Report {
                 line(what, ratio(Shape::E, shards, &pipeline, "sdk-loop"), 0.5);
             }
         }
-        for (shape, bar) in [(Shape::A, 0.15), (Shape::B, 0.10), (Shape::C, 0.45)] {
+        for (shape, threshold) in [(Shape::A, 0.15), (Shape::B, 0.10), (Shape::C, 0.45)] {
             let what = format!("pipeline-cbor to kcl-rs, {}, 16 shards", shape.letter());
-            line(what, ratio(shape, 16, "pipeline-cbor", "kcl-rs"), bar);
+            line(what, ratio(shape, 16, "pipeline-cbor", "kcl-rs"), threshold);
         }
         let memory = |who: &str, shards| self.find(Kind::Count, Shape::E, shards, who, "rss_per_shard");
         let to_kcl =
@@ -146,7 +146,7 @@ impl Report {
     }
 
     /// # Errors
-    /// A counted figure is above its bar: what, and by how much.
+    /// A counted figure exceeds its threshold: which one, and by how much.
     pub(crate) fn check_counted(&self) -> Result<(), BoxError> {
         let mut faults = String::new();
         for row in &self.rows {
@@ -158,10 +158,10 @@ impl Report {
             if row["contender"] == "pipeline-sdk" {
                 continue;
             }
-            let mut check = |figure: &str, bar: f64| {
+            let mut check = |figure: &str, threshold: f64| {
                 let found = number(row, figure);
-                if found > bar {
-                    let _ = writeln!(faults, "{figure} is {found:.4}, the bar {bar}: {row}");
+                if found > threshold {
+                    let _ = writeln!(faults, "{figure} is {found:.4}, above {threshold}: {row}");
                 }
             };
             if row["shards"].as_u64() >= Some(MANY_SHARDS) {
@@ -180,26 +180,26 @@ impl Report {
         if faults.is_empty() {
             Ok(())
         } else {
-            Err(format!("counted figures above their bars:\n{faults}").into())
+            Err(format!("counted figures exceed their thresholds:\n{faults}").into())
         }
     }
 }
 
-/// CPU time for what is compared: a whole reading of the stream, or one read of an idle shard.
-fn per_unit(cell: &Cell, figures: &Value) -> f64 {
+/// Returns the CPU time that is compared: of the whole stream, or of one read of an idle shard.
+fn per_unit(comparison: &Comparison, figures: &Value) -> f64 {
     let nanos = number(figures, "cpu_nanos");
-    if cell.shape.records() == 0 { nanos / number(figures, "reads") } else { nanos }
+    if comparison.shape.records() == 0 { nanos / number(figures, "reads") } else { nanos }
 }
 
-fn time_row(cell: &Cell, figures: &Value, ratio: f64) -> Value {
+fn time_row(comparison: &Comparison, figures: &Value, ratio: f64) -> Value {
     let seconds = number(figures, "cpu_nanos") / 1e9;
-    let answers = as_f64(cell.answers * cell.shards);
+    let answers = as_f64(comparison.answers * comparison.shards);
     let (records, bytes) =
-        (as_f64(cell.shape.user_records()) * answers, as_f64(cell.shape.user_bytes()) * answers);
-    if cell.shape.records() == 0 {
+        (as_f64(comparison.shape.user_records()) * answers, as_f64(comparison.shape.user_bytes()) * answers);
+    if comparison.shape.records() == 0 {
         return json!({
             "cpu_micros_per_read": seconds * 1e6 / number(figures, "reads"), "reads": figures["reads"], "to_sdk_loop": ratio,
-            "rss_per_shard": rss_per_shard(cell, figures),
+            "rss_per_shard": rss_per_shard(comparison, figures),
         });
     }
     json!({
@@ -212,26 +212,26 @@ fn time_row(cell: &Cell, figures: &Value, ratio: f64) -> Value {
     })
 }
 
-fn rss_per_shard(cell: &Cell, figures: &Value) -> f64 {
-    (number(figures, "rss") - number(figures, "rss_before")) / as_f64(cell.shards)
+fn rss_per_shard(comparison: &Comparison, figures: &Value) -> f64 {
+    (number(figures, "rss") - number(figures, "rss_before")) / as_f64(comparison.shards)
 }
 
-fn count_row(cell: &Cell, figures: &Value) -> Value {
+fn count_row(comparison: &Comparison, figures: &Value) -> Value {
     let allocations = number(figures, "allocations");
-    if cell.shape.records() == 0 {
+    if comparison.shape.records() == 0 {
         return json!({
             "allocations_per_read": allocations / number(figures, "counted_reads"),
-            "heap_per_idle_shard": number(figures, "heap_bytes") / as_f64(cell.shards),
-            "rss_per_shard": rss_per_shard(cell, figures),
+            "heap_per_idle_shard": number(figures, "heap_bytes") / as_f64(comparison.shards),
+            "rss_per_shard": rss_per_shard(comparison, figures),
         });
     }
-    // With one answer each there is nothing behind the first of every shard.
+    // With one answer per shard there is nothing after the first one.
     let counted = number(figures, "counted_records");
-    let user = as_f64(cell.shape.user_records()) / as_f64(cell.shape.records());
+    let user = as_f64(comparison.shape.user_records()) / as_f64(comparison.shape.records());
     json!({
         "allocations_per_record": allocations / counted / user,
         "allocated_per_payload": number(figures, "allocated_bytes")
-            / (counted * user * as_f64(cell.shape.payload_bytes())),
+            / (counted * user * as_f64(comparison.shape.payload_bytes())),
         "heap_max_mb": number(figures, "heap_max_bytes") / 1e6,
     })
 }
@@ -251,7 +251,7 @@ fn print_table(rows: &[Value]) {
     }
 }
 
-/// With as many digits as mean something.
+/// Formats a number with its significant digits.
 fn shown(number: f64) -> String {
     match number.abs() {
         0.0 => "0".to_owned(),

@@ -1,4 +1,4 @@
-"""The loop that a user writes with boto3: a thread for each shard, five reads a second.
+"""The usual loop over boto3: one thread per shard, five reads per second.
 
 Arguments: Kinesis URL, shards, records of each shard.
 """

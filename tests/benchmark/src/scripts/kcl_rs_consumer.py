@@ -1,4 +1,4 @@
-"""kcl-rs as its page shows it: counts records, and tells when so many have come.
+"""kcl-rs as in its documentation: counts records, and prints a line when all have arrived.
 
 Arguments: Kinesis URL, DynamoDB URL, application, records.
 """

@@ -1,16 +1,16 @@
-//! One connection: requests in, answers out, one after another.
+//! One HTTP connection: answers one request after another.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Stream;
+use super::stream::Stream;
 
-/// The longest head of a request, and its longest body, in bytes.
+/// Longest head and longest body of a request, in bytes.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
-/// What matters of a request.
+/// The parts of a request head that the server uses.
 #[derive(Debug, Default)]
 struct Head {
     path: String,
@@ -20,7 +20,7 @@ struct Head {
     expects_continue: bool,
 }
 
-/// Answers until the client hangs up.
+/// Answers requests until the client closes the connection.
 pub(super) async fn answer_all(mut socket: TcpStream, stream: &Stream) -> Result<()> {
     let mut buffer = Vec::with_capacity(4096);
     loop {
@@ -56,12 +56,12 @@ pub(super) async fn answer_all(mut socket: TcpStream, stream: &Stream) -> Result
 
 async fn read_more(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<bool> {
     if buffer.len() > MAX_REQUEST_BYTES {
-        return Err(Error::new(ErrorKind::InvalidData, "the request is too long"));
+        return Err(Error::new(ErrorKind::InvalidData, "the request is too long for this server"));
     }
     Ok(socket.read_buf(buffer).await? > 0)
 }
 
-/// In one go where the socket takes it.
+/// Writes all parts, in one call where the socket accepts it.
 async fn write_all(socket: &mut TcpStream, mut parts: [&[u8]; 3]) -> Result<()> {
     while parts.iter().any(|part| !part.is_empty()) {
         let slices = parts.map(IoSlice::new);

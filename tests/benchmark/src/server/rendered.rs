@@ -1,23 +1,23 @@
-//! Answers of `GetRecords`, rendered before they are asked for, in both encodings.
+//! Answers of `GetRecords` in both encodings, rendered in advance.
 //!
-//! A body ends where its iterator and its lag begin, since these differ from shard to shard. Numbers grow with the place in
-//! the shard, as a consumer drops what it has seen.
+//! A body ends before its iterator and its lag, which differ from shard to shard. Sequence numbers grow with the
+//! answer index, because a consumer drops records that it has seen.
 
 use kinesis_streaming::lease_store::{HashKey, HashKeyRange};
 use kinesis_streaming::shard_worker::{Aggregator, hash_key_of};
 
 use crate::shape::{RECORDS_PER_AGGREGATE, Shape};
 
-/// As long as the iterators of AWS, in characters.
+/// Length of an iterator in AWS, in characters.
 pub(crate) const ITERATOR_LENGTH: usize = 224;
 
-/// What an iterator begins with: nothing else in a request does.
+/// The prefix of an iterator, which occurs nowhere else in a request.
 pub(crate) const ITERATOR_MARK: &str = "AAAAAAAAAAAA";
 
-/// When the first record arrived, in milliseconds since 1970.
+/// Arrival time of the first record, in milliseconds since 1970.
 const FIRST_ARRIVAL_MILLIS: u64 = 1_700_000_000_123;
 
-/// How many partition keys an aggregate has.
+/// Number of partition keys in an aggregate.
 const KEYS_PER_AGGREGATE: u64 = 10;
 
 /// An answer up to its iterator.
@@ -36,22 +36,22 @@ pub(crate) struct Rendering<'a> {
     pub(crate) data: &'a [u8],
 }
 
-/// 56 digits: the place in the shard, and the record's place in the answer.
-pub(crate) fn sequence_number(place: u64, index: u64) -> String {
-    format!("49{place:034}{index:020}")
+/// Formats 56 digits: the answer index in the shard, and the record index in the answer.
+pub(crate) fn sequence_number(answer: u64, index: u64) -> String {
+    format!("49{answer:034}{index:020}")
 }
 
-/// The place of a sequence number.
-pub(crate) fn place_of(sequence_number: &str) -> Option<u64> {
+/// Returns the answer index of a sequence number.
+pub(crate) fn answer_index_of(sequence_number: &str) -> Option<u64> {
     sequence_number.get(2..36)?.parse().ok()
 }
 
-/// The iterator for a place in a shard.
-pub(crate) fn iterator(shard: u64, place: u64) -> String {
-    format!("{:b<ITERATOR_LENGTH$}", format!("{ITERATOR_MARK}{shard:08}{place:016}"))
+/// Formats the iterator for an answer of a shard.
+pub(crate) fn iterator(shard: u64, answer: u64) -> String {
+    format!("{:b<ITERATOR_LENGTH$}", format!("{ITERATOR_MARK}{shard:08}{answer:016}"))
 }
 
-/// The shard and the place of the iterator in a request.
+/// Returns the shard and the answer index of the iterator in a request.
 pub(crate) fn find_iterator(request: &[u8]) -> Option<(u64, u64)> {
     let mark = ITERATOR_MARK.as_bytes();
     let at = request.windows(mark.len()).position(|window| window == mark)? + mark.len();
@@ -60,8 +60,8 @@ pub(crate) fn find_iterator(request: &[u8]) -> Option<(u64, u64)> {
 }
 
 impl Body {
-    /// The answer at a place of a shard whose keys lie in `range`.
-    pub(crate) fn render(shape: Shape, place: u64, range: HashKeyRange, rng: &mut fastrand::Rng) -> Self {
+    /// Renders an answer of a shard whose keys are in `range`.
+    pub(crate) fn render(shape: Shape, answer: u64, range: HashKeyRange, rng: &mut fastrand::Rng) -> Self {
         let random =
             |rng: &mut fastrand::Rng, length: u64| -> Vec<u8> { (0..length).map(|_| rng.u8(..)).collect() };
         let keys = keys_in(range, rng);
@@ -74,14 +74,14 @@ impl Body {
                 for index in 0..RECORDS_PER_AGGREGATE {
                     let key = &keys[usize::try_from(index % KEYS_PER_AGGREGATE).unwrap_or(0)];
                     let full = aggregator.add(key.clone(), None, &random(rng, shape.payload_bytes()));
-                    assert!(matches!(full, Ok(None)), "the aggregate has room");
+                    assert!(matches!(full, Ok(None)), "the aggregate is full");
                 }
                 aggregator.finish().map(|aggregate| aggregate.data.to_vec()).unwrap_or_default()
             })
             .collect();
         let records = (0_u64..).zip(&payloads).map(|(index, data)| Rendering {
-            sequence_number: sequence_number(place, index),
-            arrival_millis: FIRST_ARRIVAL_MILLIS + place * 1000 + index % 1000,
+            sequence_number: sequence_number(answer, index),
+            arrival_millis: FIRST_ARRIVAL_MILLIS + answer * 1000 + index % 1000,
             key: &keys[usize::try_from(index % KEYS_PER_AGGREGATE).unwrap_or(0)],
             data,
         });
@@ -106,7 +106,7 @@ impl Body {
             cbor.extend(key.as_bytes());
 
             let comma = if index == 0 { "" } else { "," };
-            // As AWS writes it: 1.700000000123E9.
+            // The format of AWS: 1.700000000123E9.
             let time = format!(
                 "{}.{:012}E9",
                 arrival_millis / 1_000_000_000_000,
@@ -124,7 +124,7 @@ impl Body {
         Self { cbor, json }
     }
 
-    /// The rest of an answer.
+    /// Renders the rest of an answer.
     pub(crate) fn end(is_cbor: bool, iterator: &str, millis_behind_latest: u64) -> Vec<u8> {
         if !is_cbor {
             let end = format!(
@@ -141,12 +141,12 @@ impl Body {
     }
 }
 
-/// A length in four bytes, as CBOR has it.
+/// Encodes a CBOR length in four bytes.
 fn length(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-/// Partition keys of usual length that a stream would send to this range.
+/// Draws partition keys of typical length that belong to this range.
 fn keys_in(range: HashKeyRange, rng: &mut fastrand::Rng) -> Vec<String> {
     let keys = std::iter::repeat_with(|| format!("partition-key-{:08}", rng.u32(..100_000_000)));
     let inside = keys.filter(|key| {

@@ -1,5 +1,5 @@
-//! The settings for AWS, as an application reads them from flags or a file: no panic, every fault names its setting, a password
-//! in a URL is never shown, and an endpoint that is taken is a URL that the SDK's client can call.
+//! The settings for AWS, as an application reads them from flags or a file. They cause no panic, every fault names
+//! its setting, no fault shows a password in a URL, and the SDK's client can call every accepted endpoint.
 //!
 //! An input is lines of `name=value`.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kinesis_asl::{AslErrorKind, AwsSettings, FanOutSettings, RetrievalMode};
 
-use crate::{Reading, Target};
+use crate::target::{Reading, Target};
 
 pub(crate) const TARGET: Target = Target {
     name: "aws_settings",
@@ -45,7 +45,7 @@ pub(crate) const TARGET: Target = Target {
     ],
 };
 
-/// How faults begin: with the setting, or with what a setting of fan-out is called.
+/// The first words of faults: the setting, or the term for a setting of fan-out.
 const NAMES: [&str; 18] = [
     "stream_name",
     "region",
@@ -68,7 +68,7 @@ const NAMES: [&str; 18] = [
 ];
 
 fn check(input: &[u8]) -> Reading {
-    let Ok(text) = std::str::from_utf8(input) else { return Reading::LeftAlone };
+    let Ok(text) = std::str::from_utf8(input) else { return Reading::Ignored };
     let settings = settings(text);
     let faults = settings.faults();
     for fault in &faults {
@@ -79,7 +79,7 @@ fn check(input: &[u8]) -> Reading {
         ("dynamodb_endpoint_url", &settings.dynamodb_endpoint_url),
         ("cloudwatch_endpoint_url", &settings.cloudwatch_endpoint_url),
     ];
-    // What comes before an @ may be a password; the faults of a URL that holds one show nothing of it.
+    // The text before an @ may be a password, so a fault must show no part of such a URL.
     for (name, _) in urls.iter().filter(|(_, url)| url.as_ref().is_some_and(|url| url.contains('@'))) {
         let mut of_the_url = faults.iter().filter(|fault| fault.starts_with(name));
         assert!(of_the_url.all(|fault| !fault.contains('@') && !fault.contains('"')), "{faults:?}");
@@ -100,10 +100,10 @@ fn check(input: &[u8]) -> Reading {
     }
 }
 
-/// A request to the endpoint, made as the SDK's client does.
+/// Creates a request to the endpoint, as the SDK's client does.
 fn request_to(url: &str) -> aws_smithy_runtime_api::http::Request<()> {
     let mut request = aws_smithy_runtime_api::http::Request::new(());
-    request.set_uri(url).unwrap_or_else(|error| panic!("{url:?} was taken, but is no URL: {error}"));
+    request.set_uri(url).unwrap_or_else(|error| panic!("{url:?} was accepted and is not a URL: {error}"));
     request
 }
 

@@ -1,4 +1,4 @@
-//! The JSON form of DynamoDB items, in which seeds can be read by people: `{"leaseCounter": {"N": "7"}}`.
+//! The JSON form of DynamoDB items, which keeps the seeds readable: `{"leaseCounter": {"N": "7"}}`.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64_simd::STANDARD;
 use serde_json::Value;
 
-/// Reads an item; `None`: it is none.
+/// Parses an item; `None` when the input is not an item.
 pub(super) fn item(input: &[u8]) -> Option<HashMap<String, AttributeValue>> {
     attributes(&serde_json::from_slice(input).ok()?)
 }
@@ -16,7 +16,7 @@ fn attributes(value: &Value) -> Option<HashMap<String, AttributeValue>> {
     value.as_object()?.iter().map(|(name, value)| Some((name.clone(), attribute(value)?))).collect()
 }
 
-/// A value is an object whose only member is named by the type.
+/// Parses a value: an object whose only member is named after the type.
 fn attribute(value: &Value) -> Option<AttributeValue> {
     let (kind, value) = value.as_object().filter(|value| value.len() == 1)?.iter().next()?;
     Some(match kind.as_str() {

@@ -1,4 +1,4 @@
-//! What DynamoDB makes of the expressions that the lease store sends: as much of its language as those use.
+//! An interpreter for the part of DynamoDB's expression language that the lease store uses.
 
 use std::collections::HashMap;
 
@@ -9,14 +9,15 @@ use lease_store::dynamodb::fuzz_internals::{Item, Update};
 pub(super) fn holds(update: &Update, row: &Item) -> bool {
     update.condition.split(" AND ").all(|condition| {
         if let Some(name) = condition.strip_prefix("attribute_not_exists(") {
-            return !row.contains_key(attribute(update, name.strip_suffix(')').expect("it is closed")));
+            return !row
+                .contains_key(attribute(update, name.strip_suffix(')').expect("a closing parenthesis")));
         }
         let (name, value) = condition.split_once(" = ").expect("an equation");
         row.get(attribute(update, name)).is_some_and(|found| is_equal(found, operand(update, value)))
     })
 }
 
-/// The row after the update. All that is read for it is read from the row before.
+/// Applies the update. All its operands are read from the row before the update.
 pub(super) fn apply(update: &Update, row: &Item) -> Item {
     let mut next = row.clone();
     for (clause, action) in actions(&update.update) {
@@ -39,7 +40,7 @@ pub(super) fn apply(update: &Update, row: &Item) -> Item {
     next
 }
 
-/// The single changes of an update, each with its clause.
+/// Splits an update into single actions, each with its clause.
 fn actions(text: &str) -> Vec<(&str, &str)> {
     let mut clause = "";
     let mut actions = Vec::new();
@@ -57,7 +58,7 @@ fn actions(text: &str) -> Vec<(&str, &str)> {
     actions
 }
 
-/// An action ends at a comma outside of parentheses, or where the next clause begins.
+/// Returns the end of an action: a comma outside of parentheses, or the start of the next clause.
 fn action_end(text: &str) -> usize {
     let mut depth = 0;
     for (at, byte) in text.bytes().enumerate() {
@@ -86,7 +87,7 @@ fn operand<'a>(update: &'a Update, placeholder: &str) -> &'a AttributeValue {
     &update.values[placeholder]
 }
 
-/// Numbers are equal by their value, however they are written.
+/// Whether two values are equal. Numbers are equal by value, regardless of their notation.
 fn is_equal(one: &AttributeValue, other: &AttributeValue) -> bool {
     match (number(Some(one)), number(Some(other))) {
         (Some(one), Some(other)) => one == other,
@@ -98,7 +99,7 @@ fn number(value: Option<&AttributeValue>) -> Option<u128> {
     value?.as_n().ok()?.parse().ok()
 }
 
-/// The attributes that an update names, in the condition or as changed.
+/// Returns the attributes that an update names, in its condition or as changed.
 pub(super) fn named(update: &Update) -> impl Iterator<Item = &str> {
     let names: &HashMap<String, String> = &update.names;
     names.values().map(String::as_str)

@@ -1,5 +1,6 @@
-//! Answers of `GetRecords`, in CBOR or in JSON: no panic, memory within a bound of the body, a clear error; what is read, written
-//! in JSON and read again is the same; and where the SDK takes an answer in JSON too, it reads the same.
+//! Answers of `GetRecords`, in CBOR or JSON. They cause no panic, claim memory in proportion to the body, and are
+//! refused with a clear error. An accepted answer survives a round trip through JSON, and equals the SDK's reading of
+//! the same JSON body.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +12,8 @@ use lease_store::SequenceNumber;
 use serde_json::{Value, json};
 use shard_worker::Record;
 
-use super::sdk_reading;
-use crate::{Reading, Target};
+use super::sdk_parser;
+use crate::target::{Reading, Target};
 
 pub(crate) const TARGET: Target = Target {
     name: "get_records",
@@ -57,16 +58,17 @@ pub(crate) const TARGET: Target = Target {
     ],
 };
 
-/// The most bytes of memory for each byte of a body: the smallest record of all is `{}` and a comma.
+/// Most bytes of memory for each byte of a body: the smallest record is `{}` and a comma.
 const MAX_BYTES_PER_BYTE: u64 = 160;
 
-/// The most bytes of memory besides.
+/// Most bytes of memory independent of the body.
 const MAX_FIXED_BYTES: u64 = 16 * 1024;
 
-/// The most records of an answer.
+/// Most records of an answer.
 const MAX_RECORDS: usize = 1 << 16;
 
-/// How far apart the two readings of a time may be: one rounds to the millisecond, the other keeps a floating-point number.
+/// Largest difference between the two readings of a time: one rounds to the millisecond, the other keeps a
+/// floating-point number.
 const TIME_TOLERANCE: Duration = Duration::from_millis(1);
 
 fn check(input: &[u8]) -> Reading {
@@ -74,8 +76,8 @@ fn check(input: &[u8]) -> Reading {
     let mut read = None;
     let claimed = allocation_counter::measure(|| read = Some(read_whole(body)));
     let bound = input.len() as u64 * MAX_BYTES_PER_BYTE + MAX_FIXED_BYTES;
-    assert!(claimed.bytes_max <= bound, "{} bytes claim {claimed:?}", input.len());
-    let answer = match read.expect("it was read") {
+    assert!(claimed.bytes_max <= bound, "a body of {} bytes allocates {claimed:?}", input.len());
+    let answer = match read.expect("the body was not read") {
         Ok(answer) => answer,
         Err(error) => {
             let message = error.to_string();
@@ -84,10 +86,10 @@ fn check(input: &[u8]) -> Reading {
         }
     };
     check_answer(&answer, input.len());
-    let again = read_whole(written(&answer)).expect("what was read can be written and read");
-    assert_eq!(again, answer, "it is the same when it is written and read again");
+    let again = read_whole(written(&answer)).expect("cannot read the written answer");
+    assert_eq!(again, answer, "the answer changes in a round trip");
     if !matches!(input.first(), Some(0xa0..=0xbf))
-        && let Some(output) = sdk_reading::read(input)
+        && let Some(output) = sdk_parser::read(input)
     {
         compare(&answer, &output);
     }
@@ -97,16 +99,22 @@ fn check(input: &[u8]) -> Reading {
 fn check_answer(answer: &WholeAnswer, body_bytes: usize) {
     assert!(answer.records.len() <= MAX_RECORDS);
     let held = |record: &Record| record.data.len() + record.partition_key.as_ref().map_or(0, |key| key.len());
-    assert!(answer.records.iter().map(held).sum::<usize>() <= body_bytes, "more than was sent");
+    assert!(
+        answer.records.iter().map(held).sum::<usize>() <= body_bytes,
+        "the records hold more bytes than the body"
+    );
     for record in &answer.records {
         let number = SequenceNumber::new(record.sequence_number.as_str().to_owned());
         assert_eq!(number.ok().as_ref(), Some(&record.sequence_number));
         assert_eq!(record.sub_sequence_number, 0);
-        assert!(record.partition_key.as_ref().is_none_or(|key| !key.is_empty()), "absent is not empty");
+        assert!(
+            record.partition_key.as_ref().is_none_or(|key| !key.is_empty()),
+            "an absent partition key is read as an empty one"
+        );
     }
 }
 
-/// The answer in JSON, as AWS writes it.
+/// Formats the answer as JSON, as AWS does.
 fn written(answer: &WholeAnswer) -> Vec<u8> {
     let records: Vec<String> = answer.records.iter().map(record).collect();
     let children: Value = answer.children.iter().map(child).collect();
@@ -129,7 +137,7 @@ fn record(record: &Record) -> String {
     )
 }
 
-/// A time as seconds with a fraction, digit by digit: a floating-point number would round it.
+/// Formats a time as seconds with an exact fraction. A floating-point number would be rounded.
 fn seconds(time: SystemTime) -> String {
     let (sign, distance) = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => ("", after),
@@ -145,7 +153,7 @@ fn child(child: &ChildShard) -> Value {
     json!({ "ShardId": child.shard_id(), "ParentShards": child.parent_shards(), "HashKeyRange": range })
 }
 
-/// Where both take an answer they read the same.
+/// Compares two accepted readings of the same body.
 fn compare(ours: &WholeAnswer, sdk: &GetRecordsOutput) {
     assert_eq!(ours.next_iterator.as_deref(), sdk.next_shard_iterator());
     assert_eq!(ours.millis_behind_latest, sdk.millis_behind_latest());

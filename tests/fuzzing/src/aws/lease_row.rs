@@ -1,5 +1,5 @@
-//! Rows of a lease table, whatever attributes and types they have: a lease, or a fault that names row and attribute; and
-//! whatever is written to a lease gives the row that the model of a lease says, with all that we do not know left in it.
+//! Rows of a lease table with any attributes and types. A row is a lease, or a fault that names row and attribute. A
+//! write gives the row that the lease model predicts, and preserves unknown attributes.
 //!
 //! An input is an item in DynamoDB's JSON.
 
@@ -14,7 +14,7 @@ use lease_store::{
 };
 
 use super::{dynamodb_json, expression};
-use crate::{Reading, Target};
+use crate::target::{Reading, Target};
 
 pub(crate) const TARGET: Target = Target {
     name: "lease_row",
@@ -52,7 +52,7 @@ pub(crate) const TARGET: Target = Target {
     ],
 };
 
-/// The attributes of a lease and their types, for those that a lease cannot be read with when they have another type.
+/// The attributes of a lease with their types. A row with another type for one of them is malformed.
 const STRICT: [(&str, &str); 17] = [
     ("leaseKey", "S"),
     ("leaseOwner", "S"),
@@ -73,7 +73,7 @@ const STRICT: [(&str, &str); 17] = [
     ("initialTimeMillis", "N"),
 ];
 
-/// The others, which are read only beside another one, or as far as they make sense.
+/// The other attributes: read only together with another one, or ignored if they make no sense.
 const LENIENT: [&str; 5] = [
     "pendingCheckpointSubSequenceNumber",
     "pendingCheckpointState",
@@ -85,21 +85,21 @@ const LENIENT: [&str; 5] = [
 /// The largest number of the KCL.
 const LAST_COUNT: u64 = i64::MAX.unsigned_abs();
 
-/// What a lease must have.
+/// The mandatory attributes of a lease.
 const MANDATORY: [&str; 4] = ["leaseKey", "leaseCounter", "ownerSwitchesSinceCheckpoint", "checkpoint"];
 
 fn check(input: &[u8]) -> Reading {
-    let Some(item) = dynamodb_json::item(input) else { return Reading::LeftAlone };
-    let orders = MultiStreamKey::new("123456789012", "orders", 1_700_000_000).expect("it is sound");
+    let Some(item) = dynamodb_json::item(input) else { return Reading::Ignored };
+    let orders = MultiStreamKey::new("123456789012", "orders", 1_700_000_000).expect("a valid value");
     let of_one_stream = check_rows(&Rows::new(None), &item);
     let of_many = check_rows(&Rows::new(Some(orders)), &item);
     match (of_one_stream, of_many) {
         (Reading::Accepted, Reading::Accepted) => {
-            panic!("a row belongs to one kind of application: {item:?}")
+            panic!("two kinds of applications accept the row: {item:?}")
         }
         (Reading::Accepted, _) | (_, Reading::Accepted) => Reading::Accepted,
         (Reading::Refused, Reading::Refused) => Reading::Refused,
-        _ => Reading::LeftAlone,
+        _ => Reading::Ignored,
     }
 }
 
@@ -110,9 +110,12 @@ fn check_rows(rows: &Rows, item: &Item) -> Reading {
             Reading::Accepted
         }
         Ok(None) => {
-            let says_so = |name: &str| matches!(item.get(name), Some(AttributeValue::S(_)));
-            assert!(says_so("entityType") || says_so("streamName"), "it says that it is no lease: {item:?}");
-            Reading::LeftAlone
+            let is_text = |name: &str| matches!(item.get(name), Some(AttributeValue::S(_)));
+            assert!(
+                is_text("entityType") || is_text("streamName"),
+                "the row is ignored without a mark of another kind: {item:?}"
+            );
+            Reading::Ignored
         }
         Err(malformed) => {
             check_fault(item, &malformed);
@@ -121,7 +124,7 @@ fn check_rows(rows: &Rows, item: &Item) -> Reading {
     }
 }
 
-/// It names the row and the attribute, and shows nothing of the application's own bytes.
+/// A fault names the row and the attribute, and shows none of the application's own bytes.
 fn check_fault(item: &Item, malformed: &MalformedLease) {
     if let Some(AttributeValue::S(key)) = item.get("leaseKey") {
         assert_eq!(&malformed.key, key);
@@ -140,17 +143,17 @@ fn check_lease(rows: &Rows, item: &Item, lease: &Lease) {
     }
     for (name, kind) in STRICT {
         let is_sound = item.get(name).is_none_or(|value| is_of_kind(value, kind));
-        assert!(is_sound, "{name} must be {kind}: {item:?}");
+        assert!(is_sound, "the type of {name} must be {kind}: {item:?}");
     }
     assert!(matches!(item.get("entityType"), None | Some(AttributeValue::S(_))), "{item:?}");
 
-    // Written anew it is the same, but for what only others measure.
+    // A written lease reads back the same, except for values that only other workers measure.
     let written = rows.write(lease);
     let mut expected = lease.clone();
     expected.throughput_bytes_per_second = None;
     assert_eq!(rows.read(&written), Ok(Some(expected)));
 
-    // The row after the last number of all would have none.
+    // The largest number has no successor.
     if lease.counter.max(lease.owner_switches_since_checkpoint) == LAST_COUNT {
         return;
     }
@@ -159,7 +162,8 @@ fn check_lease(rows: &Rows, item: &Item, lease: &Lease) {
     }
 }
 
-/// The update gives the row that the model says, exactly where the model lets it; all that it does not name is left alone.
+/// An update applies exactly where the model allows it, gives the row that the model predicts, and preserves all
+/// attributes that it does not name.
 fn check_change(rows: &Rows, item: &Item, lease: &Lease, change: &LeaseChange) {
     let (shard_id, expected) = (lease.shard_id.clone(), lease.version());
     let update = rows.update(&shard_id, &expected, change);
@@ -172,7 +176,7 @@ fn check_change(rows: &Rows, item: &Item, lease: &Lease, change: &LeaseChange) {
     stale.counter = stale.counter.wrapping_sub(1);
     assert!(
         !expression::holds(&rows.update(&shard_id, &stale, change), item),
-        "of another version: {change:?}"
+        "{change:?} applies to another version"
     );
 
     let Verdict::Applies(Some(next)) = verdict else { return };
@@ -180,7 +184,7 @@ fn check_change(rows: &Rows, item: &Item, lease: &Lease, change: &LeaseChange) {
     assert_eq!(rows.read(&after), Ok(Some(*next)), "{change:?} of {item:?}");
     let named: BTreeSet<&str> = expression::named(&update).collect();
     for (name, value) in item.iter().filter(|(name, _)| !named.contains(name.as_str())) {
-        assert_eq!(after.get(name), Some(value), "{change:?} leaves {name} alone");
+        assert_eq!(after.get(name), Some(value), "{change:?} changes {name}");
     }
     let is_ours = |name: &str| STRICT.iter().any(|(known, _)| *known == name) || LENIENT.contains(&name);
     assert!(named.iter().all(|name| is_ours(name)), "{change:?} names {named:?}");
@@ -193,9 +197,9 @@ fn is_of_kind(value: &AttributeValue, kind: &str) -> bool {
     )
 }
 
-/// Every change that can be made to a lease, by workers that stand in the row and by others.
+/// Returns every change of a lease, by workers named in the row and by others.
 fn changes(lease: &Lease) -> Vec<LeaseChange> {
-    let worker = |name: &'static str| WorkerId::new(name).expect("it is sound");
+    let worker = |name: &'static str| WorkerId::new(name).expect("a valid value");
     let position = Position::after(4959.into(), 3);
     let facts = LeaseFacts {
         stream: Some(StreamIdentity { arn: "arn".to_owned(), creation_epoch_seconds: 17 }),

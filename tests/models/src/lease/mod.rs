@@ -1,293 +1,268 @@
-//! The lease protocol: take, renew, checkpoint, hand-over and release, with answers that are lost and writes that arrive late.
+//! The lease protocol: take, renew, checkpoint, hand over and release, with lost answers and delayed writes.
 //!
-//! A state is small: counters are told from that of the table, and ages end at the fail-over time, so runs of any length are
-//! among those that are visited. What is bounded is how often something goes wrong. Workers of the same kind are
-//! interchangeable, so of states that differ by their names alone one is visited: in a trace, the workers may change names
-//! from one state to the next.
+//! States are small. Counters are relative to the counter in the table, and ages end at the fail-over time, so the
+//! visited states include runs of any length. Only the number of faults is bounded.
+//!
+//! Workers of the same kind are interchangeable, and the model visits one of several states that differ only by
+//! worker names. In a printed trace the workers may therefore swap names between two states.
 
-mod cell;
-mod holding;
+mod holder;
 mod row;
-mod watching;
+mod single_lease;
+mod watcher;
 
 use stateright::{Model, Property};
 
-pub use cell::{Broken, Call, Cell, FAILOVER_STEPS, Hold, InFlight, Origin, Part, Seen, Unsettled};
 pub use row::{Change, Row, Version, Worker, Write};
+pub use single_lease::{
+    Call, FAILOVER_STEPS, Happened, HeldLease, InFlight, Observation, Origin, SingleLease, Unsettled,
+    Violation, WorkerView,
+};
 
-use crate::Witnesses;
+use crate::witness::Witnesses;
 
 /// The sizes of a model.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct LeaseModel {
-    /// How many workers of ours there are.
+    /// Number of our workers
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub workers: u8,
-    /// How many leases.
+    /// Number of leases
     #[arg(long, default_value_t = 1)]
     pub leases: usize,
-    /// How many records a shard has.
+    /// Number of records in a shard
     #[arg(long, default_value_t = 1)]
     pub records: u8,
-    /// How many answers are lost at most.
+    /// Most answers that are lost
     #[arg(long, default_value_t = 1)]
     pub lost_answers: u8,
-    /// How many processes die at most.
+    /// Most processes that crash
     #[arg(long, default_value_t = 0)]
     pub crashes: u8,
-    /// How often a KCL worker takes the lease from its owner, or a KCL 3.x leader begins a hand-over.
+    /// How often a KCL worker steals the lease, or a KCL 3.x leader starts a hand-over
     #[arg(long, default_value_t = 0)]
     pub kcl_moves: u8,
-    /// Whether workers ask each other for the lease.
+    /// Let workers request the lease from each other
     #[arg(long)]
     pub asks: bool,
-    /// What has happened.
+    /// The kinds of steps that happened.
     #[arg(skip)]
     pub witnesses: Witnesses,
 }
 
-/// What a model must have seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happened {
-    /// A lease was taken from an owner.
-    Taken,
-    /// A take of unknown outcome turned out to be applied.
-    TakeSettled,
-    /// A holder made the worker that asked the owner.
-    HandedOver,
-    /// A write of unknown outcome was applied.
-    UnknownApplied,
-    /// A write of unknown outcome was not.
-    UnknownNotApplied,
-    /// A holder found out that it has lost the lease.
-    Lost,
-    /// A holder gave up what it could not renew in time.
-    GivenUp,
-    /// A holder found that a KCL 3.x leader has named another owner.
-    KclHandOver,
-    /// The shard was read and checkpointed to its last record.
-    ReadOn,
-}
-
-impl From<Happened> for u32 {
-    fn from(happened: Happened) -> Self {
-        happened as Self
-    }
-}
-
 /// A state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseState {
+pub struct ModelState {
     /// The leases.
-    pub cells: Vec<Cell>,
-    /// What may still go wrong.
-    pub left: Left,
+    pub leases: Vec<SingleLease>,
+    /// The faults that may still happen.
+    pub budget: FaultBudget,
 }
 
-/// What may still go wrong.
+/// The faults that may still happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Left {
+pub struct FaultBudget {
     /// Answers that may be lost.
     pub lost_answers: u8,
-    /// Processes that may die.
+    /// Processes that may crash.
     pub crashes: u8,
-    /// What the KCL may do.
+    /// Takes and hand-overs of the KCL.
     pub kcl_moves: u8,
 }
 
 /// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Time goes by for all.
+    /// Time advances for all workers.
     Tick,
-    /// A process dies, and starts again under the same name, without memory.
+    /// A process crashes and restarts under the same name, without memory.
     Crash(Worker),
-    /// Something happens to one lease.
-    At(usize, CellStep),
+    /// A step of one lease.
+    OnLease(usize, LeaseStep),
 }
 
 /// A step of one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CellStep {
-    /// A write reaches the table, and its answer the sender.
-    Deliver(usize),
+pub enum LeaseStep {
+    /// A write reaches the table, and its answer reaches the sender.
+    Arrive(usize),
     /// A write reaches the table, and its answer is lost.
-    DeliverInSilence(usize),
-    /// A worker looks at the leases, and takes what the plan says.
-    Look(Worker),
-    /// A worker asks for the lease.
-    Ask(Worker),
-    /// A worker no longer does.
+    ArriveWithoutAnswer(usize),
+    /// A worker scans the leases, and takes those that the plan names.
+    Scan(Worker),
+    /// A worker requests the lease.
+    Request(Worker),
+    /// A worker withdraws its request.
     Withdraw(Worker),
     /// A worker stops waiting for the answer to its take, and reads the row.
     SettleTake(Worker),
     /// A holder stops waiting for the answer to its write, and reads the row.
     SettleCall(Worker),
-    /// The same, but the row cannot be read, or whoever waited has gone away.
+    /// The same, but the row cannot be read, or the caller was cancelled.
     AbandonCall(Worker),
-    /// The keeper of a lease does what is due.
-    Keep(Worker),
-    /// A record is handed to the application.
+    /// The renewal task of the lease runs.
+    Renew(Worker),
+    /// A record is delivered to the application.
     DeliverRecord(Worker),
-    /// The application is done with everything up to this place.
+    /// The application acknowledges all records up to this offset.
     Acknowledge(Worker, u8),
-    /// What is acknowledged is written.
+    /// The acknowledged offset is written.
     Checkpoint(Worker),
-    /// The holder gives the lease up: to whoever asks, or to nobody.
-    GiveUp(Worker),
-    /// A KCL 2.x worker takes the lease, whoever owns it.
+    /// The holder hands the lease over to its requester, or releases it.
+    Release(Worker),
+    /// A KCL 2.x worker takes the lease from any owner.
     KclTake,
-    /// It renews the lease.
+    /// The KCL worker renews the lease.
     KclRenew,
-    /// It stores how far it has read.
+    /// The KCL worker writes a checkpoint.
     KclCheckpoint,
     /// A KCL 3.x leader names another owner.
     KclHandOver(Worker),
 }
 
 impl LeaseModel {
-    /// The number of the KCL worker.
+    /// Returns the number of the KCL worker.
     fn kcl(&self) -> Worker {
         self.workers
     }
 
-    fn steps_of(&self, index: usize, cell: &Cell, left: Left, steps: &mut Vec<Step>) {
-        let mut add = |step| steps.push(Step::At(index, step));
-        let has_room = cell.has_room();
-        for place in 0..cell.in_flight.len() {
-            add(CellStep::Deliver(place));
-            if left.lost_answers > 0 {
-                add(CellStep::DeliverInSilence(place));
+    fn list_steps(&self, index: usize, lease: &SingleLease, budget: FaultBudget, steps: &mut Vec<Step>) {
+        let mut add = |step| steps.push(Step::OnLease(index, step));
+        let has_capacity = lease.has_capacity();
+        for write in 0..lease.in_flight.len() {
+            add(LeaseStep::Arrive(write));
+            if budget.lost_answers > 0 {
+                add(LeaseStep::ArriveWithoutAnswer(write));
             }
         }
-        for (worker, part) in (0..self.workers).zip(&cell.parts) {
-            match (&part.hold, part.taking) {
-                (None, Some(_)) if left.lost_answers > 0 || cell.is_waiting_in_vain(worker) => {
-                    add(CellStep::SettleTake(worker));
+        for (worker, view) in (0..self.workers).zip(&lease.views) {
+            match (&view.held, view.taking) {
+                (None, Some(_)) if budget.lost_answers > 0 || lease.is_answer_lost(worker) => {
+                    add(LeaseStep::SettleTake(worker));
                 }
-                (None, None) if has_room => {
-                    add(CellStep::Look(worker));
-                    let is_others = cell.row.owner.is_some_and(|owner| owner != worker);
-                    let may_ask = self.asks && is_others && part.seen.unchanged.is_some();
-                    if may_ask && !part.has_asked && cell.row.checkpoint_owner.is_none() {
-                        add(CellStep::Ask(worker));
+                (None, None) if has_capacity => {
+                    add(LeaseStep::Scan(worker));
+                    let is_others = lease.row.owner.is_some_and(|owner| owner != worker);
+                    let may_ask = self.asks && is_others && view.observation.unchanged.is_some();
+                    if may_ask && !view.has_requested && lease.row.checkpoint_owner.is_none() {
+                        add(LeaseStep::Request(worker));
                     }
-                    if part.has_asked && cell.row.requested_by == Some(worker) {
-                        add(CellStep::Withdraw(worker));
+                    if view.has_requested && lease.row.requested_by == Some(worker) {
+                        add(LeaseStep::Withdraw(worker));
                     }
                 }
-                (Some(hold), _) => {
-                    let may_lose = left.lost_answers > 0 || cell.is_waiting_in_vain(worker);
-                    self.steps_of_holder(worker, hold, has_room, may_lose, &mut add);
+                (Some(held), _) => {
+                    let may_lose = budget.lost_answers > 0 || lease.is_answer_lost(worker);
+                    self.list_holder_steps(worker, held, has_capacity, may_lose, &mut add);
                 }
                 (None, _) => {}
             }
         }
-        if self.kcl_takes_part() {
-            if left.kcl_moves > 0 {
-                if cell.row.owner != Some(self.kcl()) {
-                    add(CellStep::KclTake);
+        if self.has_kcl() {
+            if budget.kcl_moves > 0 {
+                if lease.row.owner != Some(self.kcl()) {
+                    add(LeaseStep::KclTake);
                 }
-                if cell.row.checkpoint_owner.is_none() && cell.row.owner.is_some() {
-                    (0..=self.kcl()).for_each(|to| add(CellStep::KclHandOver(to)));
+                if lease.row.checkpoint_owner.is_none() && lease.row.owner.is_some() {
+                    (0..=self.kcl()).for_each(|to| add(LeaseStep::KclHandOver(to)));
                 }
             }
-            if cell.row.owner == Some(self.kcl()) && cell.row.checkpoint_owner.is_none() {
-                add(CellStep::KclRenew);
-                add(CellStep::KclCheckpoint);
+            if lease.row.owner == Some(self.kcl()) && lease.row.checkpoint_owner.is_none() {
+                add(LeaseStep::KclRenew);
+                add(LeaseStep::KclCheckpoint);
             }
         }
     }
 
-    fn steps_of_holder(
+    fn list_holder_steps(
         &self,
         worker: Worker,
-        hold: &Hold,
-        has_room: bool,
+        held: &HeldLease,
+        has_capacity: bool,
         may_lose_answer: bool,
-        add: &mut impl FnMut(CellStep),
+        add: &mut impl FnMut(LeaseStep),
     ) {
-        add(CellStep::Keep(worker));
-        if hold.marks[0] < self.records {
-            add(CellStep::DeliverRecord(worker));
+        add(LeaseStep::Renew(worker));
+        if held.marks[0] < self.records {
+            add(LeaseStep::DeliverRecord(worker));
         }
-        (1..=self.records).for_each(|place| add(CellStep::Acknowledge(worker, place)));
-        if hold.call.is_some() && may_lose_answer {
-            add(CellStep::AbandonCall(worker));
+        (1..=self.records).for_each(|offset| add(LeaseStep::Acknowledge(worker, offset)));
+        if held.call.is_some() && may_lose_answer {
+            add(LeaseStep::AbandonCall(worker));
         }
-        if hold.call.is_some() && may_lose_answer && has_room {
-            add(CellStep::SettleCall(worker));
+        if held.call.is_some() && may_lose_answer && has_capacity {
+            add(LeaseStep::SettleCall(worker));
         }
-        if hold.call.is_none() && has_room {
-            add(CellStep::Checkpoint(worker));
-            add(CellStep::GiveUp(worker));
+        if held.call.is_none() && has_capacity {
+            add(LeaseStep::Checkpoint(worker));
+            add(LeaseStep::Release(worker));
         }
     }
 
-    fn kcl_takes_part(&self) -> bool {
+    fn has_kcl(&self) -> bool {
         self.kcl_moves > 0
     }
 
-    /// Does a step; `false` when it changes nothing.
-    fn step(&self, cell: &mut Cell, left: &mut Left, step: CellStep) -> bool {
+    /// Executes a step; `false` when it changes nothing.
+    fn step(&self, lease: &mut SingleLease, budget: &mut FaultBudget, step: LeaseStep) -> bool {
         let seen = &self.witnesses;
         match step {
-            CellStep::Deliver(place) => cell.deliver(place, true, seen),
-            CellStep::DeliverInSilence(place) => {
-                left.lost_answers -= 1;
-                cell.deliver(place, false, seen);
+            LeaseStep::Arrive(write) => lease.arrive(write, true, seen),
+            LeaseStep::ArriveWithoutAnswer(write) => {
+                budget.lost_answers -= 1;
+                lease.arrive(write, false, seen);
             }
-            CellStep::Look(worker) => {
-                cell.look(worker);
+            LeaseStep::Scan(worker) => {
+                lease.scan(worker);
             }
-            CellStep::Ask(worker) => {
-                return cell.leave_word(worker, Change::Request(worker, cell.row.requested_by));
+            LeaseStep::Request(worker) => {
+                return lease.write_request(worker, Change::Request(worker, lease.row.requested_by));
             }
-            CellStep::Withdraw(worker) => return cell.leave_word(worker, Change::Withdraw(worker)),
-            CellStep::SettleTake(worker) => {
-                left.lost_answers -= u8::from(!cell.is_waiting_in_vain(worker));
-                return cell.settle_take(worker, seen);
+            LeaseStep::Withdraw(worker) => return lease.write_request(worker, Change::Withdraw(worker)),
+            LeaseStep::SettleTake(worker) => {
+                budget.lost_answers -= u8::from(!lease.is_answer_lost(worker));
+                return lease.settle_take(worker, seen);
             }
-            CellStep::SettleCall(worker) => {
-                left.lost_answers -= u8::from(!cell.is_waiting_in_vain(worker));
-                return cell.settle_call(worker, seen);
+            LeaseStep::SettleCall(worker) => {
+                budget.lost_answers -= u8::from(!lease.is_answer_lost(worker));
+                return lease.settle_call(worker, seen);
             }
-            CellStep::AbandonCall(worker) => {
-                left.lost_answers -= u8::from(!cell.is_waiting_in_vain(worker));
-                return cell.abandon_call(worker);
+            LeaseStep::AbandonCall(worker) => {
+                budget.lost_answers -= u8::from(!lease.is_answer_lost(worker));
+                return lease.abandon_call(worker);
             }
-            CellStep::Keep(worker) => return cell.keep(worker, seen),
-            CellStep::DeliverRecord(worker) => return cell.deliver_record(worker),
-            CellStep::Acknowledge(worker, place) => return cell.acknowledge(worker, place),
-            CellStep::Checkpoint(worker) => return cell.checkpoint(worker, seen),
-            CellStep::GiveUp(worker) => return cell.give_up(worker, seen),
-            CellStep::KclTake => {
-                left.kcl_moves -= 1;
-                let row = Row { owner: Some(self.kcl()), checkpoint_owner: None, ..cell.row };
-                cell.write_foreign(row, 1, false);
+            LeaseStep::Renew(worker) => return lease.renew(worker, seen),
+            LeaseStep::DeliverRecord(worker) => return lease.deliver(worker),
+            LeaseStep::Acknowledge(worker, offset) => return lease.acknowledge(worker, offset),
+            LeaseStep::Checkpoint(worker) => return lease.checkpoint(worker, seen),
+            LeaseStep::Release(worker) => return lease.release(worker, seen),
+            LeaseStep::KclTake => {
+                budget.kcl_moves -= 1;
+                let row = Row { owner: Some(self.kcl()), checkpoint_owner: None, ..lease.row };
+                lease.write_foreign(row, 1, false);
             }
-            CellStep::KclRenew => cell.write_foreign(cell.row, 1, false),
-            CellStep::KclCheckpoint => {
-                if cell.row.checkpoint >= self.records {
+            LeaseStep::KclRenew => lease.write_foreign(lease.row, 1, false),
+            LeaseStep::KclCheckpoint => {
+                if lease.row.checkpoint >= self.records {
                     return false;
                 }
-                let row = Row { checkpoint: cell.row.checkpoint + 1, ..cell.row };
-                cell.write_foreign(row, 1, false);
+                let row = Row { checkpoint: lease.row.checkpoint + 1, ..lease.row };
+                lease.write_foreign(row, 1, false);
             }
-            CellStep::KclHandOver(to) => {
-                if cell.row.owner == Some(to) {
+            LeaseStep::KclHandOver(to) => {
+                if lease.row.owner == Some(to) {
                     return false;
                 }
-                left.kcl_moves -= 1;
-                let row = Row { owner: Some(to), checkpoint_owner: cell.row.owner, ..cell.row };
-                cell.write_foreign(row, 0, true);
+                budget.kcl_moves -= 1;
+                let row = Row { owner: Some(to), checkpoint_owner: lease.row.owner, ..lease.row };
+                lease.write_foreign(row, 0, true);
             }
         }
         true
     }
 
-    /// Of all states that differ by the names of workers, the least.
-    fn representative(&self, state: LeaseState) -> LeaseState {
+    /// Returns the least of all states that differ only by worker names.
+    fn representative(&self, state: ModelState) -> ModelState {
         let kcl = self.kcl();
         let orders: &[&[Worker]] = match self.workers {
             2 => &[&[1, 0]],
@@ -296,9 +271,9 @@ impl LeaseModel {
         };
         let renamed = orders.iter().map(|order| {
             let names: Vec<Worker> = order.iter().copied().chain([kcl]).collect();
-            LeaseState {
-                cells: state.cells.iter().map(|cell| cell.renamed(&names)).collect(),
-                left: state.left,
+            ModelState {
+                leases: state.leases.iter().map(|lease| lease.renamed(&names)).collect(),
+                budget: state.budget,
             }
         });
         renamed.min().map_or(state.clone(), |least| least.min(state))
@@ -306,75 +281,77 @@ impl LeaseModel {
 }
 
 impl Model for LeaseModel {
-    type State = LeaseState;
+    type State = ModelState;
     type Action = Step;
 
-    fn init_states(&self) -> Vec<LeaseState> {
+    fn init_states(&self) -> Vec<ModelState> {
         let workers = usize::from(self.workers) + 1;
-        let left = Left { lost_answers: self.lost_answers, crashes: self.crashes, kcl_moves: self.kcl_moves };
-        vec![LeaseState { cells: vec![Cell::new(workers); self.leases], left }]
+        let budget =
+            FaultBudget { lost_answers: self.lost_answers, crashes: self.crashes, kcl_moves: self.kcl_moves };
+        vec![ModelState { leases: vec![SingleLease::new(workers); self.leases], budget }]
     }
 
-    fn actions(&self, state: &LeaseState, steps: &mut Vec<Step>) {
-        if state.cells.iter().any(|cell| cell.broken.is_some()) {
+    fn actions(&self, state: &ModelState, steps: &mut Vec<Step>) {
+        if state.leases.iter().any(|lease| lease.violation.is_some()) {
             return;
         }
         steps.push(Step::Tick);
-        if state.left.crashes > 0 {
+        if state.budget.crashes > 0 {
             steps.extend((0..self.workers).map(Step::Crash));
         }
-        for (index, cell) in state.cells.iter().enumerate() {
-            self.steps_of(index, cell, state.left, steps);
+        for (index, lease) in state.leases.iter().enumerate() {
+            self.list_steps(index, lease, state.budget, steps);
         }
     }
 
-    fn next_state(&self, last: &LeaseState, step: Step) -> Option<LeaseState> {
+    fn next_state(&self, last: &ModelState, step: Step) -> Option<ModelState> {
         let mut state = last.clone();
         let is_step = match step {
             Step::Tick => {
-                state.cells.iter_mut().for_each(Cell::age);
+                state.leases.iter_mut().for_each(SingleLease::age);
                 state != *last
             }
             Step::Crash(worker) => {
-                let has_something = |cell: &Cell| cell.parts[usize::from(worker)] != Part::default();
-                state.left.crashes -= 1;
-                state.cells.iter_mut().for_each(|cell| cell.crash(worker));
-                last.cells.iter().any(has_something)
+                let has_something =
+                    |lease: &SingleLease| lease.views[usize::from(worker)] != WorkerView::default();
+                state.budget.crashes -= 1;
+                state.leases.iter_mut().for_each(|lease| lease.crash(worker));
+                last.leases.iter().any(has_something)
             }
-            Step::At(index, step) => self.step(&mut state.cells[index], &mut state.left, step),
+            Step::OnLease(index, step) => self.step(&mut state.leases[index], &mut state.budget, step),
         };
         if !is_step {
             return None;
         }
-        state.cells.iter_mut().for_each(Cell::tidy);
-        if state.cells.iter().all(|cell| cell.row.checkpoint == self.records) {
-            self.witnesses.saw(Happened::ReadOn);
+        state.leases.iter_mut().for_each(SingleLease::tidy);
+        if state.leases.iter().all(|lease| lease.row.checkpoint == self.records) {
+            self.witnesses.record(Happened::ReadToEnd);
         }
         Some(self.representative(state))
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         macro_rules! never {
-            ($($name:literal: $broken:ident),* $(,)?) => {
-                vec![$(Property::always($name, |_, state: &LeaseState| {
-                    state.cells.iter().all(|cell| cell.broken != Some(Broken::$broken))
+            ($($name:literal: $violation:ident),* $(,)?) => {
+                vec![$(Property::always($name, |_, state: &ModelState| {
+                    state.leases.iter().all(|lease| lease.violation != Some(Violation::$violation))
                 })),*]
             };
         }
         let mut properties: Vec<Property<Self>> = never! {
-            "what was decided before another's write is not applied after it": StaleWriteApplied,
-            "who takes a lease that nobody has displaces no holder whose time is not over": LiveHolderDisplaced,
+            "a write decided before another worker's write is not applied after it": StaleWriteApplied,
+            "a take of a free lease displaces no holder before its fail-over time": LiveHolderDisplaced,
             "counters never go back": CounterWentBack,
             "checkpoints never go back": CheckpointWentBack,
-            "no checkpoint passes what is not delivered and acknowledged": Skipped,
-            "no write is taken for applied that was not": TakenForApplied,
-            "no lease is taken for lost that is held": TakenForLost,
-            "what has expired is not renewed": RenewedAfterExpiry,
-            "who is fenced writes no more": WroteAfterwards,
-            "a lease goes over only to a worker that asks for it": HandedOverUnasked,
+            "no checkpoint passes a record that is not delivered and acknowledged": Skipped,
+            "no holder mistakes a write for applied": MistakenForApplied,
+            "no holder mistakes its lease for lost": MistakenForLost,
+            "an expired lease is not renewed": RenewedAfterExpiry,
+            "a fenced holder sends no further write": WroteAfterRelease,
+            "a lease is handed over only to a worker that requested it": HandedOverWithoutRequest,
         };
-        properties.push(Property::always("at most one holder can write", |_, state: &LeaseState| {
-            state.cells.iter().all(|cell| cell.writers() <= 1)
+        properties.push(Property::always("at most one holder can write", |_, state: &ModelState| {
+            state.leases.iter().all(|lease| lease.writers() <= 1)
         }));
         properties
     }

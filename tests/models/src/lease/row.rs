@@ -1,20 +1,20 @@
-//! Rows and writes in small numbers, and back: what the states of the model are made of.
+//! Rows and writes in small numbers, and their conversion from and to the types of the crates.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use lease_store::{Lease, LeaseChange, LeaseVersion, LeaseWrite, Position, ShardId, WorkerId};
 
-/// A worker, by its number.
+/// The number of a worker.
 pub type Worker = u8;
 
-/// The counter of the row in the table, whatever it is: all others are told from it.
+/// The counter of the row in the table. All other counters are relative to it.
 const TABLE_COUNTER: u64 = 100;
 
-/// A counter that lies so far behind that of the table is only old.
+/// The age from which on a counter is only known to be old.
 pub(super) const OLD: u8 = 3;
 
-/// The most workers of a model.
+/// Most workers of a model.
 const MAX_WORKERS: usize = 4;
 
 static WORKERS: LazyLock<Vec<WorkerId>> = LazyLock::new(|| {
@@ -24,35 +24,35 @@ static WORKERS: LazyLock<Vec<WorkerId>> = LazyLock::new(|| {
 
 static SHARD: LazyLock<ShardId> = LazyLock::new(|| ShardId::numbered(0));
 
-/// The name of a worker.
+/// Returns the name of a worker.
 pub(super) fn worker_id(worker: Worker) -> WorkerId {
     WORKERS[usize::from(worker)].clone()
 }
 
-/// The shard of the lease.
+/// Returns the shard of the lease.
 pub(super) fn shard_id() -> ShardId {
     SHARD.clone()
 }
 
 fn number_of(worker: &WorkerId) -> Worker {
-    let place = WORKERS.iter().position(|known| known == worker).unwrap_or(MAX_WORKERS);
-    u8::try_from(place).unwrap_or(u8::MAX)
+    let offset = WORKERS.iter().position(|known| known == worker).unwrap_or(MAX_WORKERS);
+    u8::try_from(offset).unwrap_or(u8::MAX)
 }
 
-/// A place in the shard: 0 is its beginning, and then one for each record.
-pub(super) fn position(place: u8) -> Position {
-    if place == 0 { Position::TrimHorizon } else { Position::after(u128::from(place).into(), 0) }
+/// Converts an offset in the shard: 0 is its beginning, followed by one offset per record.
+pub(super) fn position(offset: u8) -> Position {
+    if offset == 0 { Position::TrimHorizon } else { Position::after(u128::from(offset).into(), 0) }
 }
 
-/// The place of a position.
-pub(super) fn place_of(position: &Position) -> u8 {
-    (0..=u8::MAX).find(|place| self::position(*place) == *position).unwrap_or(u8::MAX)
+/// Returns the offset of a position.
+pub(super) fn offset_of(position: &Position) -> u8 {
+    (0..=u8::MAX).find(|offset| self::position(*offset) == *position).unwrap_or(u8::MAX)
 }
 
-/// A row as it stands in the table, or as somebody saw it.
+/// A row in the table, or as a worker observed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Row {
-    /// How far its counter lies behind that of the table, up to [`OLD`].
+    /// How far its counter is behind the one in the table, up to [`OLD`].
     pub age: u8,
     /// See [`Lease::owner`].
     pub owner: Option<Worker>,
@@ -67,7 +67,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The row that the crates know.
+    /// Converts to the type of the crates.
     pub fn lease(&self) -> Lease {
         let mut lease = Lease::unowned(shard_id(), position(self.checkpoint));
         lease.counter = TABLE_COUNTER - u64::from(self.age);
@@ -78,22 +78,22 @@ impl Row {
         lease
     }
 
-    /// A row of the crates, and by how much its counter is larger than that of the table. How often the owner changed is left
-    /// out: nothing is decided by it.
+    /// Converts a row of the crates. Also returns by how much its counter exceeds the one in the table. The number of
+    /// owner switches decides nothing and is omitted.
     pub fn of(lease: &Lease) -> (Self, i64) {
         let ahead = lease.counter.cast_signed() - TABLE_COUNTER.cast_signed();
         let row = Self {
             age: u8::try_from(-ahead.min(0)).unwrap_or(OLD).min(OLD),
             owner: lease.owner.as_ref().map(number_of),
             checkpoint_owner: lease.checkpoint_owner.as_ref().map(number_of),
-            checkpoint: place_of(&lease.checkpoint),
+            checkpoint: offset_of(&lease.checkpoint),
             requested_by: lease.requested_by.as_ref().map(number_of),
             offered_by: lease.offered_by.as_ref().map(number_of),
         };
         (row, ahead)
     }
 
-    /// The part that writes are conditional on.
+    /// Returns the part that writes are conditional on.
     pub fn version(&self) -> Version {
         Version { age: self.age, owner: self.owner, checkpoint_owner: self.checkpoint_owner }
     }
@@ -107,45 +107,45 @@ impl Row {
     }
 }
 
-/// What a write must still find; see [`LeaseVersion`].
+/// The version that a write expects; see [`LeaseVersion`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// As in a [`Row`].
+    /// See [`Row::age`].
     pub age: u8,
-    /// As in a [`Row`].
+    /// See [`Row::owner`].
     pub owner: Option<Worker>,
-    /// As in a [`Row`].
+    /// See [`Row::checkpoint_owner`].
     pub checkpoint_owner: Option<Worker>,
 }
 
 /// A change; see [`LeaseChange`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Change {
-    /// Heartbeat.
+    /// Renews the lease.
     Renew,
-    /// How far the shard is read.
+    /// Writes a checkpoint.
     Checkpoint(u8),
-    /// Another owner takes it.
+    /// Takes the lease for a worker.
     Take(Worker),
-    /// The owner makes another worker the owner.
+    /// The owner hands the lease over to a worker.
     HandOver(Worker),
-    /// Another worker asks for it.
+    /// A worker requests the lease, instead of another requester.
     Request(Worker, Option<Worker>),
-    /// It no longer does.
+    /// A worker withdraws its request.
     Withdraw(Worker),
-    /// The owner agrees.
+    /// The owner offers the lease to the requester.
     Offer,
-    /// The owner gives it up.
+    /// The owner releases the lease.
     Release,
 }
 
 impl Change {
-    /// The change that the crates know.
+    /// Converts to the type of the crates.
     pub fn full(self) -> LeaseChange {
         match self {
             Self::Renew => LeaseChange::Renew,
-            Self::Checkpoint(place) => {
-                LeaseChange::Checkpoint { position: position(place), children: BTreeSet::new() }
+            Self::Checkpoint(offset) => {
+                LeaseChange::Checkpoint { position: position(offset), children: BTreeSet::new() }
             }
             Self::Take(worker) => LeaseChange::take(worker_id(worker)),
             Self::HandOver(worker) => LeaseChange::HandOver { to: worker_id(worker) },
@@ -174,14 +174,14 @@ impl Change {
 /// A conditional update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Write {
-    /// What it must still find.
+    /// The expected version.
     pub expected: Version,
-    /// What it changes.
+    /// The change.
     pub change: Change,
 }
 
 impl Write {
-    /// The write that the crates know.
+    /// Converts to the type of the crates.
     pub fn full(&self) -> LeaseWrite {
         let expected = LeaseVersion {
             counter: TABLE_COUNTER - u64::from(self.expected.age),
@@ -191,7 +191,7 @@ impl Write {
         LeaseWrite::Update { shard_id: shard_id(), expected, change: self.change.full() }
     }
 
-    /// The write of a holder for a change; the condition is the holder's.
+    /// Converts a write of a holder; the holder chose its condition.
     pub fn of(write: &LeaseWrite, change: Change) -> Self {
         let mut seen = Row::default().lease();
         if let LeaseWrite::Update { expected, .. } = write {

@@ -1,71 +1,51 @@
-//! The end of a shard: its children get their leases, then it is marked as ended, then they are started; and beside that workers
-//! that look for missing leases, rows that are deleted, and processes that die between any two steps.
+//! The end of a shard: its children get leases, it is marked as finished, and its children start. Meanwhile other
+//! workers run shard syncs, delete rows, and crash between any two steps.
 //!
-//! What the [`lease`](crate::lease) model shows is taken for granted here: a write of a worker that has lost the lease is
-//! refused, and a lease is free when its holder has not renewed it for long enough.
+//! This model assumes the properties that the [`lease`](crate::lease) model shows: the table refuses a write of a
+//! worker that has lost the lease, and a lease is free when its holder has not renewed it for long enough.
 
 mod fleet;
+mod state;
 mod stream;
 
 use receiver::InitialPosition;
 use stateright::{Model, Property};
 
-pub use fleet::{Answer, Broken, Fleet, Place, Row, Stage, Task, Worker};
+pub use state::{Answer, Fleet, Happened, ReadPosition, Row, ShardTask, Stage, Violation, Worker};
 pub use stream::History;
 
-use crate::Witnesses;
+use crate::witness::Witnesses;
 
 /// The sizes of a model.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ShardEndModel {
-    /// How many workers there are.
+    /// Number of workers
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub workers: u8,
-    /// How the shards come about.
+    /// The reshards of the stream
     #[arg(long, value_enum, default_value_t)]
     pub history: History,
-    /// Whether the application starts at the newest record, not at the oldest.
+    /// Start at LATEST instead of TRIM_HORIZON
     #[arg(long)]
     pub starts_at_latest: bool,
-    /// Whether every shard has a lease from the beginning that was there at the beginning.
+    /// Give the first shards a lease from the beginning
     #[arg(long)]
     pub has_leases: bool,
-    /// How many processes die at most.
+    /// Most processes that crash
     #[arg(long, default_value_t = 0)]
     pub crashes: u8,
-    /// How many leases are not renewed in time at most, although their holders go on.
+    /// Most leases that are not renewed in time although their holders continue
     #[arg(long, default_value_t = 0)]
     pub pauses: u8,
-    /// How many answers are lost at most.
+    /// Most answers that are lost
     #[arg(long, default_value_t = 0)]
     pub lost_answers: u8,
-    /// Whether listings of leases may miss a row.
+    /// Let listings of leases miss a row
     #[arg(long)]
     pub listings_lag: bool,
-    /// What has happened.
+    /// The kinds of steps that happened.
     #[arg(skip)]
     pub witnesses: Witnesses,
-}
-
-/// What a model must have seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happened {
-    /// A shard was marked as ended.
-    Ended,
-    /// The row of an ended shard was deleted.
-    Deleted,
-    /// An end could not be recorded yet.
-    Obstacle,
-    /// A worker that had lost the lease could not record the end.
-    Fenced,
-    /// All was read.
-    Over,
-}
-
-impl From<Happened> for u32 {
-    fn from(happened: Happened) -> Self {
-        happened as Self
-    }
 }
 
 /// A step.
@@ -73,37 +53,37 @@ impl From<Happened> for u32 {
 pub enum Step {
     /// The newest shards are split or merged.
     Reshard,
-    /// A listing shows that.
+    /// A listing shows the reshard.
     Show,
-    /// A worker looks which shards lack a lease.
+    /// A worker runs a shard sync.
     Sync(usize),
-    /// It creates one.
+    /// A worker creates a planned lease.
     Create(usize, usize, Answer),
-    /// A worker looks at a lease, by a listing that may miss a row, and means to take it.
-    Look(usize, usize, Option<usize>),
-    /// It takes it.
+    /// A worker scans a lease, with a listing that may miss a row, and plans to take it.
+    Scan(usize, usize, Option<usize>),
+    /// A worker takes the planned lease.
     Take(usize),
-    /// A worker reads, processes and checkpoints what is in its shard.
+    /// A worker reads, processes and checkpoints the record of a shard.
     Read(usize, usize),
-    /// It comes to the end of the shard, and the stream names the children or not.
-    SeeEnd(usize, usize, bool),
-    /// It does the next step to record that.
+    /// A worker reaches the end of a shard. The last answer may name the children.
+    ReachEnd(usize, usize, bool),
+    /// A worker executes the next step of recording the end.
     EndStep(usize, usize, Answer),
-    /// Rows that nobody needs are deleted, by a listing that may miss a row.
+    /// A worker deletes unneeded rows, with a listing that may miss a row.
     CleanUp(Option<usize>),
-    /// A process dies, and starts again.
+    /// A process crashes and restarts.
     Crash(usize),
-    /// A lease is not renewed in time, although its holder goes on.
+    /// A lease is not renewed in time, although its holder continues.
     Expire(usize, usize),
-    /// The holder notices.
-    LetGo(usize, usize),
+    /// The holder notices that its lease has expired.
+    NoticeExpiry(usize, usize),
 }
 
 impl Step {
-    /// Whether something goes wrong in it.
+    /// Whether it is a fault.
     fn is_fault(self) -> bool {
         match self {
-            Self::Create(.., answer) | Self::EndStep(.., answer) => answer != Answer::Given,
+            Self::Create(.., answer) | Self::EndStep(.., answer) => answer != Answer::Received,
             Self::Crash(_) | Self::Expire(..) => true,
             _ => false,
         }
@@ -111,7 +91,7 @@ impl Step {
 }
 
 impl ShardEndModel {
-    pub(crate) fn initial(&self) -> InitialPosition {
+    fn initial(&self) -> InitialPosition {
         if self.starts_at_latest { InitialPosition::Latest } else { InitialPosition::TrimHorizon }
     }
 
@@ -134,9 +114,9 @@ impl Model for ShardEndModel {
 
     fn init_states(&self) -> Vec<Fleet> {
         let shards = self.history.len();
-        let place = if self.starts_at_latest { Place::Latest } else { Place::TrimHorizon };
+        let position = if self.starts_at_latest { ReadPosition::Latest } else { ReadPosition::TrimHorizon };
         let is_leased = |shard: usize| self.has_leases && self.history.generation_of(shard) == 0;
-        let row = Row { owner: None, counter: 0, place, has_children: false, is_expired: false };
+        let row = Row { owner: None, counter: 0, position, has_children: false, is_expired: false };
         let worker = Worker { tasks: vec![None; shards], ..Worker::default() };
         vec![Fleet {
             newest: 0,
@@ -145,16 +125,16 @@ impl Model for ShardEndModel {
             workers: vec![worker; usize::from(self.workers)],
             history: (0..shards).map(|shard| [is_leased(shard), false, false]).collect(),
             was_covered: false,
-            left: [self.crashes, self.pauses, self.lost_answers],
-            broken: None,
+            budget: [self.crashes, self.pauses, self.lost_answers],
+            violation: None,
         }]
     }
 
     fn actions(&self, fleet: &Fleet, steps: &mut Vec<Step>) {
-        if fleet.broken.is_some() {
+        if fleet.violation.is_some() {
             return;
         }
-        let [crashes, pauses, lost_answers] = fleet.left;
+        let [crashes, pauses, lost_answers] = fleet.budget;
         if fleet.newest < self.history.last_generation() {
             steps.push(Step::Reshard);
         }
@@ -175,31 +155,31 @@ impl Model for ShardEndModel {
                 steps.push(Step::Sync(index));
             }
             for shard in worker.missing.keys() {
-                let answers = std::iter::once(&Answer::Given).chain(lost);
+                let answers = std::iter::once(&Answer::Received).chain(lost);
                 steps.extend(answers.map(|answer| Step::Create(index, *shard, *answer)));
             }
-            if worker.wants.is_some() {
+            if worker.planned_take.is_some() {
                 steps.push(Step::Take(index));
             }
             for shard in shards.clone() {
                 match worker.tasks[shard].map(|task| task.stage) {
-                    None if worker.wants.is_none() && fleet.rows[shard].is_some() => {
+                    None if worker.planned_take.is_none() && fleet.rows[shard].is_some() => {
                         let unseen = missed.iter().filter(|unseen| **unseen != Some(shard));
-                        steps.extend(unseen.map(|unseen| Step::Look(index, shard, *unseen)));
+                        steps.extend(unseen.map(|unseen| Step::Scan(index, shard, *unseen)));
                     }
                     None => {}
                     Some(Stage::Reading) => steps.push(Step::Read(index, shard)),
                     Some(Stage::Done) => {
-                        steps.push(Step::SeeEnd(index, shard, true));
-                        steps.push(Step::SeeEnd(index, shard, false));
+                        steps.push(Step::ReachEnd(index, shard, true));
+                        steps.push(Step::ReachEnd(index, shard, false));
                     }
                     Some(Stage::Ending(..)) => {
-                        let answers = std::iter::once(&Answer::Given).chain(lost);
+                        let answers = std::iter::once(&Answer::Received).chain(lost);
                         steps.extend(answers.map(|answer| Step::EndStep(index, shard, *answer)));
                     }
                 }
                 if worker.tasks[shard].is_some() {
-                    steps.push(Step::LetGo(index, shard));
+                    steps.push(Step::NoticeExpiry(index, shard));
                     if pauses > 0 {
                         steps.push(Step::Expire(index, shard));
                     }
@@ -215,7 +195,7 @@ impl Model for ShardEndModel {
             Step::Expire(..) => 1,
             _ => 2,
         };
-        fleet.left[fault] -= u8::from(step.is_fault());
+        fleet.budget[fault] -= u8::from(step.is_fault());
         let is_step = match step {
             Step::Reshard => {
                 fleet.newest += 1;
@@ -225,41 +205,43 @@ impl Model for ShardEndModel {
                 fleet.shown += 1;
                 true
             }
-            Step::Sync(worker) => fleet.sync(self, worker),
+            Step::Sync(worker) => fleet.sync(self.history, &self.initial(), worker),
             Step::Create(worker, shard, answer) => fleet.create_missing(self.history, worker, shard, answer),
-            Step::Look(worker, shard, unseen) => fleet.look(self.history, worker, shard, unseen),
+            Step::Scan(worker, shard, unseen) => fleet.scan(self.history, worker, shard, unseen),
             Step::Take(worker) => fleet.take(self.history, worker),
             Step::Read(worker, shard) => fleet.read(worker, shard),
-            Step::SeeEnd(worker, shard, names) => fleet.see_end(self.history, worker, shard, names),
-            Step::EndStep(worker, shard, answer) => fleet.end_step(self, worker, shard, answer, seen),
+            Step::ReachEnd(worker, shard, names) => fleet.reach_end(self.history, worker, shard, names),
+            Step::EndStep(worker, shard, answer) => {
+                fleet.end_step(self.history, self.initial(), worker, shard, answer, seen)
+            }
             Step::CleanUp(unseen) => fleet.clean_up(self.history, unseen, seen),
             Step::Crash(worker) => fleet.crash(worker),
             Step::Expire(worker, shard) => fleet.expire(worker, shard),
-            Step::LetGo(worker, shard) => fleet.let_go(worker, shard),
+            Step::NoticeExpiry(worker, shard) => fleet.notice_expiry(worker, shard),
         };
         if !is_step {
             return None;
         }
         fleet.check_coverage(self.history);
         if fleet.is_over(self.history) {
-            seen.saw(Happened::Over);
+            seen.record(Happened::Over);
         }
         Some(self.representative(fleet))
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         macro_rules! never {
-            ($($name:literal: $broken:ident),* $(,)?) => {
-                vec![$(Property::always($name, |_, fleet: &Fleet| fleet.broken != Some(Broken::$broken))),*]
+            ($($name:literal: $violation:ident),* $(,)?) => {
+                vec![$(Property::always($name, |_, fleet: &Fleet| fleet.violation != Some(Violation::$violation))),*]
             };
         }
         never! {
-            "no child starts before its parents are read to their ends": ChildBeforeParent,
-            "nothing is marked as ended before its children have leases": EndBeforeChildren,
-            "a child of a shard that was read starts at its beginning": ChildInTheMiddle,
-            "no row of an ended shard is deleted before its children are begun": DeletedTooEarly,
+            "no child starts before its parents are finished": ChildBeforeParent,
+            "no shard is marked as finished before its children have leases": EndBeforeChildren,
+            "a child of a leased shard starts at its beginning": ChildInTheMiddle,
+            "no row of a finished shard is deleted before its children are started": DeletedTooEarly,
             "hash keys that are covered stay covered": Uncovered,
-            "only the holder marks a shard as ended": EndedByAnother,
+            "only the holder marks a shard as finished": EndedByAnother,
         }
     }
 }

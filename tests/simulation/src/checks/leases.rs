@@ -1,28 +1,34 @@
-//! Promises about rows: one committed owner, everything moves forward, the leases tile the hash-key space.
+//! Promises about leases: one committed owner, forward progress only, and coverage of the hash-key space.
 
-use super::{Checks, FAILOVER_MILLIS, Promise, RowFacts, Verdict};
-use crate::event::{Name, Place, Row, ShardNumber, WriteKind, Writer};
+use super::facts::{Checks, FAILOVER_MILLIS, RowFacts};
+use super::promise::{Promise, Verdict};
+use crate::event::{Name, ReadPosition, Row, ShardNumber, WriteKind, Writer};
 
-/// How long an owner may leave a request unanswered, in milliseconds of a clock of the true rate.
+/// How long an owner may leave a request unanswered, in milliseconds of a true clock.
 const HAND_OVER_MILLIS: u64 = 10_000;
 
-/// What whole milliseconds round away.
+/// Tolerance for rounding to whole milliseconds.
 const ROUNDING_MILLIS: u64 = 3;
 
-/// How long after a listing shows a child it may have been overlooked: the look was under way.
-const LOOK_MILLIS: u64 = 3_000;
+/// How long after a listing shows a child a shard sync in flight may still miss it.
+const SYNC_TOLERANCE_MILLIS: u64 = 3_000;
 
-/// A write that stands in the table.
+/// A write that was applied.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Write {
     pub(super) by: Writer,
     pub(super) shard: ShardNumber,
     pub(super) kind: WriteKind,
-    pub(super) asked_at: u64,
+    pub(super) sent_at: u64,
 }
 
 impl Checks {
-    pub(super) fn written(&mut self, write: &Write, before: Option<Row>, after: Option<Row>) -> Verdict {
+    pub(super) fn lease_written(
+        &mut self,
+        write: &Write,
+        before: Option<Row>,
+        after: Option<Row>,
+    ) -> Verdict {
         let verdict = self.check_write(write, before, after);
         let now = self.now;
         if let Some(facts) = self.shards.get_mut(&write.shard) {
@@ -39,13 +45,14 @@ impl Checks {
             facts.had_row |= after.is_some();
             match after {
                 None => facts.row_gone_at = Some(now),
-                // It was under way for longer than the shard lived, so to say.
+                // The write was sent while the previous row still existed.
                 Some(_) if old.is_none() => {
-                    facts.is_back_late |= facts.row_gone_at.is_some_and(|gone_at| write.asked_at < gone_at);
+                    facts.is_recreated_late |=
+                        facts.row_gone_at.is_some_and(|gone_at| write.sent_at < gone_at);
                 }
                 Some(_) => {}
             }
-            if write.by == Writer::Stranger {
+            if write.by == Writer::Outsider {
                 facts.deleted_at = Some(now);
                 self.deleted_at = Some(now);
             }
@@ -60,7 +67,7 @@ impl Checks {
                 && confirms
             {
                 let confirmed = facts.confirmed.entry(process).or_default();
-                *confirmed = (*confirmed).max(write.asked_at);
+                *confirmed = (*confirmed).max(write.sent_at);
             }
         }
         verdict
@@ -73,18 +80,18 @@ impl Checks {
                 self.check_forward(shard, kind, before, after)?;
                 self.check_owner(write, before, after)?;
                 self.check_checkpoint(shard, before.checkpoint, after.checkpoint)?;
-                if after.checkpoint == Place::End && before.checkpoint != Place::End {
+                if after.checkpoint == ReadPosition::End && before.checkpoint != ReadPosition::End {
                     self.check_children(write)?;
                 }
                 if matches!(kind, WriteKind::Take | WriteKind::HandOver) {
-                    self.check_rest(write, before, after)?;
+                    self.check_stability(write, before, after)?;
                 }
                 Ok(())
             }
-            (None, Some(after)) => self.check_checkpoint(shard, Place::Start, after.checkpoint),
-            (Some(before), None) if by != Writer::Stranger && before.checkpoint != Place::End => {
-                let why = format!("s{shard}: the row of a shard that is not read to its end is deleted");
-                self.broken(Promise::Tiling, why)
+            (None, Some(after)) => self.check_checkpoint(shard, ReadPosition::Start, after.checkpoint),
+            (Some(before), None) if by != Writer::Outsider && before.checkpoint != ReadPosition::End => {
+                let why = format!("s{shard}: the row of an unfinished shard was deleted");
+                self.broken(Promise::Coverage, why)
             }
             _ => Ok(()),
         }
@@ -95,12 +102,12 @@ impl Checks {
         let is_forward = after.counter > before.counter || (may_stand && after.counter == before.counter);
         if !is_forward {
             let why =
-                format!("s{shard}: {kind} takes the counter from {} to {}", before.counter, after.counter);
+                format!("s{shard}: {kind} changes the counter from {} to {}", before.counter, after.counter);
             return self.broken(Promise::Forward, why);
         }
         if after.checkpoint < before.checkpoint {
             let why = format!(
-                "s{shard}: {kind} takes the checkpoint from {} to {}",
+                "s{shard}: {kind} changes the checkpoint from {} to {}",
                 before.checkpoint, after.checkpoint
             );
             return self.broken(Promise::Forward, why);
@@ -129,11 +136,11 @@ impl Checks {
         }
         self.broken(
             Promise::OneOwner,
-            format!("s{shard}: {by:?} may not {kind} the lease: {before:?} became {after:?}"),
+            format!("s{shard}: {by:?} had no right to {kind}: {before:?} became {after:?}"),
         )
     }
 
-    /// Whether a lease that belongs to somebody else may be taken: it is free, has expired, or was asked for in vain.
+    /// Whether a lease of another worker may be taken: it is free, it has expired, or its owner ignored a request.
     fn may_take(&self, write: &Write, name: Name, before: Row) -> bool {
         let Writer::Ours(process) = write.by else { return true };
         let (Some(process), Some(facts)) = (self.process(process), self.shards.get(&write.shard)) else {
@@ -141,70 +148,73 @@ impl Checks {
         };
         let Some(row) = facts.row else { return true };
         let has_passed = |since: u64, millis: u64| {
-            write.asked_at + ROUNDING_MILLIS >= since + millis * process.clock / 1000
+            write.sent_at + ROUNDING_MILLIS >= since + millis * process.clock / 1000
         };
         before.owner.is_none()
             || has_passed(row.changed_at, FAILOVER_MILLIS)
             || (before.requested_by == Some(name) && has_passed(row.requested_at, HAND_OVER_MILLIS))
     }
 
-    /// A checkpoint passes only what is acknowledged.
-    fn check_checkpoint(&self, shard: ShardNumber, from: Place, to: Place) -> Verdict {
+    /// Checks that a checkpoint passes acknowledged records only.
+    fn check_checkpoint(&self, shard: ShardNumber, from: ReadPosition, to: ReadPosition) -> Verdict {
         let Some(facts) = self.shards.get(&shard).filter(|_| to > from) else { return Ok(()) };
-        if to == Place::End && !(facts.is_closed || facts.is_gone) {
+        if to == ReadPosition::End && !(facts.is_closed || facts.is_removed) {
             return self
-                .broken(Promise::NothingSkipped, format!("s{shard} is open and counts as read to its end"));
+                .broken(Promise::NothingSkipped, format!("s{shard} is open, but its row is finished"));
         }
-        match facts.first_open(facts.index_after(from), facts.index_after(to)) {
+        match facts.first_unacknowledged(facts.index_after(from), facts.index_after(to)) {
             Some(at) => {
-                let why = format!("s{shard}: the checkpoint passes {at}, which nobody acknowledged, to {to}");
+                let why = format!("s{shard}: the checkpoint {to} passes {at}, which is not acknowledged");
                 self.broken(Promise::NothingSkipped, why)
             }
             None => Ok(()),
         }
     }
 
-    /// The children have leases before the row of the parent says that it is done.
+    /// Checks that the children have leases before the parent's row is finished.
     fn check_children(&self, write: &Write) -> Verdict {
         let shard = write.shard;
         for (child, facts) in &self.shards {
-            let is_visible = facts.visible_at + LOOK_MILLIS < write.asked_at;
-            if facts.parents.contains(&shard) && is_visible && !facts.had_row && !facts.is_gone {
+            let is_visible = facts.visible_at + SYNC_TOLERANCE_MILLIS < write.sent_at;
+            if facts.parents.contains(&shard) && is_visible && !facts.had_row && !facts.is_removed {
                 let why = format!("s{shard} has ended, but its child s{child} has no lease");
-                return self.broken(Promise::Tiling, why);
+                return self.broken(Promise::Coverage, why);
             }
         }
         Ok(())
     }
 
-    fn check_rest(&self, write: &Write, before: Row, after: Row) -> Verdict {
-        let is_resting = self.rest_from.is_some_and(|from| self.now >= from);
-        if is_resting && before.owner.is_some() && before.owner != after.owner {
-            return self.broken(Promise::Rest, format!("s{} changes hands in a fleet at rest", write.shard));
+    fn check_stability(&self, write: &Write, before: Row, after: Row) -> Verdict {
+        let is_stable = self.stable_from.is_some_and(|from| self.now >= from);
+        if is_stable && before.owner.is_some() && before.owner != after.owner {
+            return self.broken(
+                Promise::Stability,
+                format!("s{} changes its owner in a balanced fleet", write.shard),
+            );
         }
         Ok(())
     }
 
-    /// The unfinished leases cover every hash key, and at rest each only once.
-    pub(super) fn check_tiling(&self) -> Verdict {
+    /// Checks that the unfinished leases cover every hash key exactly once.
+    pub(super) fn check_coverage(&self) -> Verdict {
         let mut ranges: Vec<(u128, u128, ShardNumber)> = self
             .shards
             .iter()
-            .filter(|(_, facts)| facts.row.is_some_and(|row| row.row.checkpoint != Place::End))
+            .filter(|(_, facts)| facts.row.is_some_and(|row| row.row.checkpoint != ReadPosition::End))
             .map(|(shard, facts)| (facts.range.0, facts.range.1, *shard))
             .collect();
         ranges.sort_unstable();
         let mut next = Some(0);
         for (start, end, shard) in ranges {
             if next != Some(start) {
-                let why = format!("s{shard} starts at {start}, but {next:?} comes next");
-                return self.broken(Promise::Tiling, why);
+                let why = format!("s{shard} starts at {start}; expected {next:?}");
+                return self.broken(Promise::Coverage, why);
             }
             next = end.checked_add(1);
         }
         match next {
             None => Ok(()),
-            Some(next) => self.broken(Promise::Tiling, format!("no lease covers {next}")),
+            Some(next) => self.broken(Promise::Coverage, format!("no lease covers {next}")),
         }
     }
 }

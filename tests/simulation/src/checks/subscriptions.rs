@@ -1,34 +1,17 @@
-//! Promises about subscriptions: they keep their distance, and one that is silent is noticed.
+//! Promises about subscriptions: readers keep the minimum interval between them, and detect silent ones.
 
-use std::collections::BTreeMap;
-
-use super::{Checks, Promise, Verdict};
+use super::facts::Checks;
+use super::promise::{Promise, Verdict};
 use crate::event::{Process, ShardNumber, SubscriptionStep};
 
-/// How long after one subscription a reader asks for no other one of the same shard, in milliseconds (Kinesis API).
+/// Minimum interval between two subscriptions to a shard, in milliseconds (Kinesis API).
 const DISTANCE_MILLIS: u64 = 5_000;
 
-/// How long a subscription may be silent, in milliseconds: the inactivity time-out, or the time in which one must be accepted.
+/// Longest silence of a subscription, in milliseconds: the inactivity time-out, and also the time to accept one.
 const SILENCE_MILLIS: u64 = 30_000;
 
-/// How long noticing takes on top: the last batch is worked on, and its end is waited for.
+/// Additional time to detect it: the last batch is processed first.
 const NOTICE_MILLIS: u64 = 6_000;
-
-/// What is known of the subscriptions.
-#[derive(Debug, Default)]
-pub(super) struct Subscriptions {
-    /// When the reader of a shard that is there now last asked for one.
-    asked_at: BTreeMap<(Process, ShardNumber), u64>,
-    /// Those that are silent: whose, and since when.
-    silent: BTreeMap<u64, (Process, ShardNumber, u64)>,
-}
-
-impl Subscriptions {
-    /// Another reader knows nothing of those before it.
-    pub(super) fn opened(&mut self, process: Process, shard: ShardNumber) {
-        self.asked_at.remove(&(process, shard));
-    }
-}
 
 impl Checks {
     pub(super) fn subscription(
@@ -40,12 +23,14 @@ impl Checks {
     ) -> Verdict {
         let now = self.now;
         match step {
-            SubscriptionStep::Asked => {
-                let before = self.subscriptions.asked_at.insert((process, shard), now);
+            SubscriptionStep::Requested => {
+                let before = self.subscriptions.requested_at.insert((process, shard), now);
                 match before.filter(|before| now < before + DISTANCE_MILLIS) {
                     Some(before) => {
-                        let why = format!("s{shard}: process {process} asked at {before} ms, and asks again");
-                        self.broken(Promise::Distance, why)
+                        let why = format!(
+                            "s{shard}: process {process} subscribes again after its attempt at {before} ms"
+                        );
+                        self.broken(Promise::SubscribeInterval, why)
                     }
                     None => Ok(()),
                 }
@@ -55,30 +40,31 @@ impl Checks {
                 Ok(())
             }
             SubscriptionStep::Over(_) => match self.subscriptions.silent.remove(&session) {
-                Some((process, shard, since)) => self.check_noticed(process, shard, since),
+                Some((process, shard, since)) => self.check_silence_noticed(process, shard, since),
                 None => Ok(()),
             },
             SubscriptionStep::Accepted | SubscriptionStep::Refused(_) => Ok(()),
         }
     }
 
-    /// No subscription that is silent now has been so for too long.
+    /// Checks that no subscription has been silent for too long.
     pub(super) fn check_silence(&self) -> Verdict {
         for (process, shard, since) in self.subscriptions.silent.values() {
-            self.check_noticed(*process, *shard, *since)?;
+            self.check_silence_noticed(*process, *shard, *since)?;
         }
         Ok(())
     }
 
-    fn check_noticed(&self, process: Process, shard: ShardNumber, since: u64) -> Verdict {
+    fn check_silence_noticed(&self, process: Process, shard: ShardNumber, since: u64) -> Verdict {
         let is_over = self.process(process).is_none_or(|facts| facts.is_over);
-        // Nobody listens while the application is held up.
+        // A disturbed process does not read its subscription.
         let is_held_up = self.is_disturbed(process, since, self.now);
         if is_over || is_held_up || self.now <= since + SILENCE_MILLIS + NOTICE_MILLIS {
             return Ok(());
         }
-        let why =
-            format!("s{shard}: process {process} listens to a subscription that is silent since {since} ms");
-        self.broken(Promise::Silence, why)
+        let why = format!(
+            "s{shard}: process {process} still reads a subscription that has been silent since {since} ms"
+        );
+        self.broken(Promise::SilenceDetected, why)
     }
 }

@@ -1,26 +1,25 @@
-//! What each operation answers.
+//! The answer of the service to each operation.
 
 use aws_smithy_types::body::SdkBody;
 use lease_store::{SequenceNumber, ShardId};
 use serde_json::{Value, json};
 use shard_worker::ShardFilter;
 
-use super::connection::{Answer, Connection};
-use super::service::{CONSUMER, Consumer, STREAM_ARN};
+use super::service::{CONSUMER, Connection, Consumer, STREAM_ARN};
 use super::session::{Events, Session};
-use super::wire;
+use super::wire::{self, Answer};
 use crate::event::{ShardNumber, record_number, shard_number};
 
-/// How long an iterator lives, in milliseconds (Kinesis API: five minutes).
+/// How long an iterator is valid, in milliseconds (Kinesis API: five minutes).
 const ITERATOR_MILLIS: u64 = 300_000;
 
-/// The most records of one answer.
+/// Largest number of records of one answer.
 const MAX_PAGE_RECORDS: usize = 50;
 
-/// How long ago the stream was created, in seconds since 1970.
+/// When the stream was created, in seconds since 1970.
 const CREATED_AT_SECONDS: u64 = 1_767_000_000;
 
-/// What the stream keeps, in hours.
+/// Retention of the stream, in hours.
 const RETENTION_HOURS: u64 = 24;
 
 impl Connection {
@@ -82,7 +81,7 @@ impl Connection {
         }
     }
 
-    /// The record after which a position begins; `None`: the stream has no such shard.
+    /// Returns the record before a position; `None` when the stream has no such shard.
     fn after(&self, shard: ShardNumber, position: &Value, number: &str, kind: &str) -> Option<u64> {
         let kinesis = &self.service.kinesis;
         kinesis.changes(shard)?;
@@ -125,7 +124,7 @@ impl Connection {
         let mut answer = json!({ "Records": records, "MillisBehindLatest": 0 });
         match page.end {
             Some(children) => {
-                // The API does not always say.
+                // The API does not always name the children.
                 let is_silent = self.link.draw(4) == 0;
                 if !is_silent {
                     answer["ChildShards"] = children.iter().map(wire::child).collect();
@@ -153,7 +152,7 @@ impl Connection {
     }
 }
 
-/// The shard that a request is about.
+/// Returns the shard of a request.
 pub(super) fn shard_of(body: &Value) -> ShardNumber {
     let shard_id = body["ShardId"].as_str().map(|shard_id| ShardId::new(shard_id.to_owned()));
     shard_id.and_then(Result::ok).map_or(u32::MAX, |shard_id| shard_number(&shard_id))

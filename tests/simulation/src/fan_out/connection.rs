@@ -1,4 +1,4 @@
-//! The way of one process to the service: what becomes of each of its requests.
+//! The HTTP connection of one process to the service: the faults that hit its requests.
 
 use std::future::pending;
 
@@ -9,33 +9,14 @@ use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use serde_json::{Value, json};
 
-use super::service::Service;
-use super::{answers, wire};
-use crate::event::{Process, SubscriptionStep};
-use crate::network::{Fate, Link, Service as Destination};
-use crate::plan::Planted;
+use super::service::Connection;
+use super::shard_of;
+use super::wire::{self, Answer};
+use crate::event::SubscriptionStep;
+use crate::network::{CallFault, Destination};
 
-/// The status of an answer that is none.
+/// The HTTP status of a refusal.
 const REFUSED: u16 = 400;
-
-/// What an operation answers.
-pub(super) enum Answer {
-    /// This, as JSON.
-    Json(Value),
-    /// A refusal with this code.
-    Refused(&'static str),
-    /// A stream of events.
-    Events(SdkBody),
-}
-
-/// The connection of one process.
-#[derive(Debug, Clone)]
-pub(super) struct Connection {
-    pub(super) service: Service,
-    pub(super) link: Link,
-    pub(super) process: Process,
-    pub(super) planted: Option<Planted>,
-}
 
 impl HttpConnector for Connection {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
@@ -52,42 +33,42 @@ impl Connection {
         let body: Value = serde_json::from_slice(body).map_err(|error| ConnectorError::user(error.into()))?;
 
         if operation == "SubscribeToShard" {
-            // Counts from here: how long it is on its way is not the reader's business.
-            let shard = answers::shard_of(&body);
-            self.service.note(self.process, shard, 0, SubscriptionStep::Asked);
+            // The interval between subscriptions starts here, not when the request arrives.
+            let shard = shard_of(&body);
+            self.service.record(self.process, shard, 0, SubscriptionStep::Requested);
         }
-        self.link.pass().await;
-        let weather = self.service.kinesis.sky.now();
-        let is_cut = self.link.is_cut(Destination::Stream);
-        let fate = self.link.fate(Destination::Stream, weather);
-        if !is_cut && fate == Fate::Throttled {
-            self.link.travel(weather).await;
-            self.link.pass().await;
+        self.link.wait_while_paused().await;
+        let rates = self.service.kinesis.fault_rates.now();
+        let is_partitioned = self.link.is_partitioned(Destination::Stream);
+        let fault = self.link.draw_fault(Destination::Stream, rates);
+        if !is_partitioned && fault == CallFault::Throttled {
+            self.link.wait_latency(rates).await;
+            self.link.wait_while_paused().await;
             let is_limit = self.link.draw(2) == 0;
             let code =
                 if is_limit { "LimitExceededException" } else { "ProvisionedThroughputExceededException" };
             return self.respond(REFUSED, refusal(code));
         }
-        if !is_cut && fate == Fate::Unavailable {
-            self.link.travel(weather).await;
-            self.link.pass().await;
+        if !is_partitioned && fault == CallFault::Unavailable {
+            self.link.wait_latency(rates).await;
+            self.link.wait_while_paused().await;
             return self.respond(500, refusal("InternalFailure"));
         }
-        if fate == Fate::Dropped {
+        if fault == CallFault::RequestLost {
             return self.lost().await;
         }
-        self.link.travel(weather).await;
+        self.link.wait_latency(rates).await;
         let answer = self.answer(operation, &body);
-        if fate == Fate::Applied {
+        if fault == CallFault::AnswerLost {
             drop(answer);
             return self.lost().await;
         }
-        if fate == Fate::Late {
-            // Within the time-out of an attempt, or behind it.
+        if fault == CallFault::Delayed {
+            // Within or beyond the time-out of an attempt.
             tokio::time::sleep(tokio::time::Duration::from_millis(self.link.draw(15_000))).await;
         }
-        self.link.travel(weather).await;
-        self.link.pass().await;
+        self.link.wait_latency(rates).await;
+        self.link.wait_while_paused().await;
         match answer {
             Answer::Json(body) => self.respond(200, SdkBody::from(body.to_string())),
             Answer::Refused(code) => self.respond(REFUSED, refusal(code)),
@@ -95,13 +76,13 @@ impl Connection {
         }
     }
 
-    /// There is no answer: the connection breaks after a while, or the client waits until it has had enough.
+    /// Gives no answer: the connection breaks after a while, or never answers.
     async fn lost(&self) -> Result<HttpResponse, ConnectorError> {
         if self.link.draw(2) == 0 {
             pending::<()>().await;
         }
-        self.link.time_out().await;
-        Err(ConnectorError::io("simulated: the connection broke".into()))
+        self.link.wait_for_timeout().await;
+        Err(ConnectorError::io("simulated: connection reset".into()))
     }
 
     fn respond(&self, status: u16, body: SdkBody) -> Result<HttpResponse, ConnectorError> {

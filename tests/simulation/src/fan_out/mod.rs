@@ -1,16 +1,16 @@
-//! Enhanced fan-out: the real readers of `kinesis-asl`, and an AWS client whose connection ends in the model.
+//! Enhanced fan-out: the real readers of `kinesis-asl` with an AWS client whose connection ends in the model.
 //!
-//! Requests and answers are what goes over the wire, and the client is that of the SDK; only the connection is ours. It has no
-//! socket and no clock but the virtual one, so the same seed gives the same trace here too.
+//! The SDK's own client sends real requests and parses real answers; only the connection is simulated. It uses no
+//! socket and no clock but the virtual one, so the same seed gives the same trace.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `service.rs` | the registered consumer, and who has a subscription |
-//! | `connection.rs` | the way of one process to it: what becomes of each request |
-//! | `answers.rs` | what each operation answers |
-//! | `session.rs` | the events of one subscription, and what goes wrong with them |
-//! | `wire.rs` | how all that is written: JSON and the frames of an event stream |
-//! | `reader.rs` | the reader of `kinesis-asl`, watched |
+//! | `service.rs` | the registered consumer and the subscriptions of each shard |
+//! | `connection.rs` | the HTTP connection of one process, with its faults |
+//! | `answers.rs` | the answer to each operation |
+//! | `session.rs` | the events of one subscription, with their faults |
+//! | `wire.rs` | the JSON of answers and the frames of an event stream |
+//! | `reader.rs` | the reader of `kinesis-asl`, with its reads recorded |
 
 mod answers;
 mod connection;
@@ -20,6 +20,3 @@ mod session;
 mod wire;
 
 pub use service::Service;
-
-/// Whether the scenario `fan-out` can be run.
-pub const IS_AVAILABLE: bool = true;

@@ -1,4 +1,4 @@
-//! The stream of `kinesis-asl`, watched: which readers are opened, and what they read.
+//! The stream of `kinesis-asl`, with its readers and their reads recorded as events.
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::config::retry::RetryConfig;
@@ -12,17 +12,16 @@ use shard_worker::{
 };
 use tokio::time::Duration;
 
-use super::connection::Connection;
-use super::service::{CONSUMER, Service};
-use crate::event::{Process, What, shard_number};
+use super::service::{CONSUMER, Connection, Service};
+use crate::event::{EventKind, Process, shard_number};
 use crate::network::Link;
-use crate::plan::{Plan, Planted};
+use crate::plan::{Defect, Plan};
 
-/// How long a shard is polled before fan-out is tried again: short, so that both ways happen in one simulation.
+/// How long a shard is polled before fan-out is tried again: short, so that both happen in one simulation.
 const RETRY_FAN_OUT_AFTER: Duration = Duration::from_secs(40);
 
-/// So many answers, and the impatient reader of a planted defect subscribes anew.
-const IMPATIENT_AFTER: u32 = 8;
+/// A reader with the defect resubscribes after this many answers.
+const READS_PER_SUBSCRIPTION: u32 = 8;
 
 /// The stream as one process sees it.
 #[derive(Debug, Clone)]
@@ -32,11 +31,11 @@ struct Watched {
 }
 
 impl Service {
-    /// The stream as one process sees it: by fan-out or, for some, by polling.
+    /// Returns the stream as one process sees it: by fan-out or, for some processes, by polling.
     pub fn stream(&self, plan: &Plan, link: &Link, process: Process) -> impl StreamSource {
         let mut rng = plan.rng("kinesis-asl", u64::from(process));
-        let (service, link, planted) = (self.clone(), link.clone(), plan.planted);
-        let connection = Connection { service, link, process, planted };
+        let (service, link, defect) = (self.clone(), link.clone(), plan.defect);
+        let connection = Connection { service, link, process, defect };
         let connector = SharedHttpConnector::new(connection.clone());
         let config = Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -44,16 +43,16 @@ impl Service {
             .credentials_provider(Credentials::new("simulated", "simulated", None, None, "simulated"))
             .identity_cache(IdentityCache::no_cache())
             .endpoint_url("http://simulated.test")
-            // Its waits would be drawn from outside. Who calls makes the call again.
+            // The SDK's retries would draw from its own generator. The caller retries instead.
             .retry_config(RetryConfig::disabled())
             .http_client(http_client_fn(move |_, _| connector.clone()));
         let mut settings = FanOutSettings::with_consumer_name(CONSUMER);
         settings.retry_fan_out_after = RETRY_FAN_OUT_AFTER;
         settings.fall_back_to_polling = rng.u64(..4) > 0;
-        if planted == Some(Planted::SilenceUnnoticed) {
+        if defect == Some(Defect::SilenceTolerated) {
             settings.inactivity_timeout = Duration::from_secs(300);
         }
-        let polls = rng.u64(..5) == 0 && planted.is_none();
+        let polls = rng.u64(..5) == 0 && defect.is_none();
         let mode = if polls { RetrievalMode::Polling } else { RetrievalMode::FanOut(settings) };
         let format = if rng.bool() { GetRecordsFormat::Json } else { GetRecordsFormat::Sdk };
         let inner = KinesisStream::from_client(Client::from_conf(config.build()), "simulated")
@@ -81,10 +80,15 @@ impl StreamSource for Watched {
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
         let inner = self.inner.open(shard_id, from).await?;
         let (process, shard) = (self.connection.process, shard_number(shard_id));
-        self.connection.service.kinesis.observer.note(What::Opened { process, shard });
-        let is_impatient = self.connection.planted == Some(Planted::Impatient);
-        let reader =
-            Reader { inner, stream: self.clone(), shard_id: shard_id.clone(), reads: 0, is_impatient };
+        self.connection.service.kinesis.observer.record(EventKind::ReaderOpened { process, shard });
+        let resubscribes_too_soon = self.connection.defect == Some(Defect::ResubscribesTooSoon);
+        let reader = Reader {
+            inner,
+            stream: self.clone(),
+            shard_id: shard_id.clone(),
+            reads: 0,
+            resubscribes_too_soon,
+        };
         Ok(Box::new(reader))
     }
 }
@@ -95,7 +99,7 @@ struct Reader {
     stream: Watched,
     shard_id: ShardId,
     reads: u32,
-    is_impatient: bool,
+    resubscribes_too_soon: bool,
 }
 
 #[async_trait]
@@ -108,7 +112,7 @@ impl RecordSource for Reader {
         let mut batch = self.inner.next_batch().await?;
         let connection = &self.stream.connection;
         if !batch.records.is_empty() || batch.shard_end.is_some() {
-            connection.service.kinesis.observer.note(What::Read {
+            connection.service.kinesis.observer.record(EventKind::RecordsRead {
                 process: connection.process,
                 shard: shard_number(&self.shard_id),
                 count: batch.records.len(),
@@ -116,14 +120,14 @@ impl RecordSource for Reader {
             });
         }
         self.reads += 1;
-        if self.is_impatient
-            && self.reads.is_multiple_of(IMPATIENT_AFTER)
+        if self.resubscribes_too_soon
+            && self.reads.is_multiple_of(READS_PER_SUBSCRIPTION)
             && let Some(last) = batch.records.last()
         {
             let from = ReadFrom::At(last.sequence_number.clone());
             self.inner = self.stream.inner.open(&self.shard_id, &from).await?;
         }
-        if connection.planted == Some(Planted::StreamSkips) && batch.records.len() > 1 {
+        if connection.defect == Some(Defect::StreamSkips) && batch.records.len() > 1 {
             batch.records.remove(0);
         }
         Ok(batch)

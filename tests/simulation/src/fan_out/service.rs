@@ -1,4 +1,4 @@
-//! The registered consumer, and who has a subscription to which shard.
+//! The registered consumer, and its newest subscription to each shard.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,34 +6,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fastrand::Rng;
 use tokio::time::{Duration, Instant};
 
-use crate::event::{Process, ShardNumber, SubscriptionStep, What};
+use crate::event::{EventKind, Process, ShardNumber, SubscriptionStep};
 use crate::kinesis::Kinesis;
-use crate::plan::Plan;
+use crate::network::Link;
+use crate::plan::{Defect, Plan};
 
-/// The name of the consumer.
+/// Name of the consumer.
 pub(super) const CONSUMER: &str = "simulated";
 
-/// The stream that it belongs to.
+/// The stream of the consumer.
 pub(super) const STREAM_ARN: &str = "arn:aws:kinesis:eu-west-1:111122223333:stream/simulated";
 
-/// How soon after one subscription to a shard the service refuses another of the same consumer.
+/// After a subscription to a shard the service refuses another one of the same consumer for this long.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
-/// The longest that a consumer takes to become active, in milliseconds.
+/// Longest time until a consumer is active, in milliseconds.
 const LONGEST_CREATION_MILLIS: u64 = 8_000;
 
-/// How many of a hundred subscriptions are refused for no reason of the shard, while there are faults.
+/// Percentage of subscriptions that are refused without a reason, while there are faults.
 const REFUSED_PERCENT: u64 = 6;
 
-/// What all processes subscribe at. Clones are the same.
+/// The fan-out service of the stream. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Service {
     state: Arc<Mutex<State>>,
     /// The stream.
     pub(super) kinesis: Kinesis,
     started_at: Instant,
-    /// From when on nothing goes wrong any more.
-    calm_at: Instant,
+    /// From this time on there are no faults.
+    last_fault_end: Instant,
 }
 
 #[derive(Debug)]
@@ -42,8 +43,17 @@ struct State {
     consumer: Option<Consumer>,
     consumers: u64,
     sessions: u64,
-    /// The newest subscription to each shard, and when it was accepted.
+    /// The newest subscription to each shard, with the time of its acceptance.
     newest: BTreeMap<ShardNumber, (u64, Instant)>,
+}
+
+/// The connection of one process to the service.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub(super) service: Service,
+    pub(super) link: Link,
+    pub(super) process: Process,
+    pub(super) defect: Option<Defect>,
 }
 
 /// A registered consumer.
@@ -60,17 +70,17 @@ impl Consumer {
     }
 }
 
-/// What was accepted.
+/// An accepted subscription.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) session: u64,
     pub(super) arn: String,
-    /// The generator of what goes wrong with it.
+    /// Generator of its faults.
     pub(super) rng: Rng,
 }
 
 impl Service {
-    /// Nobody has registered a consumer.
+    /// Creates the service without a consumer.
     pub fn new(kinesis: &Kinesis, plan: &Plan) -> Self {
         let state = State {
             rng: plan.rng("fan-out", 0),
@@ -84,7 +94,7 @@ impl Service {
             state: Arc::new(Mutex::new(state)),
             kinesis: kinesis.clone(),
             started_at,
-            calm_at: started_at + Duration::from_millis(plan.calm_at()),
+            last_fault_end: started_at + Duration::from_millis(plan.last_fault_end()),
         }
     }
 
@@ -93,15 +103,15 @@ impl Service {
     }
 
     /// Whether the faults are over.
-    pub(super) fn is_calm(&self) -> bool {
-        Instant::now() >= self.calm_at
+    pub(super) fn are_faults_over(&self) -> bool {
+        Instant::now() >= self.last_fault_end
     }
 
     pub(super) fn consumer(&self) -> Option<Consumer> {
         self.state().consumer.clone()
     }
 
-    /// Registers the consumer; `None`: there is one.
+    /// Registers the consumer; `None` when it already exists.
     pub(super) fn register(&self) -> Option<Consumer> {
         let now = Instant::now();
         let state = &mut *self.state();
@@ -120,14 +130,14 @@ impl Service {
         Some(consumer)
     }
 
-    /// Somebody deregisters the consumer. Its subscriptions end.
+    /// Deregisters the consumer, which ends its subscriptions.
     pub fn deregister(&self) {
         let state = &mut *self.state();
         state.consumer = None;
         state.newest.clear();
     }
 
-    /// Asks for a subscription.
+    /// Accepts or refuses a subscription.
     ///
     /// # Errors
     /// The code of the refusal.
@@ -142,14 +152,14 @@ impl Service {
             Ok(accepted) => (accepted.session, SubscriptionStep::Accepted),
             Err(code) => (0, SubscriptionStep::Refused(code)),
         };
-        self.note(process, shard, session, step);
+        self.record(process, shard, session, step);
         answer
     }
 
     fn decide(&self, shard: ShardNumber, arn: &str) -> Result<Accepted, &'static str> {
         let now = Instant::now();
         let has_shard = self.kinesis.changes(shard).is_some();
-        let is_calm = self.is_calm();
+        let are_faults_over = self.are_faults_over();
         let state = &mut *self.state();
         let is_ours =
             state.consumer.as_ref().is_some_and(|consumer| consumer.arn == arn && now >= consumer.active_at);
@@ -159,7 +169,7 @@ impl Service {
         if state.newest.get(&shard).is_some_and(|(_, since)| now.duration_since(*since) < REFUSED_FOR) {
             return Err("ResourceInUseException");
         }
-        if !is_calm && state.rng.u64(..100) < REFUSED_PERCENT {
+        if !are_faults_over && state.rng.u64(..100) < REFUSED_PERCENT {
             return Err("LimitExceededException");
         }
         state.sessions += 1;
@@ -168,20 +178,20 @@ impl Service {
         Ok(Accepted { session, arn: arn.to_owned(), rng: state.rng.fork() })
     }
 
-    /// Whether a subscription is the newest of its shard, and its consumer is there.
-    pub(super) fn standing(&self, shard: ShardNumber, session: u64, arn: &str) -> Standing {
+    /// Returns the status of a subscription.
+    pub(super) fn status(&self, shard: ShardNumber, session: u64, arn: &str) -> SessionStatus {
         let state = self.state();
         if state.consumer.as_ref().is_none_or(|consumer| consumer.arn != arn) {
-            Standing::Deregistered
+            SessionStatus::Deregistered
         } else if state.newest.get(&shard).is_none_or(|(newest, _)| *newest != session) {
-            Standing::Replaced
+            SessionStatus::Replaced
         } else {
-            Standing::Good
+            SessionStatus::Active
         }
     }
 
-    pub(super) fn note(&self, process: Process, shard: ShardNumber, session: u64, step: SubscriptionStep) {
-        self.kinesis.observer.note(What::Subscription { process, shard, session, step });
+    pub(super) fn record(&self, process: Process, shard: ShardNumber, session: u64, step: SubscriptionStep) {
+        self.kinesis.observer.record(EventKind::Subscription { process, shard, session, step });
     }
 
     /// Milliseconds since the start.
@@ -190,10 +200,10 @@ impl Service {
     }
 }
 
-/// How a subscription stands.
+/// The status of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    Good,
+pub(super) enum SessionStatus {
+    Active,
     Replaced,
     Deregistered,
 }

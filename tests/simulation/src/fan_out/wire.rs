@@ -1,10 +1,11 @@
-//! How answers are written: JSON, and the frames of an event stream.
+//! The wire format of answers: JSON, and the frames of an event stream.
 
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_kinesis::primitives::event_stream::{Header, HeaderValue, Message};
 use aws_sdk_kinesis::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_eventstream::frame::write_message_to;
+use aws_smithy_types::body::SdkBody;
 use base64_simd::STANDARD;
 use bytes::Bytes;
 use lease_store::ShardId;
@@ -13,7 +14,17 @@ use shard_worker::{Record, Shard};
 
 use crate::event::sequence_number;
 
-/// A shard as a listing shows it. It has an ending sequence number once it is closed.
+/// The answer to an operation.
+pub(super) enum Answer {
+    /// JSON.
+    Json(Value),
+    /// A refusal with this code.
+    Refused(&'static str),
+    /// An event stream.
+    Events(SdkBody),
+}
+
+/// Formats a shard as in a listing. A closed shard has an ending sequence number.
 pub(super) fn shard(shard: &Shard) -> Value {
     let mut parents = shard.parents.iter().map(ShardId::as_str);
     let mut numbers = json!({ "StartingSequenceNumber": sequence_number(0).as_str() });
@@ -34,7 +45,7 @@ pub(super) fn shard(shard: &Shard) -> Value {
     written
 }
 
-/// A shard as the last answer of its parent names it.
+/// Formats a shard as in the last answer of its parent.
 pub(super) fn child(shard: &Shard) -> Value {
     let parents: Vec<&str> = shard.parents.iter().map(ShardId::as_str).collect();
     json!({
@@ -50,7 +61,7 @@ fn hash_key_range(shard: &Shard) -> Value {
     json!({ "StartingHashKey": start.to_string(), "EndingHashKey": end.to_string() })
 }
 
-/// A record.
+/// Formats a record.
 pub(super) fn record(record: &Record) -> Value {
     let arrival = record.approximate_arrival.map(seconds);
     json!({
@@ -61,35 +72,35 @@ pub(super) fn record(record: &Record) -> Value {
     })
 }
 
-/// A time as the API writes it, and reads it: seconds since 1970 with milliseconds behind the point.
+/// Formats a time like the API: seconds since 1970 with milliseconds as a fraction.
 fn seconds(time: SystemTime) -> f64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as f64 / 1000.0
 }
 
-/// A time of a request, to the millisecond.
+/// Parses a time of a request, to the millisecond.
 pub(super) fn time(seconds: &Value) -> Option<SystemTime> {
     let micros = Duration::try_from_secs_f64(seconds.as_f64()?).ok()?.as_micros();
     let millis = u64::try_from((micros + 500) / 1000).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
-/// The header with the date, which is cut to the second.
+/// Formats the `date` header, in whole seconds.
 pub(super) fn date(time: SystemTime) -> String {
     DateTime::from(time).fmt(DateTimeFormat::HttpDate).unwrap_or_default()
 }
 
-/// What comes first in an event stream.
+/// Returns the first message of an event stream.
 pub(super) fn accepted() -> Bytes {
     frame("event", ":event-type", "initial-response", &json!({}))
 }
 
-/// An event of a subscription.
+/// Returns an event of a subscription.
 pub(super) fn event(content: &Value) -> Bytes {
     frame("event", ":event-type", "SubscribeToShardEvent", content)
 }
 
-/// An exception instead of an event.
+/// Returns an exception instead of an event.
 pub(super) fn exception(kind: &'static str) -> Bytes {
     frame("exception", ":exception-type", kind, &json!({ "message": "simulated" }))
 }
@@ -106,7 +117,7 @@ fn frame(
         .add_header(header(type_header, kind))
         .add_header(header(":content-type", "application/json"));
     let mut bytes = Vec::new();
-    // Only a header or a payload beyond the format's limits is refused, and there is none.
+    // This fails only beyond the size limits of the format, which no message here reaches.
     let _ = write_message_to(&message, &mut bytes);
     bytes.into()
 }

@@ -1,5 +1,4 @@
-//! How the SDK itself reads an answer of `GetRecords`: through its whole client, with a server in the client that answers what
-//! it is told to.
+//! The SDK's own reading of a `GetRecords` answer: its whole client, over a connector that returns a prepared body.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
@@ -16,14 +15,14 @@ use aws_smithy_types::body::SdkBody;
 use tokio::runtime::Runtime;
 
 thread_local! {
-    /// A client costs more than a call.
+    /// One client per thread, because creating it costs more than a call.
     static READER: RefCell<Reader> = RefCell::new(Reader::new());
 }
 
-/// Reads a body in JSON; `None`: the SDK refuses it.
+/// Parses a body in JSON; `None` when the SDK refuses it.
 pub(super) fn read(body: &[u8]) -> Option<GetRecordsOutput> {
     READER.with_borrow(|reader| {
-        *reader.body.0.lock().expect("nobody panics with it") = body.to_vec();
+        *reader.body.0.lock().expect("the lock is poisoned") = body.to_vec();
         reader.runtime.block_on(reader.client.get_records().shard_iterator("iterator").send()).ok()
     })
 }
@@ -34,14 +33,14 @@ struct Reader {
     body: Canned,
 }
 
-/// The body that is answered.
+/// Returns the prepared body for every request.
 #[derive(Debug, Clone, Default)]
 struct Canned(Arc<Mutex<Vec<u8>>>);
 
 impl HttpConnector for Canned {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
-        let body = self.0.lock().expect("nobody panics with it").clone();
-        let response = HttpResponse::new(200.try_into().expect("a status"), SdkBody::from(body));
+        let body = self.0.lock().expect("the lock is poisoned").clone();
+        let response = HttpResponse::new(200.try_into().expect("200 is a status"), SdkBody::from(body));
         HttpConnectorFuture::ready(Ok(response))
     }
 }
@@ -57,7 +56,10 @@ impl Reader {
             .retry_config(RetryConfig::disabled())
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .build();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("cannot create a runtime");
         Self { client: Client::from_conf(config), runtime, body }
     }
 }
