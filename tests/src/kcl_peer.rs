@@ -11,11 +11,10 @@ use fastrand::Rng;
 use kinesis_streaming::lease_store::{Consistency, FencingToken, Lease, LeaseWrite, WorkerId};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::{ReadFrom, Shard};
+use test_support::Journal;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
-
-use crate::Journal;
 
 /// What the KCL calls `epsilonMillis`.
 const EPSILON: Duration = Duration::from_millis(25);
@@ -222,7 +221,7 @@ impl State {
             let mut batch = reader.next_batch().await.unwrap();
             batch.records.retain(|record| record.position() > row.checkpoint);
             if let Some(batch) = RecordBatch::new(batch.records, None) {
-                self.journal.note(&context, &batch);
+                self.journal.record(&context, &batch);
                 let position = batch.last_position();
                 if !self.write_own(&shard_id, |next| next.checkpoint = position).await {
                     return;

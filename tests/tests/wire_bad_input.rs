@@ -71,7 +71,7 @@ async fn an_unknown_stream_is_named_with_its_region_and_endpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_credentials_are_an_error_that_says_so() {
+async fn missing_credentials_are_named_in_the_error() {
     let servers = InProcessServers::start().await.unwrap();
     create_stream(servers.endpoints(), "words", 1).await;
     let none = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")];
@@ -99,7 +99,7 @@ async fn contradictory_options_of_the_program_are_listed_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_table_of_another_layout_is_refused_by_name() {
+async fn lease_table_with_another_layout_is_refused_by_name() {
     let servers = InProcessServers::start().await.unwrap();
     create_stream(servers.endpoints(), "words", 1).await;
     create_table(servers.endpoints(), "somebody-elses", "id").await;
@@ -109,7 +109,7 @@ async fn a_lease_table_of_another_layout_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_row_is_named_and_the_other_shards_are_read() {
+async fn malformed_row_is_reported_and_the_other_shards_are_read() {
     let servers = InProcessServers::start().await.unwrap();
     let endpoints = servers.endpoints();
     create_stream(endpoints, "words", 4).await;

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, StreamStatus};
-use end_to_end_tests::Journal;
 use end_to_end_tests::fleet::Member;
 use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
 use kinesis_streaming::kinesis_asl::{ConsumerStatus, KinesisStream};
 use kinesis_streaming::prelude::*;
 use lease_store::dynamodb::DynamoDbLeaseStore;
 use lease_store::{Consistency, Lease};
+use test_support::Journal;
 use tokio::time::{Instant, sleep};
 
 const STREAM: &str = "words";
@@ -48,7 +48,7 @@ fn member(endpoints: &Endpoints, source: &KinesisStream, journal: &Journal) -> M
         .lease_store(leases(endpoints))
         .failover_time(Duration::from_secs(3))
         .processors(batch_handler(move |shard: ShardContext, batch| {
-            journal.note(&shard, &batch);
+            journal.record(&shard, &batch);
             async { Ok(()) }
         }));
     Member::start(builder)
@@ -137,7 +137,7 @@ async fn wait_until_checkpointed(endpoints: &Endpoints, journal: &Journal) {
 // The server's subscriptions hold a lock of its own over waits for another one that a writer may have; now and then, on a
 // busy machine, both wait for ever. More threads than calls make it rarer. So `ci` leaves these tests out, and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 32)]
-async fn wire_fan_out_delivers_everything_once_through_renewals_and_a_split() {
+async fn wire_fan_out_delivers_once_through_renewals_and_a_split() {
     let servers = InProcessServers::start().await.unwrap();
     let endpoints = servers.endpoints();
     create_stream(endpoints).await;
@@ -192,7 +192,7 @@ async fn wire_fan_out_delivers_everything_once_through_renewals_and_a_split() {
 // The server's subscriptions hold a lock of its own over waits for another one that a writer may have; now and then, on a
 // busy machine, both wait for ever. More threads than calls make it rarer. So `ci` leaves these tests out, and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 32)]
-async fn wire_fan_out_goes_on_from_the_checkpoint_after_a_crash() {
+async fn wire_fan_out_resumes_from_the_checkpoint_after_a_crash() {
     let servers = InProcessServers::start().await.unwrap();
     let endpoints = servers.endpoints();
     create_stream(endpoints).await;

@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_in_hand_may_come_and_more_may_not() {
+    async fn batch_in_progress_may_arrive_after_a_loss_and_no_more() {
         let readings: Vec<(u128, LeaseRows)> =
             (0..10).map(|tenth| (tenth * 100, if tenth < 2 { rows("a", 1) } else { rows("b", 2) })).collect();
         let history = LeaseHistory::of(&readings);

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_is_read_again_and_a_half_line_waits() {
+    fn recorded_lines_are_read_back_and_a_partial_line_waits() {
         let directory = std::env::temp_dir().join(format!("deliveries-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("a.deliveries");

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_behind_the_last_checkpoint_is_found() {
+    fn delivery_past_the_last_checkpoint_is_found() {
         let faults = |checkpoint| not_checkpointed(&[delivery(6, 1)], &rows(None, 1, checkpoint)).len();
         assert_eq!((faults("5"), faults("6"), faults("SHARD_END")), (1, 0, 0));
     }

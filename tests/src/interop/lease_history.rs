@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_start_of_an_owner_is_the_last_checkpoint_before_him() {
+    async fn owner_starts_at_the_last_checkpoint_before_it() {
         let history = LeaseHistory::of(&[
             (10, rows("a", 1, "5")),
             (20, rows("a", 2, "6")),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_has_lost_a_lease_started_from_his_own_checkpoint() {
+    async fn worker_that_lost_a_lease_started_from_its_own_checkpoint() {
         let history = LeaseHistory::of(&[
             (10, rows("a", 1, "5")),
             (20, rows("b", 2, "6")),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_stands_in_neither_of_two_readings_close_to_each_other_was_not_the_owner() {
+    async fn worker_absent_from_two_close_listings_was_not_the_owner() {
         let history = LeaseHistory::of(&[
             (10, rows("a", 1, "5")),
             (20, rows("b", 2, "5")),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lease_without_an_owner_was_released_and_one_that_was_taken_was_not() {
+    async fn ownerless_lease_was_released_and_a_taken_one_was_not() {
         let mut released = rows("a", 3, "7");
         released.get_mut("s").unwrap().owner = None;
         let readings =
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_goes_back_is_a_fault() {
+    async fn row_that_goes_back_is_a_fault() {
         let faults = |next| LeaseHistory::of(&[(10, rows("a", 5, "50")), (20, next)]).faults().len();
         assert_eq!(faults(rows("a", 5, "50")), 0);
         assert_eq!(faults(rows("b", 6, "50")), 0);

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_have_the_order_of_the_kcl() {
+    fn positions_have_the_order_of_the_kcl() {
         let ascending = [
             Place::new("AT_TIMESTAMP", 0),
             Place::new("TRIM_HORIZON", 0),

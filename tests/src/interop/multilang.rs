@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_noted_and_checkpointed_before_the_word_that_it_is_done() {
+    fn records_are_logged_and_checkpointed_before_the_done_message() {
         let initialize = r#"{"action":"initialize","shardId":"shardId-1","sequenceNumber":"TRIM_HORIZON","subSequenceNumber":0}"#;
         let done = r#"{"action":"checkpoint","sequenceNumber":null,"subSequenceNumber":null,"error":null}"#;
         let (outcome, said, noted) = run(&[initialize, RECORDS, done, r#"{"action":"shardEnded"}"#, done]);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_lease_ends_the_attempts_and_other_refusals_are_tried_again() {
+    fn lost_lease_ends_the_attempts_and_other_refusals_are_retried() {
         let refused = |error: &str| format!(r#"{{"action":"checkpoint","error":"{error}"}}"#);
         let (outcome, said, _) = run(&[RECORDS, &refused("ThrottlingException"), &refused(LEASE_IS_LOST)]);
         assert!(outcome.is_ok(), "{outcome:?}");

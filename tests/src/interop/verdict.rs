@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repeat_has_a_cause_and_is_never_one_that_was_checkpointed() {
+    async fn repeat_has_a_cause_and_was_never_checkpointed() {
         let mut deliveries = by_java(0..4);
         deliveries.push(delivery("rust-2", SHARD, 2, 120)); // its place is 3, behind the checkpoint
         let causes = |ended: &[Ended]| {
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_heir_begins_with_the_record_behind_the_checkpoint() {
+    async fn heir_begins_with_the_record_after_the_checkpoint() {
         let checkpoints = BTreeMap::from([(SHARD.to_owned(), Place::new("2", 0))]);
         let legacy = Legacy { dead: dead(End::Killed), checkpoints };
         let faults = |first: usize| {
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_in_the_hand_of_who_lost_the_lease_before_is_no_inheritance() {
+    async fn late_deliveries_after_an_earlier_loss_are_no_inheritance() {
         let checkpoints = BTreeMap::from([(SHARD.to_owned(), Place::new("2", 0))]);
         let legacy = Legacy { dead: dead(End::Killed), checkpoints };
         let mut deliveries = by_java(0..4);

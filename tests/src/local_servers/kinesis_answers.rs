@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_cbor_gets_children_where_it_is_the_last() {
+    fn last_answer_in_cbor_gets_children() {
         let add = |value: &mut Value| {
             if value["NextShardIterator"].is_null() {
                 value["ChildShards"] = json!([{"ShardId": "c"}]);

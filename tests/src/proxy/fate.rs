@@ -162,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn clear_weather_touches_nothing() {
+    fn clear_mood_touches_nothing() {
         assert!(fates(Mood::Clear).iter().all(|fate| *fate == Fate::UNTOUCHED));
     }
 
     #[test]
-    fn a_mood_that_cuts_hits_more_than_half_and_not_all() {
+    fn cutting_mood_hits_more_than_half_and_not_all() {
         for mood in Mood::FAULTS {
             let fates = fates(mood);
             let hit = fates.iter().filter(|fate| **fate != Fate::UNTOUCHED).count();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_is_lost_from_its_first_byte_on_and_a_cut_one_is_not() {
+    fn lost_answer_has_no_bytes_and_a_cut_one_has_some() {
         for fate in fates(Mood::LostAnswers).iter().filter(|fate| **fate != Fate::UNTOUCHED) {
             assert_eq!((fate.fuse_bytes(Direction::Up), fate.fuse_bytes(Direction::Down)), (None, Some(0)));
         }

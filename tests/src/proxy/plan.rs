@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn periods_follow_each_other_without_a_gap_and_the_last_one_is_clear() {
+    fn periods_have_no_gap_and_the_last_one_is_clear() {
         for (seed, seconds) in (0..200).zip((0..600).step_by(3)) {
             let length = Duration::from_secs(seconds);
             let plan = Plan::draw(seed, length);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_has_its_turn_before_one_comes_again() {
+    fn every_fault_occurs_before_one_repeats() {
         let plan = Plan::draw(7, LENGTH);
         let faults: Vec<Mood> =
             plan.periods.iter().map(|period| period.mood).filter(|mood| *mood != Mood::Clear).collect();

@@ -85,7 +85,7 @@ fn was_reset(ended: &io::Result<()>) -> bool {
 }
 
 #[tokio::test]
-async fn in_clear_weather_everything_passes_both_ways_and_the_end_too() {
+async fn clear_proxy_passes_both_directions_and_the_end() {
     let (echo, proxy, client) = proxied(Mood::Clear, |_| true).await;
     let sent: Vec<u8> = (0..1_000_000u32).map(|number| number.to_le_bytes()[0]).collect();
     let (mut reads, mut writes) = client.into_split();
@@ -103,7 +103,7 @@ async fn in_clear_weather_everything_passes_both_ways_and_the_end_too() {
 }
 
 #[tokio::test]
-async fn a_slow_connection_is_as_late_as_its_fate_says() {
+async fn slow_connection_adds_its_drawn_delay() {
     let is_slow = |fate: &Fate| {
         fate.pace(Direction::Up).delay.as_millis() > 50 && fate.pace(Direction::Down).delay.as_millis() > 50
     };
@@ -117,7 +117,7 @@ async fn a_slow_connection_is_as_late_as_its_fate_says() {
 }
 
 #[tokio::test]
-async fn a_throttled_connection_carries_no_more_in_a_second_than_its_fate_says() {
+async fn throttled_connection_keeps_to_its_bytes_per_second() {
     let is_narrow = |fate: &Fate| {
         let rates = [Direction::Up, Direction::Down].map(|direction| fate.pace(direction).bytes_per_second);
         rates.iter().all(|rate| rate.is_some_and(|rate| (10_000..15_000).contains(&rate)))
@@ -132,7 +132,7 @@ async fn a_throttled_connection_carries_no_more_in_a_second_than_its_fate_says()
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_at_once_is_gone_without_a_word() {
+async fn connection_cut_at_once_carries_no_byte() {
     for how in [Cut::Reset, Cut::Close] {
         let (echo, proxy, mut client) =
             proxied(Mood::CutAtOnce, |fate| *fate == Fate::Cut { how, fuse: None }).await;
@@ -144,7 +144,7 @@ async fn a_connection_that_is_cut_at_once_is_gone_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_cut_arrives_in_part_and_is_not_answered_further() {
+async fn cut_request_arrives_in_part_and_gets_no_more_answer() {
     let is_short = |fate: &Fate| {
         matches!(fate, Fate::Cut { how: Cut::Close, .. }) && fate.fuse_bytes(Direction::Up).is_some()
     };
@@ -159,7 +159,7 @@ async fn a_request_that_is_cut_arrives_in_part_and_is_not_answered_further() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_lost_was_asked_for_in_full() {
+async fn lost_answer_was_requested_in_full() {
     for mood in [Mood::LostAnswers, Mood::CutInAnswers] {
         let (echo, proxy, mut client) = proxied(mood, |fate| matches!(fate, Fate::Cut { .. })).await;
         let plan_bytes = {
@@ -175,7 +175,7 @@ async fn an_answer_that_is_lost_was_asked_for_in_full() {
 }
 
 #[tokio::test]
-async fn swallowed_answers_never_come_though_the_server_hears_all() {
+async fn swallowed_answers_never_arrive_though_requests_do() {
     let (echo, proxy, mut client) =
         proxied(Mood::SwallowedAnswers, |fate| *fate == Fate::SwallowAnswers).await;
     client.write_all(b"hello").await.unwrap();
@@ -186,7 +186,7 @@ async fn swallowed_answers_never_come_though_the_server_hears_all() {
 }
 
 #[tokio::test]
-async fn a_half_that_is_closed_tells_its_receiver_and_the_other_half_goes_on() {
+async fn half_closed_connection_is_reported_and_the_other_half_flows() {
     let closes = |wanted: Direction| move |fate: &Fate| matches!(fate, Fate::HalfClose(fuse) if fuse.direction == wanted && fuse.after_bytes < 5);
     // The server sees an end after a few bytes, answers these, and ends as well.
     let (echo, _proxy, mut client) = proxied(Mood::HalfClosedUp, closes(Direction::Up)).await;
@@ -213,7 +213,7 @@ async fn in_turn(moods: &[Mood]) -> (Echo, Proxy, Plan, watch::Sender<Period>) {
 }
 
 #[tokio::test]
-async fn what_silence_held_back_arrives_when_it_is_over() {
+async fn bytes_held_back_by_silence_arrive_after_it() {
     let (echo, proxy, plan, weather) = in_turn(&[Mood::Clear, Mood::Silent]).await;
     let mut before = TcpStream::connect(proxy.address()).await.unwrap();
     let silence = plan.after(&plan.first());
@@ -263,7 +263,7 @@ async fn where_connections_are_refused_the_port_is_kept_for_later() {
 }
 
 #[tokio::test]
-async fn the_plan_is_carried_out_to_its_end() {
+async fn plan_runs_to_its_end() {
     let echo = Echo::start().await;
     let moment = Duration::from_millis(20);
     let plan = Plan::in_turn(1, &[(Mood::Clear, moment), (Mood::Slow, moment), (Mood::Silent, moment)]);

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_rise_within_the_length_and_pauses_are_longer_than_the_fail_over_time() {
+    fn steps_ascend_and_pauses_exceed_the_failover_time() {
         for (seed, seconds) in (0..200).zip((0..600).step_by(3)) {
             let steps = of(seed, seconds);
             assert!(steps.is_sorted_by_key(|step| step.at), "{steps:?}");
