@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lease_store::{
-    Consistency, HashKey, InMemoryLeaseStore, Lease, LeaseStore as _, LeaseWrite, Position, ShardId, StoreError,
-    StoreErrorKind, WriteOutcome,
+    Consistency, HashKey, InMemoryLeaseStore, Lease, LeaseStore as _, LeaseWrite, Position, ShardId,
+    StoreError, StoreErrorKind, WriteOutcome,
 };
 use shard_worker::{
     FetchedBatch, InMemoryStream, ReadFrom, ShardFilter, SourceError, SourceErrorKind, StreamSource as _,
 };
-use test_support::{HookedLeaseStore, HookedStream, StoreCall, StreamCall, Switch, run_with_paused_clock};
+use test_support::{
+    HookedLeaseStore, HookedStream, ReadLog, StoreCall, StreamCall, Switch, run_with_paused_clock,
+};
 use tokio::time::timeout;
 
 fn stream() -> InMemoryStream {
@@ -26,11 +28,14 @@ fn stream() -> InMemoryStream {
 async fn before_hook_sees_every_stream_call_and_can_fail_it() {
     let (calls, fails) = (Arc::new(Mutex::new(Vec::new())), Switch::default());
     let (seen, failing) = (calls.clone(), fails.clone());
-    let hooked = HookedStream::new(stream()).before(move |call| {
-        seen.lock().unwrap().push(call);
-        let fails = failing.is_on();
-        async move { if fails { Err(SourceError::new(SourceErrorKind::Throttled, "slow down")) } else { Ok(()) } }
-    });
+    let hooked =
+        HookedStream::new(stream()).before(move |call| {
+            seen.lock().unwrap().push(call);
+            let fails = failing.is_on();
+            async move {
+                if fails { Err(SourceError::new(SourceErrorKind::Throttled, "slow down")) } else { Ok(()) }
+            }
+        });
     let shard_id = ShardId::numbered(0);
     hooked.describe().await.unwrap();
     assert_eq!(hooked.list_shards(&ShardFilter::Open).await.unwrap().len(), 2);
@@ -67,7 +72,11 @@ async fn stream_answers_can_be_changed_or_replaced() {
             batch.millis_behind_latest = Some(5);
             batch
         });
-    assert_eq!(hooked.list_shards(&ShardFilter::All).await.unwrap().len(), 1, "the filter was changed to open shards");
+    assert_eq!(
+        hooked.list_shards(&ShardFilter::All).await.unwrap().len(),
+        1,
+        "the filter was changed to open shards"
+    );
     assert_eq!(hooked.describe().await.unwrap().retention, Some(Duration::from_secs(7)));
     let mut reader = hooked.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
     assert!(reader.ready().await >= 1);
@@ -75,6 +84,22 @@ async fn stream_answers_can_be_changed_or_replaced() {
     assert_eq!((replaced.records.len(), replaced.millis_behind_latest), (0, Some(9)));
     let read = reader.next_batch().await.unwrap();
     assert_eq!((read.records.len(), read.millis_behind_latest), (1, Some(5)));
+}
+
+#[tokio::test]
+async fn read_log_has_positions_and_texts_and_adds_empty_pages() {
+    let log = ReadLog::default();
+    let watched = log.watch(stream());
+    log.set_empty_pages(2);
+    let mut reader = watched.open(&ShardId::numbered(0), &ReadFrom::TrimHorizon).await.unwrap();
+    for _ in 0..2 {
+        assert!(reader.next_batch().await.unwrap().records.is_empty());
+        assert!(log.texts().is_empty());
+    }
+    assert_eq!(reader.next_batch().await.unwrap().records.len(), 1);
+    assert_eq!((log.opened(), log.texts()), (vec![ReadFrom::TrimHorizon], vec!["text".to_owned()]));
+    log.clear();
+    assert!(log.opened().is_empty() && log.texts().is_empty());
 }
 
 fn create() -> LeaseWrite {

@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout};
 async fn failed_or_panicked_handler_gets_its_batch_again() {
     let (stream, store, journal) = setup(1);
     let attempts = Arc::new(AtomicUsize::new(0));
-    let noted = (journal.clone(), attempts.clone());
+    let shared = (journal.clone(), attempts.clone());
     let builder = member("a", &stream, &store, &journal).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, attempts) = noted.clone();
+            let (journal, attempts) = shared.clone();
             async move {
                 match attempts.fetch_add(1, Ordering::Relaxed) {
                     0 => Err("the sink is away".into()),
@@ -48,10 +48,10 @@ async fn failed_or_panicked_handler_gets_its_batch_again() {
 async fn processing_retry_waits_can_be_set() {
     let (stream, store, journal) = setup(1);
     let attempts = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let noted = attempts.clone();
+    let shared = attempts.clone();
     let builder = member("a", &stream, &store, &journal).processing_retry(RetryPolicy::spark()).processors(
         batch_handler(move |_, _| {
-            noted.lock().unwrap().push(Instant::now());
+            shared.lock().unwrap().push(Instant::now());
             async { Err("never".into()) }
         }),
     );
@@ -84,10 +84,10 @@ async fn a_read_that_is_denied_at_latest_skips_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_handler_does_not_lose_the_lease() {
     let (stream, store, journal) = setup(1);
-    let noted = journal.clone();
+    let shared = journal.clone();
     let slow = member("slow", &stream, &store, &journal).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let journal = noted.clone();
+            let journal = shared.clone();
             async move {
                 tokio::time::sleep(FAILOVER_TIME * 6).await;
                 journal.record(&shard, &batch);

@@ -175,10 +175,10 @@ async fn a_lone_worker_stops_at_once() {
 #[tokio::test(start_paused = true)]
 async fn slow_handler_gets_the_drain_time_before_a_hand_over() {
     let (stream, store, journal) = setup(2);
-    let noted = journal.clone();
+    let shared = journal.clone();
     let slow = member("slow", &stream, &store, &journal).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let journal = noted.clone();
+            let journal = shared.clone();
             async move {
                 tokio::time::sleep(FAILOVER_TIME * 2).await;
                 journal.record(&shard, &batch);

@@ -40,10 +40,10 @@ async fn five_thousand_shards_in_a_process_within_the_budget() {
             put_into(&stream, (index, SHARDS), format!("{index}-{round}"));
         }
     }
-    let noted = journal.clone();
+    let shared = journal.clone();
     let builder = member("a", &stream, &store, &journal).max_buffered_bytes(BUDGET).processors(
         batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            noted.record(&shard, &batch);
+            shared.record(&shard, &batch);
             async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 Ok(())
@@ -96,10 +96,10 @@ async fn a_hot_shard_starves_no_other() {
     for number in 0..200_000 {
         put_into(&stream, (0, SHARDS), format!("hot-{number}"));
     }
-    let noted = journal.clone();
+    let shared = journal.clone();
     let builder = member("a", &stream, &store, &journal).max_buffered_bytes(20 * RECORD_BYTES).processors(
         batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            noted.record(&shard, &batch);
+            shared.record(&shard, &batch);
             async {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 Ok(())
@@ -136,7 +136,7 @@ async fn handler_that_never_awaits_does_not_starve_other_shards() {
     // Each batch of shard 0 puts the next record, so its reads would never pause by themselves.
     let (again, seen) = (stream.clone(), Arc::new(AtomicUsize::new(0)));
     let counted = seen.clone();
-    let noted = journal.clone();
+    let shared = journal.clone();
     let builder = member("a", &stream, &store, &journal).read_ahead_bytes(0).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
             let number = counted.fetch_add(1, Ordering::Relaxed);
@@ -144,7 +144,7 @@ async fn handler_that_never_awaits_does_not_starve_other_shards() {
             if shard.shard_id == ShardId::numbered(0) {
                 put_into(&again, (0, 2), "again".to_owned());
             } else {
-                noted.record(&shard, &batch);
+                shared.record(&shard, &batch);
             }
             async { Ok(()) }
         },
@@ -169,11 +169,11 @@ fn stepwise(
     store: &InMemoryLeaseStore,
     journal: &test_support::Journal,
 ) -> (ReceiverBuilder, Arc<Notify>) {
-    let (noted, step) = (journal.clone(), Arc::new(Notify::new()));
+    let (shared, step) = (journal.clone(), Arc::new(Notify::new()));
     let next = step.clone();
     let builder = member("a", stream, store, journal).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, next) = (noted.clone(), next.clone());
+            let (journal, next) = (shared.clone(), next.clone());
             async move {
                 next.notified().await;
                 journal.record(&shard, &batch);
@@ -361,7 +361,7 @@ async fn blocking_handler_uses_its_pool_size() {
     stream.set_max_batch_records(shards(1));
     let pool = ProcessorPool::new(shards(THREADS));
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (noted, counted) = (journal.clone(), most.clone());
+    let (shared, counted) = (journal.clone(), most.clone());
     let is_first = Arc::new(AtomicUsize::new(0));
     let builder = member("a", &stream, &store, &journal).processors(blocking_handler(
         &pool,
@@ -377,7 +377,7 @@ async fn blocking_handler_uses_its_pool_size() {
                 1 => return Err("the sink is away".into()),
                 _ => {}
             }
-            noted.record(shard, batch);
+            shared.record(shard, batch);
             Ok(())
         },
     ));

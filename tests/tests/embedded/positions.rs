@@ -236,11 +236,11 @@ async fn handler_that_hangs_past_the_retention_period_is_a_data_loss() {
     let retention = Duration::from_secs(600);
     stream.set_retention(Some(retention));
     stream.set_max_batch_records(NonZeroUsize::MIN);
-    let noted = journal.clone();
+    let shared = journal.clone();
     // The watchdog is off, so the handler may hang that long.
     let builder = member("a", &stream, &store, &journal).no_progress_time(Duration::ZERO).read_ahead_bytes(0);
     let builder = builder.processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-        let journal = noted.clone();
+        let journal = shared.clone();
         async move {
             if journal.all().is_empty() {
                 sleep(retention * 3).await;
@@ -532,9 +532,9 @@ async fn a_fleet_shares_a_bounded_run_and_every_worker_ends() {
 async fn bounded_run_ends_only_after_a_crashed_worker_is_replaced() {
     let (stream, store, journal) = setup(4);
     put(&stream, 0..200);
-    let noted = journal.clone();
+    let shared = journal.clone();
     let slow = |name: &'static str| {
-        let journal = noted.clone();
+        let journal = shared.clone();
         member(name, &stream, &store, &journal).run_until(RunUntil::Tip).processors(batch_handler(
             move |shard: ShardContext, batch: RecordBatch| {
                 let journal = journal.clone();
@@ -559,11 +559,11 @@ async fn bounded_run_ends_only_after_a_crashed_worker_is_replaced() {
 async fn failing_batch_delays_a_bounded_run_and_is_not_skipped() {
     let (stream, store, journal) = setup(1);
     put(&stream, 0..5);
-    let noted = journal.clone();
+    let shared = journal.clone();
     let failures = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let builder = member("a", &stream, &store, &journal).run_until(RunUntil::Tip).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, failures) = (noted.clone(), failures.clone());
+            let (journal, failures) = (shared.clone(), failures.clone());
             async move {
                 if failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 5 {
                     return Err("not yet".into());
@@ -626,13 +626,13 @@ async fn run_to_an_instant_needs_the_time_of_the_stream() {
 async fn bounded_run_flushes_partial_batches_and_awaits_late_acks() {
     let (stream, store, journal) = setup(1);
     put(&stream, 0..25);
-    let noted = journal.clone();
+    let shared = journal.clone();
     let limits = BatchLimits { max_records: NonZeroUsize::new(10), max_wait: HOUR, ..BatchLimits::default() };
     let builder = member("a", &stream, &store, &journal)
         .run_until(RunUntil::Tip)
         .batch_limits(limits)
         .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, acknowledgement) = (noted.clone(), batch.defer());
+            let (journal, acknowledgement) = (shared.clone(), batch.defer());
             tokio::spawn(async move {
                 sleep(Duration::from_secs(60)).await;
                 journal.record(&shard, &batch);
@@ -651,12 +651,12 @@ async fn records_trimmed_before_acknowledgement_are_lost_at_a_restart() {
     let retention = Duration::from_secs(600);
     stream.set_retention(Some(retention));
     stream.set_max_batch_records(NonZeroUsize::MIN);
-    let noted = journal.clone();
+    let shared = journal.clone();
     let builder = member("a", &stream, &store, &journal)
         .no_progress_time(retention + Duration::from_secs(20))
         .read_ahead_bytes(0)
         .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let journal = noted.clone();
+            let journal = shared.clone();
             async move {
                 if batch[0].data == "1" {
                     std::future::pending::<()>().await;

@@ -1,6 +1,6 @@
 //! Fleets that receive through a storage buffer: every level, crashes, takeovers, reshards, and object stores that fail.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use end_to_end_tests::fleet::{Member, SEED, member, parents, put, setup};
@@ -8,7 +8,7 @@ use kinesis_streaming::lease_store::Consistency;
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::HandOffUsage;
 use test_support::faulty_object_store::{FaultyObjectStore, TestDirectory};
-use test_support::{HookedStream, Journal, LIMIT, wait_until};
+use test_support::{Journal, LIMIT, ReadLog, wait_until};
 use tokio::sync::Semaphore;
 
 const LEVELS: [StorageLevel; 6] = [
@@ -68,18 +68,6 @@ fn with_permits(
             }
         },
     ))
-}
-
-/// The stream, and the texts of the records that are read from it.
-fn watched(stream: &InMemoryStream) -> (HookedStream, Arc<Mutex<Vec<String>>>) {
-    let read: Arc<Mutex<Vec<String>>> = Arc::default();
-    let seen = read.clone();
-    let watched = HookedStream::new(stream.clone()).after_read(move |_, batch| {
-        let texts = batch.records.iter().map(|record| String::from_utf8_lossy(&record.data).into_owned());
-        seen.lock().unwrap().extend(texts);
-        batch
-    });
-    (watched, read)
 }
 
 fn once(count: usize) -> std::collections::BTreeMap<String, usize> {
@@ -149,8 +137,8 @@ async fn after_a_crash_stored_blocks_are_not_read_from_the_stream() {
         journal.wait_for(30, LIMIT).await;
         tokio::time::sleep(Duration::from_secs(10)).await; // a checkpoint
         crashed.crash().await;
-        let (watched, read) = watched(&stream);
-        let buffer = stores.buffer(watched, settings(level));
+        let read_log = ReadLog::default();
+        let buffer = stores.buffer(read_log.watch(stream.clone()), settings(level));
         put(&stream, 200..220);
         let restarted = Member::start(member("a", &stream, &store, &journal).source(buffer.clone()));
         journal.wait_for(220, LIMIT).await;
@@ -158,7 +146,7 @@ async fn after_a_crash_stored_blocks_are_not_read_from_the_stream() {
         assert_eq!(journal.times(), once(220), "{level}");
         // Reading resumes at the last stored record, which is read again and dropped.
         assert_eq!(
-            *read.lock().unwrap(),
+            read_log.texts(),
             (199..220).map(|number| number.to_string()).collect::<Vec<_>>(),
             "{level}"
         );
@@ -181,14 +169,14 @@ async fn another_worker_resumes_from_the_replica_blocks() {
     wait_until("some records are processed", || journal.all().len() >= 30).await;
     crashed.crash().await;
     let other = stores.of_another_worker();
-    let (watched, read) = watched(&stream);
-    let buffer = other.buffer(watched, settings(StorageLevel::MemoryAndDisk2));
+    let read_log = ReadLog::default();
+    let buffer = other.buffer(read_log.watch(stream.clone()), settings(StorageLevel::MemoryAndDisk2));
     let heir = Member::start(member("b", &stream, &store, &journal).source(buffer.clone()));
     journal.wait_for(300, LIMIT).await;
     journal.check_order();
     let usage = buffer.usage();
     assert!(usage.from_replica >= 26 && usage.from_stream == 0, "{usage:?}");
-    let read = read.lock().unwrap().clone();
+    let read = read_log.texts();
     assert!(read.len() <= 2, "the last record of each shard: {read:?}");
     assert!(heir.stop().await.is_drained());
 }
@@ -207,15 +195,15 @@ async fn blocks_kept_in_memory_only_are_read_again_from_the_stream() {
         Member::start(with_permits("a", &stream, &store, &journal, &permits).source(buffer.clone()));
     wait_until("everything is received", || buffer.usage().received_records == 200).await;
     crashed.crash().await;
-    let (watched, read) = watched(&stream);
-    let buffer = stores.buffer(watched, level);
+    let read_log = ReadLog::default();
+    let buffer = stores.buffer(read_log.watch(stream.clone()), level);
     let restarted = Member::start(member("a", &stream, &store, &journal).source(buffer.clone()));
     journal.wait_for(200, LIMIT).await;
     assert_eq!(journal.times(), once(200));
     journal.check_order();
     let usage = buffer.usage();
     assert!(usage.from_stream == 1 && usage.from_local > 10 && usage.losses == 0, "{usage:?}");
-    let read = read.lock().unwrap().len();
+    let read = read_log.texts().len();
     assert!((10..100).contains(&read), "{read}");
     assert!(restarted.stop().await.is_drained());
 }
@@ -433,11 +421,11 @@ async fn buffer_delivers_in_order_through_kills_damage_and_refusals() {
                 let buffer = stores.buffer(stream.clone(), level.clone()).seeded(rng.u64(..));
                 buffers.push(buffer.clone());
                 let delay = Duration::from_millis(rng.u64(..400));
-                let noted = journal.clone();
+                let shared = journal.clone();
                 running = Some(Member::start(
                     member(&name, &stream, &store, &journal).seed(rng.u64(..)).source(buffer).processors(
                         batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-                            let journal = noted.clone();
+                            let journal = shared.clone();
                             async move {
                                 tokio::time::sleep(delay).await;
                                 journal.record(&shard, &batch);

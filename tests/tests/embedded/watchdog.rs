@@ -18,10 +18,10 @@ async fn handler_that_hangs_once_is_restarted_and_loses_nothing() {
     let (stream, store, journal) = setup(1);
     put(&stream, 0..10);
     let calls = Arc::new(AtomicUsize::new(0));
-    let noted = (journal.clone(), calls.clone());
+    let shared = (journal.clone(), calls.clone());
     let builder = member("a", &stream, &store, &journal).no_progress_time(NO_PROGRESS_TIME).processors(
         batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, calls) = noted.clone();
+            let (journal, calls) = shared.clone();
             async move {
                 if calls.fetch_add(1, Ordering::Relaxed) == 0 {
                     std::future::pending::<()>().await;
@@ -45,10 +45,10 @@ async fn handler_that_hangs_once_is_restarted_and_loses_nothing() {
 async fn handler_that_always_hangs_loses_its_lease_to_others() {
     let (stream, store, journal) = setup(2);
     let hangs = Arc::new(AtomicBool::new(true));
-    let (noted, hanging) = (journal.clone(), hangs.clone());
+    let (shared, hanging) = (journal.clone(), hangs.clone());
     let hung = member("hung", &stream, &store, &journal).no_progress_time(NO_PROGRESS_TIME).processors(
         batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, hangs) = (noted.clone(), hanging.clone());
+            let (journal, hangs) = (shared.clone(), hanging.clone());
             async move {
                 if hangs.load(Ordering::Relaxed) {
                     std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! A run: workers that come and go on one table while records flow, and everything that is noted of it.
+//! A run: workers start and end on one lease table while records flow, and everything is recorded.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // only tests call it
 
@@ -11,70 +11,70 @@ use tokio::time::Instant;
 use super::deliveries::{Deliveries, Delivery, now_millis};
 use super::java_daemon::Application;
 use super::lease_history::LeaseHistory;
-use super::lease_rows::{LeaseRow, LeaseRows, Place, lease_rows};
+use super::lease_rows::{KclPosition, LeaseRow, LeaseRows, lease_rows};
 use super::producer::Producer;
 use super::resharding::{create_stream, merge_two_shards, split_a_shard};
 use super::wait_for;
 use super::workers::{Ended, Kind, Worker, Workers};
 use crate::local_servers::Endpoints;
 
-/// How long any single thing may take before the run counts as failed. A Java worker takes one lease from others in twice
-/// the fail-over time, and starts in a few seconds on a table that is not empty.
+/// The limit for each step of a run. A Java worker steals one lease in twice the fail-over time, and starts within a few
+/// seconds on a table that is not empty.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Before a worker is killed or stopped nothing has moved for this and the fail-over time, which is as long as a worker may
-/// take to notice that it lost a lease: what is delivered then is, as a rule, delivered by owners.
-const REST_BEFORE_END: Duration = Duration::from_secs(1);
+/// Before a worker is killed or stopped, no lease has changed its owner for this and the fail-over time. A worker may take
+/// that long to notice a lost lease, so deliveries after it are usually by owners.
+const QUIET_BEFORE_END: Duration = Duration::from_secs(1);
 
-/// A fleet that has moved nothing for so long will move nothing: a Java worker looks for leases to take in twice the
-/// fail-over time, and may need a second look.
-const FAILOVER_TIMES_OF_REST: u32 = 5;
+/// A fleet without a move for this long is balanced: a Java worker scans for leases in twice the fail-over time, and may
+/// need a second scan.
+const FAILOVER_TIMES_OF_QUIET: u32 = 5;
 
-/// Whoever has delivered so many records takes part in earnest.
-const RECORDS_IN_EARNEST: usize = 50;
+/// A worker with this many deliveries counts as running.
+const MIN_DELIVERED_RECORDS: usize = 50;
 
-/// What a killed worker left.
+/// A killed worker and its leases.
 #[derive(Debug)]
-pub struct Legacy {
-    /// The dead.
-    pub dead: Ended,
-    /// Its unfinished shards, and how far each is checkpointed.
-    pub checkpoints: BTreeMap<String, Place>,
+pub struct KilledWorker {
+    /// The worker.
+    pub ended: Ended,
+    /// Its unfinished shards and their checkpoints.
+    pub checkpoints: BTreeMap<String, KclPosition>,
 }
 
-/// How much of a run there is.
+/// The size of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Volume {
-    /// How many records are put.
+    /// The number of records.
     pub records: usize,
-    /// How many of them in a second, while workers come and go.
+    /// The records per second while workers start and end.
     pub records_per_second: usize,
-    /// How many shards the stream starts with.
+    /// The initial number of shards.
     pub shards: i32,
 }
 
 /// A run of one application on one stream.
 #[derive(Debug)]
-pub struct Scene {
+pub struct TestRun {
     started_at: Instant,
     application: Application,
     volume: Volume,
     workers: Workers,
     producer: Producer,
     deliveries: Deliveries,
-    /// The table over time.
+    /// The history of the lease table.
     pub history: LeaseHistory,
     /// The workers that have ended.
     pub ended: Vec<Ended>,
-    /// What the killed ones among them left.
-    pub legacies: Vec<Legacy>,
+    /// The killed workers among them.
+    pub killed_workers: Vec<KilledWorker>,
 }
 
-impl Scene {
-    /// Makes the stream and starts to put records.
+impl TestRun {
+    /// Creates the stream and starts to put records.
     ///
     /// # Panics
-    /// When the stream cannot be made.
+    /// When the stream cannot be created.
     pub async fn new(application: Application, jars: PathBuf, volume: Volume) -> Self {
         let endpoints = &application.endpoints;
         create_stream(endpoints, &application.stream, volume.shards).await;
@@ -93,16 +93,16 @@ impl Scene {
             application,
             volume,
             ended: Vec::new(),
-            legacies: Vec::new(),
+            killed_workers: Vec::new(),
         }
     }
 
     /// Prints a line with the time since the start.
-    pub fn say(&self, what: &str) {
+    pub fn log(&self, what: &str) {
         println!("   {:>5.1} s  {what}", self.started_at.elapsed().as_secs_f64());
     }
 
-    /// Where the logs of the workers are.
+    /// The directory with the logs of the workers.
     pub fn directory(&self) -> &Path {
         &self.application.directory
     }
@@ -112,34 +112,34 @@ impl Scene {
         &self.application.endpoints
     }
 
-    /// The table as it is now.
+    /// The lease table as it is now.
     ///
     /// # Panics
     /// When it cannot be read.
     pub async fn rows(&self) -> LeaseRows {
-        self.look().await.unwrap()
+        self.read_table().await.unwrap()
     }
 
-    async fn look(&self) -> Result<LeaseRows, String> {
+    async fn read_table(&self) -> Result<LeaseRows, String> {
         lease_rows(&self.application.endpoints.dynamodb_client(), &self.application.name).await
     }
 
     /// Starts a worker.
     pub fn start(&mut self, kind: Kind) -> Worker {
         let worker = self.workers.start(kind);
-        self.say(&format!("{} starts", worker.name));
+        self.log(&format!("{} starts", worker.name));
         worker
     }
 
-    /// Waits until these workers together own the leases of all shards that are not read to their end, each at least
-    /// `least` of them or all there are, and each has delivered something.
+    /// Waits until these workers together own the leases of all unfinished shards, each owns at least `least` of them or all
+    /// there are, and each has delivered records.
     ///
     /// # Panics
-    /// When it does not come to that in time, or not before all records are put.
+    /// When that takes too long, or all records are put before.
     pub async fn wait_for_shares(&mut self, what: &str, workers: &[&Worker], least: usize) {
         let waited_for = self.in_words(what);
         let shares = wait_for(&waited_for, LIMIT, async || {
-            let rows = self.look().await?;
+            let rows = self.read_table().await?;
             let open: Vec<&LeaseRow> = rows.values().filter(|row| !row.checkpoint.is_shard_end()).collect();
             let share =
                 |worker: &&Worker| open.iter().filter(|row| row.owner.as_ref() == Some(&worker.name)).count();
@@ -154,64 +154,64 @@ impl Scene {
         self.check_flowing(what);
         let shares: Vec<String> =
             workers.iter().zip(shares).map(|(worker, share)| format!("{} {share}", worker.name)).collect();
-        self.say(&format!("{what}: {}", shares.join(", ")));
+        self.log(&format!("{what}: {}", shares.join(", ")));
         for worker in workers {
-            self.wait_until_in_earnest(worker).await;
+            self.wait_until_delivering(worker).await;
         }
     }
 
-    async fn wait_until_in_earnest(&mut self, worker: &Worker) {
+    async fn wait_until_delivering(&mut self, worker: &Worker) {
         let waited_for = self.in_words(&format!("{} has delivered records", worker.name));
         let deliveries = &mut self.deliveries;
         wait_for(&waited_for, LIMIT, async || {
             let all = deliveries.refresh().map_err(|error| error.to_string())?;
             let count = all.iter().filter(|delivery| delivery.worker == worker.name).count();
-            if count >= RECORDS_IN_EARNEST { Ok(()) } else { Err(format!("{count} are delivered")) }
+            if count >= MIN_DELIVERED_RECORDS { Ok(()) } else { Err(format!("{count} are delivered")) }
         })
         .await;
     }
 
-    /// Waits until no lease changes hands any more.
+    /// Waits until the fleet is balanced and no lease changes its owner any more.
     ///
     /// # Panics
-    /// When the fleet does not come to rest, or not before all records are put.
-    pub async fn wait_for_lasting_rest(&self) {
-        let begun_at = Instant::now();
-        self.wait_for_rest(self.application.failover_time * FAILOVER_TIMES_OF_REST).await;
-        self.check_flowing("the fleet is at rest");
-        self.say(&format!("at rest after {:.1} s", begun_at.elapsed().as_secs_f64()));
+    /// When that takes too long, or all records are put before.
+    pub async fn wait_until_balanced(&self) {
+        let started_at = Instant::now();
+        self.wait_until_quiet(self.application.failover_time * FAILOVER_TIMES_OF_QUIET).await;
+        self.check_flowing("the fleet is balanced");
+        self.log(&format!("balanced after {:.1} s", started_at.elapsed().as_secs_f64()));
     }
 
-    async fn wait_for_rest(&self, quiet: Duration) {
-        let waited_for = self.in_words(&format!("no lease has changed hands for {quiet:?}"));
+    async fn wait_until_quiet(&self, quiet: Duration) {
+        let waited_for = self.in_words(&format!("no lease has changed its owner for {quiet:?}"));
         wait_for(&waited_for, LIMIT, async || {
             let last = self.history.last_owner_change_millis().ok_or("there are no leases")?;
             let since = now_millis().saturating_sub(last);
-            if since >= quiet.as_millis() { Ok(()) } else { Err(format!("one did {since} ms ago")) }
+            if since >= quiet.as_millis() { Ok(()) } else { Err(format!("one changed {since} ms ago")) }
         })
         .await;
     }
 
-    /// Waits until the leases of shards that were read to their end are gone, so that nobody counts them as a share.
+    /// Waits until the leases of ended shards are deleted, so that no worker counts them as part of its share.
     ///
     /// # Panics
-    /// When they stay.
+    /// When they are not deleted.
     pub async fn wait_for_clean_table(&self) {
         let waited_for = self.in_words("the leases of ended shards are cleaned up");
         wait_for(&waited_for, LIMIT, async || {
-            let rows = self.look().await?;
+            let rows = self.read_table().await?;
             let is_clean = rows.values().all(|row| !row.checkpoint.is_shard_end());
             if is_clean { Ok(()) } else { Err(format!("{rows:#?}")) }
         })
         .await;
-        self.say("the leases of ended shards are cleaned up");
+        self.log("the leases of ended shards are cleaned up");
     }
 
-    /// Splits a shard and merges two, and waits until the parents were read to their end, name their children, and these
-    /// have owners. Parents may be cleaned up by then.
+    /// Splits a shard and merges two. Waits until the parents were read to their end and name their children, and the
+    /// children have owners. The parents' rows may be deleted by then.
     ///
     /// # Panics
-    /// When it does not come to that in time, or not before all records are put.
+    /// When that takes too long, or all records are put before.
     pub async fn reshard(&mut self, what: &str) {
         self.check_flowing(what);
         let Application { endpoints, stream, .. } = &self.application;
@@ -223,21 +223,21 @@ impl Scene {
             let rows = self.history.last_seen();
             let children_of = |(parent, count): &(String, usize)| {
                 let lease = rows.get(parent)?;
-                let is_born = |child: &String| {
+                let has_started = |child: &String| {
                     let child = rows.get(child);
                     child.is_some_and(|child| child.parents.contains(parent) && child.owner.is_some())
                 };
                 let is_done = lease.checkpoint.is_shard_end()
                     && lease.children.len() == *count
-                    && lease.children.iter().all(is_born);
+                    && lease.children.iter().all(has_started);
                 is_done.then(|| lease.children.clone())
             };
             let children: Option<Vec<_>> = parents.iter().map(children_of).collect();
-            children.ok_or_else(|| format!("{parents:?} are not done: {rows:#?}"))
+            children.ok_or_else(|| format!("{parents:?} are not finished: {rows:#?}"))
         })
         .await;
         let short = |shard: &str| shard.trim_start_matches("shardId-").trim_start_matches('0').to_owned();
-        let lineage: Vec<String> = parents
+        let descent: Vec<String> = parents
             .iter()
             .zip(&children)
             .map(|((parent, _), children)| {
@@ -245,48 +245,48 @@ impl Scene {
                 format!("{:0>1} into {}", short(parent), children.join(" and "))
             })
             .collect();
-        self.say(&format!("{what}: shard {}", lineage.join(", ")));
+        self.log(&format!("{what}: shard {}", descent.join(", ")));
     }
 
-    /// Kills a worker and notes what it left.
+    /// Kills a worker and records its leases.
     ///
     /// # Panics
-    /// When it had nothing to leave, or all records are put already.
+    /// When it had no lease, or all records are put before.
     pub async fn kill(&mut self, worker: Worker, what: &str) {
         self.wait_until_checkpointed(&worker).await;
-        self.wait_for_rest(self.application.failover_time + REST_BEFORE_END).await;
+        self.wait_until_quiet(self.application.failover_time + QUIET_BEFORE_END).await;
         self.check_flowing(what);
-        let dead = worker.kill().await;
-        // A write that was under way may still arrive.
+        let ended = worker.kill().await;
+        // A write in flight may still arrive.
         let mut before = LeaseRows::new();
-        let rows = wait_for("the last write of the dead has arrived", LIMIT, async || {
-            let mut rows = self.look().await?;
-            rows.retain(|_, row| row.owner.as_ref() == Some(&dead.name));
+        let rows = wait_for("the last write of the killed worker has arrived", LIMIT, async || {
+            let mut rows = self.read_table().await?;
+            rows.retain(|_, row| row.owner.as_ref() == Some(&ended.name));
             let has_settled = rows == before;
             before = rows.clone();
-            if has_settled { Ok(rows) } else { Err("it still changes".to_owned()) }
+            if has_settled { Ok(rows) } else { Err("the rows still change".to_owned()) }
         })
         .await;
-        let checkpoints: BTreeMap<String, Place> = rows
+        let checkpoints: BTreeMap<String, KclPosition> = rows
             .into_iter()
             .filter(|(_, row)| !row.checkpoint.is_shard_end())
             .map(|(shard, row)| (shard, row.checkpoint))
             .collect();
-        assert!(!checkpoints.is_empty(), "{} had no shard to leave", dead.name);
-        self.say(&format!("{what}: {} leaves {} shards", dead.name, checkpoints.len()));
-        self.ended.push(dead.clone());
-        self.legacies.push(Legacy { dead, checkpoints });
+        assert!(!checkpoints.is_empty(), "{} had no shard", ended.name);
+        self.log(&format!("{what}: {} had {} shards", ended.name, checkpoints.len()));
+        self.ended.push(ended.clone());
+        self.killed_workers.push(KilledWorker { ended, checkpoints });
     }
 
-    /// Waits until every unfinished shard of a worker has a checkpoint of its own, so that an heir goes on from what this
-    /// worker wrote.
+    /// Waits until a worker has checkpointed each of its unfinished shards, so that an heir resumes from a checkpoint of
+    /// this worker.
     async fn wait_until_checkpointed(&self, worker: &Worker) {
         let waited_for = self.in_words(&format!("{} has checkpointed each of its shards", worker.name));
         wait_for(&waited_for, LIMIT, async || {
-            for (shard, row) in self.look().await? {
+            for (shard, row) in self.read_table().await? {
                 if row.owner.as_ref() == Some(&worker.name) {
                     let start = self.history.start_of_owner_at(&shard, now_millis());
-                    let start = start.unwrap_or_else(|| Place::new("TRIM_HORIZON", 0));
+                    let start = start.unwrap_or_else(|| KclPosition::new("TRIM_HORIZON", 0));
                     if row.checkpoint <= start {
                         return Err(format!("{shard} is still at {start}"));
                     }
@@ -300,19 +300,19 @@ impl Scene {
     /// Stops a worker in order.
     ///
     /// # Panics
-    /// When it does not end so.
+    /// When it does not end in order.
     pub async fn stop(&mut self, worker: Worker) {
-        self.wait_for_rest(self.application.failover_time + REST_BEFORE_END).await;
-        let begun_at = Instant::now();
+        self.wait_until_quiet(self.application.failover_time + QUIET_BEFORE_END).await;
+        let started_at = Instant::now();
         let ended = worker.stop().await;
-        self.say(&format!("{} has stopped in {:.1} s", ended.name, begun_at.elapsed().as_secs_f64()));
+        self.log(&format!("{} has stopped in {:.1} s", ended.name, started_at.elapsed().as_secs_f64()));
         self.ended.push(ended);
     }
 
-    /// Puts the rest of the records and waits until all are delivered. Returns how many were put before.
+    /// Puts the remaining records and waits until all are delivered. Returns how many were put before.
     ///
     /// # Panics
-    /// When one does not arrive in time; says how many are missing.
+    /// When that takes too long; the message has the number of delivered records.
     pub async fn put_the_rest(&mut self) -> usize {
         let flowed = self.producer.put();
         let total = self.volume.records;
@@ -336,10 +336,13 @@ impl Scene {
         self.deliveries.refresh().unwrap()
     }
 
-    /// What is to be tested must happen while records flow.
+    /// The steps of a test must happen while records flow.
     fn check_flowing(&self, what: &str) {
         let put = self.producer.put();
-        assert!(put < self.volume.records, "all {put} records are put before: {what}; too few for the rate");
+        assert!(
+            put < self.volume.records,
+            "all {put} records were put before: {what}; raise the number of records"
+        );
     }
 
     fn in_words(&self, what: &str) -> String {
