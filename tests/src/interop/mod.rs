@@ -29,10 +29,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// # Panics
 /// When it does not within `limit`. The message has the expected condition and the last result.
 #[allow(clippy::panic)] // only tests call it
-pub async fn wait_for<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+pub async fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut check: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
     let started_at = Instant::now();
     loop {
-        match look().await {
+        match check().await {
             Ok(found) => return found,
             Err(instead) if started_at.elapsed() > limit => {
                 panic!("waited {limit:?} in vain until {what}; instead: {instead}")

@@ -44,13 +44,13 @@ impl Relay {
     /// Relays a connection to its end. While bytes are held, the server is not even connected.
     pub(super) async fn carry(mut self, client: TcpStream) {
         self.tally.count("connections");
-        let mut treatment = self.next_fate();
+        let mut treatment = self.next_treatment();
         while treatment == Treatment::Hold {
-            self.tally.count("connections taken in and held");
+            self.tally.count("connections accepted and held");
             if self.period_changes.changed().await.is_err() {
                 return;
             }
-            treatment = self.next_fate();
+            treatment = self.next_treatment();
         }
         let Ok(server) = TcpStream::connect(self.server).await else {
             self.tally.count("connections without a server");
@@ -71,7 +71,7 @@ impl Relay {
         }
     }
 
-    fn next_fate(&mut self) -> Treatment {
+    fn next_treatment(&mut self) -> Treatment {
         let period = *self.period_changes.borrow_and_update();
         self.plan.treatment(&period, self.number)
     }
@@ -130,7 +130,7 @@ impl Relay {
                     }
                 }
             }
-            treatment = self.next_fate();
+            treatment = self.next_treatment();
             if treatment == Treatment::Hold {
                 tally.count("connections held");
             }

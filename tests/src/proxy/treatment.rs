@@ -166,12 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn clear_mood_touches_nothing() {
+    fn clear_mode_touches_nothing() {
         assert!(treatments(FaultMode::Clear).iter().all(|treatment| *treatment == Treatment::UNTOUCHED));
     }
 
     #[test]
-    fn cutting_mood_hits_more_than_half_and_not_all() {
+    fn cutting_mode_hits_more_than_half_and_not_all() {
         for mode in FaultMode::FAULTS {
             let treatments = treatments(mode);
             let hit = treatments.iter().filter(|treatment| **treatment != Treatment::UNTOUCHED).count();

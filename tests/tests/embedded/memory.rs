@@ -383,7 +383,8 @@ async fn blocking_handler_uses_its_pool_size() {
     ));
     let member = Member::start(builder);
     put(&stream, 0..200);
-    // Not `Journal::wait_for`: its check locks the journal inside the watch channel, and the pool's threads lock in the other order.
+    // Not `Journal::wait_for`: its check locks the journal inside the watch channel, and the threads of the pool lock the two in
+    // the other order.
     wait_until("all records are delivered", || journal.times().len() == 200).await;
     assert!(journal.times().values().all(|times| *times == 1));
     journal.check_order();

@@ -82,8 +82,8 @@ async fn wire_soak_on_ferrokinesis_and_dynoxide() {
     soak("ferrokinesis-dynoxide", servers.endpoints(), RunSettings::from_environment(), 200).await;
 }
 
-async fn soak(name: &str, endpoints: &Endpoints, form: RunSettings, records_per_second: usize) {
-    let RunSettings { length, seed } = form;
+async fn soak(name: &str, endpoints: &Endpoints, settings: RunSettings, records_per_second: usize) {
+    let RunSettings { length, seed } = settings;
     println!("== {name}: {endpoints}; seed {seed}, faults for {length:?}");
     println!("   `cargo xtask soak --seed {seed}` with the same length is the same plan");
     let directory = fresh_directory(&format!("{name}-{seed}"));
@@ -105,11 +105,11 @@ async fn soak(name: &str, endpoints: &Endpoints, form: RunSettings, records_per_
 
     let run_log = RunLog::begin();
     let proxies: Vec<ServerProxies> =
-        (0..form.slots()).map(|slot| ServerProxies::open(slot, endpoints, &form, &run_log)).collect();
+        (0..settings.slots()).map(|slot| ServerProxies::open(slot, endpoints, &settings, &run_log)).collect();
     let workers = Workers::new(application, PathBuf::new()).with_handling_time(HANDLING_TIME);
     let mut fleet = Fleet::start(workers, proxies.iter().map(ServerProxies::endpoints).collect(), &run_log);
 
-    for step in schedule::draw(seed, length, form.slots(), FAILOVER_TIME) {
+    for step in schedule::draw(seed, length, settings.slots(), FAILOVER_TIME) {
         fleet.wait_until(run_log.started_at + step.at).await;
         if step.event == Event::Reshard {
             reshard(endpoints, &run_log).await;
@@ -129,7 +129,7 @@ async fn soak(name: &str, endpoints: &Endpoints, form: RunSettings, records_per_
             final_checks::wait_until_checkpointed(&mut run).await;
             flowed
         } => flowed,
-        () = fleet.keep_running() => unreachable!("it waits for ever"),
+        () = fleet.keep_running() => unreachable!("it never returns"),
     };
     run_log.log(&format!(
         "all {} records are delivered and checkpointed; {flowed} were put during the faults",

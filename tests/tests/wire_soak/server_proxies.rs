@@ -21,11 +21,11 @@ pub(crate) struct ServerProxies {
 
 impl ServerProxies {
     /// Starts the proxies. Their plans are drawn from the seed and the slot.
-    pub(crate) fn open(slot: usize, servers: &Endpoints, form: &RunSettings, run_log: &RunLog) -> Self {
-        let mut rng = Rng::with_seed(form.seed ^ (slot as u64 + 1).rotate_right(8));
+    pub(crate) fn open(slot: usize, servers: &Endpoints, settings: &RunSettings, run_log: &RunLog) -> Self {
+        let mut rng = Rng::with_seed(settings.seed ^ (slot as u64 + 1).rotate_right(8));
         let mut proxy = |url: &str| {
             let server: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
-            Proxy::start(server, Plan::draw(rng.u64(..), form.length)).unwrap()
+            Proxy::start(server, Plan::draw(rng.u64(..), settings.length)).unwrap()
         };
         let (kinesis, dynamodb) = (proxy(&servers.kinesis), proxy(&servers.dynamodb));
         let print_faults = |server: &str, proxy: &Proxy| {

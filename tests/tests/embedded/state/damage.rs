@@ -19,9 +19,9 @@ async fn counted() -> (Scene, Path) {
     let scene = Scene::new(1);
     let member = scene.start("first");
     scene.put(0..50);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     scene.put(50..60);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     member.stop().await;
     let newest = scene.objects.newest(&scene.stream.open_shards()[0]).await;
     (scene, newest)
@@ -65,7 +65,7 @@ async fn a_damaged_snapshot_stops_the_shard_until_it_is_restored() {
         let (member, error) = refused(&scene, "second").await;
         assert!(error.contains("damaged") && error.contains(newest.as_ref()), "{error}");
         put(&scene, &newest, whole).await;
-        scene.wait_for_the_truth().await;
+        scene.wait_until_all_counted().await;
         assert!(member.stop().await.is_drained());
     }
 }
@@ -84,7 +84,7 @@ async fn older_snapshot_replaces_a_damaged_one_past_the_checkpoint() {
         .await;
     scene.objects.kept.delete(&torn).await.unwrap();
     scene.put(60..70);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert!(member.stop().await.is_drained());
 }
 
@@ -97,7 +97,7 @@ async fn snapshot_behind_its_lease_is_refused() {
     let parts = ["only up to", "would be missing", "restore", "set the lease back"];
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     put(&scene, &newest, whole).await;
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     member.stop().await;
 }
 
@@ -114,7 +114,7 @@ async fn a_state_whose_snapshots_are_all_gone_is_refused() {
     for (path, bytes) in kept {
         put(&scene, &path, bytes).await;
     }
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     member.stop().await;
 }
 
@@ -123,7 +123,7 @@ async fn restarted_shard_must_find_the_state_it_acknowledged() {
     let scene = Scene::new(1);
     let member = Member::start(scene.builder("a").no_progress_time(Duration::from_secs(60)));
     scene.put(0..50);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     // The processor knows only the checkpoint at which it took the lease; the snapshots written since then are deleted.
     for path in scene.objects.paths().await {
         scene.objects.kept.delete(&path).await.unwrap();
@@ -160,7 +160,7 @@ async fn snapshot_of_another_version_is_refused_and_stays_readable() {
     );
     member.stop().await;
     let back = scene.start("third");
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     back.stop().await;
 }
 
@@ -200,7 +200,7 @@ async fn a_snapshot_of_a_stream_that_was_created_again_is_refused() {
     let scene = scene.with_settings(|settings| settings.stream_identity = Some(identity));
     let member = scene.start("first");
     scene.put(0..50);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     member.stop().await;
     // Stream and lease table were deleted and created again, so the positions of the old snapshots mean nothing here.
     let stream = scene.stream.recreated(std::num::NonZeroUsize::MIN);
@@ -218,14 +218,14 @@ async fn full_store_holds_the_position_and_loses_nothing() {
     let scene = Scene::new(2);
     let member = scene.start("a");
     scene.put(0..50);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     scene.objects.with(|faults| faults.fails_writes = true);
     scene.put(50..150);
     let before = scene.checkpoints().await;
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(scene.checkpoints().await, before, "nothing is acknowledged without a snapshot");
     scene.objects.with(|faults| faults.fails_writes = false);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert!(member.stop().await.is_drained());
 }
 
@@ -235,7 +235,7 @@ async fn a_store_that_hangs_or_is_slow_does_not_cost_the_lease() {
     let member = Member::start(scene.builder("a").no_progress_time(Duration::from_secs(3600)));
     member.wait_until_holding(2).await;
     scene.put(0..50);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     scene.objects.with(|faults| faults.hangs = true);
     scene.put(50..100);
     sleep(FAILOVER_TIME * 6).await;
@@ -245,7 +245,7 @@ async fn a_store_that_hangs_or_is_slow_does_not_cost_the_lease() {
         faults.latency = Some((fastrand::Rng::with_seed(1), 3500));
     });
     scene.put(100..150);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert_eq!(member.handle.status().lost_leases, 0);
     assert!(member.stop().await.is_drained());
 }
@@ -255,7 +255,7 @@ async fn a_write_whose_answer_is_lost_counts_nothing_twice() {
     let scene = Scene::new(1);
     let member = scene.start("a");
     scene.put(0..50);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     scene.objects.with(|faults| faults.loses_answers = true);
     scene.put(50..100);
     sleep(Duration::from_secs(200)).await;
@@ -265,7 +265,7 @@ async fn a_write_whose_answer_is_lost_counts_nothing_twice() {
     scene.objects.with(|faults| faults.loses_answers = false);
     let heir = scene.start("b");
     scene.put(100..120);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert!(heir.stop().await.is_drained());
     let snapshots = scene.objects.paths().await;
     assert!(snapshots.len() <= 2, "snapshots of unknown outcome are removed too: {snapshots:?}");
@@ -282,7 +282,7 @@ async fn store_without_conditional_writes_suffices() {
         member.crash().await;
     }
     let last = scene.start("last");
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     last.stop().await;
 }
 
@@ -292,7 +292,7 @@ async fn oversized_state_holds_the_position_and_reports_it() {
     let processors = scene.processors();
     let member = Member::start(scene.builder("a").processors(processors.clone()));
     scene.put(0..5);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     for number in 0..100 {
         scene.put_text("key", &format!("another-{number}"));
     }
@@ -302,7 +302,7 @@ async fn oversized_state_holds_the_position_and_reports_it() {
     member.crash().await;
     let scene = scene.with_settings(|settings| settings.max_snapshot_bytes = 100_000);
     let larger = scene.start("b");
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     larger.stop().await;
 }
 

@@ -40,7 +40,7 @@ async fn run_and_kill(scene: &Scene, crash_at: Option<(usize, bool)>) -> usize {
     member.crash().await;
     let heir = scene.start("heir");
     scene.put(160..200);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert!(heir.stop().await.is_drained());
     requests
 }
@@ -89,11 +89,11 @@ async fn totals_are_exact_after_a_hundred_random_kills() {
             members.push(scene.start(&format!("worker-{kill}")));
         }
     }
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     for member in members {
         assert!(member.stop().await.is_drained());
     }
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert!(put > 3000, "{put} records");
 }
 
@@ -116,7 +116,7 @@ async fn state_and_positions_agree_after_a_kill_at_any_moment() {
         let _ = timeout(Duration::from_millis(rng.u64(0..7000)), work).await;
         member.crash().await;
         let heir = scene.start("heir");
-        scene.wait_for_the_truth().await;
+        scene.wait_until_all_counted().await;
         assert!(heir.stop().await.is_drained());
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Scene {
     pub(crate) objects: Objects,
     pub(crate) settings: StateSettings,
     /// The counts of all words that were put.
-    pub(crate) truth: Arc<std::sync::Mutex<BTreeMap<String, u64>>>,
+    pub(crate) expected: Arc<std::sync::Mutex<BTreeMap<String, u64>>>,
     /// Set when a checkpoint was written that no snapshot covers.
     pub(crate) ran_ahead: Arc<AtomicBool>,
 }
@@ -64,7 +64,7 @@ impl Scene {
         let settings =
             StateSettings { snapshot_interval: Duration::from_secs(3), ..StateSettings::default() };
         let stream = InMemoryStream::new("text", shards(shard_count));
-        Self { stream, leases, objects, settings, truth: Arc::default(), ran_ahead }
+        Self { stream, leases, objects, settings, expected: Arc::default(), ran_ahead }
     }
 
     pub(crate) fn with_settings(mut self, change: impl FnOnce(&mut StateSettings)) -> Self {
@@ -85,14 +85,14 @@ impl Scene {
 
     pub(crate) fn put_text(&self, key: &str, text: &str) {
         self.stream.put(key.to_owned(), text.to_owned()).unwrap();
-        let mut truth = self.truth.lock().unwrap();
+        let mut expected = self.expected.lock().unwrap();
         for word in text.split(' ') {
-            *truth.entry(word.to_owned()).or_default() += 1;
+            *expected.entry(word.to_owned()).or_default() += 1;
         }
     }
 
-    pub(crate) fn truth(&self) -> BTreeMap<String, u64> {
-        self.truth.lock().unwrap().clone()
+    pub(crate) fn expected(&self) -> BTreeMap<String, u64> {
+        self.expected.lock().unwrap().clone()
     }
 
     pub(crate) fn processors(&self) -> StatefulProcessors<impl StateLogic<State = u64> + use<>> {
@@ -124,18 +124,21 @@ impl Scene {
     }
 
     /// Waits until the snapshots hold every record that was put, once.
-    pub(crate) async fn wait_for_the_truth(&self) {
+    pub(crate) async fn wait_until_all_counted(&self) {
         // Generations of shards without a reader yet are read one after the other, which takes time.
         let deadline = tokio::time::Instant::now() + LIMIT * 10;
         loop {
-            let (counted, truth) = (self.counted().await, self.truth());
-            if counted == truth {
+            let (counted, expected) = (self.counted().await, self.expected());
+            if counted == expected {
                 break;
             }
             let too_much =
-                counted.iter().find(|(word, count)| truth.get(*word).is_none_or(|right| right < count));
-            assert_eq!(too_much, None, "counted more often than it was put; right is {truth:?}");
-            assert!(tokio::time::Instant::now() < deadline, "in snapshots {counted:?}, right is {truth:?}");
+                counted.iter().find(|(word, count)| expected.get(*word).is_none_or(|right| right < count));
+            assert_eq!(too_much, None, "counted more often than it was put; expected {expected:?}");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "in snapshots {counted:?}, expected {expected:?}"
+            );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         assert!(!self.ran_ahead.load(Ordering::Relaxed), "a checkpoint ran ahead of its snapshot");

@@ -50,7 +50,7 @@ async fn checkpoint_waits_for_the_snapshot_and_holds_no_records() {
     let written = scene.objects.with(|faults| faults.written.len());
     sleep(LIMIT).await;
     assert_eq!(scene.objects.with(|faults| faults.written.len()), written, "an idle shard writes nothing");
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert!(member.stop().await.is_drained());
 }
 
@@ -68,7 +68,7 @@ async fn a_full_window_forces_a_snapshot() {
     }
     assert!(scene.objects.with(|faults| faults.written.len()) >= 9);
     member.stop().await;
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,7 +97,7 @@ async fn stop_writes_a_last_snapshot_and_repeats_nothing() {
     scene.put(0..100);
     sleep(Duration::from_secs(2)).await;
     assert!(member.stop().await.is_drained());
-    assert_eq!(scene.counted().await, scene.truth(), "without another reader");
+    assert_eq!(scene.counted().await, scene.expected(), "without another reader");
     let processors = scene.processors();
     let next = Member::start(scene.builder("b").processors(processors.clone()));
     wait_until("it has both states", || processors.status().len() == 2).await;
@@ -126,7 +126,7 @@ async fn final_snapshot_precedes_shard_end_and_children_inherit_it() {
     wait_until("the children are held", || member.held().is_superset(&children.iter().cloned().collect()))
         .await;
     assert!(member.stop().await.is_drained());
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     let totals = scene.totals().await;
     let held: Vec<&ShardId> = totals.shards.iter().map(|shard| &shard.shard_id).collect();
     assert_eq!(
@@ -154,7 +154,7 @@ async fn parent_keeps_its_snapshots_for_a_child_not_yet_begun() {
     assert!(kept.contains(&parent), "the other child needs them");
     assert!(scene.counted().await["all"] >= 60, "the other child's part is still counted with the parent");
     let other = scene.start("b");
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert!(!scene.totals().await.shards.iter().any(|shard| shard.shard_id == parent));
     for member in [member, other] {
         member.stop().await;
@@ -185,7 +185,7 @@ async fn records_reread_after_a_deleted_table_are_not_counted_again() {
     let scene = Scene::new(2);
     let member = scene.start("a");
     scene.put(0..100);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     member.stop().await;
     // The lease table is deleted, and the snapshots are kept.
     let leases = HookedLeaseStore::new(InMemoryLeaseStore::new());
@@ -193,7 +193,7 @@ async fn records_reread_after_a_deleted_table_are_not_counted_again() {
     let member = scene.start("b");
     member.wait_until_holding(2).await;
     scene.put(100..150);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     member.stop().await;
 }
 
@@ -203,12 +203,12 @@ async fn late_snapshot_of_a_fenced_worker_loses_to_its_successors() {
     let shard_id = scene.stream.open_shards().swap_remove(0);
     let first = scene.start("first");
     scene.put(0..30);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     let of_the_fenced = scene.objects.newest(&shard_id).await;
     first.crash().await;
     let second = scene.start("second");
     scene.put(30..80);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     second.crash().await;
     // A write of the first worker arrives late: a higher snapshot number under its old lease, and fewer records.
     let (folder, name) = of_the_fenced.as_ref().rsplit_once('/').unwrap();
@@ -217,10 +217,10 @@ async fn late_snapshot_of_a_fenced_worker_loses_to_its_successors() {
     let bytes = scene.objects.read(&of_the_fenced).await;
     object_store::ObjectStoreExt::put(&*scene.objects.kept, &late, bytes.into()).await.unwrap();
     assert_ne!(scene.objects.newest(&shard_id).await, late);
-    assert_eq!(scene.counted().await, scene.truth());
+    assert_eq!(scene.counted().await, scene.expected());
     let third = scene.start("third");
     scene.put(80..90);
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     third.stop().await;
 }
 
@@ -231,7 +231,7 @@ async fn skipped_records_leave_no_trace_in_state_and_no_gap() {
         let policy = || FailurePolicy::skip().attempts(NonZeroU32::new(2).unwrap()).divide(divides);
         scene.stream.set_max_batch_records(NonZeroUsize::new(10).unwrap());
         scene.put(0..20);
-        let good = scene.truth();
+        let good = scene.expected();
         for (number, text) in ["all poison", "all panic"].into_iter().enumerate() {
             scene.stream.put(format!("bad-{number}"), text).unwrap();
         }
@@ -260,7 +260,7 @@ async fn skipped_records_leave_no_trace_in_state_and_no_gap() {
         sleep(Duration::from_secs(3)).await;
         assert_eq!(heir.handle.status().shards[0].progress.last_error, None, "skipped records leave no gap");
         heir.stop().await;
-        scene.wait_for_the_truth().await;
+        scene.wait_until_all_counted().await;
         assert!(matches!(before, Position::After(_)), "{before}");
     }
 }
@@ -284,7 +284,7 @@ async fn state_added_to_a_running_application_needs_begin_empty() {
     scene.ran_ahead.store(false, std::sync::atomic::Ordering::Relaxed);
     let scene = scene.with_settings(|settings| settings.lost_state = LostState::BeginEmpty);
     let member = scene.start("allowed");
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     member.stop().await;
 }
 
@@ -334,7 +334,7 @@ async fn large_state_is_encoded_and_decoded_off_the_runtime() {
         member.crash().await;
         member = scene.start(&format!("worker-{round}"));
     }
-    scene.wait_for_the_truth().await;
+    scene.wait_until_all_counted().await;
     assert!(
         scene.totals().await.state.len() > 5_000,
         "larger than the states that are encoded on the runtime's thread"
