@@ -28,7 +28,8 @@ type ReplaceWriteHook = dyn Fn(&LeaseWrite) -> Option<WriteOutcome> + Send + Syn
 type AfterListHook = dyn Fn(Consistency, LeaseListing) -> LeaseListing + Send + Sync;
 type AfterWriteHook = dyn Fn(LeaseWrite, WriteOutcome) -> BoxFuture<'static, WriteOutcome> + Send + Sync;
 
-/// A lease store with hooks. Clones share the hooks, and the table as far as clones of `S` do.
+/// A lease store with hooks. Clones share the hooks, and the table as far as clones of `S` do. Except for
+/// [`replace_write`](Self::replace_write), a second hook of a kind replaces the first.
 #[derive(Clone)]
 pub struct HookedLeaseStore<S = InMemoryLeaseStore> {
     /// The store without hooks.
@@ -76,13 +77,14 @@ impl<S: LeaseStore> HookedLeaseStore<S> {
         })
     }
 
-    /// Answers a write without carrying it out, unless the hook returns `None`.
+    /// Answers a write without carrying it out, unless the hook returns `None`. Of several hooks the first answer counts.
     #[must_use]
     pub fn replace_write(
         mut self,
         hook: impl Fn(&LeaseWrite) -> Option<WriteOutcome> + Send + Sync + 'static,
     ) -> Self {
-        self.replace_write = Arc::new(hook);
+        let earlier = self.replace_write;
+        self.replace_write = Arc::new(move |write| earlier(write).or_else(|| hook(write)));
         self
     }
 

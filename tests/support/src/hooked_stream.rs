@@ -60,7 +60,7 @@ impl fmt::Debug for Hooks {
     }
 }
 
-/// A stream with hooks. Clones share the stream and the hooks.
+/// A stream with hooks. Clones share the stream and the hooks. A second hook of a kind replaces the first.
 #[derive(Debug, Clone)]
 pub struct HookedStream {
     stream: Arc<dyn StreamSource>,

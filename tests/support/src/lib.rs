@@ -1,8 +1,9 @@
-//! Support for the tests of this workspace: a stream and a lease store with hooks, a capture of log events, helpers for a
-//! paused clock, a journal of deliveries, and the lease-taking of the KCL; with the feature `object-store` an object store that fails on demand.
+//! Support for the tests of this workspace: a stream and a lease store with hooks, a log of reads, a capture of log events,
+//! helpers for a paused clock, a journal of deliveries, and the lease-taking of the KCL. With the feature `object-store` an
+//! object store that fails on demand.
 //!
-//! It depends on `lease-store` and `shard-worker` alone, so that the integration tests of every crate above them, and of those
-//! two themselves, can use it. It knows nothing of the receiver or of AWS.
+//! Of the crates it depends on `lease-store` and `shard-worker` alone, so that the integration tests of these two and of every
+//! crate above them can use it. It knows nothing of the receiver or of AWS.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // only tests call it
 

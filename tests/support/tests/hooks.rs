@@ -131,10 +131,14 @@ async fn store_calls_can_fail_and_outcomes_can_be_lost() {
 
 #[tokio::test]
 async fn replaced_write_is_not_carried_out() {
+    let writes: Arc<Mutex<u32>> = Arc::default();
+    let counted = writes.clone();
     let store = HookedLeaseStore::new(InMemoryLeaseStore::new())
+        .before_write(move |_| *counted.lock().unwrap() += 1)
         .replace_write(|_| Some(WriteOutcome::Lost { lease: None }));
     assert!(matches!(store.write(&create()).await.unwrap(), WriteOutcome::Lost { .. }));
     assert!(store.get(&ShardId::numbered(0)).await.unwrap().is_none());
+    assert_eq!(*writes.lock().unwrap(), 1, "a hook that observes writes keeps its effect");
 }
 
 #[test]
