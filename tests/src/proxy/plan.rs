@@ -191,7 +191,7 @@ mod tests {
     const LENGTH: Duration = Duration::from_secs(600);
 
     #[test]
-    fn the_same_seed_is_the_same_plan_and_the_same_fates() {
+    fn same_seed_gives_the_same_plan_and_treatments() {
         let (one, same, other) = (Plan::draw(1, LENGTH), Plan::draw(1, LENGTH), Plan::draw(2, LENGTH));
         assert_eq!(one, same);
         assert_ne!(one.periods, other.periods);
