@@ -1,4 +1,4 @@
-//! Fleets on the in-memory stream and store, for tests in virtual time.
+//! Fleets over the in-memory stream and lease store, for tests in virtual time.
 
 #![allow(clippy::unwrap_used)] // only tests call it
 
@@ -7,18 +7,14 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use kinesis_streaming::prelude::*;
+use test_support::{Journal, wait_until};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
-use crate::Journal;
-
-/// The seed of every fleet here; change it to try another schedule.
+/// The seed of every fleet in these tests. Change it to try another schedule.
 pub const SEED: u64 = 20_261_124;
 
-/// The default of the settings.
+/// The default of the setting with this name.
 pub const FAILOVER_TIME: Duration = Duration::from_secs(10);
-/// How long anything may take, in virtual time.
-pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// A number of shards.
 ///
@@ -28,10 +24,10 @@ pub fn shards(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap()
 }
 
-/// A fleet member that runs in a task, so that it can be crashed.
+/// A fleet member that runs in a task, so that a test can crash it.
 #[derive(Debug)]
 pub struct Member {
-    /// Steers and watches it.
+    /// Stops it and returns its status.
     pub handle: ReceiverHandle,
     task: JoinHandle<StopReport>,
 }
@@ -46,10 +42,10 @@ impl Member {
         Self { handle: receiver.handle(), task: tokio::spawn(async move { receiver.run().await.unwrap() }) }
     }
 
-    /// What a crash does: the tasks vanish, nothing is flushed or released.
+    /// Crashes it: its tasks are dropped, and it flushes and releases nothing.
     ///
     /// # Panics
-    /// When it ended before.
+    /// When it has ended already.
     pub async fn crash(self) {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());
@@ -64,33 +60,21 @@ impl Member {
         self.task.await.unwrap()
     }
 
-    /// The shards it holds.
+    /// The shards whose leases it holds.
     pub fn held(&self) -> BTreeSet<ShardId> {
         self.handle.status().shards.into_iter().map(|shard| shard.shard_id).collect()
     }
 
-    /// Waits until it holds so many shards.
+    /// Waits until it holds this many shards.
     ///
     /// # Panics
-    /// When that takes longer than [`LIMIT`].
+    /// When that takes longer than [`wait_until`] waits.
     pub async fn wait_until_holding(&self, count: usize) {
         wait_until(&format!("it holds {count} shards"), || self.held().len() == count).await;
     }
 }
 
-/// Looks again in virtual time, which costs nothing, until it is so.
-///
-/// # Panics
-/// When that takes longer than [`LIMIT`].
-pub async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// A member called `name` that notes what it gets.
+/// A member called `name` that records its deliveries in the journal.
 pub fn member(
     name: &str,
     stream: &InMemoryStream,
@@ -105,12 +89,12 @@ pub fn member(
         .lease_store(store.clone())
         .seed(SEED ^ name.bytes().map(u64::from).sum::<u64>())
         .processors(batch_handler(move |shard: ShardContext, batch| {
-            journal.note(&shard, &batch);
+            journal.record(&shard, &batch);
             async { Ok(()) }
         }))
 }
 
-/// Puts these numbers, each as the text of a record.
+/// Puts a record for each of these numbers, with the number as its text.
 ///
 /// # Panics
 /// When the stream is full.
@@ -134,7 +118,7 @@ pub async fn parents(stream: &InMemoryStream) -> BTreeMap<ShardId, BTreeSet<Shar
         .collect()
 }
 
-/// A stream of so many shards, an empty lease store and an empty journal.
+/// A stream with this many shards, an empty lease store and an empty journal.
 pub fn setup(shard_count: usize) -> (InMemoryStream, InMemoryLeaseStore, Journal) {
     (InMemoryStream::new("s", shards(shard_count)), InMemoryLeaseStore::new(), Journal::default())
 }

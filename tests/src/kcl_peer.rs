@@ -1,9 +1,9 @@
-//! A fleet member that plays by the rules of the KCL 2.x, for tests in virtual time: it scans and steals, renews by
-//! counter alone, knows nothing of requests, keeps attributes that it does not know, and releases nothing when it ends.
+//! A fleet member with the rules of the KCL 2.x, for tests in virtual time. It scans and steals leases, renews by the
+//! counter alone, and knows no requests. It keeps attributes that it does not know, and releases nothing when it ends.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // only tests call it
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,19 +11,15 @@ use fastrand::Rng;
 use kinesis_streaming::lease_store::{Consistency, FencingToken, Lease, LeaseWrite, WorkerId};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::{ReadFrom, Shard};
+use test_support::{Journal, KclLeaseTaker};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, interval};
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-use crate::Journal;
-
-/// What the KCL calls `epsilonMillis`.
-const EPSILON: Duration = Duration::from_millis(25);
-
-/// How often a shard whose parents are not read to their end looks again (KCL: `parentShardPollIntervalMillis`).
+/// The time between two checks whether the parents of a shard are read to their end (KCL: `parentShardPollIntervalMillis`).
 const PARENT_POLL: Duration = Duration::from_secs(10);
 
-/// A running KCL 2.x worker. Dropping it is what the end of its process is.
+/// A running KCL 2.x worker. Dropping it ends it as a crash does.
 #[derive(Debug)]
 pub struct KclPeer {
     state: Arc<State>,
@@ -43,7 +39,7 @@ struct State {
     stream: InMemoryStream,
     table: InMemoryLeaseStore,
     journal: Journal,
-    /// The leases it believes to hold, with the counters it wrote last.
+    /// The leases that it believes to hold, with the counters that it wrote last.
     held: Mutex<HashMap<ShardId, u64>>,
 }
 
@@ -72,7 +68,7 @@ impl KclPeer {
         Self { state, task }
     }
 
-    /// The shards it believes to hold.
+    /// The shards whose leases it believes to hold.
     ///
     /// # Panics
     /// Never, unless a thread that holds the lock has panicked.
@@ -83,16 +79,16 @@ impl KclPeer {
 
 impl State {
     async fn run(self: Arc<Self>, mut rng: Rng) {
-        let mut renewals = interval(self.failover_time / 3 - EPSILON);
-        let mut takes = interval((self.failover_time + EPSILON) * 2);
-        let mut seen = HashMap::new();
+        let mut taker = KclLeaseTaker::new(self.worker_id.clone(), self.failover_time);
+        let mut renewals = interval(taker.renewal_interval());
+        let mut takes = interval(taker.scan_interval());
         let mut consumers = JoinSet::new();
         let mut lost = HashMap::new();
         loop {
             tokio::select! {
                 _ = renewals.tick() => self.renew_all(&mut lost).await,
                 _ = takes.tick() => {
-                    for shard_id in self.take_some(&mut seen, &mut rng).await {
+                    for shard_id in self.take_some(&mut taker, &mut rng).await {
                         let token = CancellationToken::new();
                         lost.insert(shard_id.clone(), token.clone());
                         let state = self.clone();
@@ -105,7 +101,7 @@ impl State {
         }
     }
 
-    /// What the KCL writes: whatever stands in the row, with these changes. Nothing can come in between here.
+    /// Writes as the KCL does: the whole row with these changes. No other write can come in between in this store.
     async fn overwrite(&self, row: &Lease, change: impl FnOnce(&mut Lease)) {
         let mut next = row.clone();
         change(&mut next);
@@ -114,7 +110,7 @@ impl State {
         self.table.write(&LeaseWrite::Create(next)).await.unwrap();
     }
 
-    /// The row of a lease that is still this worker's, as the KCL tells: by the counter alone.
+    /// The row of a lease that this worker still holds. Like the KCL, it compares the counter alone.
     async fn own_row(&self, shard_id: &ShardId) -> Option<Lease> {
         let counter = self.held.lock().unwrap().get(shard_id).copied()?;
         let row = self.table.get(shard_id).await.unwrap().filter(|row| row.counter == counter);
@@ -146,59 +142,19 @@ impl State {
         }
     }
 
-    /// The KCL's algorithm: very old leases first and without regard to shares, then available ones up to the target,
-    /// then one stolen from the fullest worker.
-    async fn take_some(
-        &self,
-        seen: &mut HashMap<ShardId, (u64, Option<Instant>)>,
-        rng: &mut Rng,
-    ) -> Vec<ShardId> {
-        let now = Instant::now();
+    /// Takes the leases that the algorithm of the KCL chooses, and returns their shards.
+    async fn take_some(&self, taker: &mut KclLeaseTaker, rng: &mut Rng) -> Vec<ShardId> {
         let rows = self.table.list(Consistency::Strong).await.unwrap().leases;
-        for row in &rows {
-            let entry =
-                seen.entry(row.shard_id.clone()).or_insert((row.counter, row.owner.as_ref().map(|_| now)));
-            if entry.0 != row.counter {
-                *entry = (row.counter, Some(now));
-            }
-        }
-        let age = |row: &Lease| seen[&row.shard_id].1.map_or(Duration::MAX, |since| now - since);
-        let (mut available, taken): (Vec<&Lease>, Vec<&Lease>) =
-            rows.iter().partition(|row| row.owner.is_none() || age(row) > self.failover_time);
-        let mut loads: BTreeMap<&WorkerId, usize> = BTreeMap::from([(&self.worker_id, 0)]);
-        for row in &taken {
-            *loads.entry(row.owner.as_ref().unwrap()).or_default() += 1;
-        }
-        let (workers, mine) = (loads.len(), loads[&self.worker_id]);
-        let target = if workers >= rows.len() { 1 } else { rows.len().div_ceil(workers) };
-        rng.shuffle(&mut available);
-        let very_old: Vec<&Lease> =
-            available.iter().copied().filter(|row| age(row) > self.failover_time * 3).collect();
-        let chosen: Vec<&Lease> = if !very_old.is_empty() {
-            very_old
-        } else if !available.is_empty() {
-            available.into_iter().take(target.saturating_sub(mine)).collect()
-        } else {
-            let fullest = loads.iter().max_by_key(|(_, load)| **load).map(|(worker, load)| (*worker, *load));
-            match fullest {
-                Some((victim, load)) if mine < target && *victim != self.worker_id && load > target => {
-                    let of_victim: Vec<&Lease> =
-                        taken.into_iter().filter(|row| row.owner.as_ref() == Some(victim)).collect();
-                    vec![of_victim[rng.usize(..of_victim.len())]]
-                }
-                _ => Vec::new(),
-            }
-        };
         let mut shards = Vec::new();
-        for row in chosen {
-            self.overwrite(row, |next| {
+        for row in taker.choose(&rows, rng) {
+            self.overwrite(&row, |next| {
                 next.owner_switches_since_checkpoint += u64::from(row.owner.is_some());
                 next.counter += 1;
                 next.owner = Some(self.worker_id.clone());
             })
             .await;
             self.held.lock().unwrap().insert(row.shard_id.clone(), row.counter + 1);
-            shards.push(row.shard_id.clone());
+            shards.push(row.shard_id);
         }
         shards
     }
@@ -222,7 +178,7 @@ impl State {
             let mut batch = reader.next_batch().await.unwrap();
             batch.records.retain(|record| record.position() > row.checkpoint);
             if let Some(batch) = RecordBatch::new(batch.records, None) {
-                self.journal.note(&context, &batch);
+                self.journal.record(&context, &batch);
                 let position = batch.last_position();
                 if !self.write_own(&shard_id, |next| next.checkpoint = position).await {
                     return;

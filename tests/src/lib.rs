@@ -1,11 +1,8 @@
-//! What the end-to-end tests share.
+//! Support for the end-to-end tests that needs the receiver or AWS. The rest is in the package `test-support`.
 
-pub mod counted_stream;
 pub mod fleet;
-pub mod hooked_store;
 #[cfg(feature = "wire")]
 pub mod interop;
-pub mod journal;
 pub mod kcl_peer;
 #[cfg(feature = "wire")]
 pub mod local_servers;
@@ -13,8 +10,3 @@ pub mod local_servers;
 pub mod programs;
 #[cfg(feature = "wire")]
 pub mod proxy;
-
-pub use counted_stream::CountedStream;
-pub use hooked_store::HookedStore;
-pub use journal::{Delivered, Journal};
-pub use kcl_peer::KclPeer;

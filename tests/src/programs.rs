@@ -7,8 +7,8 @@ use tokio::process::Command;
 
 use crate::local_servers::Endpoints;
 
-/// One of the programs that are built beside the tests, with credentials for the local servers in its environment and
-/// nothing else of AWS. It ends when its handle is dropped.
+/// A program that is built next to the tests, with credentials for the local servers and no other AWS settings in its
+/// environment. It ends when its handle is dropped.
 ///
 /// # Panics
 /// When the program is not built.
@@ -18,7 +18,7 @@ pub fn program(name: &str) -> Command {
     command
 }
 
-/// Where one of the programs is that are built beside the tests.
+/// The path of a program that is built next to the tests.
 ///
 /// # Panics
 /// When it is not built.
@@ -32,7 +32,7 @@ pub fn built(name: &str) -> PathBuf {
     path
 }
 
-/// A command that knows nothing of AWS: whatever the machine knows of it must not decide a test.
+/// A command without the AWS settings of the machine, which must not influence a test.
 pub(crate) fn without_aws_environment(path: PathBuf) -> Command {
     let mut command = Command::new(path);
     for (name, _) in std::env::vars_os() {

@@ -1,4 +1,5 @@
-//! What 2,048 shards take on the heap, idle and busy. A program of its own, since it counts every allocation in it.
+//! The heap that 2,048 shards take, idle and busy. It is a program of its own, since its allocator counts every allocation
+//! in the process.
 
 #![allow(clippy::unwrap_used)] // a test may
 
@@ -6,34 +7,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use end_to_end_tests::fleet::{Member, SEED, setup, wait_until};
+use end_to_end_tests::fleet::{Member, SEED, setup};
 use kinesis_streaming::lease_store::StreamIdentity;
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, Shard, SourceError, StreamDescription,
 };
 use peak_alloc::PeakAlloc;
+use test_support::wait_until;
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
 const SHARDS: usize = 2048;
 
-/// The most heap of an idle shard, in bytes.
+/// The limit for the heap of an idle shard, in bytes.
 const MAX_IDLE_BYTES: usize = 64 * 1024;
 
-/// The budget for records in the busy run, in bytes, and how far the heap may go beyond it, in percent.
+/// The budget for records in the busy run, in bytes, and the percentage by which the heap may exceed it.
 const BUDGET: usize = 32 * 1024 * 1024;
 const MAX_EXCESS_PERCENT: usize = 10;
 
-/// A batch of the busy run: so many records of so many bytes.
+/// The records in a batch of the busy run, and the bytes of each.
 const BATCH_RECORDS: usize = 64;
 const PAYLOAD_BYTES: usize = 1024;
 
-/// How many batches are processed in the busy run: several for each shard.
+/// The batches that the busy run processes: several for each shard.
 const BATCHES: usize = 3 * SHARDS;
 
-/// Shards that always have more, made when it is read: nothing of it is on the heap before.
+/// Shards with an endless backlog. A record is created when it is read, so unread records take no heap.
 #[derive(Debug)]
 struct Endless {
     shards: InMemoryStream,
@@ -72,7 +74,7 @@ impl RecordSource for EndlessShard {
         while self.is_open.load(Ordering::Relaxed) == 0 {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        // As with a real stream, more than it turns out to be.
+        // As with a real stream, the estimate exceeds the actual size.
         (BATCH_RECORDS * PAYLOAD_BYTES * 3) as u64
     }
 
@@ -88,14 +90,14 @@ impl RecordSource for EndlessShard {
             }
         });
         let records = records.collect();
-        // An answer takes its time.
+        // The latency of a read.
         tokio::time::sleep(Duration::from_millis(20)).await;
         Ok(FetchedBatch { records, millis_behind_latest: Some(1000), shard_end: None })
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_shard_is_cheap_and_busy_ones_stay_within_the_budget() {
+async fn idle_shards_are_cheap_and_busy_ones_stay_within_the_budget() {
     let (stream, store, _) = setup(SHARDS);
     let (is_open, batches) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counted = batches.clone();
@@ -132,7 +134,7 @@ async fn an_idle_shard_is_cheap_and_busy_ones_stay_within_the_budget() {
     let used = member.handle.status().memory;
     println!("heap for busy shards beyond that: {busy} B at a budget of {BUDGET} B; {used:?}");
     assert!(used.most_buffered_bytes <= BUDGET as u64, "{used:?}");
-    assert!(busy > BUDGET / 4, "the budget is used: {busy}");
+    assert!(busy > BUDGET / 4, "the run uses the budget: {busy}");
     assert!(busy <= BUDGET + BUDGET * MAX_EXCESS_PERCENT / 100, "{busy}");
     member.crash().await;
 }

@@ -1,4 +1,4 @@
-//! What goes wrong at the start, as the people see it who started the program: a clear error, and nothing lost.
+//! Faulty input at the start, from the user's view: each is a clear error, and no record is lost.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may
 
@@ -15,10 +15,10 @@ use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
 use end_to_end_tests::programs::program;
 use tokio::time::{sleep, timeout};
 
-/// How long a program may take to say what is wrong.
+/// The limit for a program to report the error.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs the counter, which must fail, and returns what it said.
+/// Runs the counter, which must fail, and returns its error.
 async fn refusal(endpoints: &Endpoints, arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let run = program("kinesis_word_count")
         .args(["--endpoint-url", &endpoints.kinesis, "--dynamodb-endpoint-url", &endpoints.dynamodb])
@@ -35,7 +35,7 @@ async fn refusal(endpoints: &Endpoints, arguments: &[&str], environment: &[(&str
     said[error..].to_owned()
 }
 
-fn assert_says(said: &str, parts: &[&str]) {
+fn assert_contains(said: &str, parts: &[&str]) {
     for part in parts {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
@@ -67,17 +67,17 @@ async fn an_unknown_stream_is_named_with_its_region_and_endpoint() {
     let endpoints = servers.endpoints();
     let arguments = ["--stream", "nowhere", "--application", "bad-input", "--region", "eu-central-1"];
     let said = refusal(endpoints, &arguments, &[]).await;
-    assert_says(&said, &["nowhere", "eu-central-1", &endpoints.kinesis]);
+    assert_contains(&said, &["nowhere", "eu-central-1", &endpoints.kinesis]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_credentials_are_an_error_that_says_so() {
+async fn missing_credentials_are_named_in_the_error() {
     let servers = InProcessServers::start().await.unwrap();
     create_stream(servers.endpoints(), "words", 1).await;
     let none = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")];
     let said =
         refusal(servers.endpoints(), &["--stream", "words", "--application", "bad-input"], &none).await;
-    assert_says(&said, &["credentials"]);
+    assert_contains(&said, &["credentials"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +85,7 @@ async fn an_empty_stream_name_and_a_bad_region_are_listed_together() {
     let servers = InProcessServers::start().await.unwrap();
     let arguments = ["--stream", "", "--application", "bad-input", "--region", "no region"];
     let said = refusal(servers.endpoints(), &arguments, &[]).await;
-    assert_says(&said, &["stream", "region", "no region"]);
+    assert_contains(&said, &["stream", "region", "no region"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,21 +95,21 @@ async fn contradictory_options_of_the_program_are_listed_together() {
     let arguments =
         ["--stream", "words", "--application", "bad-input", "--failover-time-ms", "1", "--worker-id", ""];
     let said = refusal(servers.endpoints(), &arguments, &[]).await;
-    assert_says(&said, &["failover_time", "worker id"]);
+    assert_contains(&said, &["failover_time", "worker id"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_table_of_another_layout_is_refused_by_name() {
+async fn lease_table_with_another_layout_is_refused_by_name() {
     let servers = InProcessServers::start().await.unwrap();
     create_stream(servers.endpoints(), "words", 1).await;
-    create_table(servers.endpoints(), "somebody-elses", "id").await;
+    create_table(servers.endpoints(), "foreign-table", "id").await;
     let said =
-        refusal(servers.endpoints(), &["--stream", "words", "--application", "somebody-elses"], &[]).await;
-    assert_says(&said, &["somebody-elses", "leaseKey", "id"]);
+        refusal(servers.endpoints(), &["--stream", "words", "--application", "foreign-table"], &[]).await;
+    assert_contains(&said, &["foreign-table", "leaseKey", "id"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_row_is_named_and_the_other_shards_are_read() {
+async fn malformed_row_is_reported_and_the_other_shards_are_read() {
     let servers = InProcessServers::start().await.unwrap();
     let endpoints = servers.endpoints();
     create_stream(endpoints, "words", 4).await;
@@ -154,8 +154,8 @@ async fn a_malformed_row_is_named_and_the_other_shards_are_read() {
     });
     all_read.await.unwrap();
     counter.kill().await.unwrap();
-    assert_says(&fs::read_to_string(&log).unwrap(), &["shardId-000000000002", "leaseCounter"]);
+    assert_contains(&fs::read_to_string(&log).unwrap(), &["shardId-000000000002", "leaseCounter"]);
     let get = endpoints.dynamodb_client().get_item().table_name("malformed-row");
-    let standing = get.key("leaseKey", text("shardId-000000000002")).send().await.unwrap().item;
-    assert_eq!(standing, Some(row), "nothing was written over it");
+    let stored = get.key("leaseKey", text("shardId-000000000002")).send().await.unwrap().item;
+    assert_eq!(stored, Some(row), "the row was not overwritten");
 }

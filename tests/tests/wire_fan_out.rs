@@ -1,5 +1,5 @@
-//! A fleet member over enhanced fan-out, against servers in this process: sessions that end, a split in the middle, a crash
-//! and a restart.
+//! A fleet member over enhanced fan-out, against servers in this process: subscriptions that end, a split in between, a
+//! crash and a restart.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
 
@@ -8,28 +8,28 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, StreamStatus};
-use end_to_end_tests::Journal;
 use end_to_end_tests::fleet::Member;
 use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
 use kinesis_streaming::kinesis_asl::{ConsumerStatus, KinesisStream};
 use kinesis_streaming::prelude::*;
 use lease_store::dynamodb::DynamoDbLeaseStore;
 use lease_store::{Consistency, Lease};
+use test_support::Journal;
 use tokio::time::{Instant, sleep};
 
 const STREAM: &str = "words";
 const APPLICATION: &str = "fan-out-test";
 
-/// How long any single thing may take.
+/// The limit for each step.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long the server keeps a subscription.
+/// The lifetime of a subscription on the local server.
 const SUBSCRIPTION: Duration = Duration::from_secs(7);
 
 fn stream(endpoints: &Endpoints, deregister_at_end: bool) -> KinesisStream {
     let mut settings = FanOutSettings::with_consumer_name(APPLICATION);
     settings.deregister_at_end = deregister_at_end;
-    // Whatever goes wrong must show.
+    // A fall-back would hide failures.
     settings.fall_back_to_polling = false;
     KinesisStream::from_client(endpoints.kinesis_client(), STREAM)
         .with_retrieval(RetrievalMode::FanOut(settings))
@@ -48,7 +48,7 @@ fn member(endpoints: &Endpoints, source: &KinesisStream, journal: &Journal) -> M
         .lease_store(leases(endpoints))
         .failover_time(Duration::from_secs(3))
         .processors(batch_handler(move |shard: ShardContext, batch| {
-            journal.note(&shard, &batch);
+            journal.record(&shard, &batch);
             async { Ok(()) }
         }));
     Member::start(builder)
@@ -113,7 +113,7 @@ fn each_once(count: usize) -> BTreeMap<String, usize> {
     (0..count).map(|number| (number.to_string(), 1)).collect()
 }
 
-/// Waits until what was delivered of each shard is also checkpointed.
+/// Waits until every shard is checkpointed at its last delivery.
 async fn wait_until_checkpointed(endpoints: &Endpoints, journal: &Journal) {
     let store = leases(endpoints);
     let mut delivered = BTreeMap::new();
@@ -134,10 +134,10 @@ async fn wait_until_checkpointed(endpoints: &Endpoints, journal: &Journal) {
     }
 }
 
-// The server's subscriptions hold a lock of its own over waits for another one that a writer may have; now and then, on a
-// busy machine, both wait for ever. More threads than calls make it rarer. So `ci` leaves these tests out, and says so.
+// The local server holds a lock of its subscriptions while it waits for another one that a writer may hold. On a busy
+// machine both sometimes deadlock. More threads than calls make that rarer, and `ci` skips these tests and reports so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 32)]
-async fn wire_fan_out_delivers_everything_once_through_renewals_and_a_split() {
+async fn wire_fan_out_delivers_once_through_renewals_and_a_split() {
     let servers = InProcessServers::start().await.unwrap();
     let endpoints = servers.endpoints();
     create_stream(endpoints).await;
@@ -181,7 +181,7 @@ async fn wire_fan_out_delivers_everything_once_through_renewals_and_a_split() {
     assert_eq!(consumers.len(), 1);
     assert_eq!((consumers[0].name.as_str(), consumers[0].status), (APPLICATION, ConsumerStatus::Active));
     assert_eq!(Some(&consumers[0].arn), status.consumer_arn.as_ref());
-    assert!(source.end_retrieval().await.unwrap(), "it was registered here");
+    assert!(source.end_retrieval().await.unwrap(), "this process registered the consumer");
     let deadline = Instant::now() + LIMIT;
     while !source.list_consumers().await.unwrap().is_empty() {
         assert!(Instant::now() < deadline, "the consumer is still there");
@@ -189,10 +189,9 @@ async fn wire_fan_out_delivers_everything_once_through_renewals_and_a_split() {
     }
 }
 
-// The server's subscriptions hold a lock of its own over waits for another one that a writer may have; now and then, on a
-// busy machine, both wait for ever. More threads than calls make it rarer. So `ci` leaves these tests out, and says so.
+// As above, the server may deadlock with few threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 32)]
-async fn wire_fan_out_goes_on_from_the_checkpoint_after_a_crash() {
+async fn wire_fan_out_resumes_from_the_checkpoint_after_a_crash() {
     let servers = InProcessServers::start().await.unwrap();
     let endpoints = servers.endpoints();
     create_stream(endpoints).await;
@@ -205,7 +204,7 @@ async fn wire_fan_out_goes_on_from_the_checkpoint_after_a_crash() {
     running.crash().await;
 
     put(endpoints, 200..400).await;
-    // Another process: it knows the consumer by its name only.
+    // A new process knows the consumer by its name only.
     let second = stream(endpoints, true);
     let running = member(endpoints, &second, &journal);
     journal.wait_for(400, LIMIT).await;
@@ -213,6 +212,6 @@ async fn wire_fan_out_goes_on_from_the_checkpoint_after_a_crash() {
     assert_eq!(journal.times(), each_once(400));
     let arn = |stream: &KinesisStream| stream.fan_out_status().unwrap().consumer_arn.unwrap();
     assert_eq!(arn(&first), arn(&second));
-    assert!(!second.end_retrieval().await.unwrap(), "it was registered by another");
+    assert!(!second.end_retrieval().await.unwrap(), "another process registered the consumer");
     assert_eq!(second.list_consumers().await.unwrap().len(), 1);
 }

@@ -1,5 +1,5 @@
-//! The DynamoDB lease store against a second server: the suite that every store runs. Run by `cargo xtask wire`; the
-//! tests of `lease-store` run it against the first.
+//! The conformance suite of the lease stores on the DynamoDB store with a second server, `dynalite`. Run by `cargo xtask
+//! wire`. The tests of `lease-store` use the first server, `dynoxide`.
 
 #![allow(clippy::unwrap_used)] // a test may
 
@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use end_to_end_tests::local_servers::NodeServers;
 use lease_store::dynamodb::DynamoDbLeaseStore;
 
-/// `dynalite` does not return the row that made a condition fail, as AWS does; the store reads it then.
+/// `dynalite` does not return the row that made a condition fail, as AWS does, so the store reads the row.
 #[tokio::test(flavor = "multi_thread")]
 async fn wire_lease_store_conforms_on_dynalite() {
     let Some(directory) = NodeServers::directory() else {
-        println!("LEFT OUT: dynalite, because EMULATORS_DIR does not say where it is");
+        println!("LEFT OUT: dynalite, because EMULATORS_DIR is not set");
         return;
     };
     let servers = NodeServers::start(&directory).await.unwrap();

@@ -1,10 +1,11 @@
-//! Our receiver as a peer of the Java KCL: notes every record in a file, and drains on SIGTERM.
+//! Our receiver as a peer of the Java KCL: it records every delivery in a file, and drains on SIGTERM.
 //!
 //! ```text
 //! interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS FILE HANDLING_MILLIS
 //! ```
 //!
-//! It takes HANDLING_MILLIS over a batch before it notes it: whatever is acknowledged before that would be lost with the process.
+//! It takes HANDLING_MILLIS for a batch before it records it: a record that is acknowledged too early would be lost in a
+//! kill.
 //!
 //! Exit status: 0 when everything delivered was also checkpointed, 3 when not, 1 after an error.
 
@@ -14,15 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use end_to_end_tests::interop::deliveries::{Delivery, DeliveryFile, now_millis};
-use end_to_end_tests::interop::lease_rows::Place;
+use end_to_end_tests::interop::lease_rows::KclPosition;
 use end_to_end_tests::interop::workers::UNDRAINED_STATUS;
 use kinesis_streaming::prelude::*;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// About as often as the Java side checkpoints, so that both repeat about as much after a kill.
+/// About as often as the Java worker checkpoints, so that both repeat about as much after a kill.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// As on the Java side.
+/// As in the settings of the Java worker.
 const IDLE_TIME_BETWEEN_READS: Duration = Duration::from_millis(250);
 
 #[tokio::main]
@@ -41,7 +42,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<bool, BoxError> {
-    // Before anything is logged: whoever sees a line may ask it to end.
+    // Before the first log line: a test that sees a line may send the signal.
     let mut terminate = signal(SignalKind::terminate())?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [stream, application, kinesis, dynamodb, worker, failover_millis, file, handling_millis] =
@@ -76,7 +77,7 @@ async fn run() -> Result<bool, BoxError> {
                 if !handling_time.is_zero() {
                     tokio::time::sleep(handling_time).await;
                 }
-                note(&file, &shard, &batch)
+                record(&file, &shard, &batch)
             }
         }))
         .build()?;
@@ -88,7 +89,7 @@ async fn run() -> Result<bool, BoxError> {
     Ok(consumer.run().await?.is_drained())
 }
 
-fn note(file: &Mutex<DeliveryFile>, shard: &ShardContext, batch: &RecordBatch) -> Result<(), BoxError> {
+fn record(file: &Mutex<DeliveryFile>, shard: &ShardContext, batch: &RecordBatch) -> Result<(), BoxError> {
     let at_millis = now_millis();
     let batch: Vec<Delivery> = batch
         .iter()
@@ -96,12 +97,12 @@ fn note(file: &Mutex<DeliveryFile>, shard: &ShardContext, batch: &RecordBatch) -
             Ok(Delivery {
                 worker: shard.worker_id.to_string(),
                 shard: shard.shard_id.to_string(),
-                place: Place::new(&record.sequence_number.to_string(), record.sub_sequence_number),
+                position: KclPosition::new(&record.sequence_number.to_string(), record.sub_sequence_number),
                 number: std::str::from_utf8(&record.data)?.parse()?,
                 at_millis,
             })
         })
         .collect::<Result<_, BoxError>>()?;
-    file.lock().unwrap_or_else(PoisonError::into_inner).note(&batch)?;
+    file.lock().unwrap_or_else(PoisonError::into_inner).append(&batch)?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use end_to_end_tests::local_servers::{ACCESS_KEY_ID, InProcessServers, REGION, SECRET_ACCESS_KEY};
 
-/// Where they listen unless told otherwise.
+/// The default addresses.
 const DEFAULT_ADDRESSES: [&str; 2] = ["127.0.0.1:4567", "127.0.0.1:8000"];
 
 #[tokio::main]

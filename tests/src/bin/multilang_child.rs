@@ -1,4 +1,4 @@
-//! The record processor of the Java KCL's daemon: notes every record in a file.
+//! The record processor of the Java KCL's daemon: it records every delivery in a file.
 //!
 //! ```text
 //! multilang_child FILE WORKER
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use end_to_end_tests::interop::deliveries::DeliveryFile;
 use end_to_end_tests::interop::multilang::MultilangChild;
 
-/// Some records are always delivered and not yet checkpointed, so that a kill has something to repeat.
+/// With this interval some deliveries are always not yet checkpointed, so that a kill causes redeliveries.
 const CHECKPOINT_EVERY_RECORDS: usize = 50;
 
 fn main() -> ExitCode {
@@ -22,8 +22,8 @@ fn main() -> ExitCode {
     };
     let run = || {
         let mut file = DeliveryFile::append_to(Path::new(file))?;
-        let note = |batch: &[_]| file.note(batch);
-        MultilangChild::new(stdin().lock(), stdout().lock(), worker.clone(), CHECKPOINT_EVERY_RECORDS, note)
+        let record = |batch: &[_]| file.append(batch);
+        MultilangChild::new(stdin().lock(), stdout().lock(), worker.clone(), CHECKPOINT_EVERY_RECORDS, record)
             .run()
     };
     match run() {

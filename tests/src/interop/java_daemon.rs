@@ -1,4 +1,4 @@
-//! How the real Java KCL is started: the daemon of its MultiLang package, with a child of ours as record processor.
+//! Starts the real Java KCL: the daemon of its MultiLang package, with our child program as record processor.
 
 use std::fs;
 use std::io;
@@ -10,43 +10,43 @@ use tokio::process::Command;
 use crate::local_servers::{Endpoints, REGION};
 use crate::programs::{built, without_aws_environment};
 
-/// The variable that says where the jars are.
+/// The environment variable with the directory of the jars.
 pub const JARS_VARIABLE: &str = "KCL_JARS_DIR";
 
-/// The exit status of a JVM that was told to end by SIGTERM, however orderly it did.
+/// The exit status of a JVM that ended on SIGTERM, in order or not.
 pub const TERMINATED_STATUS: i32 = 143;
 
-/// How long the daemon takes at most for an orderly end. It needs two seconds, but waits in vain for the consumers of shards
-/// that were read to their end, so it uses all of this whenever it holds such a lease.
+/// The longest time of the daemon for an orderly end. It needs two seconds. But it waits in vain for the consumers of ended
+/// shards, so it uses all of this whenever it holds such a lease.
 const SHUTDOWN_GRACE_MILLIS: u64 = 8000;
 
-/// Where `cargo xtask interop` put the jars, if it did.
+/// The directory in which `cargo xtask interop` installed the jars. `None` without it.
 pub fn jars_directory() -> Option<PathBuf> {
     std::env::var_os(JARS_VARIABLE).map(PathBuf::from)
 }
 
-/// What all workers of a run have in common.
+/// The settings that all workers of a run share.
 #[derive(Debug, Clone)]
 pub struct Application {
-    /// The application, which is also the name of the lease table.
+    /// The name of the application, which is also the name of the lease table.
     pub name: String,
-    /// The stream.
+    /// The name of the stream.
     pub stream: String,
     /// The servers.
     pub endpoints: Endpoints,
-    /// After so long without a renewal a lease is free to take.
+    /// The time without a renewal after which a lease may be taken.
     pub failover_time: Duration,
-    /// Where files and logs go.
+    /// The directory for files and logs.
     pub directory: PathBuf,
 }
 
-/// The daemon, ready to be started. Its settings are written to a file beside its log.
+/// The command that starts the daemon. Its settings are written to a file next to its log.
 ///
 /// # Errors
 /// When the settings cannot be written.
 ///
 /// # Panics
-/// When the daemon could not find its child.
+/// When the path of the child program contains spaces or special characters.
 pub fn command(
     jars: &Path,
     application: &Application,
@@ -57,9 +57,9 @@ pub fn command(
     fs::write(&settings, properties(application, worker, deliveries))?;
     let mut command = without_aws_environment("java".into());
     command
-        // A small program on a busy machine: quick to start, little memory.
+        // Keeps the daemon small and quick to start on a busy machine.
         .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-        // The local server's times are in another unit in CBOR than in JSON.
+        // The local server sends times in another unit in CBOR than in JSON.
         .arg("-Daws.cborEnabled=false")
         .arg("-classpath")
         .arg(jars.join("*"))
@@ -71,7 +71,7 @@ pub fn command(
 }
 
 fn properties(application: &Application, worker: &str, deliveries: &Path) -> String {
-    // Split at spaces, without quoting, and read as Latin-1.
+    // The daemon splits the command at spaces without quoting and reads it as Latin-1.
     let child = format!("{} {} {worker}", built("multilang_child").display(), deliveries.display());
     assert!(
         child.is_ascii() && child.split(' ').count() == 3,

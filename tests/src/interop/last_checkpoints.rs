@@ -1,45 +1,51 @@
-//! What workers leave that end in order: checkpoints behind everything they delivered.
+//! Checks on workers that ended in order: they have checkpointed everything that they delivered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::deliveries::Delivery;
 use super::lease_history::LeaseHistory;
-use super::lease_rows::{LeaseRows, Place};
+use super::lease_rows::{KclPosition, LeaseRows};
 use super::workers::{End, Ended};
 
-/// After everybody was stopped in order, each shard is checkpointed behind its last record: what is not, one line each.
+/// After all workers were stopped in order, each shard is checkpointed at its last record. Returns a line for each shard
+/// that is not.
 pub fn not_checkpointed(deliveries: &[Delivery], rows: &LeaseRows) -> Vec<String> {
-    let mut last: BTreeMap<&str, &Place> = BTreeMap::new();
+    let mut last: BTreeMap<&str, &KclPosition> = BTreeMap::new();
     for delivery in deliveries {
-        let place = last.entry(&delivery.shard).or_insert(&delivery.place);
-        *place = (*place).max(&delivery.place);
+        let position = last.entry(&delivery.shard).or_insert(&delivery.position);
+        *position = (*position).max(&delivery.position);
     }
-    let behind = |(shard, place): (&&str, &&Place)| {
-        let row = rows.get(*shard).filter(|row| row.checkpoint < **place)?;
-        Some(format!("{shard} is delivered up to {place}, but checkpointed only up to {}", row.checkpoint))
+    let behind = |(shard, position): (&&str, &&KclPosition)| {
+        let row = rows.get(*shard).filter(|row| row.checkpoint < **position)?;
+        Some(format!(
+            "{shard} was delivered up to {position}, but checkpointed only up to {}",
+            row.checkpoint
+        ))
     };
     last.iter().filter_map(behind).collect()
 }
 
-/// What a worker still delivered of a shard after it was asked to end, it has checkpointed if it ended in order and gave up the
-/// lease, whatever happened before: what it has not, one line each. What it delivered earlier may be from a time when it
-/// had the lease once before. Of names that several workers had it cannot be said who delivered what, and they are left out.
+/// A worker that ended in order and released a lease has checkpointed everything that it delivered of the shard after it was
+/// asked to end. Returns a line for each shard where it has not.
+///
+/// Earlier deliveries may be from an earlier time as the owner, so they do not count. Names that several workers had are
+/// left out, since their deliveries cannot be told apart.
 pub fn released_too_early(
     deliveries: &[Delivery],
     history: &LeaseHistory,
     ended: &[Ended],
-    used_again: &BTreeSet<String>,
+    reused_names: &BTreeSet<String>,
 ) -> Vec<String> {
     let mut faults = Vec::new();
-    for end in ended.iter().filter(|end| end.how == End::Stopped && !used_again.contains(&end.name)) {
+    for end in ended.iter().filter(|end| end.how == End::Stopped && !reused_names.contains(&end.name)) {
         for (shard, checkpoint) in history.releases(&end.name, end.at_millis) {
             let is_of_end = |delivery: &&Delivery| {
                 delivery.worker == end.name && delivery.shard == shard && delivery.at_millis >= end.at_millis
             };
-            let last = deliveries.iter().filter(is_of_end).map(|delivery| &delivery.place).max();
+            let last = deliveries.iter().filter(is_of_end).map(|delivery| &delivery.position).max();
             if let Some(last) = last.filter(|last| **last > checkpoint) {
                 faults.push(format!(
-                    "{} delivered {shard} up to {last}, but left it at {checkpoint}",
+                    "{} delivered {shard} up to {last}, but released it at checkpoint {checkpoint}",
                     end.name
                 ));
             }
@@ -59,7 +65,7 @@ mod tests {
         let row = LeaseRow {
             owner: owner.map(str::to_owned),
             counter,
-            checkpoint: Place::new(checkpoint, 0),
+            checkpoint: KclPosition::new(checkpoint, 0),
             children: BTreeSet::new(),
             parents: BTreeSet::new(),
         };
@@ -67,8 +73,8 @@ mod tests {
     }
 
     fn delivery(number: usize, at_millis: u128) -> Delivery {
-        let place = Place::new(&number.to_string(), 0);
-        Delivery { worker: "rust-1".to_owned(), shard: SHARD.to_owned(), place, number, at_millis }
+        let position = KclPosition::new(&number.to_string(), 0);
+        Delivery { worker: "rust-1".to_owned(), shard: SHARD.to_owned(), position, number, at_millis }
     }
 
     #[tokio::test]
@@ -79,19 +85,19 @@ mod tests {
             (30, rows(None, 2, "6")),
         ];
         let history = LeaseHistory::of(&readings);
-        let faults = |last: usize, at_millis, how, used_again: &[&str]| {
+        let faults = |last: usize, at_millis, how, reused_names: &[&str]| {
             let ended = [Ended { name: "rust-1".to_owned(), how, at_millis: 25 }];
-            let used_again = used_again.iter().map(|name| (*name).to_owned()).collect();
+            let reused_names = reused_names.iter().map(|name| (*name).to_owned()).collect();
             let deliveries = [delivery(3, 12), delivery(last, at_millis)];
-            released_too_early(&deliveries, &history, &ended, &used_again).len()
+            released_too_early(&deliveries, &history, &ended, &reused_names).len()
         };
         assert_eq!((faults(6, 26, End::Stopped, &[]), faults(7, 26, End::Stopped, &[])), (0, 1));
-        assert_eq!(faults(7, 24, End::Stopped, &[]), 0, "perhaps of an earlier time");
+        assert_eq!(faults(7, 24, End::Stopped, &[]), 0, "perhaps from an earlier ownership");
         assert_eq!((faults(7, 26, End::Killed, &[]), faults(7, 26, End::Stopped, &["rust-1"])), (0, 0));
     }
 
     #[test]
-    fn a_delivery_behind_the_last_checkpoint_is_found() {
+    fn delivery_past_the_last_checkpoint_is_found() {
         let faults = |checkpoint| not_checkpointed(&[delivery(6, 1)], &rows(None, 1, checkpoint)).len();
         assert_eq!((faults("5"), faults("6"), faults("SHARD_END")), (1, 0, 0));
     }

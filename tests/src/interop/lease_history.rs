@@ -1,4 +1,4 @@
-//! What the lease table said over time: a watcher that reads it again and again and keeps every change.
+//! The history of the lease table: a watcher that reads it repeatedly and records every change.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,33 +8,33 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::deliveries::now_millis;
-use super::lease_rows::{LeaseRow, LeaseRows, Place, lease_rows};
+use super::lease_rows::{KclPosition, LeaseRow, LeaseRows, lease_rows};
 
-/// Between two readings of the table.
+/// The time between two readings of the table.
 const READ_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What happened in a shorter time between two readings is not overlooked, except what begins and ends in it.
+/// The longest time between two readings that counts as watched: only an ownership that begins and ends within it is missed.
 const WATCHED_MILLIS: u128 = 1000;
 
-/// A reading of a lease that differed in owner or checkpoint from the one before.
+/// A reading of a lease whose owner or checkpoint differs from the one before.
 #[derive(Debug, Clone)]
 struct Change {
     at_millis: u128,
     owner: Option<String>,
-    checkpoint: Place,
+    checkpoint: KclPosition,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     changes: BTreeMap<String, Vec<Change>>,
-    /// The last reading of each lease, also of those that were deleted since.
+    /// The last reading of each lease, including deleted ones.
     last: LeaseRows,
     /// When the table was read.
     readings: Vec<u128>,
     faults: Vec<String>,
 }
 
-/// A watched lease table.
+/// The history of a lease table.
 #[derive(Debug)]
 pub struct LeaseHistory {
     seen: Arc<Mutex<Seen>>,
@@ -54,9 +54,9 @@ impl LeaseHistory {
         let shared = seen.clone();
         let watcher = tokio::spawn(async move {
             loop {
-                // Until the table exists there is nothing to note; the test finds out if it never does.
+                // Before the table exists there is nothing to record; the test fails if it never exists.
                 if let Ok(rows) = lease_rows(&client, &table).await {
-                    locked(&shared).note(now_millis(), rows);
+                    locked(&shared).record(now_millis(), rows);
                 }
                 sleep(READ_INTERVAL).await;
             }
@@ -64,12 +64,12 @@ impl LeaseHistory {
         Self { seen, watcher }
     }
 
-    /// All leases that there ever were, as they were last seen.
+    /// The last reading of every lease, including deleted ones.
     pub fn last_seen(&self) -> LeaseRows {
         locked(&self.seen).last.clone()
     }
 
-    /// What the table must never do: a counter or checkpoint that went back, an ended shard that had not ended.
+    /// Changes that the table must never show: a counter or checkpoint that went back, or an ended shard that was reopened.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = locked(&self.seen).faults.clone();
         if self.watcher.is_finished() {
@@ -78,7 +78,7 @@ impl LeaseHistory {
         faults
     }
 
-    /// How often leases went from one owner to another.
+    /// The number of times that a lease went from one owner to another.
     pub fn owner_changes(&self) -> usize {
         let seen = locked(&self.seen);
         let owners = |changes: &Vec<Change>| {
@@ -89,7 +89,7 @@ impl LeaseHistory {
         seen.changes.values().map(owners).sum()
     }
 
-    /// When a lease last got another owner, or none.
+    /// When the owner of any lease last changed.
     pub fn last_owner_change_millis(&self) -> Option<u128> {
         let seen = locked(&self.seen);
         let last = |changes: &Vec<Change>| {
@@ -99,40 +99,40 @@ impl LeaseHistory {
         seen.changes.values().filter_map(last).max()
     }
 
-    /// Who owned the lease of a shard at a time.
+    /// The owner of the lease of a shard at a time.
     pub fn owner_at(&self, shard: &str, at_millis: u128) -> Option<String> {
         let seen = locked(&self.seen);
         let changes = seen.changes.get(shard)?;
         changes.iter().rfind(|change| change.at_millis <= at_millis)?.owner.clone()
     }
 
-    /// Who owned the lease of a shard, and from when on, for a message.
+    /// The owners of the lease of a shard and the times from which they owned it, for a message.
     pub fn owners_in_words(&self, shard: &str) -> String {
         let seen = locked(&self.seen);
         let mut words: Vec<String> = Vec::new();
         let mut before = None;
         for Change { at_millis, owner, checkpoint } in seen.changes.get(shard).into_iter().flatten() {
             if before.replace(owner) != Some(owner) {
-                let owner = owner.as_deref().unwrap_or("nobody");
-                words.push(format!("{owner} from {at_millis} on at {checkpoint}"));
+                let owner = owner.as_deref().unwrap_or("no owner");
+                words.push(format!("{owner} from {at_millis} at checkpoint {checkpoint}"));
             }
         }
         words.join(", ")
     }
 
-    /// The checkpoint that the owner at a time started from, or one before it: that of the last reading before the lease
-    /// became his. `None` while the lease had its first owner.
-    pub fn start_of_owner_at(&self, shard: &str, at_millis: u128) -> Option<Place> {
+    /// The checkpoint from which the owner at this time started, or an earlier one: that of the last reading before it
+    /// became the owner. `None` while the lease had its first owner.
+    pub fn start_of_owner_at(&self, shard: &str, at_millis: u128) -> Option<KclPosition> {
         let seen = locked(&self.seen);
         let mut changes = seen.changes.get(shard)?.iter().rev();
         let owner = changes.find(|change| change.at_millis <= at_millis)?.owner.clone();
         changes.find(|change| change.owner != owner).map(|before| before.checkpoint.clone())
     }
 
-    /// The checkpoint that a worker started from when it last became the owner of the lease of a shard, as of this time, or
-    /// one before it. A worker that has lost a lease without knowing it started from its own checkpoint, not from that
-    /// of the owner. `None` where that is not known.
-    pub fn start_of(&self, worker: &str, shard: &str, at_millis: u128) -> Option<Place> {
+    /// The checkpoint from which a worker started when it last became the owner of a shard's lease before this time, or an
+    /// earlier one. A worker that has lost a lease without noticing started from its own checkpoint, not from that of the
+    /// new owner. `None` where the start is unknown.
+    pub fn start_of(&self, worker: &str, shard: &str, at_millis: u128) -> Option<KclPosition> {
         let seen = locked(&self.seen);
         let changes = seen.changes.get(shard)?;
         let is_own = |change: &Change| change.owner.as_deref() == Some(worker);
@@ -148,7 +148,8 @@ impl LeaseHistory {
         before.map(|before| before.checkpoint.clone())
     }
 
-    /// Whether a worker certainly was not the owner of the lease of a shard at a time: neither before nor after it.
+    /// Whether a worker was certainly not the owner of a shard's lease at this time: neither in the reading before it nor
+    /// after it.
     pub fn was_not_owner_at(&self, worker: &str, shard: &str, at_millis: u128) -> bool {
         let seen = locked(&self.seen);
         let Some(changes) = seen.changes.get(shard) else { return false };
@@ -160,14 +161,14 @@ impl LeaseHistory {
             && !future.first().is_some_and(is_own)
     }
 
-    /// The leases that a worker gave up itself at this time or later, so that they had no owner, and where it left them.
-    pub fn releases(&self, worker: &str, from_millis: u128) -> Vec<(String, Place)> {
+    /// The leases that a worker itself released at this time or later, and their checkpoints.
+    pub fn releases(&self, worker: &str, from_millis: u128) -> Vec<(String, KclPosition)> {
         let seen = locked(&self.seen);
         let mut releases = Vec::new();
         for (shard, changes) in &seen.changes {
             for pair in changes.windows(2) {
-                let is_given_up = pair[0].owner.as_deref() == Some(worker) && pair[1].owner.is_none();
-                if is_given_up && pair[1].at_millis >= from_millis {
+                let is_release = pair[0].owner.as_deref() == Some(worker) && pair[1].owner.is_none();
+                if is_release && pair[1].at_millis >= from_millis {
                     releases.push((shard.clone(), pair[1].checkpoint.clone()));
                 }
             }
@@ -181,7 +182,7 @@ fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 }
 
 impl Seen {
-    /// Whether the table was read shortly before and after a time, so that nobody had a lease in between for long.
+    /// Whether the table was read shortly before and after this time, so that no ownership in between was long.
     fn was_watched_at(&self, at_millis: u128) -> bool {
         let after = self.readings.partition_point(|reading| *reading <= at_millis);
         let (before, after) =
@@ -189,7 +190,7 @@ impl Seen {
         before.zip(after).is_some_and(|(before, after)| after - before <= WATCHED_MILLIS)
     }
 
-    fn note(&mut self, at_millis: u128, rows: LeaseRows) {
+    fn record(&mut self, at_millis: u128, rows: LeaseRows) {
         self.readings.push(at_millis);
         for (shard, row) in rows {
             let before = self.last.get(&shard);
@@ -209,7 +210,7 @@ impl Seen {
 
 fn fault(shard: &str, before: &LeaseRow, now: &LeaseRow) -> Option<String> {
     let is_same_writer_later = now.counter > before.counter
-        // The names of children, and a release, may leave the counter as it is.
+        // The names of children, and a release, may leave the counter unchanged.
         || (now.counter == before.counter && (now.owner == before.owner || now.owner.is_none()));
     let is_fault = !is_same_writer_later || now.checkpoint < before.checkpoint;
     is_fault.then(|| format!("{shard} went back: {before:?} became {now:?}"))
@@ -217,11 +218,11 @@ fn fault(shard: &str, before: &LeaseRow, now: &LeaseRow) -> Option<String> {
 
 #[cfg(test)]
 impl LeaseHistory {
-    /// A history of these readings.
+    /// The history of these readings.
     pub(super) fn of(readings: &[(u128, LeaseRows)]) -> Self {
         let mut seen = Seen::default();
         for (at_millis, rows) in readings {
-            seen.note(*at_millis, rows.clone());
+            seen.record(*at_millis, rows.clone());
         }
         Self { seen: Arc::new(Mutex::new(seen)), watcher: tokio::spawn(std::future::pending()) }
     }
@@ -235,7 +236,7 @@ mod tests {
         let row = LeaseRow {
             owner: Some(owner.to_owned()),
             counter,
-            checkpoint: Place::new(checkpoint, 0),
+            checkpoint: KclPosition::new(checkpoint, 0),
             children: Default::default(),
             parents: Default::default(),
         };
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_start_of_an_owner_is_the_last_checkpoint_before_him() {
+    async fn owner_starts_at_the_last_checkpoint_before_it() {
         let history = LeaseHistory::of(&[
             (10, rows("a", 1, "5")),
             (20, rows("a", 2, "6")),
@@ -253,29 +254,37 @@ mod tests {
         assert_eq!(history.faults(), Vec::<String>::new());
         assert_eq!(history.owner_at("s", 29).as_deref(), Some("a"));
         assert_eq!(history.owner_at("s", 30).as_deref(), Some("b"));
-        assert_eq!(history.start_of_owner_at("s", 50), Some(Place::new("6", 0)));
+        assert_eq!(history.start_of_owner_at("s", 50), Some(KclPosition::new("6", 0)));
         assert_eq!(history.start_of_owner_at("s", 25), None);
         assert_eq!(history.owner_changes(), 1);
         assert_eq!(history.last_owner_change_millis(), Some(30));
     }
 
     #[tokio::test]
-    async fn whoever_has_lost_a_lease_started_from_his_own_checkpoint() {
+    async fn worker_that_lost_a_lease_started_from_its_own_checkpoint() {
         let history = LeaseHistory::of(&[
             (10, rows("a", 1, "5")),
             (20, rows("b", 2, "6")),
             (30, rows("b", 3, "8")),
             (40, rows("c", 4, "9")),
         ]);
-        assert_eq!(history.start_of("b", "s", 25), Some(Place::new("5", 0)));
-        assert_eq!(history.start_of("b", "s", 50), Some(Place::new("5", 0)), "though c started from 8");
-        assert_eq!(history.start_of("c", "s", 50), Some(Place::new("8", 0)));
-        assert_eq!(history.start_of("c", "s", 35), Some(Place::new("8", 0)), "owner before it is seen");
+        assert_eq!(history.start_of("b", "s", 25), Some(KclPosition::new("5", 0)));
+        assert_eq!(
+            history.start_of("b", "s", 50),
+            Some(KclPosition::new("5", 0)),
+            "although c started from 8"
+        );
+        assert_eq!(history.start_of("c", "s", 50), Some(KclPosition::new("8", 0)));
+        assert_eq!(
+            history.start_of("c", "s", 35),
+            Some(KclPosition::new("8", 0)),
+            "an owner before the history shows it"
+        );
         assert_eq!(history.start_of("a", "s", 15), None);
     }
 
     #[tokio::test]
-    async fn who_stands_in_neither_of_two_readings_close_to_each_other_was_not_the_owner() {
+    async fn worker_absent_from_two_close_listings_was_not_the_owner() {
         let history = LeaseHistory::of(&[
             (10, rows("a", 1, "5")),
             (20, rows("b", 2, "5")),
@@ -287,28 +296,28 @@ mod tests {
             [was_not("a", 25), was_not("b", 25), was_not("c", 25), was_not("c", 15)],
             [true, false, false, true]
         );
-        assert!(!was_not("a", 40), "nobody looked for long");
+        assert!(!was_not("a", 40), "the table was not read for long");
     }
 
     #[tokio::test]
-    async fn a_lease_without_an_owner_was_released_and_one_that_was_taken_was_not() {
+    async fn ownerless_lease_was_released_and_a_taken_one_was_not() {
         let mut released = rows("a", 3, "7");
         released.get_mut("s").unwrap().owner = None;
         let readings =
             [(10, rows("a", 1, "5")), (20, rows("a", 2, "6")), (30, released), (40, rows("b", 4, "7"))];
         let history = LeaseHistory::of(&readings);
-        assert_eq!(history.releases("a", 15), [("s".to_owned(), Place::new("7", 0))]);
+        assert_eq!(history.releases("a", 15), [("s".to_owned(), KclPosition::new("7", 0))]);
         assert_eq!(history.releases("a", 35), []);
         assert_eq!(history.releases("b", 0), []);
     }
 
     #[tokio::test]
-    async fn what_goes_back_is_a_fault() {
+    async fn row_that_goes_back_is_a_fault() {
         let faults = |next| LeaseHistory::of(&[(10, rows("a", 5, "50")), (20, next)]).faults().len();
         assert_eq!(faults(rows("a", 5, "50")), 0);
         assert_eq!(faults(rows("b", 6, "50")), 0);
         assert_eq!(faults(rows("a", 4, "50")), 1, "the counter");
-        assert_eq!(faults(rows("b", 5, "50")), 1, "another owner without a rise");
+        assert_eq!(faults(rows("b", 5, "50")), 1, "another owner with the same counter");
         assert_eq!(faults(rows("a", 6, "9")), 1, "the checkpoint");
         assert_eq!(faults(rows("a", 6, "SHARD_END")), 0);
     }

@@ -8,15 +8,15 @@ use std::fmt;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-/// A place in a shard, or what stands for one: in the order of the KCL.
+/// A position in a shard, or a sentinel, with the order of the KCL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct KclPosition {
     sequence_number: String,
     sub_sequence_number: u64,
 }
 
-impl Place {
-    /// From the two values as the table, the child protocol and the files have them.
+impl KclPosition {
+    /// From the two values as the table, the child protocol and the delivery files have them.
     pub fn new(sequence_number: &str, sub_sequence_number: u64) -> Self {
         Self { sequence_number: sequence_number.to_owned(), sub_sequence_number }
     }
@@ -26,13 +26,13 @@ impl Place {
         (&self.sequence_number, self.sub_sequence_number)
     }
 
-    /// Whether it says that the shard is read to its end.
+    /// Whether it is the sentinel for the end of the shard.
     pub fn is_shard_end(&self) -> bool {
         self.sequence_number == "SHARD_END"
     }
 
-    /// Initial positions, then numbers by their value, then the end. A number has no leading zero, so the longer one is
-    /// the larger one.
+    /// Initial positions come first, then sequence numbers by value, then the end. Sequence numbers have no leading zeros,
+    /// so the longer one is larger.
     fn rank(&self) -> (u8, usize, &str, u64) {
         let kind = match self.sequence_number.as_str() {
             "AT_TIMESTAMP" => 0,
@@ -45,43 +45,43 @@ impl Place {
     }
 }
 
-impl Ord for Place {
+impl Ord for KclPosition {
     fn cmp(&self, other: &Self) -> Ordering {
         self.rank().cmp(&other.rank())
     }
 }
 
-impl PartialOrd for Place {
+impl PartialOrd for KclPosition {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for KclPosition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}", self.sequence_number, self.sub_sequence_number)
     }
 }
 
-/// A lease, as far as the tests look at it.
+/// A lease, with the attributes that the tests check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseRow {
-    /// Who owns it.
+    /// The owner.
     pub owner: Option<String>,
     /// Rises with every write of an owner.
     pub counter: u64,
     /// How far its shard is read.
-    pub checkpoint: Place,
-    /// The shards that its shard was split or merged into, once it was read to its end.
+    pub checkpoint: KclPosition,
+    /// The shards that its shard was split or merged into, known once it was read to its end.
     pub children: BTreeSet<String>,
-    /// The shards that its shard came from.
+    /// The shards that its shard was split or merged from.
     pub parents: BTreeSet<String>,
 }
 
 /// All leases by shard.
 pub type LeaseRows = BTreeMap<String, LeaseRow>;
 
-/// The kinds that an attribute of a lease may have, for those that both KCL and we know.
+/// The type of each attribute that both the KCL and we write, and whether it is mandatory.
 const ATTRIBUTES: [(&str, &str, bool); 10] = [
     ("leaseKey", "S", true),
     ("leaseCounter", "N", true),
@@ -98,7 +98,7 @@ const ATTRIBUTES: [(&str, &str, bool); 10] = [
 /// Reads the whole table, strongly consistent.
 ///
 /// # Errors
-/// When the table cannot be read, does not exist yet for example.
+/// When the table cannot be read, for example because it does not exist yet.
 ///
 /// # Panics
 /// When a row is not a lease that the Java KCL can read.
@@ -117,7 +117,7 @@ fn lease_row(item: &HashMap<String, AttributeValue>) -> (String, LeaseRow) {
         assert!(found == Some(kind) || (found.is_none() && !is_mandatory), "{name} must be {kind}: {item:?}");
     }
     let key = item["leaseKey"].as_s().unwrap().clone();
-    // A foreign row, of whatever owner, would stop every Java worker's scan.
+    // The Java workers' scan would fail on any other row.
     assert!(key.starts_with("shardId-"), "a row that is no lease: {item:?}");
     let number = |name: &str| item[name].as_n().unwrap().parse().unwrap();
     let set = |name: &str| {
@@ -126,7 +126,10 @@ fn lease_row(item: &HashMap<String, AttributeValue>) -> (String, LeaseRow) {
     let row = LeaseRow {
         owner: item.get("leaseOwner").map(|owner| owner.as_s().unwrap().clone()),
         counter: number("leaseCounter"),
-        checkpoint: Place::new(item["checkpoint"].as_s().unwrap(), number("checkpointSubSequenceNumber")),
+        checkpoint: KclPosition::new(
+            item["checkpoint"].as_s().unwrap(),
+            number("checkpointSubSequenceNumber"),
+        ),
         children: set("childShardIds"),
         parents: set("parentShardId"),
     };
@@ -142,7 +145,7 @@ fn kind_of(value: &AttributeValue) -> &'static str {
     }
 }
 
-/// The names of the attributes that rows have beside those that every KCL knows.
+/// The names of the attributes in the rows that not every KCL writes.
 ///
 /// # Errors
 /// When the table cannot be read.
@@ -162,17 +165,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_have_the_order_of_the_kcl() {
+    fn positions_have_the_order_of_the_kcl() {
         let ascending = [
-            Place::new("AT_TIMESTAMP", 0),
-            Place::new("TRIM_HORIZON", 0),
-            Place::new("LATEST", 0),
-            Place::new("9", 0),
-            Place::new("10", 0),
-            Place::new("10", 1),
-            Place::new("SHARD_END", 0),
+            KclPosition::new("AT_TIMESTAMP", 0),
+            KclPosition::new("TRIM_HORIZON", 0),
+            KclPosition::new("LATEST", 0),
+            KclPosition::new("9", 0),
+            KclPosition::new("10", 0),
+            KclPosition::new("10", 1),
+            KclPosition::new("SHARD_END", 0),
         ];
-        assert!(ascending.is_sorted() && ascending.iter().all(|place| place == place));
+        assert!(ascending.is_sorted() && ascending.iter().all(|position| position == position));
         assert!(ascending.windows(2).all(|pair| pair[0] < pair[1]));
     }
 

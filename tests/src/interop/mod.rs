@@ -1,8 +1,8 @@
-//! The real Java KCL and our receiver side by side on one lease table: what the interop test is made of.
+//! The real Java KCL and our receiver on one lease table: the parts of the interop test and of the soak test.
 //!
-//! The tests are `tests/interop_kcl.rs`, and `tests/wire_soak` with ours alone. In a [`scene`] it starts and ends workers of both kinds ([`workers`]); each notes every record in
-//! a file of its own ([`deliveries`]); a watcher keeps what the lease table said over time ([`lease_history`]); and at the
-//! end the two are held against each other ([`verdict`]).
+//! The tests are `tests/interop_kcl.rs` and, with our workers only, `tests/wire_soak`. A [`test_run`] starts and ends
+//! workers of both kinds ([`workers`]). Each worker records every delivery in a file of its own ([`deliveries`]), and a
+//! watcher records the changes of the lease table ([`lease_history`]). At the end the two are compared ([`verdict`]).
 
 pub mod after_loss;
 pub mod deliveries;
@@ -13,7 +13,7 @@ pub mod lease_rows;
 pub mod multilang;
 pub mod producer;
 pub mod resharding;
-pub mod scene;
+pub mod test_run;
 pub mod verdict;
 pub mod workers;
 
@@ -21,18 +21,22 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Between two looks at whatever is waited for.
+/// The time between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Asks until there is an answer.
+/// Repeats a check until it succeeds.
 ///
 /// # Panics
-/// When there is none within `limit`; the message says what was missing, and what the last question found instead.
+/// When it does not within `limit`. The message has the expected condition and the last result.
 #[allow(clippy::panic)] // only tests call it
-pub async fn wait_for<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+pub async fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut check: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
     let started_at = Instant::now();
     loop {
-        match look().await {
+        match check().await {
             Ok(found) => return found,
             Err(instead) if started_at.elapsed() > limit => {
                 panic!("waited {limit:?} in vain until {what}; instead: {instead}")

@@ -1,7 +1,7 @@
 //! The child of the Java KCL's daemon: its line protocol, one JSON object a line, over any reader and writer.
 //!
-//! The daemon starts one child for each lease it holds, says what to do, and waits for the word that it is done. Between
-//! the two the child may ask for checkpoints, each of which is answered at once.
+//! The daemon starts one child for each lease that it holds, sends it an action, and waits for the status message that ends
+//! the action. In between the child may request checkpoints, and the daemon answers each at once.
 
 use std::io::{self, BufRead, Write};
 
@@ -9,12 +9,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::deliveries::{Delivery, now_millis};
-use super::lease_rows::Place;
+use super::lease_rows::KclPosition;
 
-/// How often a refused checkpoint is asked for again, unless the lease is lost.
+/// The attempts at a checkpoint that the daemon refuses, unless the lease is lost.
 const CHECKPOINT_ATTEMPTS: usize = 5;
 
-/// What the daemon calls a checkpoint of a worker that lost its lease.
+/// The error of the daemon for a checkpoint of a worker that lost its lease.
 const LEASE_IS_LOST: &str = "ShutdownException";
 
 #[derive(Debug, Deserialize)]
@@ -36,12 +36,12 @@ struct Record {
     sub_sequence_number: u64,
 }
 
-/// A record processor behind the protocol: notes what it is given, and checkpoints after each so many records.
+/// A record processor behind the protocol: it records deliveries, and checkpoints after every `checkpoint_every` records.
 #[derive(Debug)]
 pub struct MultilangChild<R, W, N> {
     input: R,
     output: W,
-    note: N,
+    record: N,
     worker: String,
     shard: String,
     checkpoint_every: usize,
@@ -49,15 +49,16 @@ pub struct MultilangChild<R, W, N> {
 }
 
 impl<R: BufRead, W: Write, N: FnMut(&[Delivery]) -> io::Result<()>> MultilangChild<R, W, N> {
-    /// A child of the worker of this name; `note` is called with each batch before anything of it is checkpointed.
-    pub fn new(input: R, output: W, worker: String, checkpoint_every: usize, note: N) -> Self {
-        Self { input, output, note, worker, shard: String::new(), checkpoint_every, since_checkpoint: 0 }
+    /// A child of the worker with this name. It calls `record` with each batch before it checkpoints any of its records.
+    pub fn new(input: R, output: W, worker: String, checkpoint_every: usize, record: N) -> Self {
+        Self { input, output, record, worker, shard: String::new(), checkpoint_every, since_checkpoint: 0 }
     }
 
-    /// Does what it is told until the input ends, which is how a child is told to leave.
+    /// Carries out the daemon's actions until the input ends; that is how the daemon ends a child.
     ///
     /// # Errors
-    /// When something cannot be read, written, understood or noted. A child that ends with an error ends its daemon.
+    /// When a message cannot be read, written or parsed, or a delivery cannot be recorded. A child that ends with an error
+    /// ends its daemon.
     pub fn run(mut self) -> io::Result<()> {
         while let Some(message) = self.next()? {
             let action = match message {
@@ -71,7 +72,7 @@ impl<R: BufRead, W: Write, N: FnMut(&[Delivery]) -> io::Result<()>> MultilangChi
                 }
                 Message::LeaseLost => "leaseLost",
                 Message::ShardEnded => {
-                    // Nothing else makes the shard's children start.
+                    // The children of the shard start only after this checkpoint.
                     self.checkpoint()?;
                     "shardEnded"
                 }
@@ -80,10 +81,12 @@ impl<R: BufRead, W: Write, N: FnMut(&[Delivery]) -> io::Result<()>> MultilangChi
                     "shutdownRequested"
                 }
                 Message::Checkpoint { error } => {
-                    return Err(invalid(&format!("an answer to a checkpoint nobody asked for: {error:?}")));
+                    return Err(invalid(&format!(
+                        "the daemon answered a checkpoint that was not requested: {error:?}"
+                    )));
                 }
             };
-            self.say(&json!({"action": "status", "responseFor": action}))?;
+            self.send(&json!({"action": "status", "responseFor": action}))?;
         }
         Ok(())
     }
@@ -98,13 +101,14 @@ impl<R: BufRead, W: Write, N: FnMut(&[Delivery]) -> io::Result<()>> MultilangChi
                 Ok(Delivery {
                     worker: self.worker.clone(),
                     shard: self.shard.clone(),
-                    place: Place::new(&record.sequence_number, record.sub_sequence_number),
-                    number: number.ok_or_else(|| invalid(&format!("no number: {:?}", record.data)))?,
+                    position: KclPosition::new(&record.sequence_number, record.sub_sequence_number),
+                    number: number
+                        .ok_or_else(|| invalid(&format!("the payload is not a number: {:?}", record.data)))?,
                     at_millis,
                 })
             })
             .collect::<io::Result<_>>()?;
-        (self.note)(&batch)?;
+        (self.record)(&batch)?;
         self.since_checkpoint += batch.len();
         if self.since_checkpoint >= self.checkpoint_every {
             self.checkpoint()?;
@@ -112,12 +116,12 @@ impl<R: BufRead, W: Write, N: FnMut(&[Delivery]) -> io::Result<()>> MultilangChi
         Ok(())
     }
 
-    /// Checkpoints all that was given so far, and waits for the answer. A lost lease is no error: the daemon will say so
-    /// itself.
+    /// Checkpoints all records so far, and waits for the answer. A lost lease is no error: the daemon reports it in a
+    /// message of its own.
     fn checkpoint(&mut self) -> io::Result<()> {
         let mut last = String::new();
         for _ in 0..CHECKPOINT_ATTEMPTS {
-            self.say(&json!({"action": "checkpoint", "sequenceNumber": null, "subSequenceNumber": null}))?;
+            self.send(&json!({"action": "checkpoint", "sequenceNumber": null, "subSequenceNumber": null}))?;
             match self.next()? {
                 Some(Message::Checkpoint { error: None }) => {
                     self.since_checkpoint = 0;
@@ -125,7 +129,7 @@ impl<R: BufRead, W: Write, N: FnMut(&[Delivery]) -> io::Result<()>> MultilangChi
                 }
                 Some(Message::Checkpoint { error: Some(error) }) if error == LEASE_IS_LOST => return Ok(()),
                 Some(Message::Checkpoint { error: Some(error) }) => last = error,
-                other => return Err(invalid(&format!("no answer to a checkpoint but {other:?}"))),
+                other => return Err(invalid(&format!("expected an answer to a checkpoint, got {other:?}"))),
             }
         }
         Err(invalid(&format!("{}: {CHECKPOINT_ATTEMPTS} checkpoints were refused: {last}", self.shard)))
@@ -139,7 +143,7 @@ impl<R: BufRead, W: Write, N: FnMut(&[Delivery]) -> io::Result<()>> MultilangChi
         serde_json::from_str(&line).map(Some).map_err(|error| invalid(&format!("{error}: {line:?}")))
     }
 
-    fn say(&mut self, message: &serde_json::Value) -> io::Result<()> {
+    fn send(&mut self, message: &serde_json::Value) -> io::Result<()> {
         writeln!(self.output, "{message}")?;
         self.output.flush()
     }
@@ -149,7 +153,7 @@ fn invalid(message: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// The bytes that a text in the standard alphabet stands for.
+/// Decodes base64 in the standard alphabet.
 fn base64_decoded(text: &str) -> Option<Vec<u8>> {
     let (mut bytes, mut bits, mut bit_count) = (Vec::new(), 0_u32, 0);
     for symbol in text.trim_end_matches('=').bytes() {
@@ -180,23 +184,25 @@ mod tests {
 
     fn run(input: &[&str]) -> (io::Result<()>, String, Vec<Delivery>) {
         let input = input.iter().map(|line| format!("{}\n", line.replace('\n', ""))).collect::<String>();
-        let (mut output, mut noted) = (Vec::new(), Vec::new());
-        let note = |batch: &[Delivery]| {
-            noted.extend_from_slice(batch);
+        let (mut output, mut recorded) = (Vec::new(), Vec::new());
+        let record = |batch: &[Delivery]| {
+            recorded.extend_from_slice(batch);
             Ok(())
         };
-        let outcome = MultilangChild::new(input.as_bytes(), &mut output, "java-1".to_owned(), 1, note).run();
-        (outcome, String::from_utf8(output).unwrap(), noted)
+        let outcome =
+            MultilangChild::new(input.as_bytes(), &mut output, "java-1".to_owned(), 1, record).run();
+        (outcome, String::from_utf8(output).unwrap(), recorded)
     }
 
     #[test]
-    fn records_are_noted_and_checkpointed_before_the_word_that_it_is_done() {
+    fn records_are_logged_and_checkpointed_before_the_done_message() {
         let initialize = r#"{"action":"initialize","shardId":"shardId-1","sequenceNumber":"TRIM_HORIZON","subSequenceNumber":0}"#;
         let done = r#"{"action":"checkpoint","sequenceNumber":null,"subSequenceNumber":null,"error":null}"#;
-        let (outcome, said, noted) = run(&[initialize, RECORDS, done, r#"{"action":"shardEnded"}"#, done]);
+        let (outcome, output, recorded) =
+            run(&[initialize, RECORDS, done, r#"{"action":"shardEnded"}"#, done]);
         assert!(outcome.is_ok(), "{outcome:?}");
-        let said: Vec<serde_json::Value> =
-            said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let output: Vec<serde_json::Value> =
+            output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let status = |action: &str| json!({"action": "status", "responseFor": action});
         let checkpoint = json!({"action": "checkpoint", "sequenceNumber": null, "subSequenceNumber": null});
         let expected = [
@@ -206,17 +212,17 @@ mod tests {
             checkpoint,
             status("shardEnded"),
         ];
-        assert_eq!(said, expected);
-        assert_eq!((noted[0].number, &noted[0].place), (42, &Place::new("7", 1)));
-        assert_eq!((noted[0].worker.as_str(), noted[0].shard.as_str()), ("java-1", "shardId-1"));
+        assert_eq!(output, expected);
+        assert_eq!((recorded[0].number, &recorded[0].position), (42, &KclPosition::new("7", 1)));
+        assert_eq!((recorded[0].worker.as_str(), recorded[0].shard.as_str()), ("java-1", "shardId-1"));
     }
 
     #[test]
-    fn a_lost_lease_ends_the_attempts_and_other_refusals_are_tried_again() {
+    fn lost_lease_ends_the_attempts_and_other_refusals_are_retried() {
         let refused = |error: &str| format!(r#"{{"action":"checkpoint","error":"{error}"}}"#);
-        let (outcome, said, _) = run(&[RECORDS, &refused("ThrottlingException"), &refused(LEASE_IS_LOST)]);
+        let (outcome, output, _) = run(&[RECORDS, &refused("ThrottlingException"), &refused(LEASE_IS_LOST)]);
         assert!(outcome.is_ok(), "{outcome:?}");
-        assert_eq!(said.lines().count(), 3, "two checkpoints and the status: {said}");
+        assert_eq!(output.lines().count(), 3, "two checkpoints and the status: {output}");
         let refusals = vec![refused("ThrottlingException"); CHECKPOINT_ATTEMPTS];
         let input: Vec<&str> = std::iter::once(RECORDS).chain(refusals.iter().map(String::as_str)).collect();
         assert!(run(&input).0.is_err());

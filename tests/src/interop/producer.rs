@@ -1,4 +1,4 @@
-//! Puts uniquely numbered records at a steady rate while the workers come and go.
+//! A producer that puts uniquely numbered records at a steady rate while workers start and end.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // only tests call it
 
@@ -11,19 +11,19 @@ use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How often records are put while the rate is held.
+/// The puts per second while the rate is held.
 const TICKS_PER_SECOND: usize = 10;
 
-/// The most records of one call, and how many are put at once when the rate no longer counts.
+/// The most records of one call, and the size of a call once the rate no longer counts.
 const MAX_RECORDS_PER_CALL: usize = 500;
 
-/// From this part of the total on a tenth of the rate is held, so that records still flow on a slower machine.
+/// From this part of the total on the producer holds a tenth of the rate, so that records still flow on a slow machine.
 const FULL_RATE_PERCENT: usize = 80;
 
-/// How long the records that are left at the end may take.
+/// The limit for putting the remaining records at the end.
 const FINISH_LIMIT: Duration = Duration::from_secs(120);
 
-/// Puts the numbers from 0 up to a total.
+/// Puts a record for each number from 0 up to a total.
 #[derive(Debug)]
 pub struct Producer {
     put: Arc<AtomicUsize>,
@@ -32,7 +32,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Starts at once.
+    /// Starts the producer.
     pub fn start(client: aws_sdk_kinesis::Client, stream: &str, total: usize, per_second: usize) -> Self {
         let (put, hurry) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (stream, shared_put, shared_hurry) = (stream.to_owned(), put.clone(), hurry.clone());
@@ -58,26 +58,23 @@ impl Producer {
         Self { put, hurry, task }
     }
 
-    /// How many are put so far.
+    /// The number of records put so far.
     pub fn put(&self) -> usize {
         self.put.load(Ordering::Relaxed)
     }
 
-    /// Fails when all are put: what is to be tested must happen while records flow.
+    /// Fails when all records are put: the steps of a test must happen while records flow.
     ///
     /// # Panics
-    /// When they are.
+    /// When all are put.
     pub fn check_flowing(&self, step: &str) {
-        assert!(
-            !self.task.is_finished(),
-            "all records are put before {step}: the total is too small for the rate"
-        );
+        assert!(!self.task.is_finished(), "all records were put before {step}; raise their number");
     }
 
-    /// Puts the rest without holding the rate, and waits until it is done. Returns how many were left.
+    /// Puts the remaining records without holding the rate, and waits until they are put. Returns their number.
     ///
     /// # Panics
-    /// When a put failed, or that takes too long.
+    /// When a put failed, or that takes longer than two minutes.
     pub async fn finish(&mut self, total: usize) -> usize {
         let left = total - self.put();
         self.hurry.store(true, Ordering::Relaxed);
@@ -93,18 +90,18 @@ impl Drop for Producer {
     }
 }
 
-/// Puts these numbers at once, no more than one call takes.
+/// Puts these numbers in one call.
 ///
 /// # Panics
-/// When one is refused.
+/// When a record is refused.
 pub async fn put_numbers(client: &aws_sdk_kinesis::Client, stream: &str, numbers: std::ops::Range<usize>) {
     let entry = |number: usize| {
         let text = number.to_string();
-        // The key is hashed, so that each shard has its part.
+        // Keys are hashed, so every shard gets records.
         PutRecordsRequestEntry::builder().partition_key(&text).data(Blob::new(text)).build().unwrap()
     };
     let entries = numbers.map(entry).collect();
     let put = client.put_records().stream_name(stream).set_records(Some(entries)).send().await.unwrap();
-    // The local server has no write limits; a record put again would look like a repeat.
+    // The local server has no write limits, so nothing is refused; a record put again would look like a redelivery.
     assert_eq!(put.failed_record_count.unwrap_or(0), 0, "records were refused: {put:?}");
 }

@@ -1,4 +1,4 @@
-//! Makes a stream, splits its shards and merges them.
+//! Creates a stream, splits its shards and merges them.
 
 #![allow(clippy::unwrap_used)] // only tests call it
 
@@ -9,10 +9,10 @@ use aws_sdk_kinesis::types::{Shard, StreamStatus};
 use super::wait_for;
 use crate::local_servers::Endpoints;
 
-/// How long a change of the stream may take.
+/// The limit for a change of the stream.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Makes a stream and waits until it is active.
+/// Creates a stream and waits until it is active.
 ///
 /// # Panics
 /// When that fails.
@@ -48,8 +48,8 @@ pub async fn split_a_shard(endpoints: &Endpoints, stream: &str) -> String {
     widest.shard_id.clone()
 }
 
-/// Merges the two neighbours among the open shards that together have the fewest hash keys, but not the children of this
-/// one if there are others, and returns their names.
+/// Merges the two adjacent open shards that together have the fewest hash keys, and returns their names. It avoids the
+/// children of `just_split` if it can.
 ///
 /// # Panics
 /// When that fails.

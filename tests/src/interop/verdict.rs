@@ -1,5 +1,5 @@
-//! What was delivered, held against what was put and what the lease table said: nothing missing, in order, and every
-//! repeat with a reason.
+//! Compares the deliveries with the records put and with the history of the lease table: no record is missing or out of
+//! order, and every redelivery has a cause.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::deliveries::Delivery;
 use super::lease_history::LeaseHistory;
-use super::lease_rows::{LeaseRows, Place};
-use super::scene::Legacy;
+use super::lease_rows::{KclPosition, LeaseRows};
+use super::test_run::KilledWorker;
 use super::workers::{End, Ended, Kind};
 
-/// How much later than it happened a change may be seen in the history of the table.
+/// The longest delay with which the history of the table shows a change, in milliseconds.
 const HISTORY_LAG_MILLIS: u128 = 1000;
 
 /// Why a record was delivered again.
@@ -23,11 +23,11 @@ pub enum Cause {
     AfterStop(Kind),
     /// Its owner was stopped, and could not reach the table to checkpoint it.
     AfterUndrainedStop(Kind),
-    /// Its lease was taken from a living owner of the first kind by one of the second.
+    /// Its lease was stolen: from a live owner of the first kind by a worker of the second.
     Taken(Kind, Kind),
-    /// A worker that had lost the lease without knowing it yet had it in hand.
+    /// A worker delivered it that had lost the lease and had not noticed yet.
     NotYetNoticed(Kind),
-    /// The same worker had the lease twice, with nobody in between that delivered the record.
+    /// The same worker owned the lease twice, and no other worker delivered the record in between.
     OwnAgain(Kind),
 }
 
@@ -46,74 +46,78 @@ impl fmt::Display for Cause {
                     "not checkpointed by a {kind} worker that was stopped and did not reach the table"
                 )
             }
-            Self::Taken(from, to) => write!(formatter, "taken by {to} from a living {from} worker"),
+            Self::Taken(from, to) => write!(formatter, "taken by {to} from a live {from} worker"),
             Self::NotYetNoticed(kind) => {
-                write!(formatter, "in hand of a {kind} worker that did not know yet that its lease was taken")
+                write!(
+                    formatter,
+                    "delivered by a {kind} worker that had not noticed that its lease was taken"
+                )
             }
-            Self::OwnAgain(kind) => write!(formatter, "by the same {kind} worker in a second ownership"),
+            Self::OwnAgain(kind) => write!(formatter, "by the same {kind} worker that owned the lease twice"),
         }
     }
 }
 
-/// The repeats of one cause.
+/// The redeliveries of one cause.
 #[derive(Debug, Default)]
 pub struct Repeats {
-    /// How many there are at each change of hands: by shard, the worker before and the worker after.
-    by_hands: BTreeMap<(String, String, String), usize>,
+    /// Their number at each change of the owner: by shard, the worker before and the worker after.
+    by_owner_change: BTreeMap<(String, String, String), usize>,
 }
 
 impl Repeats {
-    /// How many there are.
+    /// Their number.
     pub fn total(&self) -> usize {
-        self.by_hands.values().sum()
+        self.by_owner_change.values().sum()
     }
 
-    /// Over how many changes of hands.
-    pub fn hands(&self) -> usize {
-        self.by_hands.len()
+    /// The number of changes of the owner that caused them.
+    pub fn owner_changes(&self) -> usize {
+        self.by_owner_change.len()
     }
 
-    /// How many there are at the change of hands with the most.
+    /// The largest number at one change of the owner.
     pub fn most(&self) -> usize {
-        self.by_hands.values().copied().max().unwrap_or(0)
+        self.by_owner_change.values().copied().max().unwrap_or(0)
     }
 }
 
 /// The outcome of a run.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Different records.
+    /// The number of different records.
     pub records: usize,
-    /// How many of them each kind of worker was the first to deliver.
+    /// The number of records that each kind of worker delivered first.
     pub first_by: BTreeMap<Kind, usize>,
     /// Numbers that were never delivered.
     pub missing: Vec<usize>,
-    /// Deliveries beyond the first of their record, by their cause.
+    /// Deliveries after the first one of their record, by cause.
     pub repeats: BTreeMap<Cause, Repeats>,
-    /// Everything that must not be, one line each.
+    /// Violations, one line each.
     pub faults: Vec<String>,
 }
 
 impl Verdict {
-    /// Looks at everything: `deliveries` in the order of time, the numbers from 0 up to `total` that were put, the table
-    /// over time, and the workers that ended.
+    /// Checks everything: `deliveries` in the order of time, the numbers from 0 up to `total` that were put, the history of
+    /// the table, and the workers that ended.
     pub fn new(deliveries: &[Delivery], total: usize, history: &LeaseHistory, ended: &[Ended]) -> Self {
         let mut verdict = Self::default();
-        let mut last_by: HashMap<(&str, &Place), &Delivery> = HashMap::new();
-        let mut newest: BTreeMap<&str, &Place> = BTreeMap::new();
+        let mut last_by: HashMap<(&str, &KclPosition), &Delivery> = HashMap::new();
+        let mut newest: BTreeMap<&str, &KclPosition> = BTreeMap::new();
         let mut numbers = BTreeSet::new();
         for delivery in deliveries {
             let shard = delivery.shard.as_str();
-            if let Some(before) = last_by.insert((shard, &delivery.place), delivery) {
+            if let Some(before) = last_by.insert((shard, &delivery.position), delivery) {
                 let cause = cause(before, delivery, history, ended);
                 let hands = (shard.to_owned(), before.worker.clone(), delivery.worker.clone());
-                *verdict.repeats.entry(cause).or_default().by_hands.entry(hands).or_default() += 1;
-                // Whoever delivers again started at a checkpoint, and what was checkpointed by then never comes again.
+                *verdict.repeats.entry(cause).or_default().by_owner_change.entry(hands).or_default() += 1;
+                // A worker that delivers a record again started at a checkpoint. Records before that checkpoint must never
+                // come again.
                 let start = history.start_of(&delivery.worker, shard, delivery.at_millis);
-                if start.as_ref().is_some_and(|start| delivery.place <= *start) {
+                if start.as_ref().is_some_and(|start| delivery.position <= *start) {
                     verdict
                         .faults
-                        .push(format!("delivered again though checkpointed: {delivery:?} <= {start:?}"));
+                        .push(format!("delivered again although checkpointed: {delivery:?} <= {start:?}"));
                 }
                 continue;
             }
@@ -121,7 +125,7 @@ impl Verdict {
             if !numbers.insert(delivery.number) {
                 verdict.faults.push(format!("another record has the number of {delivery:?}"));
             }
-            if newest.insert(shard, &delivery.place).is_some_and(|newest| *newest > delivery.place) {
+            if newest.insert(shard, &delivery.position).is_some_and(|newest| *newest > delivery.position) {
                 verdict.faults.push(format!("out of order within its shard: {delivery:?}"));
             }
         }
@@ -142,7 +146,7 @@ fn cause(before: &Delivery, again: &Delivery, history: &LeaseHistory, ended: &[E
     if !owns(again.at_millis) && !owns(again.at_millis + HISTORY_LAG_MILLIS) {
         return Cause::NotYetNoticed(to);
     }
-    // The last one, since a name may be used again.
+    // The last worker with the name, since names may be reused.
     let end = ended.iter().rfind(|ended| ended.name == before.worker && ended.at_millis <= again.at_millis);
     let owned_to_the_end =
         |end: &&Ended| history.owner_at(&again.shard, end.at_millis).as_ref() == Some(&before.worker);
@@ -154,7 +158,7 @@ fn cause(before: &Delivery, again: &Delivery, history: &LeaseHistory, ended: &[E
     }
 }
 
-/// A child must not be read before its parents are done.
+/// Finds children that were delivered before their parents were finished.
 fn parents_after_children(deliveries: &[Delivery], leases: &LeaseRows) -> Vec<String> {
     let mut first: HashMap<&str, &Delivery> = HashMap::new();
     let mut last_first: HashMap<&str, &Delivery> = HashMap::new();
@@ -178,40 +182,45 @@ fn parents_after_children(deliveries: &[Delivery], leases: &LeaseRows) -> Vec<St
     faults
 }
 
-/// What heirs made of the shards of a worker that was killed.
+/// How the shards of a killed worker continued.
 #[derive(Debug)]
 pub struct Inheritance {
-    /// On how many shards an heir delivered something.
+    /// The number of shards on which an heir delivered a record.
     pub shards: usize,
-    /// From the kill to the first delivery of the last heir.
+    /// The time from the kill to the first delivery by the last heir.
     pub last_start: Duration,
-    /// Everything that must not be, one line each.
+    /// Violations, one line each.
     pub faults: Vec<String>,
 }
 
-/// Checks that on each shard the first delivery by an heir is that of the very record behind the checkpoint which the
-/// dead worker left. What somebody delivers whom the table does not show as the owner yet may be left in his hand from
-/// before the dead worker took the lease from him, and is no inheritance.
-pub fn inheritance(deliveries: &[Delivery], legacy: &Legacy, history: &LeaseHistory) -> Inheritance {
-    let Legacy { dead, checkpoints } = legacy;
+/// Checks that on each shard the first delivery by an heir is the record right after the checkpoint of the killed worker. A
+/// delivery by a worker that the table does not show as the owner yet may be left from before the killed worker took the
+/// lease. It does not count.
+pub fn inheritance(
+    deliveries: &[Delivery],
+    killed_worker: &KilledWorker,
+    history: &LeaseHistory,
+) -> Inheritance {
+    let KilledWorker { ended, checkpoints } = killed_worker;
     let mut inheritance = Inheritance { shards: 0, last_start: Duration::ZERO, faults: Vec::new() };
     for (shard, checkpoint) in checkpoints {
         let of_shard = || deliveries.iter().filter(|delivery| delivery.shard == *shard);
-        let next = of_shard().map(|delivery| &delivery.place).filter(|place| *place > checkpoint).min();
+        let next =
+            of_shard().map(|delivery| &delivery.position).filter(|position| *position > checkpoint).min();
         let is_by_heir = |delivery: &&Delivery| {
             let owner = history.owner_at(shard, delivery.at_millis);
-            let may_own = owner.as_ref() == Some(&delivery.worker) || Some(&delivery.place) == next;
-            delivery.worker != dead.name && delivery.at_millis >= dead.at_millis && may_own
+            let may_own = owner.as_ref() == Some(&delivery.worker) || Some(&delivery.position) == next;
+            delivery.worker != ended.name && delivery.at_millis >= ended.at_millis && may_own
         };
         let Some(first) = of_shard().find(is_by_heir) else { continue };
         inheritance.shards += 1;
         let start =
-            u64::try_from(first.at_millis - dead.at_millis).map_or(Duration::MAX, Duration::from_millis);
+            u64::try_from(first.at_millis - ended.at_millis).map_or(Duration::MAX, Duration::from_millis);
         inheritance.last_start = inheritance.last_start.max(start);
-        if Some(&first.place) != next {
+        if Some(&first.position) != next {
             let fault = format!(
-                "{shard}: {} left {checkpoint}, but the heir began with {first:?}; its owners were {}",
-                dead.name,
+                "{shard}: {} was killed at checkpoint {checkpoint}, but the heir began with {first:?}; owners: {}",
+                ended.name,
                 history.owners_in_words(shard)
             );
             inheritance.faults.push(fault);
@@ -231,28 +240,28 @@ mod tests {
         LeaseRow {
             owner: Some(owner.to_owned()),
             counter,
-            checkpoint: Place::new(checkpoint, 0),
+            checkpoint: KclPosition::new(checkpoint, 0),
             children: BTreeSet::new(),
             parents: parent.into_iter().map(str::to_owned).collect(),
         }
     }
 
-    /// Java owned the shard, and at 100 ours took it at checkpoint 2.
+    /// A Java worker owned the shard, and at 100 a worker of ours took it at checkpoint 2.
     fn history() -> LeaseHistory {
         let rows = |owner, counter| LeaseRows::from([(SHARD.to_owned(), row(owner, counter, "2", None))]);
         LeaseHistory::of(&[(1, rows("java-1", 1)), (100, rows("rust-2", 2))])
     }
 
     fn delivery(worker: &str, shard: &str, number: usize, at_millis: u128) -> Delivery {
-        let place = Place::new(&(number + 1).to_string(), 0);
-        Delivery { worker: worker.to_owned(), shard: shard.to_owned(), place, number, at_millis }
+        let position = KclPosition::new(&(number + 1).to_string(), 0);
+        Delivery { worker: worker.to_owned(), shard: shard.to_owned(), position, number, at_millis }
     }
 
     fn by_java(numbers: std::ops::Range<usize>) -> Vec<Delivery> {
         numbers.map(|number| delivery("java-1", SHARD, number, 10 + number as u128)).collect()
     }
 
-    fn dead(how: End) -> Ended {
+    fn ended(how: End) -> Ended {
         Ended { name: "java-1".to_owned(), how, at_millis: 50 }
     }
 
@@ -268,17 +277,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repeat_has_a_cause_and_is_never_one_that_was_checkpointed() {
+    async fn repeat_has_a_cause_and_was_never_checkpointed() {
         let mut deliveries = by_java(0..4);
-        deliveries.push(delivery("rust-2", SHARD, 2, 120)); // its place is 3, behind the checkpoint
+        deliveries.push(delivery("rust-2", SHARD, 2, 120)); // its position is 3, after the checkpoint
         let causes = |ended: &[Ended]| {
             let verdict = Verdict::new(&deliveries, 4, &history(), ended);
             assert_eq!(verdict.faults, Vec::<String>::new());
             verdict.repeats.into_keys().collect::<Vec<_>>()
         };
         assert_eq!(causes(&[]), [Cause::Taken(Kind::Java, Kind::Rust)]);
-        assert_eq!(causes(&[dead(End::Killed)]), [Cause::AfterKill(Kind::Java)]);
-        assert_eq!(causes(&[dead(End::Stopped)]), [Cause::AfterStop(Kind::Java)]);
+        assert_eq!(causes(&[ended(End::Killed)]), [Cause::AfterKill(Kind::Java)]);
+        assert_eq!(causes(&[ended(End::Stopped)]), [Cause::AfterStop(Kind::Java)]);
         let late = delivery("java-1", SHARD, 2, 130);
         let verdict = Verdict::new(&[&deliveries[..], &[late]].concat(), 4, &history(), &[]);
         assert!(verdict.repeats.contains_key(&Cause::NotYetNoticed(Kind::Java)), "{verdict:?}");
@@ -301,13 +310,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_heir_begins_with_the_record_behind_the_checkpoint() {
-        let checkpoints = BTreeMap::from([(SHARD.to_owned(), Place::new("2", 0))]);
-        let legacy = Legacy { dead: dead(End::Killed), checkpoints };
+    async fn heir_begins_with_the_record_after_the_checkpoint() {
+        let checkpoints = BTreeMap::from([(SHARD.to_owned(), KclPosition::new("2", 0))]);
+        let killed_worker = KilledWorker { ended: ended(End::Killed), checkpoints };
         let faults = |first: usize| {
             let mut deliveries = by_java(0..4);
             deliveries.push(delivery("rust-2", SHARD, first, 120));
-            let inheritance = inheritance(&deliveries, &legacy, &history());
+            let inheritance = inheritance(&deliveries, &killed_worker, &history());
             assert_eq!((inheritance.shards, inheritance.last_start), (1, Duration::from_millis(70)));
             inheritance.faults.len()
         };
@@ -315,13 +324,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_in_the_hand_of_who_lost_the_lease_before_is_no_inheritance() {
-        let checkpoints = BTreeMap::from([(SHARD.to_owned(), Place::new("2", 0))]);
-        let legacy = Legacy { dead: dead(End::Killed), checkpoints };
+    async fn late_deliveries_after_an_earlier_loss_are_no_inheritance() {
+        let checkpoints = BTreeMap::from([(SHARD.to_owned(), KclPosition::new("2", 0))]);
+        let killed_worker = KilledWorker { ended: ended(End::Killed), checkpoints };
         let mut deliveries = by_java(0..4);
         deliveries.push(delivery("rust-2", SHARD, 4, 60)); // at 100 it becomes the owner
         deliveries.push(delivery("rust-2", SHARD, 2, 120));
-        let inheritance = inheritance(&deliveries, &legacy, &history());
+        let inheritance = inheritance(&deliveries, &killed_worker, &history());
         assert_eq!((inheritance.shards, inheritance.last_start), (1, Duration::from_millis(70)));
         assert_eq!(inheritance.faults, Vec::<String>::new());
     }

@@ -1,4 +1,4 @@
-//! Workers of both kinds as processes, which end with their handle.
+//! Workers of both kinds as processes, which end when their handle is dropped.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // only tests call it
 
@@ -16,13 +16,13 @@ use super::java_daemon::{self, Application, TERMINATED_STATUS};
 use crate::local_servers::Endpoints;
 use crate::programs::program;
 
-/// How long a worker may take to end after it was asked to.
+/// The limit for the end of a worker after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// The exit status of ours when something had to be left undone.
+/// The exit status of our worker when it could not checkpoint everything that it delivered.
 pub const UNDRAINED_STATUS: i32 = 3;
 
-/// Which program a worker runs.
+/// The program of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// The Java KCL.
@@ -41,15 +41,15 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
-    /// The kind of the worker of this name.
+    /// The kind of the worker with this name.
     ///
     /// # Panics
-    /// When no worker is called so.
+    /// When the name fits neither kind.
     pub fn of(worker: &str) -> Self {
         if worker.starts_with("java-") {
             Self::Java
         } else {
-            assert!(worker.starts_with("rust-"), "a worker of neither kind: {worker}");
+            assert!(worker.starts_with("rust-"), "the name of a worker of neither kind: {worker}");
             Self::Rust
         }
     }
@@ -62,7 +62,7 @@ pub enum End {
     Killed,
     /// By SIGTERM, in order.
     Stopped,
-    /// By SIGTERM, but it had to leave something undone: it did not reach the servers.
+    /// By SIGTERM, with deliveries that it could not checkpoint because it did not reach the servers.
     Undrained,
 }
 
@@ -71,24 +71,24 @@ pub enum End {
 pub struct Ended {
     /// Its name.
     pub name: String,
-    /// How.
+    /// How it ended.
     pub how: End,
-    /// When the signal was sent.
+    /// When the signal was sent, in milliseconds since 1970.
     pub at_millis: u128,
 }
 
-/// A worker that runs.
+/// A running worker.
 #[derive(Debug)]
 pub struct Worker {
     /// Its name in the lease table.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     log: PathBuf,
     process: Child,
 }
 
-/// Starts workers, numbered through.
+/// Starts workers and numbers them.
 #[derive(Debug)]
 pub struct Workers {
     application: Application,
@@ -98,19 +98,19 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Of this application, with the Java KCL from these jars.
+    /// Workers of this application, with the Java KCL from these jars.
     pub fn new(application: Application, jars: PathBuf) -> Self {
         Self { application, jars, handling_time: Duration::ZERO, started: 0 }
     }
 
-    /// Ours take so long over a batch before they note it.
+    /// Makes our workers take this long for each batch before they record it.
     #[must_use]
     pub fn with_handling_time(mut self, handling_time: Duration) -> Self {
         self.handling_time = handling_time;
         self
     }
 
-    /// Those that start from now on reach the servers here.
+    /// Workers that start from now on reach the servers at these endpoints.
     pub fn through(&mut self, endpoints: &Endpoints) -> &mut Self {
         self.application.endpoints = endpoints.clone();
         self
@@ -125,7 +125,7 @@ impl Workers {
         self.start_as(name, kind)
     }
 
-    /// Starts one under the name of one that has ended.
+    /// Starts a worker with the name of one that has ended.
     ///
     /// # Panics
     /// When its program is missing.
@@ -148,7 +148,7 @@ impl Workers {
                 command
             }
         };
-        // Of several with the same name each has a log of its own.
+        // Each of several workers with the same name has a log of its own.
         let first = directory.join(format!("{name}.log"));
         let again = || directory.join(format!("{name}.{}.log", self.started));
         let path = if first.exists() { again() } else { first };
@@ -174,7 +174,7 @@ impl Worker {
         assert!(status.is_none(), "{} has ended by itself: {status:?}; see its log", self.name);
     }
 
-    /// Ends it as a crash does. The children of a Java worker see that their input ends, and leave.
+    /// Ends it as a crash does. The child processes of a Java worker end because their input ends.
     ///
     /// # Panics
     /// When it had ended by itself.
@@ -183,11 +183,11 @@ impl Worker {
         self.kill_if_running().await
     }
 
-    /// Ends it as a crash does, unless it has ended by itself: one that cannot reach the servers when it starts may do so at
-    /// any time.
+    /// Ends it as a crash does, unless it has ended by itself. A worker that cannot reach the servers at its start may end
+    /// at any time.
     ///
     /// # Panics
-    /// When the system cannot do that.
+    /// When the signal cannot be sent.
     pub async fn kill_if_running(mut self) -> Ended {
         let at_millis = now_millis();
         if self.ended_by_itself().is_none() {
@@ -196,31 +196,31 @@ impl Worker {
         Ended { name: self.name, how: End::Killed, at_millis }
     }
 
-    /// How it ended by itself, if it did.
+    /// Its exit status if it ended by itself.
     ///
     /// # Panics
-    /// When the system cannot say.
+    /// When the status cannot be read.
     pub fn ended_by_itself(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().unwrap()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     ///
     /// # Panics
     /// When the log cannot be read.
-    pub fn said(&self) -> String {
+    pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Whether it has got as far as to read: one of ours gives up its start after a while without the servers.
+    /// Whether it has started to read. Our worker gives up after a while when it cannot reach the servers at its start.
     ///
     /// # Panics
     /// When the log cannot be read.
     pub fn has_started(&self) -> bool {
-        self.said().contains("receiver started")
+        self.log_text().contains("receiver started")
     }
 
-    /// Takes all its time from it, until [`resume`](Self::resume).
+    /// Pauses the process until [`resume`](Self::resume).
     ///
     /// # Panics
     /// When it had ended by itself.
@@ -228,7 +228,7 @@ impl Worker {
         self.signal("-STOP").await;
     }
 
-    /// Lets it go on where it was.
+    /// Resumes the process.
     ///
     /// # Panics
     /// When it had ended by itself.
@@ -237,14 +237,14 @@ impl Worker {
     }
 
     async fn signal(&self, signal: &str) {
-        let id = self.process.id().expect("it runs").to_string();
+        let id = self.process.id().expect("the process runs").to_string();
         assert!(Command::new("kill").args([signal, &id]).status().await.unwrap().success());
     }
 
-    /// Asks it to end, and waits until it has; where servers cannot be reached it may have to leave something undone.
+    /// Asks it to end and waits for that. Without the servers it may end with deliveries that are not checkpointed.
     ///
     /// # Panics
-    /// When it does not end in time, or in any other way.
+    /// When it does not end in time, or ends in any other way.
     pub async fn stop_as_far_as_possible(mut self, limit: Duration) -> Ended {
         let at_millis = now_millis();
         if self.ended_by_itself().is_none() {
@@ -255,14 +255,14 @@ impl Worker {
         let how = match status.unwrap().code() {
             Some(0) => End::Stopped,
             Some(UNDRAINED_STATUS) => End::Undrained,
-            // It had just given up its start.
+            // It ended because its start failed.
             Some(_) if !self.has_started() => End::Undrained,
             code => panic!("{} ended with {code:?} after SIGTERM; see {}", self.name, self.log.display()),
         };
         Ended { name: self.name, how, at_millis }
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks it to end and waits for that.
     ///
     /// # Panics
     /// When it does not end in time, or not in order.

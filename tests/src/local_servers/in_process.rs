@@ -1,4 +1,4 @@
-//! Servers in this process: nothing to install, ready at once, and a place to inject faults.
+//! Servers in this process: nothing to install, ready at once, and open to injected faults.
 
 use std::future::pending;
 use std::io;
@@ -22,14 +22,14 @@ use super::kinesis_answers::answer_as_aws;
 /// The largest request body, above the 5 MiB of a full `PutRecords` in base64.
 pub(super) const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
 
-/// How many open shards the Kinesis server allows.
+/// The limit of open shards of the Kinesis server.
 const SHARD_LIMIT: u32 = 1000;
 
-/// How long a subscription lives, in milliseconds: 5 min on AWS, here so short that a run goes over several, and longer than
-/// the five seconds that must lie between two.
+/// The lifetime of a subscription, in milliseconds. It is 5 min on AWS. Here a run spans several subscriptions, and each is
+/// longer than the five seconds that must lie between two.
 const SUBSCRIPTION_MS: u64 = 7_000;
 
-/// What the server speaks.
+/// The content type of the server's answers.
 const AMZ_JSON: &str = "application/x-amz-json-1.1";
 
 /// `ferrokinesis` and `dynoxide` in this process, each on a port of its own. They end when this is dropped.
@@ -43,7 +43,7 @@ impl InProcessServers {
     /// Starts both.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is free.
     pub async fn start() -> io::Result<Self> {
         Self::start_at("127.0.0.1:0", "127.0.0.1:0").await
     }
@@ -51,15 +51,15 @@ impl InProcessServers {
     /// Starts both at given addresses.
     ///
     /// # Errors
-    /// When an address cannot be had.
+    /// When an address is in use.
     pub async fn start_at(kinesis: &str, dynamodb: &str) -> io::Result<Self> {
         Self::serve(kinesis, dynamodb, kinesis_app(Answers::AsTheServer)).await
     }
 
-    /// Starts both, the Kinesis answering what AWS documents where the server alone does not: what the Java KCL needs.
+    /// Starts both. The Kinesis server also answers as AWS documents where `ferrokinesis` does not; the Java KCL needs that.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is free.
     pub async fn start_for_java() -> io::Result<Self> {
         Self::serve("127.0.0.1:0", "127.0.0.1:0", kinesis_app(Answers::AsAws)).await
     }
@@ -91,18 +91,18 @@ impl InProcessServers {
     }
 }
 
-/// Which answers the local Kinesis gives.
+/// The answers of the local Kinesis server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answers {
-    /// Those of the server: where it lacks something, our receiver is tested to do without.
+    /// The answers of `ferrokinesis`. The tests show that our receiver copes with its gaps.
     AsTheServer,
     /// With what [`answer_as_aws`] adds.
     AsAws,
 }
 
-/// `ferrokinesis` behind a lock: without it a tailing reader can pass a record whose sequence number was given but
-/// which is not stored yet, and readers among many writers can stop the server for good (both seen with 0.7.0). Writes
-/// go one at a time, everything else side by side.
+/// `ferrokinesis` behind a lock. Without it a reader at the tip can pass a record whose sequence number is assigned but
+/// which is not stored yet, and readers among many writers can deadlock the server (both seen with 0.7.0). Writes run one at
+/// a time, and all other calls run concurrently.
 fn kinesis_app(answers: Answers) -> Router {
     let options = StoreOptions {
         create_stream_ms: 0,
@@ -140,7 +140,7 @@ fn kinesis_app(answers: Answers) -> Router {
     app.layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
 }
 
-/// Past the server's own reading of the request, which loses where to start. The events come outside the lock.
+/// Bypasses the server's own parsing of the request, which loses the starting position. The events come outside the lock.
 async fn subscribe(store: &Store, body: Body) -> Response {
     let body = to_bytes(body, MAX_BODY_BYTES).await.unwrap_or_default();
     let request = serde_json::from_slice(&body).unwrap_or_default();

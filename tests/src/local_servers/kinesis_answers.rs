@@ -1,14 +1,15 @@
-//! What AWS documents and `ferrokinesis` does not answer, added in front of it: the Java KCL relies on it.
+//! Answers that AWS documents and the Java KCL relies on, added in front of `ferrokinesis`, which lacks them.
 //!
 //! | call | AWS | `ferrokinesis` 0.7 | here |
 //! | --- | --- | --- | --- |
-//! | any but writes, by `StreamARN` | as good as by name | refused | the ARN is replaced by the name |
+//! | all but writes, by `StreamARN` | same as by name | refused | the ARN is replaced by the name |
 //! | `GetRecords`, end of a closed shard | no next iterator, and `ChildShards` | no next iterator | `ChildShards` added |
-//! | `ListShards` with `ShardFilter` | `AT_LATEST`: the open shards; `AT_TRIM_HORIZON`: those at the oldest record; `AFTER_SHARD_ID`: those behind it; `FROM_TIMESTAMP`: those not closed before it | ignored | applied, but all for `FROM_TIMESTAMP` |
+//! | `ListShards` with `ShardFilter` | `AT_LATEST`: the open shards; `AT_TRIM_HORIZON`: those at the oldest record; `AFTER_SHARD_ID`: those after it; `FROM_TIMESTAMP`: those not closed before it | ignored | applied, but all shards for `FROM_TIMESTAMP` |
 //!
-//! Requests and answers of `GetRecords` may be JSON or CBOR. Nothing is trimmed while a test runs, so the shards at the trim horizon are those without a parent. Either of the
-//! first two filters thus yields shards that together cover every hash key exactly once, which the Java KCL checks. Other filters are
-//! refused, so that a test which needs one does not pass by accident.
+//! Requests and answers of `GetRecords` may be JSON or CBOR. No record is trimmed during a test, so the shards at the trim
+//! horizon are those without a parent. Each of the first two filters therefore returns shards that cover every hash key
+//! exactly once, which the Java KCL checks. Other filters are refused, so that a test that needs one does not pass by
+//! accident.
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
@@ -23,10 +24,10 @@ use serde_json::{Value, json};
 
 use super::in_process::MAX_BODY_BYTES;
 
-/// The most that an answer holds: 10,000 records in base64, with room to spare.
+/// The size limit of an answer: more than 10,000 records in base64.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// Passes a request on, and makes request and answer what AWS documents.
+/// Passes a request on, and adapts the request and the answer to the documentation of AWS.
 pub(super) async fn answer_as_aws(store: &Store, request: Request, next: Next) -> Response {
     let operation = operation(&request);
     if operation.starts_with("PutRecord") {
@@ -36,12 +37,12 @@ pub(super) async fn answer_as_aws(store: &Store, request: Request, next: Next) -
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
         return refusal("the request body is too large or was cut off");
     };
-    let (body, asked) = match rewritten(&body) {
-        Some(asked) => (Bytes::from(asked.to_string()), asked),
-        // CBOR carries iterators only; of anything else the server says itself what is wrong with it.
+    let (body, requested) = match rewritten(&body) {
+        Some(requested) => (Bytes::from(requested.to_string()), requested),
+        // A CBOR request has an iterator only; the server itself reports any other fault.
         None => (body.clone(), ciborium::from_reader(&*body).unwrap_or(Value::Null)),
     };
-    let filter = match shard_filter(&asked) {
+    let filter = match shard_filter(&requested) {
         Ok(filter) => filter,
         Err(why) => return refusal(&why),
     };
@@ -51,7 +52,7 @@ pub(super) async fn answer_as_aws(store: &Store, request: Request, next: Next) -
         return answer;
     }
     match operation.as_str() {
-        "GetRecords" => with_children(store, &asked, answer).await,
+        "GetRecords" => with_children(store, &requested, answer).await,
         "ListShards" => filtered(filter, answer).await,
         _ => answer,
     }
@@ -62,19 +63,19 @@ fn operation(request: &Request) -> String {
     target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned()
 }
 
-/// The request with a name in the place of an ARN; `None` where it is no object.
+/// The request with the stream's name instead of its ARN. `None` when it is not a JSON object.
 fn rewritten(body: &[u8]) -> Option<Value> {
-    let mut asked: Value = serde_json::from_slice(body).ok()?;
-    let request = asked.as_object_mut()?;
+    let mut requested: Value = serde_json::from_slice(body).ok()?;
+    let request = requested.as_object_mut()?;
     let name = request.get("StreamARN").and_then(Value::as_str).and_then(|arn| arn.rsplit('/').next());
     if let Some(name) = name.map(str::to_owned) {
         request.remove("StreamARN");
-        // Calls that go by an iterator have no name.
+        // A call with an iterator has no stream name.
         if !request.contains_key("ShardIterator") {
             request.insert("StreamName".to_owned(), Value::String(name));
         }
     }
-    Some(asked)
+    Some(requested)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,16 +85,16 @@ enum ShardFilter {
     After(String),
 }
 
-fn shard_filter(asked: &Value) -> Result<Option<ShardFilter>, String> {
-    match asked["ShardFilter"]["Type"].as_str() {
+fn shard_filter(requested: &Value) -> Result<Option<ShardFilter>, String> {
+    match requested["ShardFilter"]["Type"].as_str() {
         None => Ok(None),
         Some("AT_LATEST") => Ok(Some(ShardFilter::AtLatest)),
-        // When a shard was closed is not known here; a reader may be told of more shards than it asks for.
+        // The closing times of shards are unknown here, and a listing may contain more shards than requested.
         Some("FROM_TIMESTAMP") => Ok(None),
         Some("AT_TRIM_HORIZON") => Ok(Some(ShardFilter::AtTrimHorizon)),
         Some("AFTER_SHARD_ID") => {
             let shard_id =
-                asked["ShardFilter"]["ShardId"].as_str().ok_or("AFTER_SHARD_ID needs a shard id")?;
+                requested["ShardFilter"]["ShardId"].as_str().ok_or("AFTER_SHARD_ID needs a shard id")?;
             Ok(Some(ShardFilter::After(shard_id.to_owned())))
         }
         Some(other) => Err(format!("this test server does not know the shard filter {other}")),
@@ -115,10 +116,10 @@ async fn filtered(filter: Option<ShardFilter>, answer: Response) -> Response {
     .await
 }
 
-/// An answer of `GetRecords`; if it is the last one of its shard, with the shard's children.
-async fn with_children(store: &Store, asked: &Value, answer: Response) -> Response {
+/// An answer of `GetRecords`, with the children of the shard if it is the last one of the shard.
+async fn with_children(store: &Store, requested: &Value, answer: Response) -> Response {
     let children = async {
-        let (_, stream, shard, _) = decode_shard_iterator(asked["ShardIterator"].as_str()?).ok()?;
+        let (_, stream, shard, _) = decode_shard_iterator(requested["ShardIterator"].as_str()?).ok()?;
         let stream = store.get_stream(&stream).await.ok()?;
         let children = stream.shards.iter().filter_map(|child| {
             let parents = [&child.parent_shard_id, &child.adjacent_parent_shard_id];
@@ -156,8 +157,8 @@ async fn changed(answer: Response, change: impl FnOnce(&mut Value)) -> Response 
     Response::from_parts(parts, Body::from(body))
 }
 
-/// An answer in CBOR; `None` where it is none, or nothing is added. What has no counterpart in JSON stays as it is: only new
-/// entries are taken over.
+/// Adds entries to a CBOR answer. `None` when it is no map. Existing entries stay as they are, since not every CBOR value
+/// exists in JSON.
 fn changed_cbor(body: &[u8], change: impl FnOnce(&mut Value)) -> Option<Vec<u8>> {
     let mut answer: Vec<(CborValue, CborValue)> =
         ciborium::from_reader::<CborValue, _>(body).ok()?.into_map().ok()?;
@@ -193,15 +194,15 @@ mod tests {
 
     #[test]
     fn an_arn_becomes_a_name_unless_there_is_an_iterator() {
-        let asked = rewritten(br#"{"StreamARN": "arn:aws:kinesis:us-east-1:000000000000:stream/words"}"#);
-        assert_eq!(asked, Some(json!({"StreamName": "words"})));
-        let asked = rewritten(br#"{"StreamARN": "arn:x/words", "ShardIterator": "i", "Limit": 10}"#);
-        assert_eq!(asked, Some(json!({"ShardIterator": "i", "Limit": 10})));
+        let requested = rewritten(br#"{"StreamARN": "arn:aws:kinesis:us-east-1:000000000000:stream/words"}"#);
+        assert_eq!(requested, Some(json!({"StreamName": "words"})));
+        let requested = rewritten(br#"{"StreamARN": "arn:x/words", "ShardIterator": "i", "Limit": 10}"#);
+        assert_eq!(requested, Some(json!({"ShardIterator": "i", "Limit": 10})));
         assert_eq!(rewritten(b"no object"), None);
     }
 
     #[test]
-    fn an_answer_in_cbor_gets_children_where_it_is_the_last() {
+    fn last_answer_in_cbor_gets_children() {
         let add = |value: &mut Value| {
             if value["NextShardIterator"].is_null() {
                 value["ChildShards"] = json!([{"ShardId": "c"}]);

@@ -1,17 +1,19 @@
-//! Kinesis and DynamoDB on this machine: in this process, or as child processes that end with their guard.
+//! Kinesis and DynamoDB on this machine: in this process, or as child processes. They end when their handle is dropped.
 //!
-//! Two pairs, since no emulator is right about everything. Where they disagree the tests follow the documentation of AWS:
+//! There are two pairs, since no emulator is right about everything. Where they disagree, the tests follow the documentation
+//! of AWS:
 //!
 //! | what | `ferrokinesis` 0.7 | `kinesis-local` 0.6 | AWS, and what we rely on |
 //! | --- | --- | --- | --- |
 //! | end of a closed shard | on an empty answer after the last records | with the last records | no next iterator, on either |
 //! | children in that answer | absent | named | named; where absent they are looked up by listing |
 //! | `MillisBehindLatest` of an open shard | always 0 | behind the newest record | only a hint for the pace, never the end |
-//! | where a subscription starts | lost in the reading of the request, which we bypass | as asked | as asked |
+//! | starting position of a subscription | lost in the parsing of the request, which we bypass | as requested | as requested
+//! |
 //! | end of a subscription at the end of a shard | children in every event of a closed shard, then the stream ends | never | no continuation in the last event; both are understood |
 //! | reads per second and shard | not limited | not limited | five; our own pace is tested by itself |
 //!
-//! The Java KCL relies on more than that; [`InProcessServers::start_for_java`] adds what it needs to the first.
+//! The Java KCL relies on more; [`InProcessServers::start_for_java`] adds what `ferrokinesis` lacks.
 //!
 //! | what | `dynoxide` 3.2 | `dynalite` 4.0 | AWS, and what we rely on |
 //! | --- | --- | --- | --- |
@@ -29,16 +31,16 @@ use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 pub use in_process::InProcessServers;
 pub use node::NodeServers;
 
-/// The region that the local servers say they are in.
+/// The region of the local servers.
 pub const REGION: &str = "us-east-1";
 
-/// Any credentials will do, but there must be some.
+/// The local servers accept any credentials, but require some.
 pub const ACCESS_KEY_ID: &str = "000000000000";
 
 /// The secret that goes with [`ACCESS_KEY_ID`].
 pub const SECRET_ACCESS_KEY: &str = "local";
 
-/// Where a pair of servers listens.
+/// The addresses of a pair of servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoints {
     /// The Kinesis endpoint, as a URL.
@@ -76,7 +78,7 @@ impl Endpoints {
         aws_sdk_dynamodb::Client::from_conf(config)
     }
 
-    /// What a child process needs in its environment to talk to the servers.
+    /// The environment variables with which a child process reaches the servers.
     pub fn environment() -> [(&'static str, &'static str); 4] {
         [
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Endpoints, REGION};
 
-/// How long a server may take to answer its first call.
+/// The limit for the first answer of a server.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// `kinesis-local` (kinesis-mock) and `dynalite`, each a process of its own. They end when this is dropped.
@@ -23,7 +23,7 @@ pub struct NodeServers {
 }
 
 impl NodeServers {
-    /// Where `cargo xtask wire` installs the packages, if it did.
+    /// The directory in which `cargo xtask wire` installed the packages. `None` without it.
     pub fn directory() -> Option<PathBuf> {
         std::env::var_os("EMULATORS_DIR").map(PathBuf::from)
     }
@@ -37,7 +37,7 @@ impl NodeServers {
         let (kinesis_port, tls_port, dynamodb_port) = (free_port()?, free_port()?, free_port()?);
         let kinesis = Command::new("node")
             .arg("main.js")
-            // It finds its certificate only from here.
+            // It finds its certificate only from its own directory.
             .current_dir(modules.join("kinesis-local"))
             .env("KINESIS_MOCK_PLAIN_PORT", kinesis_port.to_string())
             .env("KINESIS_MOCK_TLS_PORT", tls_port.to_string())

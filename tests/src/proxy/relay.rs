@@ -1,4 +1,4 @@
-//! Carries one connection: the thin shell around what its fate says.
+//! Relays one connection as its treatment demands.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,94 +10,99 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::fate::{Cut, Direction, Fate, Pace};
 use super::plan::{Period, Plan};
 use super::tally::Tally;
+use super::treatment::{Cut, Direction, Pace, Treatment};
 
-/// How much of a connection is held in each direction, in bytes.
+/// The buffer of a connection in each direction, in bytes.
 const LANE_BYTES: usize = 16 * 1024;
 
-/// In how many pieces a second's worth of a throttled connection is written.
+/// The number of writes per second of a throttled connection.
 const PIECES_PER_SECOND: u64 = 20;
 
-/// How long a connection is kept whose client has nothing more to say.
+/// How long a connection is kept after its client has closed its half.
 const LINGER_TIME: Duration = Duration::from_secs(15);
 
-/// What a connection is carried with.
+/// One connection and its surroundings.
 pub(super) struct Relay {
     pub(super) number: u64,
     pub(super) server: SocketAddr,
     pub(super) plan: Arc<Plan>,
-    pub(super) weather: watch::Receiver<Period>,
+    pub(super) period_changes: watch::Receiver<Period>,
     pub(super) tally: Arc<Tally>,
 }
 
 /// How a connection ended.
 enum End {
-    /// By the fate.
+    /// By its treatment.
     Cut(Cut),
-    /// By its two ends.
+    /// By the client and the server.
     Over,
 }
 
 impl Relay {
-    /// Carries a connection to its end. While nothing may pass, the server does not even hear of it.
+    /// Relays a connection to its end. While bytes are held, the server is not even connected.
     pub(super) async fn carry(mut self, client: TcpStream) {
-        self.tally.note("connections");
-        let mut fate = self.next_fate();
-        while fate == Fate::Hold {
-            self.tally.note("connections taken in and held");
-            if self.weather.changed().await.is_err() {
+        self.tally.count("connections");
+        let mut treatment = self.next_treatment();
+        while treatment == Treatment::Hold {
+            self.tally.count("connections accepted and held");
+            if self.period_changes.changed().await.is_err() {
                 return;
             }
-            fate = self.next_fate();
+            treatment = self.next_treatment();
         }
         let Ok(server) = TcpStream::connect(self.server).await else {
-            self.tally.note("connections without a server");
+            self.tally.count("connections without a server");
             return;
         };
-        // Small pieces are sent as they come: it is the plan that delays.
+        // Small pieces are sent at once: only the plan may delay them.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (mut client, mut server) = (client, server);
-        if let End::Cut(how) = self.relay(&mut client, &mut server, fate).await {
-            self.tally.note(match how {
+        if let End::Cut(how) = self.relay(&mut client, &mut server, treatment).await {
+            self.tally.count(match how {
                 Cut::Reset => "connections reset",
                 Cut::Close => "connections closed",
             });
             if how == Cut::Reset {
-                // Where the system refuses it the connection is closed instead.
+                // Where the system refuses this, the connection is closed instead.
                 let _ = (client.set_zero_linger(), server.set_zero_linger());
             }
         }
     }
 
-    fn next_fate(&mut self) -> Fate {
-        let period = *self.weather.borrow_and_update();
-        self.plan.fate(&period, self.number)
+    fn next_treatment(&mut self) -> Treatment {
+        let period = *self.period_changes.borrow_and_update();
+        self.plan.treatment(&period, self.number)
     }
 
-    async fn relay(&mut self, client: &mut TcpStream, server: &mut TcpStream, mut fate: Fate) -> End {
+    async fn relay(
+        &mut self,
+        client: &mut TcpStream,
+        server: &mut TcpStream,
+        mut treatment: Treatment,
+    ) -> End {
         let (mut client_reads, mut client_writes) = client.split();
         let (mut server_reads, mut server_writes) = server.split();
         let tally = self.tally.clone();
         let mut up = Lane::new(Direction::Up, self.number);
         let mut down = Lane::new(Direction::Down, self.number);
         loop {
-            match fate {
-                Fate::Cut { how, fuse: None } => return End::Cut(how),
-                Fate::SwallowAnswers if !down.discards => {
-                    tally.note("connections whose answers are swallowed");
+            match treatment {
+                Treatment::Cut { how, trigger: None } => return End::Cut(how),
+                Treatment::SwallowAnswers if !down.discards => {
+                    tally.count("connections whose answers are swallowed");
                     down.discards = true;
                 }
                 _ => {}
             }
-            up.enter(&fate);
-            down.enter(&fate);
+            up.enter(&treatment);
+            down.enter(&treatment);
             loop {
                 let linger = up.finished_at.map(|at| at + LINGER_TIME);
                 let stepped = tokio::select! {
                     biased;
-                    changed = self.weather.changed() => {
+                    changed = self.period_changes.changed() => {
                         if changed.is_err() {
                             return End::Over;
                         }
@@ -111,49 +116,49 @@ impl Relay {
                     (_, Ok(Step::Finished)) if up.is_finished() && down.is_finished() => return End::Over,
                     (_, Ok(Step::Finished)) => {}
                     (_, Err(_)) => return End::Over,
-                    (direction, Ok(Step::FuseBlown)) => {
-                        if let Fate::Cut { how, .. } = fate {
+                    (direction, Ok(Step::Triggered)) => {
+                        if let Treatment::Cut { how, .. } = treatment {
                             return End::Cut(how);
                         }
-                        tally.note("halves closed");
+                        tally.count("halves closed");
                         let closed = match direction {
                             Direction::Up => (server_writes.shutdown().await, &mut up),
                             Direction::Down => (client_writes.shutdown().await, &mut down),
                         };
                         closed.1.discards = true;
-                        closed.1.fuse_bytes = None;
+                        closed.1.bytes_until_trigger = None;
                     }
                 }
             }
-            fate = self.next_fate();
-            if fate == Fate::Hold {
-                tally.note("connections held");
+            treatment = self.next_treatment();
+            if treatment == Treatment::Hold {
+                tally.count("connections held");
             }
         }
     }
 }
 
-/// What one direction came to.
+/// The outcome of relaying one direction.
 enum Step {
-    /// Its sender has nothing more to say, and its receiver knows.
+    /// Its sender has closed it, and its receiver knows.
     Finished,
-    /// So many bytes have passed.
-    FuseBlown,
+    /// The bytes before the trigger have passed.
+    Triggered,
 }
 
-/// One direction of a connection. Carrying it on is safe to cancel: what was read and not written is kept.
+/// One direction of a connection. Relaying is safe to cancel: bytes that were read and not written are kept.
 struct Lane {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// What is in the buffer is not written before.
+    /// The buffered bytes are not written before this time.
     held_until: Instant,
     pace: Pace,
-    /// So many bytes pass before something happens.
-    fuse_bytes: Option<u64>,
-    /// Nothing passes at all.
-    is_still: bool,
-    /// What is read is thrown away.
+    /// The bytes that pass before the trigger.
+    bytes_until_trigger: Option<u64>,
+    /// No bytes pass.
+    is_held: bool,
+    /// Bytes that are read are discarded.
     discards: bool,
     finished_at: Option<Instant>,
     direction: Direction,
@@ -168,8 +173,8 @@ impl Lane {
             end: 0,
             held_until: Instant::now(),
             pace: Pace::default(),
-            fuse_bytes: None,
-            is_still: false,
+            bytes_until_trigger: None,
+            is_held: false,
             discards: false,
             finished_at: None,
             direction,
@@ -181,10 +186,10 @@ impl Lane {
         self.finished_at.is_some()
     }
 
-    fn enter(&mut self, fate: &Fate) {
-        self.pace = fate.pace(self.direction);
-        self.fuse_bytes = fate.fuse_bytes(self.direction).filter(|_| !self.discards);
-        self.is_still = *fate == Fate::Hold;
+    fn enter(&mut self, treatment: &Treatment) {
+        self.pace = treatment.pace(self.direction);
+        self.bytes_until_trigger = treatment.bytes_until_trigger(self.direction).filter(|_| !self.discards);
+        self.is_held = *treatment == Treatment::Hold;
     }
 
     async fn carry(
@@ -193,7 +198,7 @@ impl Lane {
         to: &mut (impl AsyncWrite + Unpin),
         tally: &Tally,
     ) -> io::Result<Step> {
-        if self.is_still {
+        if self.is_held {
             std::future::pending::<()>().await;
         }
         loop {
@@ -212,12 +217,12 @@ impl Lane {
                 continue;
             }
             if self.discards {
-                tally.add(self.thrown_away(), (self.end - self.start) as u64);
+                tally.add(self.discarded(), (self.end - self.start) as u64);
                 self.start = self.end;
                 continue;
             }
-            if self.fuse_bytes == Some(0) {
-                return Ok(Step::FuseBlown);
+            if self.bytes_until_trigger == Some(0) {
+                return Ok(Step::Triggered);
             }
             sleep_until(self.held_until).await;
             let most = self.most_at_once();
@@ -231,10 +236,10 @@ impl Lane {
                 self.held_until =
                     Instant::now() + Duration::from_secs_f64(written as f64 / bytes_per_second as f64);
             }
-            if let Some(left) = &mut self.fuse_bytes {
+            if let Some(left) = &mut self.bytes_until_trigger {
                 *left = left.saturating_sub(written as u64);
                 if *left == 0 {
-                    return Ok(Step::FuseBlown);
+                    return Ok(Step::Triggered);
                 }
             }
         }
@@ -243,12 +248,14 @@ impl Lane {
     fn most_at_once(&self) -> usize {
         let there = self.end - self.start;
         let piece = self.pace.bytes_per_second.map(|bytes| (bytes / PIECES_PER_SECOND).max(1));
-        let limits =
-            piece.into_iter().chain(self.fuse_bytes).map(|most| usize::try_from(most).unwrap_or(there));
+        let limits = piece
+            .into_iter()
+            .chain(self.bytes_until_trigger)
+            .map(|most| usize::try_from(most).unwrap_or(there));
         limits.fold(there, usize::min)
     }
 
-    /// What is counted of the bytes that pass.
+    /// The name under which relayed bytes are counted.
     fn carried(&self) -> &'static str {
         match self.direction {
             Direction::Up => "bytes of requests carried",
@@ -256,8 +263,8 @@ impl Lane {
         }
     }
 
-    /// What is counted of the bytes that do not.
-    fn thrown_away(&self) -> &'static str {
+    /// The name under which discarded bytes are counted.
+    fn discarded(&self) -> &'static str {
         match self.direction {
             Direction::Up => "bytes of requests thrown away",
             Direction::Down => "bytes of answers thrown away",

@@ -1,9 +1,9 @@
-//! What a proxy did, counted by name.
+//! Counts of the proxy's actions.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Counts, by what is counted.
+/// Counts by name.
 #[derive(Debug, Default)]
 pub struct Tally {
     counts: Mutex<BTreeMap<String, u64>>,
@@ -11,7 +11,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts one.
-    pub(super) fn note(&self, what: &str) {
+    pub(super) fn count(&self, what: &str) {
         self.add(what, 1);
     }
 
@@ -24,7 +24,7 @@ impl Tally {
         }
     }
 
-    /// How many of this there were.
+    /// The count with this name.
     pub fn of(&self, what: &str) -> u64 {
         self.all().get(what).copied().unwrap_or(0)
     }

@@ -1,5 +1,6 @@
-//! The main job over the wire: three receiver processes share a resharding stream, one is killed, one is stopped, and
-//! every word is counted; and one process is paused for longer than the fail-over time. Run by `cargo xtask wire`, which builds the programs and installs the servers.
+//! The main job over the wire. Three receiver processes share a resharding stream, one is killed, one is stopped, and every
+//! word is counted. In another test a process is paused for longer than the fail-over time. Run by `cargo xtask wire`, which
+//! builds the programs and installs the servers.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
 
@@ -18,20 +19,20 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::processes::{
-    Counter, again_after_termination, check_words, create_stream, fresh_directory, journals, producer,
-    real_text, split_and_merge, wait_for_records, wait_until_at_rest,
+    Counter, check_words, create_stream, fresh_directory, journals, producer, real_text,
+    redelivered_after_termination, split_and_merge, wait_for_records, wait_until_balanced,
 };
 
 const STREAM: &str = "words";
 const APPLICATION: &str = "wire-word-count";
 
-/// Short, so that the run is; three times the time between renewals.
+/// Short, to keep the run short; three times the time between renewals.
 const FAILOVER_TIME: Duration = Duration::from_secs(3);
 
-/// How long any single thing may take before the run counts as failed.
+/// The limit for each step of a run.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// How much is put, and how fast.
+/// The amount of data, and its rate.
 struct Volume {
     text_bytes: usize,
     record_bytes: usize,
@@ -48,7 +49,7 @@ async fn wire_fleet_on_ferrokinesis_and_dynoxide() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wire_fleet_on_kinesis_local_and_dynalite() {
     let Some(directory) = NodeServers::directory() else {
-        println!("LEFT OUT: kinesis-local and dynalite, because EMULATORS_DIR does not say where they are");
+        println!("LEFT OUT: kinesis-local and dynalite, because EMULATORS_DIR is not set");
         return;
     };
     let servers = NodeServers::start(&directory).await.unwrap();
@@ -79,8 +80,9 @@ async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
     killed.process.kill().await.unwrap();
     println!("   {} killed", killed.name);
 
-    // A lease that was just moved is read again from its checkpoint, whoever stops then: wait until nothing moves.
-    wait_until_at_rest(endpoints, &counters).await;
+    // A lease that has just moved is read again from its checkpoint. Wait until no lease moves, so that redeliveries are due
+    // to the stop alone.
+    wait_until_balanced(endpoints, &counters).await;
     wait_for_records(&directory, expected * 3 / 5).await;
     let terminated = counters.remove(0);
     let terminated_name = terminated.name.clone();
@@ -98,7 +100,7 @@ async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
     assert_eq!(counters.remove(0).terminate().await, Some(0), "SIGTERM must drain");
 
     let (summary, again) = check_words(&directory);
-    let again_after = again_after_termination(&directory, &terminated_name, &when_terminated);
+    let again_after = redelivered_after_termination(&directory, &terminated_name, &when_terminated);
     println!(
         "   {summary}; delivered again: {again}, of the terminated process's records: {}",
         again_after.len()
@@ -110,8 +112,8 @@ async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
     );
 }
 
-/// Looks at the lease table all the time, and sees to it that no counter and no checkpoint ever goes back.
-fn watch_that_nothing_goes_back(endpoints: &Endpoints) -> JoinHandle<()> {
+/// Scans the lease table repeatedly and fails when a counter or a checkpoint goes back.
+fn check_that_nothing_goes_back(endpoints: &Endpoints) -> JoinHandle<()> {
     let store = DynamoDbLeaseStore::new(endpoints.dynamodb_client(), APPLICATION).unwrap();
     tokio::spawn(async move {
         let mut before: BTreeMap<ShardId, Lease> = BTreeMap::new();
@@ -128,8 +130,8 @@ fn watch_that_nothing_goes_back(endpoints: &Endpoints) -> JoinHandle<()> {
     })
 }
 
-/// SIGSTOP for three times the fail-over time, while others take over; then SIGCONT. Whatever the process attempts then
-/// is fenced: its leases are others', its log says so, and nothing in the table goes back.
+/// A process is paused with SIGSTOP for three times the fail-over time while others take its leases, and then resumed. All
+/// its later writes are fenced, its log reports the loss, and nothing in the table goes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wire_fleet_fences_a_process_that_was_paused() {
     let servers = InProcessServers::start().await.unwrap();
@@ -139,8 +141,8 @@ async fn wire_fleet_fences_a_process_that_was_paused() {
     fs::write(&input, real_text(3 * 1024 * 1024)).unwrap();
     create_stream(endpoints, 4).await;
     let counters: Vec<Counter> = (0..2).map(|index| Counter::start(index, endpoints, &directory)).collect();
-    wait_until_at_rest(endpoints, &counters).await;
-    let watch = watch_that_nothing_goes_back(endpoints);
+    wait_until_balanced(endpoints, &counters).await;
+    let watch = check_that_nothing_goes_back(endpoints);
 
     let volume = Volume { text_bytes: 3 * 1024 * 1024, record_bytes: 1024, records_per_second: 100 };
     let mut producer = producer(endpoints, &volume, &input, &directory);
@@ -168,7 +170,7 @@ async fn wire_fleet_fences_a_process_that_was_paused() {
     let log = directory.join(format!("{}.log", paused.name));
     let resumed_at = Instant::now();
     while !fs::read_to_string(&log).unwrap().contains("LeaseLost") {
-        assert!(resumed_at.elapsed() < LIMIT, "it does not notice; see {}", log.display());
+        assert!(resumed_at.elapsed() < LIMIT, "the loss is not logged; see {}", log.display());
         sleep(Duration::from_millis(100)).await;
     }
 
@@ -178,13 +180,13 @@ async fn wire_fleet_fences_a_process_that_was_paused() {
         directory.display()
     );
     wait_for_records(&directory, expected).await;
-    // It is a member of the fleet again, and both drain.
-    wait_until_at_rest(endpoints, &counters).await;
+    // The process is a member of the fleet again, and both drain.
+    wait_until_balanced(endpoints, &counters).await;
     for counter in counters {
         assert_eq!(counter.terminate().await, Some(0), "SIGTERM must drain");
     }
     let (summary, again) = check_words(&directory);
     println!("   {summary}; delivered again: {again}");
-    assert!(!watch.is_finished(), "something went back");
+    assert!(!watch.is_finished(), "a counter or a checkpoint went back; see the panic above");
     watch.abort();
 }

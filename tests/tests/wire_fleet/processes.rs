@@ -1,4 +1,4 @@
-//! The processes of the wire runs, what they are given, and what they leave behind.
+//! The processes of the wire runs, their input, and their journals.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -39,24 +39,28 @@ impl Counter {
     }
 
     pub(crate) async fn signal(&self, signal: &str) {
-        let id = self.process.id().expect("it runs").to_string();
+        let id = self.process.id().expect("the process runs").to_string();
         assert!(Command::new("kill").args([signal, &id]).status().await.unwrap().success());
     }
 
     pub(crate) async fn terminate(mut self) -> Option<i32> {
         self.signal("-TERM").await;
-        tokio::time::timeout(LIMIT, self.process.wait()).await.expect("it ends when asked to").unwrap().code()
+        tokio::time::timeout(LIMIT, self.process.wait())
+            .await
+            .expect("the process ends after SIGTERM")
+            .unwrap()
+            .code()
     }
 }
 
-/// Waits, by asking, until these processes alone hold all unfinished leases, evenly, and no lease has changed hands for
-/// the fail-over time.
-pub(crate) async fn wait_until_at_rest(endpoints: &Endpoints, counters: &[Counter]) {
+/// Waits until these processes hold all unfinished leases in even shares and no lease has changed its owner for the
+/// fail-over time.
+pub(crate) async fn wait_until_balanced(endpoints: &Endpoints, counters: &[Counter]) {
     let store = DynamoDbLeaseStore::new(endpoints.dynamodb_client(), APPLICATION).unwrap();
     let started_at = Instant::now();
     let (mut owners_before, mut since) = (BTreeMap::new(), Instant::now());
     loop {
-        // Nothing is at rest before there is a table.
+        // Before the table exists the fleet is not balanced.
         let mut leases = store.list(Consistency::Strong).await.unwrap_or_default().leases;
         leases.retain(|lease| !lease.is_finished());
         let owners: BTreeMap<String, String> = leases
@@ -72,10 +76,10 @@ pub(crate) async fn wait_until_at_rest(endpoints: &Endpoints, counters: &[Counte
         if !all_are_held || !is_even || owners != owners_before {
             (owners_before, since) = (owners, Instant::now());
         } else if since.elapsed() > FAILOVER_TIME {
-            println!("   at rest with {loads:?} leases after {:.1} s", started_at.elapsed().as_secs_f64());
+            println!("   balanced with {loads:?} leases after {:.1} s", started_at.elapsed().as_secs_f64());
             return;
         }
-        assert!(started_at.elapsed() < LIMIT, "the fleet does not come to rest: {owners_before:?}");
+        assert!(started_at.elapsed() < LIMIT, "the fleet does not become balanced: {owners_before:?}");
         sleep(Duration::from_millis(250)).await;
     }
 }
@@ -93,7 +97,7 @@ pub(crate) fn producer(endpoints: &Endpoints, volume: &Volume, input: &Path, dir
         .unwrap()
 }
 
-/// One of the example programs, logging to a file.
+/// One of the example programs, with its log in a file.
 pub(crate) fn logging_program(program_name: &str, name: &str, directory: &Path) -> Command {
     let log = fs::File::create(directory.join(format!("{name}.log"))).unwrap();
     let mut command = program(program_name);
@@ -108,7 +112,7 @@ pub(crate) fn fresh_directory(name: &str) -> PathBuf {
     directory
 }
 
-/// Text that people wrote: readmes, licences and change logs of the crates that this workspace was built from.
+/// Real text: the readmes, licences and change logs of the crates in the cargo registry.
 pub(crate) fn real_text(bytes: usize) -> Vec<u8> {
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).unwrap();
@@ -118,7 +122,7 @@ pub(crate) fn real_text(bytes: usize) -> Vec<u8> {
     assert!(!files.is_empty(), "no readmes under {}", home.display());
     let texts: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
     let mut all = Vec::new();
-    // Round and round if there is too little of it: the words repeat anyway, and each record is its own.
+    // Repeats the text if it is too short: words repeat anyway, and each record is distinct.
     for text in texts.iter().cycle() {
         if all.len() >= bytes {
             break;
@@ -190,7 +194,7 @@ pub(crate) async fn split_and_merge(endpoints: &Endpoints) {
     wait_until_active(endpoints).await;
 }
 
-/// The journals of all receiver processes. A line that a killed process wrote in part is left out.
+/// The journals of all receiver processes. A line that a killed process wrote in part is skipped.
 pub(crate) fn journals(directory: &Path) -> BTreeMap<PathBuf, Vec<JournalLine>> {
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let journals = files.filter(|path| path.extension().is_some_and(|extension| extension == "journal"));
@@ -208,7 +212,7 @@ pub(crate) fn record_id(line: &JournalLine) -> RecordId {
     (line.shard_id.clone(), line.sequence_number.clone(), line.sub_sequence_number)
 }
 
-/// Waits, by asking, until so many different records are in the journals.
+/// Waits until this many different records are in the journals.
 pub(crate) async fn wait_for_records(directory: &Path, count: usize) {
     let started_at = Instant::now();
     let mut seen = HashSet::new();
@@ -232,8 +236,8 @@ pub(crate) struct ProducerTotals {
     pub(crate) words: WordTotals,
 }
 
-/// Compares the words of all different records with what the producer says it put. Returns a summary, and how many
-/// deliveries were repeats.
+/// Compares the words of all different records with the totals of the producer. Returns a summary, and the number of
+/// redeliveries.
 pub(crate) fn check_words(directory: &Path) -> (String, usize) {
     let put: ProducerTotals =
         serde_json::from_slice(&fs::read(directory.join("totals.json")).unwrap()).unwrap();
@@ -251,8 +255,8 @@ pub(crate) fn check_words(directory: &Path) -> (String, usize) {
     (format!("{} records, {} words, all counted", put.records, put.words.words()), again)
 }
 
-/// Records of a process that was terminated which another one delivered after its end.
-pub(crate) fn again_after_termination(
+/// Records of a terminated process that another process delivered after its end.
+pub(crate) fn redelivered_after_termination(
     directory: &Path,
     name: &str,
     when_terminated: &BTreeMap<PathBuf, usize>,

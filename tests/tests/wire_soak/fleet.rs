@@ -1,4 +1,4 @@
-//! The processes of a run, each in its place: started, killed, asked to end, paused, and started again.
+//! The processes of a run, each in its slot: started, killed, asked to end, paused, and started again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::LIMIT;
-use crate::chronicle::Chronicle;
+use crate::run_log::RunLog;
 use crate::schedule::{Event, Step, Successor};
 
-/// How often it is looked whether a process has ended by itself or is to be resumed.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// The time between two checks whether a process has ended by itself or has to be resumed.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A place in the fleet.
+/// A slot in the fleet.
 #[derive(Debug)]
-struct Place {
-    /// `None` while one ends whose name the next one has.
+struct Slot {
+    /// `None` while a worker ends whose successor has the same name.
     worker: Option<Worker>,
-    /// Where whoever has it reaches the servers.
+    /// The endpoints of the slot's proxies.
     endpoints: Endpoints,
     resumed_at: Option<Instant>,
 }
@@ -30,205 +30,206 @@ struct Place {
 /// All processes.
 pub(crate) struct Fleet {
     workers: Workers,
-    places: Vec<Place>,
-    /// Those that are asked to end, and where a successor is to start.
+    slots: Vec<Slot>,
+    /// Workers that were asked to end, and the slot in which a successor with the same name will start.
     ending: JoinSet<(Option<usize>, Ended)>,
-    chronicle: Chronicle,
-    /// Those that have ended.
+    run_log: RunLog,
+    /// The workers that have ended.
     pub(crate) ended: Vec<Ended>,
-    /// The names that several processes had, one after another.
-    pub(crate) used_again: BTreeSet<String>,
-    /// How processes ended that should not have.
+    /// The names that several processes had.
+    pub(crate) reused_names: BTreeSet<String>,
+    /// Unexpected ends of processes, one line each.
     pub(crate) faults: Vec<String>,
 }
 
 impl Fleet {
-    /// Starts one in each place, which has its own way to the servers.
-    pub(crate) fn start(mut workers: Workers, places: Vec<Endpoints>, chronicle: &Chronicle) -> Self {
+    /// Starts a worker in each slot, which has its own proxies to the servers.
+    pub(crate) fn start(mut workers: Workers, slots: Vec<Endpoints>, run_log: &RunLog) -> Self {
         let mut start = |endpoints| {
             let worker = Some(workers.through(&endpoints).start(Kind::Rust));
-            Place { worker, endpoints, resumed_at: None }
+            Slot { worker, endpoints, resumed_at: None }
         };
-        let places = places.into_iter().map(&mut start).collect();
-        chronicle.say("the fleet starts");
+        let slots = slots.into_iter().map(&mut start).collect();
+        run_log.log("the fleet starts");
         Self {
             workers,
-            places,
+            slots,
             ending: JoinSet::new(),
-            chronicle: chronicle.clone(),
+            run_log: run_log.clone(),
             ended: Vec::new(),
-            used_again: BTreeSet::new(),
+            reused_names: BTreeSet::new(),
             faults: Vec::new(),
         }
     }
 
-    /// Waits until a time, and in the meantime does what is due.
+    /// Waits until a time, and does work that becomes due.
     pub(crate) async fn wait_until(&mut self, until: Instant) {
         loop {
-            self.look().await;
+            self.do_due_work().await;
             let now = Instant::now();
             if now >= until {
                 return;
             }
-            sleep(LOOK_INTERVAL.min(until - now)).await;
+            sleep(CHECK_INTERVAL.min(until - now)).await;
         }
     }
 
-    /// Does what is due, without an end.
-    pub(crate) async fn wait_for_ever(&mut self) {
+    /// Does work that becomes due, until it is cancelled.
+    pub(crate) async fn keep_running(&mut self) {
         loop {
-            self.look().await;
-            sleep(LOOK_INTERVAL).await;
+            self.do_due_work().await;
+            sleep(CHECK_INTERVAL).await;
         }
     }
 
-    /// Resumes whoever was paused for long enough, lets the next one follow whoever has ended, and starts those again that
-    /// gave up their start.
-    async fn look(&mut self) {
-        for place in &mut self.places {
-            if let (Some(worker), Some(at)) = (&place.worker, place.resumed_at)
+    /// Resumes workers whose pause is over, starts the successors of workers that have ended, and restarts workers whose
+    /// start failed.
+    async fn do_due_work(&mut self) {
+        for slot in &mut self.slots {
+            if let (Some(worker), Some(at)) = (&slot.worker, slot.resumed_at)
                 && Instant::now() >= at
             {
                 worker.resume().await;
-                self.chronicle.say(&format!("{} is resumed", worker.name));
-                place.resumed_at = None;
+                self.run_log.log(&format!("{} is resumed", worker.name));
+                slot.resumed_at = None;
             }
         }
         while let Some(ended) = self.ending.try_join_next() {
-            self.note_ended(ended.unwrap());
+            self.record_ended(ended.unwrap());
         }
-        for place in &mut self.places {
-            let Some(status) = place.worker.as_mut().and_then(Worker::ended_by_itself) else { continue };
-            let Some(worker) = place.worker.take() else { continue };
-            // As whoever runs it would: it ends when the servers cannot be reached for long while it starts, and only then.
+        for slot in &mut self.slots {
+            let Some(status) = slot.worker.as_mut().and_then(Worker::ended_by_itself) else { continue };
+            let Some(worker) = slot.worker.take() else { continue };
+            // A supervisor would do the same: a worker ends by itself only when it cannot reach the servers for long at its
+            // start.
             if worker.has_started() {
                 self.faults.push(format!("{} ended by itself: {status:?}", worker.name));
             }
-            self.chronicle.say(&format!("{} gave up its start and starts again", worker.name));
-            self.chronicle.count("starts given up");
+            self.run_log.log(&format!("{} could not start and is started again", worker.name));
+            self.run_log.count("failed starts");
             let ended = Ended { name: worker.name, how: End::Undrained, at_millis: now_millis() };
-            self.used_again.insert(ended.name.clone());
-            place.resumed_at = None;
-            place.worker = Some(self.workers.through(&place.endpoints).start_again(&ended));
+            self.reused_names.insert(ended.name.clone());
+            slot.resumed_at = None;
+            slot.worker = Some(self.workers.through(&slot.endpoints).start_again(&ended));
         }
     }
 
-    fn note_ended(&mut self, (successor, ended): (Option<usize>, Ended)) {
-        let how = if ended.how == End::Stopped { "in order" } else { "with something left undone" };
-        self.chronicle.say(&format!("{} has ended {how}", ended.name));
-        self.chronicle.count(if ended.how == End::Stopped {
+    fn record_ended(&mut self, (successor, ended): (Option<usize>, Ended)) {
+        let how = if ended.how == End::Stopped { "in order" } else { "with deliveries not checkpointed" };
+        self.run_log.log(&format!("{} has ended {how}", ended.name));
+        self.run_log.count(if ended.how == End::Stopped {
             "stops in order"
         } else {
-            "stops with something undone"
+            "stops with deliveries not checkpointed"
         });
-        if let Some(place) = successor {
-            self.places[place].worker = Some(self.succeed(place, Successor::SameName, &ended));
-            self.chronicle.say(&format!("{} starts again", ended.name));
+        if let Some(slot) = successor {
+            self.slots[slot].worker = Some(self.succeed(slot, Successor::SameName, &ended));
+            self.run_log.log(&format!("{} starts again", ended.name));
         }
         self.ended.push(ended);
     }
 
-    /// Carries a step out, on the first process from its place on that is there and not paused.
+    /// Carries out a step on the first running process from its slot on.
     pub(crate) async fn carry_out(&mut self, step: &Step) {
-        let count = self.places.len();
-        let is_able = |place: &Place| place.worker.is_some() && place.resumed_at.is_none();
-        let from_there = (0..count).map(|offset| (step.place + offset) % count);
-        let Some(index) = from_there.into_iter().find(|index| is_able(&self.places[*index])) else {
-            self.chronicle.say(&format!("nobody is there to {:?}", step.event));
+        let count = self.slots.len();
+        let is_able = |slot: &Slot| slot.worker.is_some() && slot.resumed_at.is_none();
+        let from_there = (0..count).map(|offset| (step.slot + offset) % count);
+        let Some(index) = from_there.into_iter().find(|index| is_able(&self.slots[*index])) else {
+            self.run_log.log(&format!("no process is there for {:?}", step.event));
             return;
         };
         match step.event {
             Event::Kill(successor) => {
-                let Some(worker) = self.places[index].worker.take() else { return };
+                let Some(worker) = self.slots[index].worker.take() else { return };
                 let killed = worker.kill_if_running().await;
                 let next = self.succeed(index, successor, &killed);
-                self.chronicle.say(&format!("{} is killed, {} starts", killed.name, next.name));
-                self.chronicle.count("kills");
-                self.places[index].worker = Some(next);
+                self.run_log.log(&format!("{} is killed, {} starts", killed.name, next.name));
+                self.run_log.count("kills");
+                self.slots[index].worker = Some(next);
                 self.ended.push(killed);
             }
             Event::Stop(successor) => {
-                let Some(worker) = self.places[index].worker.take() else { return };
-                self.chronicle.say(&format!("{} is asked to end", worker.name));
-                if successor == Successor::OwnName {
-                    let next = self.workers.through(&self.places[index].endpoints).start(Kind::Rust);
-                    self.chronicle.say(&format!("{} starts", next.name));
-                    self.places[index].worker = Some(next);
+                let Some(worker) = self.slots[index].worker.take() else { return };
+                self.run_log.log(&format!("{} is asked to end", worker.name));
+                if successor == Successor::NewName {
+                    let next = self.workers.through(&self.slots[index].endpoints).start(Kind::Rust);
+                    self.run_log.log(&format!("{} starts", next.name));
+                    self.slots[index].worker = Some(next);
                 }
-                let place = (successor == Successor::SameName).then_some(index);
-                self.ask_to_end(worker, place).await;
+                let slot = (successor == Successor::SameName).then_some(index);
+                self.ask_to_end(worker, slot).await;
             }
             Event::Pause(time) => {
-                let place = &mut self.places[index];
-                let Some(worker) = &mut place.worker else { return };
+                let slot = &mut self.slots[index];
+                let Some(worker) = &mut slot.worker else { return };
                 if worker.ended_by_itself().is_some() {
                     return;
                 }
                 worker.pause().await;
-                place.resumed_at = Some(Instant::now() + time);
-                self.chronicle.say(&format!("{} is paused for {:.1} s", worker.name, time.as_secs_f64()));
-                self.chronicle.count("pauses");
+                slot.resumed_at = Some(Instant::now() + time);
+                self.run_log.log(&format!("{} is paused for {:.1} s", worker.name, time.as_secs_f64()));
+                self.run_log.count("pauses");
             }
-            // Not a matter of the fleet.
+            // The test itself reshards.
             Event::Reshard => {}
         }
     }
 
-    fn succeed(&mut self, place: usize, successor: Successor, ended: &Ended) -> Worker {
-        self.workers.through(&self.places[place].endpoints);
+    fn succeed(&mut self, slot: usize, successor: Successor, ended: &Ended) -> Worker {
+        self.workers.through(&self.slots[slot].endpoints);
         match successor {
             Successor::SameName => {
-                self.used_again.insert(ended.name.clone());
+                self.reused_names.insert(ended.name.clone());
                 self.workers.start_again(ended)
             }
-            Successor::OwnName => self.workers.start(Kind::Rust),
+            Successor::NewName => self.workers.start(Kind::Rust),
         }
     }
 
-    async fn ask_to_end(&mut self, worker: Worker, place: Option<usize>) {
-        // Before its first line it does not know the signal.
-        wait_for(&format!("{} has begun", worker.name), LIMIT, async || {
-            if worker.said().is_empty() { Err("its log is empty".to_owned()) } else { Ok(()) }
+    async fn ask_to_end(&mut self, worker: Worker, slot: Option<usize>) {
+        // Before its first log line a process does not handle the signal.
+        wait_for(&format!("{} has started", worker.name), LIMIT, async || {
+            if worker.log_text().is_empty() { Err("its log is empty".to_owned()) } else { Ok(()) }
         })
         .await;
-        self.ending.spawn(async move { (place, worker.stop_as_far_as_possible(LIMIT).await) });
+        self.ending.spawn(async move { (slot, worker.stop_as_far_as_possible(LIMIT).await) });
     }
 
-    /// Resumes everybody and waits for those that are ending.
-    pub(crate) async fn settle(&mut self) {
-        for place in &mut self.places {
-            if place.resumed_at.is_some() {
-                place.resumed_at = Some(Instant::now());
+    /// Resumes all workers and waits for those that are ending.
+    pub(crate) async fn wait_for_ending(&mut self) {
+        for slot in &mut self.slots {
+            if slot.resumed_at.is_some() {
+                slot.resumed_at = Some(Instant::now());
             }
         }
-        self.look().await;
+        self.do_due_work().await;
         while let Some(ended) = self.ending.join_next().await {
-            self.note_ended(ended.unwrap());
+            self.record_ended(ended.unwrap());
         }
     }
 
-    /// Asks one after another to end, in clear weather: each must do so in order.
+    /// Asks one worker after another to end. Without faults each must end in order.
     pub(crate) async fn stop_all(&mut self) {
-        for index in 0..self.places.len() {
-            if let Some(worker) = self.places[index].worker.take() {
+        for index in 0..self.slots.len() {
+            if let Some(worker) = self.slots[index].worker.take() {
                 self.stop_in_order(worker).await;
             }
         }
     }
 
-    /// Asks one to end, which must be able to.
+    /// Asks a worker to end, which must end in order.
     pub(crate) async fn stop_in_order(&mut self, worker: Worker) {
         let name = worker.name.clone();
         self.ask_to_end(worker, None).await;
-        self.settle().await;
+        self.wait_for_ending().await;
         let how = self.ended.iter().rfind(|ended| ended.name == name).map(|ended| ended.how);
         if how != Some(End::Stopped) {
-            self.faults.push(format!("{name} did not end in order in clear weather"));
+            self.faults.push(format!("{name} did not end in order in clear period_changes"));
         }
     }
 
-    /// Starts one more, with the first way to the servers.
+    /// Starts one more worker, with the proxies of the first slot.
     pub(crate) fn start_another(&mut self) -> Worker {
-        self.workers.through(&self.places[0].endpoints).start(Kind::Rust)
+        self.workers.through(&self.slots[0].endpoints).start(Kind::Rust)
     }
 }

@@ -1,19 +1,19 @@
-//! Real faults over real sockets: a fleet of processes reads a resharding stream, each of them through proxies of its own that cut,
-//! delay, throttle and silence its connections to the servers, and processes are killed, paused, asked to end and replaced. Then the
-//! faults stop, and whatever happened, nothing is missing, in disorder or checkpointed too early. Run by `cargo xtask soak`.
+//! Real faults over real sockets. A fleet of processes reads a resharding stream, each process through its own proxies,
+//! which cut, delay, throttle and silence its connections. Processes are killed, paused, asked to end and replaced. Then the
+//! faults stop, and no record may be missing, out of order, or checkpointed too early. Run by `cargo xtask soak`.
 //!
-//! `SOAK_SECONDS` says for how long there are faults, `SOAK_SEED` which: the same seed is the same plan.
+//! `SOAK_SECONDS` is the time with faults, and `SOAK_SEED` selects them: the same seed gives the same plan.
 //!
-//! A machine under load may stall any process for longer than the fail-over time, so it may lose leases at any time, and deliver
-//! again what it had in hand. What is checked holds all the same; how long something takes decides only whether it ends at all.
+//! A machine under load may stall any process for longer than the fail-over time, so a process may lose leases at any time
+//! and deliver records again. The checks hold all the same; timing decides only whether the run ends within its limits.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
 
-mod chronicle;
+mod final_checks;
 mod fleet;
-mod judgement;
+mod run_log;
 mod schedule;
-mod way;
+mod server_proxies;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,47 +21,47 @@ use std::time::Duration;
 
 use end_to_end_tests::interop::java_daemon::Application;
 use end_to_end_tests::interop::resharding::{merge_two_shards, split_a_shard};
-use end_to_end_tests::interop::scene::{Scene, Volume};
+use end_to_end_tests::interop::test_run::{TestRun, Volume};
 use end_to_end_tests::interop::workers::Workers;
 use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use crate::chronicle::Chronicle;
 use crate::fleet::Fleet;
+use crate::run_log::RunLog;
 use crate::schedule::Event;
-use crate::way::Way;
+use crate::server_proxies::ServerProxies;
 
 const STREAM: &str = "numbers";
 const APPLICATION: &str = "soak";
 
-/// Short, so that faults are longer than it.
+/// Shorter than the faults.
 const FAILOVER_TIME: Duration = Duration::from_secs(3);
 
-/// How long a process takes over a batch: long enough that a kill finds it at it.
+/// The time of a process for a batch, long enough that a kill usually interrupts one.
 const HANDLING_TIME: Duration = Duration::from_millis(400);
 
-/// How long any single thing may take before the run counts as failed.
+/// The limit for each step of a run.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-/// How long there are faults unless told otherwise.
+/// The default time with faults.
 const SHORT: Duration = Duration::from_secs(45);
 
 /// A run longer than this has one process more.
 const LONG: Duration = Duration::from_secs(120);
 
-/// How much of the records is put while there are faults, in percent; the rest afterwards.
+/// The percentage of the records that is put while there are faults.
 const PUT_DURING_FAULTS_PERCENT: u64 = 80;
 
-/// How long there are faults, and which.
+/// The time with faults, and the seed that selects them.
 #[derive(Debug, Clone, Copy)]
-struct Form {
+struct RunSettings {
     length: Duration,
     seed: u64,
 }
 
-impl Form {
-    fn of_environment() -> Self {
+impl RunSettings {
+    fn from_environment() -> Self {
         let number = |name: &str| {
             std::env::var(name)
                 .ok()
@@ -71,7 +71,7 @@ impl Form {
         Self { length, seed: number("SOAK_SEED").unwrap_or(1) }
     }
 
-    fn places(&self) -> usize {
+    fn slots(&self) -> usize {
         if self.length > LONG { 4 } else { 3 }
     }
 }
@@ -79,11 +79,11 @@ impl Form {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wire_soak_on_ferrokinesis_and_dynoxide() {
     let servers = InProcessServers::start().await.unwrap();
-    soak("ferrokinesis-dynoxide", servers.endpoints(), Form::of_environment(), 200).await;
+    soak("ferrokinesis-dynoxide", servers.endpoints(), RunSettings::from_environment(), 200).await;
 }
 
-async fn soak(name: &str, endpoints: &Endpoints, form: Form, records_per_second: usize) {
-    let Form { length, seed } = form;
+async fn soak(name: &str, endpoints: &Endpoints, settings: RunSettings, records_per_second: usize) {
+    let RunSettings { length, seed } = settings;
     println!("== {name}: {endpoints}; seed {seed}, faults for {length:?}");
     println!("   `cargo xtask soak --seed {seed}` with the same length is the same plan");
     let directory = fresh_directory(&format!("{name}-{seed}"));
@@ -100,52 +100,52 @@ async fn soak(name: &str, endpoints: &Endpoints, form: Form, records_per_second:
         failover_time: FAILOVER_TIME,
         directory,
     };
-    // What the test itself asks of the servers goes past the proxies, and there is no Java in it.
-    let mut scene = Scene::new(application.clone(), PathBuf::new(), volume).await;
+    // The test's own requests do not pass the proxies. A soak run has no Java workers.
+    let mut run = TestRun::new(application.clone(), PathBuf::new(), volume).await;
 
-    let chronicle = Chronicle::begin();
-    let ways: Vec<Way> =
-        (0..form.places()).map(|place| Way::open(place, endpoints, &form, &chronicle)).collect();
+    let run_log = RunLog::begin();
+    let proxies: Vec<ServerProxies> =
+        (0..settings.slots()).map(|slot| ServerProxies::open(slot, endpoints, &settings, &run_log)).collect();
     let workers = Workers::new(application, PathBuf::new()).with_handling_time(HANDLING_TIME);
-    let mut fleet = Fleet::start(workers, ways.iter().map(Way::endpoints).collect(), &chronicle);
+    let mut fleet = Fleet::start(workers, proxies.iter().map(ServerProxies::endpoints).collect(), &run_log);
 
-    for step in schedule::draw(seed, length, form.places(), FAILOVER_TIME) {
-        fleet.wait_until(chronicle.started_at + step.at).await;
+    for step in schedule::draw(seed, length, settings.slots(), FAILOVER_TIME) {
+        fleet.wait_until(run_log.started_at + step.at).await;
         if step.event == Event::Reshard {
-            reshard(endpoints, &chronicle).await;
+            reshard(endpoints, &run_log).await;
         } else {
             fleet.carry_out(&step).await;
         }
     }
-    fleet.wait_until(chronicle.started_at + length).await;
-    let over = join_all(ways.iter().map(Way::wait_until_over));
+    fleet.wait_until(run_log.started_at + length).await;
+    let over = join_all(proxies.iter().map(ServerProxies::wait_until_over));
     timeout(LIMIT, over).await.expect("the plans end");
-    fleet.settle().await;
-    chronicle.say("the faults are over");
+    fleet.wait_for_ending().await;
+    run_log.log("the faults are over");
 
     let flowed = tokio::select! {
         flowed = async {
-            let flowed = scene.put_the_rest().await;
-            judgement::wait_until_checkpointed(&mut scene).await;
+            let flowed = run.put_the_rest().await;
+            final_checks::wait_until_checkpointed(&mut run).await;
             flowed
         } => flowed,
-        () = fleet.wait_for_ever() => unreachable!("it waits for ever"),
+        () = fleet.keep_running() => unreachable!("it never returns"),
     };
-    chronicle.say(&format!(
+    run_log.log(&format!(
         "all {} records are delivered and checkpointed; {flowed} were put during the faults",
         volume.records
     ));
     fleet.stop_all().await;
-    judgement::judge(&mut scene, &mut fleet, &chronicle, &volume, &ways).await;
+    final_checks::check_run(&mut run, &mut fleet, &run_log, &volume, &proxies).await;
 }
 
-async fn reshard(endpoints: &Endpoints, chronicle: &Chronicle) {
+async fn reshard(endpoints: &Endpoints, run_log: &RunLog) {
     let split = split_a_shard(endpoints, STREAM).await;
     let [left, right] = merge_two_shards(endpoints, STREAM, &split).await;
     let short = |shard: &str| shard.trim_start_matches("shardId-").trim_start_matches('0').to_owned();
     let [split, left, right] = [split, left, right].map(|shard| format!("{:0>1}", short(&shard)));
-    chronicle.say(&format!("shard {split} is split, {left} and {right} are merged"));
-    chronicle.count("reshards");
+    run_log.log(&format!("shard {split} is split, {left} and {right} are merged"));
+    run_log.count("reshards");
 }
 
 fn fresh_directory(name: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! What is done to the processes and to the stream, and when: pure, drawn from a seed.
+//! When the processes and the stream are disturbed, and how: a pure plan drawn from a seed.
 
 use std::time::Duration;
 
@@ -7,62 +7,62 @@ use fastrand::Rng;
 /// The time between two events, in milliseconds.
 const GAP_MILLIS: std::ops::RangeInclusive<u64> = 1500..=5000;
 
-/// Before the first event the fleet has this time to begin.
-const BEGINNING: Duration = Duration::from_secs(4);
+/// The time for the fleet to start before the first event.
+const STARTUP_TIME: Duration = Duration::from_secs(4);
 
-/// A pause is between these parts of the fail-over time, in percent: all are longer than it.
+/// The length of a pause as a percentage of the fail-over time: every pause is longer than it.
 const PAUSE_PERCENT: std::ops::RangeInclusive<u64> = 150..=350;
 
-/// Under which name the next process starts.
+/// The name of the next process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Successor {
-    /// That of the one before, as after a crash.
+    /// The name of its predecessor, as after a crash.
     SameName,
-    /// Its own, as in a deployment.
-    OwnName,
+    /// A new name, as in a deployment.
+    NewName,
 }
 
-/// Something that is done.
+/// A disturbance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
     /// A process is killed, and another one starts.
     Kill(Successor),
-    /// A process is asked to end, and another one starts: after it if it has the same name, else at the same time.
+    /// A process is asked to end, and another one starts: after it with the same name, at the same time with a new one.
     Stop(Successor),
-    /// A process gets no time for so long, which is longer than the fail-over time.
+    /// A process is paused for this time, which is longer than the fail-over time.
     Pause(Duration),
     /// A shard is split and two are merged.
     Reshard,
 }
 
-/// When it is done, and to which process.
+/// An event, its time and its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// From the start on.
+    /// Since the start of the run.
     pub(crate) at: Duration,
-    /// Its place in the fleet; if there is nobody that can be meant, the next one.
-    pub(crate) place: usize,
-    /// What.
+    /// Its slot in the fleet. If no process runs there, the next slot with one is used.
+    pub(crate) slot: usize,
+    /// The event.
     pub(crate) event: Event,
 }
 
-/// The steps of a run, in the order of time, none later than `length`: events of each kind in turn, in an order that the seed
-/// decides.
-pub(crate) fn draw(seed: u64, length: Duration, places: usize, failover_time: Duration) -> Vec<Step> {
+/// The steps of a run in the order of time, none later than `length`. Every kind of event occurs in turn, in an order that
+/// the seed decides.
+pub(crate) fn draw(seed: u64, length: Duration, slots: usize, failover_time: Duration) -> Vec<Step> {
     let mut rng = Rng::with_seed(seed);
-    let (mut steps, mut deck, mut at) = (Vec::new(), Vec::new(), BEGINNING);
+    let (mut steps, mut deck, mut at) = (Vec::new(), Vec::new(), STARTUP_TIME);
     loop {
         if deck.is_empty() {
             let mut pause = || Event::Pause(failover_time.mul_f64(rng.u64(PAUSE_PERCENT) as f64 / 100.0));
             deck.extend([pause(), pause(), Event::Reshard]);
-            for successor in [Successor::SameName, Successor::OwnName] {
+            for successor in [Successor::SameName, Successor::NewName] {
                 deck.extend([Event::Kill(successor), Event::Stop(successor)]);
             }
             rng.shuffle(&mut deck);
         }
         at += Duration::from_millis(rng.u64(GAP_MILLIS));
         let (Some(event), true) = (deck.pop(), at <= length) else { return steps };
-        steps.push(Step { at, place: rng.usize(..places), event });
+        steps.push(Step { at, slot: rng.usize(..slots), event });
     }
 }
 
@@ -86,11 +86,11 @@ mod tests {
     }
 
     #[test]
-    fn steps_rise_within_the_length_and_pauses_are_longer_than_the_fail_over_time() {
+    fn steps_ascend_and_pauses_exceed_the_failover_time() {
         for (seed, seconds) in (0..200).zip((0..600).step_by(3)) {
             let steps = of(seed, seconds);
             assert!(steps.is_sorted_by_key(|step| step.at), "{steps:?}");
-            assert!(steps.iter().all(|step| step.at.as_secs() <= seconds && step.place < 3), "{steps:?}");
+            assert!(steps.iter().all(|step| step.at.as_secs() <= seconds && step.slot < 3), "{steps:?}");
             for step in steps {
                 if let Event::Pause(time) = step.event {
                     assert!(time > FAILOVER_TIME, "{step:?}");

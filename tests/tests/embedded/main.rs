@@ -1,0 +1,19 @@
+//! Fleets in this process, over the in-memory stream and lease store, in virtual time: one program with a module for each
+//! subject. `embedded_heap` is a program of its own, since its allocator counts every allocation in the process.
+
+mod acknowledgement;
+mod aggregates;
+mod cost;
+mod delivery;
+mod fleet;
+mod hand_over;
+mod latest;
+mod memory;
+mod mixed_fleet;
+mod polling;
+mod positions;
+mod state;
+mod storage_buffer;
+mod store;
+mod table;
+mod watchdog;

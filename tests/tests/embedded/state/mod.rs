@@ -1,0 +1,8 @@
+//! Processor state in fleets: every record is in the totals once, whatever was interrupted.
+
+mod cut_short;
+mod damage;
+mod kills;
+mod objects;
+mod scene;
+mod two_checkpoints;
