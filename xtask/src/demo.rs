@@ -31,7 +31,7 @@ fn inputs(arguments: &[String]) -> impl Iterator<Item = &str> {
     separate.chain(arguments.iter().filter_map(|argument| argument.strip_prefix("--input=")))
 }
 
-/// The size of a file, or of all files in a folder. The example reports what it cannot read.
+/// The size of a file, or of all files in a folder. The example reports unreadable paths.
 fn bytes_in(path: &Path) -> u64 {
     let Ok(metadata) = std::fs::metadata(path) else { return 0 };
     if !metadata.is_dir() {

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// The result of a task; the error is one line that says what failed.
+/// The result of a task; the error names the failed step.
 pub(crate) type Outcome<T = ()> = Result<T, String>;
 
 /// The root of the repository.

@@ -1,7 +1,7 @@
 //! The public surface of each library crate, as one text file per crate in `docs/api`.
 //!
 //! A change of the surface shows up as a change of these files. They are read from the source, without a build: re-exports are
-//! followed, `#[doc(hidden)]` items and what only the feature `internals` shows are left out.
+//! followed; `#[doc(hidden)]` items and items of the feature `internals` are left out.
 
 mod crate_source;
 mod signature;

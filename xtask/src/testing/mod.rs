@@ -26,17 +26,26 @@ impl Packages {
     }
 }
 
-/// Tests that `cargo xtask ci` runs in steps of their own, which install or start what they need.
+/// Tests with their own steps in `cargo xtask ci`, which install and start the servers that they need.
 const OWN_STEPS: [&str; 5] = ["wire_fleet", "wire_lease_store", "interop_kcl", "wire_soak", "wire_fan_out"];
+
+/// Tests that take many seconds of computation. `cargo xtask test` leaves them out, `cargo xtask ci` runs them.
+pub(crate) const LONG_TESTS: [&str; 1] = ["the_table_in_the_documentation_is_what_the_planner_does"];
 
 /// Runs all tests of the packages, with the documentation's examples. The filters go to each test program.
 pub(crate) fn run(packages: Packages, filters: &[String]) -> Outcome {
     let mut programs = programs::build(packages.cargo_words())?;
     let mut arguments = filters.to_vec();
+    let skipped: &[&str] = match packages {
+        // A filter can name a long test.
+        Packages::WithoutAws if filters.is_empty() => &LONG_TESTS,
+        Packages::WithoutAws => &[],
+        Packages::AllFeatures => &OWN_STEPS,
+    };
     if packages == Packages::AllFeatures {
         programs.retain(|program| !OWN_STEPS.contains(&program.target.as_str()));
-        arguments.extend(OWN_STEPS.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]));
     }
+    arguments.extend(skip(skipped));
     let doc_tests = filters.is_empty().then(|| packages.cargo_words());
     runner::run(programs, &arguments, doc_tests)
 }
@@ -59,7 +68,12 @@ pub(crate) fn run_changed() -> Outcome {
         println!("no test program is affected by the changes");
         return Ok(());
     }
-    runner::run(programs, &[], None)
+    runner::run(programs, &skip(&LONG_TESTS).collect::<Vec<_>>(), None)
+}
+
+/// The arguments of a test program that leave tests out.
+fn skip(names: &[&str]) -> impl Iterator<Item = String> {
+    names.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()])
 }
 
 /// Visits every state of the models.

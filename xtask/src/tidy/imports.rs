@@ -56,7 +56,7 @@ impl Tree<'_> {
         let mut faults = Vec::new();
         let mut edges: BTreeMap<&ModulePath, BTreeSet<&ModulePath>> = BTreeMap::new();
         for (module, source) in &self.files {
-            // The root shows what lies below it, and test modules may import anything.
+            // The root re-exports the modules below it, and test modules may import anything.
             if module.is_empty() || module.last().is_some_and(|name| name == "tests") {
                 continue;
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::read;
 use super::sources::Test;
 use crate::process::Outcome;
+use crate::testing::LONG_TESTS;
 
 /// Documents with such a table.
 const LEDGERS: [&str; 14] = [
@@ -32,6 +33,10 @@ pub(super) fn faults(tests: &[Test]) -> Outcome<Vec<String>> {
     for ledger in LEDGERS {
         faults.extend(ledger_faults(ledger, &read(Path::new(ledger))?, &names));
     }
+    let absent = LONG_TESTS.iter().filter(|name| !names.contains(*name));
+    faults.extend(
+        absent.map(|name| format!("xtask/src/testing/mod.rs: there is no test `{name}` to leave out")),
+    );
     Ok(faults)
 }
 
