@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn words_count_once_and_repeats_are_counted() {
-        let record = |number: u64| Record {
+        let record = |number: u128| Record {
             sequence_number: number.into(),
             sub_sequence_number: 0,
             partition_key: None,

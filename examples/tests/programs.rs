@@ -42,7 +42,7 @@ fn word_count_counts_a_folder_and_shows_progress_at_once() {
     std::fs::remove_dir_all(folder).unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("every word was counted") && text.contains("80000"), "{text}");
+    assert!(text.contains("every word was counted") && text.contains("100000"), "{text}");
     assert!(text.contains("ended abruptly") && text.contains("read again after the end"), "{text}");
     assert!(text.contains(" of 20000 records"), "{text}");
 }
