@@ -26,7 +26,7 @@ const STEPS: [Step; 17] = [
     ("clippy without features", || cargo("clippy --all-targets -- --deny warnings").run()),
     ("docs", || cargo("doc --workspace --all-features --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()),
     ("test all features", || {
-        testing::run(Packages::AllFeatures, &[])?;
+        testing::run(&Packages::AllFeatures, &[])?;
         println!(
             "LEFT OUT: fan-out against a local server, because subscriptions and writes can lock that server up for good; \
              `cargo test -p end-to-end-tests --all-features --test wire_fan_out` runs it"

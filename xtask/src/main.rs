@@ -39,6 +39,9 @@ enum Task {
     },
     /// Run the tests that need nothing but Rust, side by side.
     Test {
+        /// Only this package, built by itself; can be repeated.
+        #[arg(long, short)]
+        package: Vec<String>,
         /// Only the tests whose name contains this.
         filters: Vec<String>,
     },
@@ -124,7 +127,10 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo { arguments } => demo::run(&arguments),
-        Task::Test { filters } => testing::run(testing::Packages::WithoutAws, &filters),
+        Task::Test { package, filters } if package.is_empty() => {
+            testing::run(&testing::Packages::WithoutAws, &filters)
+        }
+        Task::Test { package, filters } => testing::run(&testing::Packages::Only(package), &filters),
         Task::Check => testing::run_changed(),
         Task::Models => testing::run_models(),
         Task::Wire => wire::run(),
