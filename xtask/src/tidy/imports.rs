@@ -1,6 +1,7 @@
 //! Checks the imports inside each package: none through `lib.rs`, and no two files that import each other.
 //!
-//! Only `use` declarations are read. A re-export (`pub use`) shows a name to others and counts for neither check.
+//! Only `use` declarations are read. A re-export (`pub use`) shows a name to others and counts for neither check. A module and the
+//! modules inside it belong together, so an inner one may import from the outer one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -72,7 +73,7 @@ impl Tree<'_> {
                         import.join("::")
                     ));
                 } else if let Some((target, _)) = self.files.get_key_value(&target)
-                    && target != module
+                    && !module.starts_with(target)
                 {
                     edges.entry(module).or_default().insert(target);
                 }
@@ -217,11 +218,12 @@ mod tests {
         let files = [
             ("a/src/lib.rs", ""),
             ("a/src/one.rs", "use crate::two::inner::Two;"),
-            ("a/src/two/mod.rs", "pub use inner::Two; use self::inner::Other;"),
+            ("a/src/two/mod.rs", "pub use inner::Two; use self::inner::Other; use self::outer::X;"),
             (
                 "a/src/two/inner.rs",
                 "use super::super::one::One; #[cfg(test)] mod tests { use super::super::X; }",
             ),
+            ("a/src/two/outer.rs", "use super::Two;"),
             ("a/src/three.rs", "use crate::one::One;"),
         ];
         assert_eq!(check(&files), ["a circle of imports: a/src/one.rs, a/src/two/inner.rs"]);
