@@ -1,4 +1,4 @@
-//! A file of everything that was delivered, for programs that check it.
+//! A file of all deliveries, for programs that check it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,26 +10,26 @@ use serde::{Deserialize, Serialize};
 /// One delivery of one record: one line of the file, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalLine {
-    /// By which worker.
+    /// The worker that it was delivered to.
     pub worker_id: String,
-    /// From which shard.
+    /// The shard of the record.
     pub shard_id: String,
     /// The record's sequence number.
     pub sequence_number: String,
-    /// Its place inside an aggregated record.
+    /// The record's sub-sequence number in an aggregate; 0 outside.
     pub sub_sequence_number: u64,
-    /// Its payload as text.
+    /// The record's payload as text.
     pub text: String,
 }
 
-/// Appends deliveries to a file. What [`note`](Self::note) has returned for survives the end of the process.
+/// Appends deliveries to a file. A batch survives the end of the process once [`append`](Self::append) has returned.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
 }
 
 impl Journal {
-    /// Opens the file, or makes it.
+    /// Opens the file, or creates it.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -41,7 +41,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn note(&mut self, shard: &ShardContext, batch: &RecordBatch) -> io::Result<()> {
+    pub fn append(&mut self, shard: &ShardContext, batch: &RecordBatch) -> io::Result<()> {
         let mut lines = Vec::new();
         for record in batch {
             let line = JournalLine {

@@ -1,4 +1,4 @@
-//! What the examples share: text to read and to pack, words to count, and what was delivered.
+//! Code that the examples share: reading and packing text, counting words, logging deliveries.
 
 pub mod delivery_log;
 pub mod journal;

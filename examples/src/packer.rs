@@ -1,41 +1,41 @@
 //! Packs records for a producer: one by one, or many in an aggregate.
 //!
-//! An aggregate, in the format of the Kinesis Producer Library (KPL), goes to one shard as a whole, and consumers leave out
-//! the records in it that belong to another shard. The KPL therefore aggregates by shard, and sends again what a reshard
-//! put elsewhere. Here all records of an aggregate get the same explicit hash key instead: they belong together wherever
-//! they go, through any split, and nobody has to know the shards. The price is that a partition key no longer decides
-//! about the shard. A producer that needs the order of a key has to do it the KPL's way.
+//! An aggregate, in the format of the Kinesis Producer Library (KPL), is put to one shard, and consumers skip the records in it
+//! that belong to another shard. The KPL therefore aggregates by shard, and puts records again that a reshard moved to another
+//! shard. This packer gives all records of an aggregate the same explicit hash key instead: they stay in one shard through any
+//! split, and the producer need not know the shards. The price: the partition key no longer selects the shard. A producer that
+//! needs order by key must aggregate by shard as the KPL does.
 
 use kinesis_streaming::lease_store::HashKey;
 use kinesis_streaming::prelude::BoxError;
 use kinesis_streaming::shard_worker::{AggregatedRecord, Aggregator, hash_key_of};
 
-/// What is put as one record.
+/// One record to put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedRecord<'a> {
     /// The partition key.
     pub partition_key: String,
-    /// Where it goes whatever its partition key is.
+    /// Selects the shard in place of the partition key.
     pub explicit_hash_key: Option<HashKey>,
     /// The payload.
     pub data: Vec<u8>,
-    /// The texts in it.
+    /// The texts in the payload.
     pub pieces: Vec<&'a str>,
 }
 
-/// Packs texts whose partition keys count up.
+/// Packs texts; their partition keys are ascending numbers.
 #[derive(Debug)]
 pub struct Packer<'a> {
-    /// So many records make an aggregate; `None`: they are put as they are.
+    /// How many records make an aggregate; `None` for no aggregation.
     records_per_aggregate: Option<usize>,
     aggregator: Aggregator,
-    /// What is in the aggregator.
+    /// The texts in the aggregator.
     pieces: Vec<&'a str>,
     next_index: usize,
 }
 
 impl<'a> Packer<'a> {
-    /// Packs so many records into one, fewer where they would exceed the size of a record; `None`: none at all.
+    /// Packs this many records into one, or fewer if they exceed the size of a record; `None` for no aggregation.
     pub fn new(records_per_aggregate: Option<usize>) -> Self {
         Self {
             records_per_aggregate,
@@ -45,7 +45,7 @@ impl<'a> Packer<'a> {
         }
     }
 
-    /// Takes a text, and returns what is complete with it.
+    /// Adds a text, and returns the records that it completes.
     ///
     /// # Errors
     /// When the text is larger than a record may be.
@@ -62,7 +62,7 @@ impl<'a> Packer<'a> {
                 pieces: vec![piece],
             }]);
         };
-        // The same for all records of a group, however many aggregates it takes.
+        // All aggregates of a group have the same hash key.
         let hash_key = hash_key_of(&(index - index % count).to_string());
         let full = self.aggregator.add(partition_key, Some(hash_key), piece.as_bytes())?;
         let mut complete: Vec<PackedRecord<'a>> = full.map(|full| self.pack(full)).into_iter().collect();
@@ -73,7 +73,7 @@ impl<'a> Packer<'a> {
         Ok(complete)
     }
 
-    /// What is not complete yet, if anything.
+    /// Completes the current aggregate, if it holds a record.
     pub fn finish(&mut self) -> Option<PackedRecord<'a>> {
         self.aggregator.finish().map(|aggregate| self.pack(aggregate))
     }
@@ -104,8 +104,8 @@ mod tests {
     }
 
     #[test]
-    fn packed_texts_come_out_again_on_whatever_shard_they_are() {
-        // Some groups are larger than a record may be.
+    fn packed_texts_are_restored_on_any_shard() {
+        // Some groups exceed the size of a record.
         let texts: Vec<String> = (0..250).map(|number| "x".repeat(1 + number * 800)).collect();
         let packed = pack(&texts, Some(20));
         assert!(packed.len() > 13);
@@ -121,7 +121,7 @@ mod tests {
                 approximate_arrival: None,
             };
             let mut records = Vec::new();
-            // The narrowest shard that it can be put to.
+            // The narrowest shard that the record can be put to.
             let range = HashKeyRange::new(hash_key, hash_key).unwrap();
             let found = deaggregate(received, Some(range), &mut records);
             assert_eq!(found, Deaggregated::Aggregate { filtered: 0 });

@@ -3,39 +3,41 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Folders that hold no text of people.
+/// Folders whose files are build output.
 const SKIPPED_FOLDERS: [&str; 2] = ["target", "node_modules"];
 
-/// The longest piece that becomes one record, in bytes; far below the 1 MiB that a record may have.
+/// The largest piece that becomes one record, in bytes, far below the 1 MiB limit of a record.
 const MAX_PIECE_BYTES: usize = 50 * 1024;
 
-/// The files to read, found once, read one after another.
+/// The files to read, listed once and read one after the other.
 #[derive(Debug, Clone)]
 pub struct TextInput {
     files: Vec<PathBuf>,
+    bytes: u64,
 }
 
 impl TextInput {
-    /// All files at these paths, folders included with what is in them; without paths, this repository's own text.
-    /// Hidden files and build output are left out.
+    /// All files at these paths and in the folders among them; without paths, the text of this repository. Hidden files and
+    /// build output are left out.
     ///
     /// # Errors
     /// When a path cannot be read, or no file is found.
     pub fn new(paths: &[PathBuf]) -> io::Result<Self> {
         let own_text = [Path::new(env!("CARGO_MANIFEST_DIR")).join("..")];
-        let mut files = Vec::new();
+        let mut input = Self { files: Vec::new(), bytes: 0 };
         for path in if paths.is_empty() { &own_text[..] } else { paths } {
-            collect(path, &mut files).map_err(|error| with_path(path, &error))?;
+            input.collect(path).map_err(|error| with_path(path, &error))?;
         }
-        if files.is_empty() {
+        if input.files.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 format!("there is no file to read in {paths:?}"),
             ));
         }
-        files.sort();
-        Ok(Self { files })
+        input.files.sort();
+        Ok(input)
     }
 
     /// The number of files.
@@ -43,18 +45,52 @@ impl TextInput {
         self.files.len()
     }
 
-    /// The text, cut into pieces of whole lines of about so many bytes (a single line if 0), each at most 50 KiB. What
-    /// is no UTF-8 is replaced; pieces without a word are left out.
+    /// The size of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The text, cut into pieces of whole lines of about `target_bytes` (a single line if 0), each at most 50 KiB. Bytes that are
+    /// not UTF-8 are replaced; pieces without a word are left out.
     ///
     /// # Errors
     /// The first file that cannot be read.
     pub fn pieces(&self, target_bytes: usize) -> io::Result<Vec<String>> {
+        self.pieces_with_progress(target_bytes, &AtomicU64::new(0))
+    }
+
+    /// As [`pieces`](Self::pieces); adds the bytes that were read to a counter, for a progress display.
+    ///
+    /// # Errors
+    /// The first file that cannot be read.
+    pub fn pieces_with_progress(
+        &self,
+        target_bytes: usize,
+        read_bytes: &AtomicU64,
+    ) -> io::Result<Vec<String>> {
         let mut pieces = Vec::new();
         for file in &self.files {
             let bytes = fs::read(file).map_err(|error| with_path(file, &error))?;
-            cut(&String::from_utf8_lossy(&bytes), target_bytes, &mut pieces);
+            cut(&String::from_utf8_lossy(&bytes), target_bytes, read_bytes, &mut pieces);
         }
         Ok(pieces)
+    }
+
+    fn collect(&mut self, path: &Path) -> io::Result<()> {
+        if !path.is_dir() {
+            self.bytes += fs::metadata(path)?.len();
+            self.files.push(path.to_owned());
+            return Ok(());
+        }
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if !name.starts_with('.') && !SKIPPED_FOLDERS.contains(&&*name) {
+                self.collect(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -62,26 +98,10 @@ fn with_path(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
-    if !path.is_dir() {
-        fs::metadata(path)?;
-        files.push(path.to_owned());
-        return Ok(());
-    }
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if !name.starts_with('.') && !SKIPPED_FOLDERS.contains(&&*name) {
-            collect(&entry.path(), files)?;
-        }
-    }
-    Ok(())
-}
-
-fn cut(text: &str, target_bytes: usize, pieces: &mut Vec<String>) {
+fn cut(text: &str, target_bytes: usize, read_bytes: &AtomicU64, pieces: &mut Vec<String>) {
     let mut piece = String::new();
     for line in text.split_inclusive('\n') {
+        read_bytes.fetch_add(line.len() as u64, Ordering::Relaxed);
         // A line too long for a record is cut between words.
         for word_run in split_long(line) {
             piece.push_str(word_run);
@@ -129,7 +149,9 @@ mod tests {
         let text = "one two\n\n three\r\nfour".to_owned() + &" word".repeat(40_000) + "\nlast";
         for target_bytes in [0, 10, 4096, usize::MAX] {
             let mut pieces = Vec::new();
-            cut(&text, target_bytes, &mut pieces);
+            let read_bytes = AtomicU64::new(0);
+            cut(&text, target_bytes, &read_bytes, &mut pieces);
+            assert_eq!(read_bytes.into_inner(), text.len() as u64);
             assert_eq!(words(&pieces), text.split_whitespace().collect::<Vec<_>>());
             assert!(pieces.iter().all(|piece| piece.len() <= MAX_PIECE_BYTES + MAX_PIECE_BYTES / 2));
         }
@@ -138,7 +160,7 @@ mod tests {
     #[test]
     fn reads_its_own_repository_by_default() {
         let input = TextInput::new(&[]).unwrap();
-        assert!(input.file_count() > 10);
+        assert!(input.file_count() > 10 && input.bytes() > 10_000);
         assert!(!input.pieces(0).unwrap().is_empty());
         assert!(TextInput::new(&[PathBuf::from("no/such/file")]).is_err());
     }

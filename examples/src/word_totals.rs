@@ -1,14 +1,14 @@
 //! How often each word occurs.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-/// How often each word occurs. A word is what stands between white space.
+/// How often each word occurs. Words are separated by white space.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WordTotals {
-    totals: BTreeMap<String, u64>,
+    totals: HashMap<String, u64>,
 }
 
 impl WordTotals {

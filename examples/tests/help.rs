@@ -1,4 +1,4 @@
-//! Each program says what it takes.
+//! The `--help` of each program lists its options.
 
 #![allow(clippy::unwrap_used)] // a test may
 
@@ -17,13 +17,13 @@ fn assert_names(help: &str, options: &[&str]) {
 }
 
 #[test]
-fn word_count_says_what_it_takes() {
+fn word_count_lists_its_options() {
     let help = help(env!("CARGO_BIN_EXE_word_count"));
     assert_names(&help, &["--input", "--receivers", "--shards", "--seconds", "--plain"]);
 }
 
 #[test]
-fn windowed_word_count_says_what_it_takes() {
+fn windowed_word_count_lists_its_options() {
     let help = help(env!("CARGO_BIN_EXE_windowed_word_count"));
     assert_names(&help, &["--input", "--state", "--seconds", "--kills"]);
 }
@@ -45,12 +45,12 @@ fn windowed_word_count_counts_every_word_once() {
 
 #[cfg(feature = "kinesis-asl")]
 mod with_kinesis_asl {
-    //! The programs that talk to Kinesis.
+    //! The programs that need AWS.
 
     use super::{assert_names, help};
 
     #[test]
-    fn kinesis_word_count_says_what_it_takes() {
+    fn kinesis_word_count_lists_its_options() {
         let help = help(env!("CARGO_BIN_EXE_kinesis_word_count"));
         let options = [
             "--stream",
@@ -67,13 +67,13 @@ mod with_kinesis_asl {
     }
 
     #[test]
-    fn list_consumers_says_what_it_takes() {
+    fn list_consumers_lists_its_options() {
         let help = help(env!("CARGO_BIN_EXE_list_consumers"));
         assert_names(&help, &["--stream", "--endpoint-url", "--region"]);
     }
 
     #[test]
-    fn word_producer_says_what_it_takes() {
+    fn word_producer_lists_its_options() {
         let help = help(env!("CARGO_BIN_EXE_word_producer"));
         let options = [
             "--stream",

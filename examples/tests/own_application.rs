@@ -1,5 +1,5 @@
-//! How to test an application of your own: the in-memory stream and lease store, a paused clock, and whatever can happen to
-//! a consumer, in a few milliseconds. The application here sums up amounts.
+//! How to test your own application: with the in-memory stream and lease store and a paused clock, a reshard, throttling and a crash
+//! take milliseconds. The application in this file sums up amounts.
 
 #![allow(clippy::unwrap_used)] // a test may
 
@@ -11,7 +11,7 @@ use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::SourceErrorKind;
 use tokio::time::sleep;
 
-/// The application: amounts by the id of their record, so that one that comes twice counts once.
+/// The application: amounts by the id of their record, so that a repeated record counts once.
 #[derive(Debug, Clone, Default)]
 struct Ledger(Arc<Mutex<std::collections::BTreeMap<String, u64>>>);
 
@@ -45,7 +45,7 @@ fn consumer(name: &str, stream: &InMemoryStream, leases: &InMemoryLeaseStore, le
         .worker_id(name)
         .source(stream.clone())
         .lease_store(leases.clone())
-        .seed(7) // every wait the same in every run
+        .seed(7) // every run has the same waits
         .processors(move |shard| Bookkeeper { shard, ledger: ledger.clone() })
         .build()
         .unwrap()
@@ -57,7 +57,7 @@ fn put(stream: &InMemoryStream, amounts: std::ops::Range<u64>) {
     }
 }
 
-/// Virtual time costs nothing, so a test can wait for long.
+/// Virtual time costs nothing, so a test can wait for minutes.
 async fn wait_for_sum(ledger: &Ledger, expected: u64) {
     for _ in 0..1000 {
         if ledger.sum() == expected {
@@ -76,7 +76,7 @@ async fn sums_survive_a_split_a_merge_throttling_and_a_crash() {
     put(&stream, 0..10);
     wait_for_sum(&ledger, 45).await;
 
-    // Resharding: the children are read after their parents, by whoever is free.
+    // A reshard: the children are read after their parents.
     let shards = stream.open_shards();
     let [left, right] = stream.split(&shards[0]).unwrap();
     put(&stream, 10..20);
@@ -84,12 +84,12 @@ async fn sums_survive_a_split_a_merge_throttling_and_a_crash() {
     put(&stream, 20..30);
     wait_for_sum(&ledger, 435).await;
 
-    // The next three reads are refused.
+    // The next three reads are throttled.
     stream.fail_reads(SourceErrorKind::Throttled, 3);
     put(&stream, 30..40);
     wait_for_sum(&ledger, 780).await;
 
-    // A crash: everything of the first consumer vanishes, and the second goes on from its last checkpoint.
+    // A crash: all tasks of the first consumer vanish, and the second resumes from its last checkpoint.
     put(&stream, 40..50);
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
@@ -101,12 +101,12 @@ async fn sums_survive_a_split_a_merge_throttling_and_a_crash() {
     handle.stop();
     assert!(
         second.await.unwrap().unwrap().is_drained(),
-        "nothing is left for the next consumer to read again"
+        "a drained consumer leaves no record to be delivered again"
     );
 }
 
 #[test]
-fn a_processor_can_be_tested_by_hand() {
+fn a_processor_can_be_called_directly() {
     use kinesis_streaming::lease_store::{FencingToken, WorkerId};
 
     let owner = FencingToken { owner: WorkerId::new("me").unwrap(), counter: 1 };

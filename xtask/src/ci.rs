@@ -3,60 +3,65 @@
 use std::time::Instant;
 
 use crate::process::{Outcome, cargo};
-use crate::{bench, demo, deny, features, fuzz, interop, sim, soak, tidy, wire};
+use crate::testing::{self, Packages};
+use crate::{api, bench, demo, deny, features, fuzz, interop, sim, soak, tidy, wire};
 
 type Step = (&'static str, fn() -> Outcome);
 
 /// The steps, the quick ones first. A failure ends the run.
-const STEPS: [Step; 16] = [
+///
+/// Steps that build the same packages use the same features, so that each unit is built once for each profile: `dev` without
+/// crates of AWS (the README's command), `dev` with all features, and `checked`.
+const STEPS: [Step; 17] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
-    ("features", features::check),
+    ("api", api::check),
     ("test", || {
         // The very command that the README gives.
         cargo("xtask test").run()
     }),
+    ("demo", || demo::run(&["--plain".to_owned()])),
+    ("features", features::check),
     ("clippy", || cargo("clippy --workspace --all-targets --all-features -- --deny warnings").run()),
     ("clippy without features", || cargo("clippy --all-targets -- --deny warnings").run()),
     ("docs", || cargo("doc --workspace --all-features --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()),
     ("test all features", || {
-        // These have steps of their own, which install what they need.
-        let test = cargo("test --workspace --all-features -- --skip wire_fleet --skip wire_lease_store");
-        test.args(["--skip", "interop_kcl", "--skip", "wire_soak", "--skip", "wire_fan_out"]).run()?;
+        testing::run(&Packages::AllFeatures, &[])?;
         println!(
             "LEFT OUT: fan-out against a local server, because subscriptions and writes can lock that server up for good; \
              `cargo test -p end-to-end-tests --all-features --test wire_fan_out` runs it"
         );
         Ok(())
     }),
-    ("simulation", || {
-        sim(&["--seeds", "500"].map(str::to_owned))?;
-        // The range is printed, so that a failure can be repeated.
-        sim(&["--seeds", "100", "--fresh"].map(str::to_owned))
-    }),
-    ("fuzz", || fuzz::run(fuzz::Form::WithoutAws, 5, None)),
-    ("deny", deny::check),
-    ("wire", wire),
+    ("wire", wire::run),
     ("soak", soak::run_short),
     ("interop", interop::run_short_where_possible),
+    ("simulation", || {
+        sim::run(&["--seeds", "500"].map(str::to_owned))?;
+        // The range is printed, so that a failure can be repeated.
+        sim::run(&["--seeds", "100", "--fresh"].map(str::to_owned))
+    }),
     ("bench", || bench::run(bench::Form::Short, &[])),
-    ("demo", || demo(&["--plain".to_owned()])),
+    ("fuzz", || fuzz::run(fuzz::Form::WithoutAws, 5, None)),
+    ("deny", deny::check),
 ];
 
-/// Runs all steps and prints what each took.
-// Time is shown to people here and decides nothing.
+/// Runs all steps and prints the time of each.
+// Times are shown to people; nothing depends on them.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn run() -> Outcome {
     let mut times = Vec::new();
-    for (name, step) in STEPS {
-        println!("\n=== {name} ===");
-        let started_at = Instant::now();
+    let started_at = Instant::now();
+    for (number, (name, step)) in STEPS.into_iter().enumerate() {
+        println!("\n=== {name} ({} of {}) ===", number + 1, STEPS.len());
+        let step_started_at = Instant::now();
         step()?;
-        times.push((name, started_at.elapsed()));
+        times.push((name, step_started_at.elapsed()));
     }
     println!("\n=== all green ===");
     for (name, time) in times {
         println!("{:>6.1} s  {name}", time.as_secs_f64());
     }
+    println!("{:>6.1} s  in all", started_at.elapsed().as_secs_f64());
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! Licences, advisories, sources and duplicate versions of the dependencies, by `cargo deny`.
+//! Checks licences, advisories, sources and duplicate versions of the dependencies with `cargo deny`.
 
 use crate::process::{Outcome, command, root};
 
-/// The version that is installed when there is none.
+/// The version that is installed if there is none.
 const VERSION: &str = "0.20.2";
 
-/// Runs `cargo deny`, installing it into `target/tools` first where it is absent. Advisories need their database from
-/// the network; where that cannot be reached the check says so and the rest still counts.
+/// Runs `cargo deny`, after installing it into `target/tools` if it is absent. Advisories need a database from the network. If it
+/// cannot be fetched, that part is left out with a message.
 pub(crate) fn check() -> Outcome {
     let program = find_or_install()?;
     command(&program).args(["--all-features", "check", "bans", "licenses", "sources"]).run()?;
@@ -30,7 +30,10 @@ fn find_or_install() -> Outcome<String> {
             return Ok(candidate);
         }
     }
-    let arguments = ["install", "--locked", "--root", "target/tools", "--version", VERSION, "cargo-deny"];
+    println!("building cargo-deny {VERSION}; this takes minutes once ...");
+    // Unoptimised: it builds in a fraction of the time and checks this tree in seconds all the same.
+    let arguments =
+        ["install", "--debug", "--locked", "--root", "target/tools", "--version", VERSION, "cargo-deny"];
     command("cargo").args(arguments).run()?;
     Ok(local.to_string_lossy().into_owned())
 }

@@ -1,22 +1,22 @@
-//! Installs the second opinion on Kinesis and DynamoDB: servers from npm, into `target/emulators`.
+//! Installs a second pair of Kinesis and DynamoDB servers, from npm, into `target/emulators`.
 
 use std::path::{Path, PathBuf};
 
 use crate::process::{Outcome, command, root};
 
-/// What is installed, with exact versions: an emulator's quirks change with them.
+/// The packages, with exact versions: an emulator's quirks change with its version.
 const PACKAGES: [(&str, &str); 2] = [("kinesis-local", "0.6.2"), ("dynalite", "4.0.0")];
 
 /// Whether the servers can be used.
 #[derive(Debug)]
 pub(crate) enum Installed {
-    /// In this directory, under `node_modules`.
+    /// They are in this directory, under `node_modules`.
     In(PathBuf),
-    /// Not, and why.
+    /// They cannot be installed, for this reason.
     LeftOut(String),
 }
 
-/// Installs the servers unless they are there already.
+/// Installs the servers unless they are installed.
 pub(crate) fn install() -> Outcome<Installed> {
     for program in ["node", "npm"] {
         if let Err(error) = command(program).args(["--version"]).output() {

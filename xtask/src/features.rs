@@ -1,16 +1,16 @@
-//! What each feature brings into the dependency tree.
+//! Checks which crates each feature brings into the dependency tree.
 
 use std::collections::BTreeSet;
 
 use crate::process::{Outcome, cargo};
 
-/// Prefixes of crates that talk to AWS or exist only for that.
+/// Prefixes of crates that talk to AWS, or that only such crates need.
 const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
 
-/// Features that keep something in stores of the user's choice.
+/// Features that write to a store of the user's choice.
 const STORE_FEATURES: [&str; 2] = ["state", "storage"];
 
-/// The crates that hold no AWS crate unless a feature asks for it.
+/// Packages that depend on no AWS crate without features.
 const WITHOUT_AWS: [&str; 9] = [
     "lease-store",
     "checkpointer",
@@ -23,13 +23,13 @@ const WITHOUT_AWS: [&str; 9] = [
     "fuzzing",
 ];
 
-/// Proves that the default build holds no AWS crate and that the feature brings them, and compiles each feature set.
+/// Checks that the default build has no AWS crate and that `kinesis-asl` brings them, and compiles each feature set.
 pub(crate) fn check() -> Outcome {
     for package in WITHOUT_AWS {
         let crates = dependencies(package, &[])?;
         if let Some(found) = crates.iter().find(|name| is_aws(name)) {
             return Err(format!(
-                "{package} without features depends on {found}; it must not hold an AWS crate"
+                "{package} without features depends on {found}; only a feature may bring an AWS crate"
             ));
         }
         println!("{package}: {} crates, none of AWS", crates.len());
@@ -42,7 +42,7 @@ pub(crate) fn check() -> Outcome {
     }
     println!("kinesis-streaming with kinesis-asl: {} crates", crates.len());
     check_stores()?;
-    // Unmaintained, asked for by name: it must stay behind one crate.
+    // `backoff` is unmaintained, so only one crate may depend on it.
     let users = cargo("tree --workspace --all-features --invert backoff --depth 1 --prefix none").output()?;
     let users: BTreeSet<&str> = users.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
     if users != BTreeSet::from(["checkpointer"]) {
@@ -55,7 +55,7 @@ pub(crate) fn check() -> Outcome {
     cargo("check --quiet --package kinesis-streaming --features kinesis-asl").run()
 }
 
-/// The hand-off buffer and the application's state bring the crate for stores, which brings no client of any cloud.
+/// The features `storage` and `state` bring `object_store` without any cloud's client.
 fn check_stores() -> Outcome {
     let without = dependencies("kinesis-streaming", &[])?;
     if without.contains("object_store") {
@@ -68,7 +68,7 @@ fn check_stores() -> Outcome {
         }
         if let Some(found) = with.iter().find(|name| is_aws(name)) {
             return Err(format!(
-                "kinesis-streaming with {feature} depends on {found}; the user brings the clients of stores"
+                "kinesis-streaming with {feature} depends on {found}; the application brings the client of its store"
             ));
         }
         let more = with.len() - without.len();
@@ -83,7 +83,7 @@ fn is_aws(name: &str) -> bool {
     AWS_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The names of the crates that a package is built from, itself included.
+/// The names of all crates that a package is built from, including the package.
 fn dependencies(package: &str, features: &[&str]) -> Outcome<BTreeSet<String>> {
     let tree =
         cargo("tree --edges normal --prefix none --format {p}").args(["--package", package]).args(features);
@@ -96,7 +96,7 @@ mod tests {
     use super::is_aws;
 
     #[test]
-    fn knows_an_aws_crate_by_its_name() {
+    fn aws_crates_are_known_by_prefix() {
         assert!(is_aws("aws-sdk-kinesis") && is_aws("aws-smithy-types") && is_aws("hyper-rustls"));
         assert!(!is_aws("tokio") && !is_aws("bytes") && !is_aws("kinesis-streaming"));
     }

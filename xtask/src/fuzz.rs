@@ -1,19 +1,19 @@
 //! Fuzzing by coverage: builds `fuzz/` with libFuzzer and runs each target for a while.
 //!
-//! libFuzzer is linked as a library and coverage is a pass of the compiler, so that a stable toolchain will do; a C++ compiler
-//! is needed. What is found by the way goes to `target/fuzz`; the corpus in the tree only changes by hand.
+//! libFuzzer is linked as a library and coverage is a pass of the compiler, so a stable toolchain is enough. A C++ compiler is
+//! needed. New inputs go to `target/fuzz`; the tasks never write to the corpus in the tree.
 
 use std::fs;
 use std::process::Command;
 
 use crate::process::{Outcome, command, root, target_directory};
 
-/// The flags by which the compiler counts what is reached, and shows what is compared.
+/// Compiler flags that count the edges reached and trace comparisons.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 
-/// The most memory of a run, in MiB; an input that takes more is a fault.
+/// The most memory of a run, in MiB; an input that needs more breaks its property.
 const MEMORY_LIMIT_MIB: u32 = 1024;
 
 /// The most memory of one allocation, in MiB.
@@ -22,39 +22,44 @@ const ALLOCATION_LIMIT_MIB: u32 = 64;
 /// The largest input, in bytes.
 const MAX_INPUT_BYTES: u32 = 4096;
 
-/// How long one input may take, in seconds.
+/// The time limit of one input, in seconds.
 const INPUT_TIME_LIMIT_SECONDS: u32 = 10;
 
-/// How many lines of a failed run are shown: the panic, and where the input is.
+/// How many lines of a failed run are shown: the panic and the path of the input.
 const SHOWN_LINES: usize = 40;
 
-/// The targets of the feature `aws`.
+/// The targets that need the feature `aws`.
 const NEEDS_AWS: [&str; 3] = ["aws_settings", "get_records", "lease_row"];
 
-/// What is built.
+/// Which targets are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// The targets that need no crate of AWS, which take minutes to build: what `ci` runs.
+    /// The targets that need no crate of AWS, as in `ci`: the crates of AWS take minutes to build.
     WithoutAws,
-    /// All.
+    /// All targets.
     All,
 }
 
-/// Runs all targets of a form, or those whose name contains the text, for so many seconds each.
+/// Runs all targets of a form, or those whose name contains the text, for this many seconds each.
 pub(crate) fn run(form: Form, seconds: u32, only: Option<&str>) -> Outcome {
     if let Err(why) = cpp_compiler() {
         println!(
-            "LEFT OUT: fuzzing by coverage: libFuzzer needs a C++ compiler, and {why}; the bounded runs are tests"
+            "LEFT OUT: fuzzing by coverage: libFuzzer needs a C++ compiler: {why}. The bounded runs in `cargo test -p fuzzing` need none"
         );
         return Ok(());
     }
-    let program = build(form)?;
-    let mut ran = 0;
-    for target in targets(form)?.into_iter().filter(|target| only.is_none_or(|only| target.contains(only))) {
-        fuzz(&program, &target, seconds)?;
-        ran += 1;
+    let chosen: Vec<String> =
+        targets(form)?.into_iter().filter(|target| only.is_none_or(|only| target.contains(only))).collect();
+    if chosen.is_empty() {
+        return Err(format!("there is no target {:?}", only.unwrap_or_default()));
     }
-    if ran == 0 { Err(format!("there is no target {:?}", only.unwrap_or_default())) } else { Ok(()) }
+    println!("building {} fuzz targets with coverage; the first build takes minutes ...", chosen.len());
+    let program = build(form)?;
+    for (number, target) in chosen.iter().enumerate() {
+        println!("[{}/{}] {target}: {seconds} s ...", number + 1, chosen.len());
+        fuzz(&program, target, seconds)?;
+    }
+    Ok(())
 }
 
 fn cpp_compiler() -> Outcome {
@@ -62,7 +67,7 @@ fn cpp_compiler() -> Outcome {
     command(&compiler).args(["--version"]).output().map(drop)
 }
 
-/// The targets of a form: each has a directory of seeds.
+/// The names of a form's targets; each has a directory of seeds.
 fn targets(form: Form) -> Outcome<Vec<String>> {
     let listed = fs::read_dir(root().join("fuzz/corpus")).map_err(|error| format!("fuzz/corpus: {error}"))?;
     let mut names: Vec<String> = listed
@@ -73,11 +78,11 @@ fn targets(form: Form) -> Outcome<Vec<String>> {
     Ok(names)
 }
 
-/// Builds the program; its path.
+/// Builds the program and returns its path.
 fn build(form: Form) -> Outcome<String> {
     let host = host()?;
     let directory = target_directory().join("fuzz");
-    // With a target of its own, so that build scripts and macros are built without the flags.
+    // `--target` keeps the flags away from build scripts and macros.
     let mut build = command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
         .args(["build", "--manifest-path", "fuzz/Cargo.toml", "--target", &host])
         .args(["--target-dir", &directory.to_string_lossy()]);
@@ -91,10 +96,10 @@ fn build(form: Form) -> Outcome<String> {
 fn host() -> Outcome<String> {
     let version = command("rustc").args(["-vV"]).output()?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).ok_or_else(|| "`rustc -vV` does not say what the host is".to_owned())
+    host.map(str::to_owned).ok_or_else(|| "`rustc -vV` printed no line `host: ...`".to_owned())
 }
 
-/// Runs one target; an input that breaks its property is shown, with what to do about it.
+/// Runs one target. An input that breaks its property is reported with the next steps.
 fn fuzz(program: &str, target: &str, seconds: u32) -> Outcome {
     let found = target_directory().join("fuzz/corpus").join(target);
     let broken = target_directory().join("fuzz/broken").join(target);
@@ -114,7 +119,7 @@ fn fuzz(program: &str, target: &str, seconds: u32) -> Outcome {
             format!("-timeout={INPUT_TIME_LIMIT_SECONDS}"),
             format!("-artifact_prefix={}/", broken.display()),
         ])
-        // New inputs go to the first directory; the other is only read.
+        // libFuzzer writes new inputs to the first directory and only reads the second.
         .args([&found, &root().join(&seeds)])
         .output()
         .map_err(|error| format!("`{program}` could not be started: {error}"))?;
@@ -127,12 +132,12 @@ fn fuzz(program: &str, target: &str, seconds: u32) -> Outcome {
     let end = end.into_iter().rev().collect::<Vec<_>>().join("\n");
     let broken = broken.display();
     Err(format!(
-        "{end}\n{target} breaks its property. Mend the cause, and keep the input as a seed, under a name that says what it is: \
+        "{end}\n{target} breaks its property; fix the cause, and keep the input as a seed under a name that describes it: \
          mv {broken}/... {seeds}/..."
     ))
 }
 
-/// Executions and coverage, from what libFuzzer printed.
+/// Executions and coverage, from the output of libFuzzer.
 fn summary(log: &str) -> String {
     let last = log.lines().rfind(|line| line.contains(" cov: ")).unwrap_or_default();
     let words: Vec<&str> = last.split_whitespace().collect();
@@ -147,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn executions_and_coverage_are_read_from_the_last_line_that_has_them() {
+    fn the_summary_is_read_from_the_last_line_with_coverage() {
         let log = "#2\tINITED cov: 5 ft: 6 corp: 1/1b\n#99\tDONE   cov: 1203 ft: 4410 corp: 391/60Kb lim: 200\nDone 99 runs\n";
         assert_eq!(summary(log), "99 executions, 1203 edges and 4410 features reached");
     }

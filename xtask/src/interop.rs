@@ -1,26 +1,27 @@
-//! The real Java KCL beside our receiver: installs it into `target/interop` and runs the test.
+//! The real Java KCL next to our receiver: installs it into `target/interop` and runs the test.
 
 use std::path::{Path, PathBuf};
 
 use crate::process::{Outcome, cargo, command, root};
+use crate::testing;
 
 /// The package that holds the Java KCL 3.1.3 and all jars it needs, with its exact version.
 const PACKAGE: &str = "kclpy-ext";
 const PACKAGE_VERSION: &str = "3.1.3.post4";
 
-/// Where the package has its jars, and the one that shows that all are there.
+/// The folder of the jars in the package, and the jar whose presence shows that the package is complete.
 const JARS: &str = "amazon_kclpy/jars";
 const KCL_JAR: &str = "amazon-kinesis-client-3.1.3.jar";
 
 /// The oldest Java that is known to run it.
 const JAVA_VERSION: u32 = 17;
 
-/// How much is run.
+/// The size of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// 110,000 records, and fleets that replace each other.
+    /// 110,000 records, with fleets that replace each other.
     Full,
-    /// 13,000 records, about a minute.
+    /// 13,000 records, in about a minute.
     Short,
 }
 
@@ -33,21 +34,21 @@ impl Form {
     }
 }
 
-/// Installs what is absent and runs the test. Fails where Java or Python is absent.
+/// Installs the KCL unless it is there, and runs the test. Fails without Java or Python.
 pub(crate) fn run(form: Form) -> Outcome {
     if let Some(missing) = missing() {
         return Err(format!("interop runs the real Java KCL: {missing}"));
     }
     let jars = install()?;
-    // The feature set of `wire` and `ci`, so that nothing is built twice. The workers are programs of the test's package,
-    // which cargo builds with it.
+    testing::build_all_features()?;
+    println!("running {} ...", form.test());
     cargo("test --workspace --all-features --test interop_kcl --")
         .args(["--nocapture", "--exact", form.test()])
         .env("KCL_JARS_DIR", jars)
         .run()
 }
 
-/// The short form where Java and Python are present; where not, it says that it was left out, and why.
+/// Runs the short form; without Java or Python it prints why it is left out.
 pub(crate) fn run_short_where_possible() -> Outcome {
     match missing() {
         None => run(Form::Short),
@@ -58,29 +59,29 @@ pub(crate) fn run_short_where_possible() -> Outcome {
     }
 }
 
-/// What this machine lacks.
+/// The first program that this machine lacks, with the reason why it is needed.
 fn missing() -> Option<String> {
     if let Err(error) = command("python3").args(["-m", "pip", "--version"]).output() {
         return Some(format!("Python 3 with pip is needed to install it: {error}"));
     }
     match command("java").args(["--version"]).output() {
         Err(error) => Some(format!("Java {JAVA_VERSION} or newer is needed: {error}")),
-        Ok(said) => match java_version(&said) {
+        Ok(output) => match java_version(&output) {
             Some(version) if version >= JAVA_VERSION => None,
             _ => {
-                let said = said.lines().next().unwrap_or_default();
-                Some(format!("Java {JAVA_VERSION} or newer is needed, and this is {said:?}"))
+                let found = output.lines().next().unwrap_or_default();
+                Some(format!("Java {JAVA_VERSION} or newer is needed, found {found:?}"))
             }
         },
     }
 }
 
-/// The major version in what `java --version` says: `openjdk 17.0.15 2025-04-15`.
-fn java_version(said: &str) -> Option<u32> {
-    said.split_whitespace().nth(1)?.split(['.', '-', '+']).next()?.parse().ok()
+/// The major version in the output of `java --version`: `openjdk 17.0.15 2025-04-15`.
+fn java_version(output: &str) -> Option<u32> {
+    output.split_whitespace().nth(1)?.split(['.', '-', '+']).next()?.parse().ok()
 }
 
-/// Downloads the package and unpacks it, unless that is done. Returns where the jars are.
+/// Downloads the package and unpacks it unless it is there. Returns the folder of the jars.
 fn install() -> Outcome<PathBuf> {
     let directory = root().join("target/interop");
     let unpacked = directory.join(format!("{PACKAGE}-{PACKAGE_VERSION}"));
@@ -89,14 +90,14 @@ fn install() -> Outcome<PathBuf> {
         return Ok(jars);
     }
     std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    // Only what is in the package itself: its own dependencies are Python's, and no Python of it runs here.
+    // Without dependencies: those are Python packages, and only the jars are used here.
     command("python3")
         .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
         .args(["--only-binary", ":all:", "--dest"])
         .args([&directory])
         .args([format!("{PACKAGE}=={PACKAGE_VERSION}")])
         .run()?;
-    // Unpacked beside its place and moved there in one step, so that half of it is never taken for all.
+    // Unpacked next to its final folder and renamed, so that an interrupted run leaves no incomplete folder.
     let unpacking = directory.join("unpacking");
     let _ = std::fs::remove_dir_all(&unpacking);
     command("python3").args(["-m", "zipfile", "-e"]).args([wheel(&directory)?, unpacking.clone()]).run()?;

@@ -12,7 +12,7 @@
 //! while self.passed < self.marked {
 //! ```
 //!
-//! The text to find stands in the file exactly once; `cargo xtask tidy` checks that, so that the list cannot rot.
+//! The text to find is in the file exactly once. `cargo xtask tidy` checks that, so that the lists stay true to the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,7 +26,7 @@ const LISTS: &str = "tests/mutations";
 /// The document that says which promise a change breaks.
 const LEDGER: &str = "docs/promises.md";
 
-/// How long the tests of one change may take, in seconds: a change can make a loop endless.
+/// The time limit of the tests of one change, in seconds: a change can make a loop endless.
 const TIME_LIMIT_SECONDS: &str = "400";
 
 /// How many failing tests are named.
@@ -35,7 +35,7 @@ const NAMED_TESTS: usize = 3;
 /// A change that a test must notice.
 #[derive(Debug, Default, Clone)]
 struct Mutation {
-    /// The list that it stands in, without the ending.
+    /// The name of its list, without the extension.
     list: String,
     name: String,
     file: String,
@@ -44,38 +44,49 @@ struct Mutation {
     replace: String,
 }
 
-/// What a run of tests said.
+/// The outcome of a run of tests.
 enum Tests {
     Green,
     Failed(BTreeSet<String>),
-    /// They did not end in time.
+    /// They exceeded the time limit.
     Endless,
-    /// Nothing was tested.
+    /// No test ran; the compiler's or cargo's message.
     NotBuilt(String),
 }
 
-/// Makes all changes of a list, or whose name contains the text, one by one, in a copy of the tree.
+/// Makes all changes of a list, or those whose name contains the text, one by one in a copy of the tree.
 pub(crate) fn run(only: Option<&str>) -> Outcome {
     let mutations = all()?;
     let chosen: Vec<&Mutation> = mutations
         .iter()
         .filter(|mutation| only.is_none_or(|only| mutation.list == only || mutation.name.contains(only)))
         .collect();
+    if chosen.is_empty() {
+        return Err(format!("there is no list or change {:?} in {LISTS}", only.unwrap_or_default()));
+    }
     let tree = root().join("target/mutations/tree");
     copy_tree(&tree)?;
-    for test in chosen.iter().map(|mutation| &mutation.test).collect::<BTreeSet<_>>() {
+    let tests: BTreeSet<&String> = chosen.iter().map(|mutation| &mutation.test).collect();
+    println!(
+        "{} changes; first their {} test commands must be green without a change",
+        chosen.len(),
+        tests.len()
+    );
+    for (number, test) in tests.iter().enumerate() {
+        println!("[{}/{}] building and running `cargo test {test}` ...", number + 1, tests.len());
         if !matches!(run_tests(&tree, test)?, Tests::Green) {
-            return Err(format!("`cargo test {test}` must be green before anything is changed"));
+            return Err(format!("`cargo test {test}` must be green without a change"));
         }
     }
     let mut survivors = Vec::new();
-    for mutation in &chosen {
+    for (number, mutation) in chosen.iter().enumerate() {
+        println!("[{}/{}] {} ...", number + 1, chosen.len(), mutation.name);
         let path = tree.join(&mutation.file);
         let original = read(&path)?;
         write(&path, &mutated(mutation, &original)?)?;
         let tests = run_tests(&tree, &mutation.test);
         write(&path, &original)?;
-        // What the tests have left there, failing seeds among it, must not decide about the next change.
+        // Files that the tests wrote, such as failing seeds, must not influence the next change.
         copy_tree(&tree)?;
         match tests? {
             Tests::Failed(tests) => {
@@ -84,13 +95,13 @@ pub(crate) fn run(only: Option<&str>) -> Outcome {
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
                 println!("caught    {}: {}{more}", mutation.name, named.join(", "));
             }
-            Tests::Endless => println!("caught    {}: its tests did not end", mutation.name),
+            Tests::Endless => println!("caught    {}: its tests exceeded the time limit", mutation.name),
             Tests::Green => {
                 println!("SURVIVED  {}", mutation.name);
                 survivors.push(mutation.name.as_str());
             }
             Tests::NotBuilt(error) => {
-                return Err(format!("{} does not compile, and proves nothing:\n{error}", mutation.name));
+                return Err(format!("{}: no test ran with this change:\n{error}", mutation.name));
             }
         }
     }
@@ -104,14 +115,14 @@ pub(crate) fn faults() -> Outcome<Vec<String>> {
     let mut names = BTreeSet::new();
     for mutation in all()? {
         if !names.insert(mutation.name.clone()) {
-            faults.push(format!("{LISTS}: {} stands there twice", mutation.name));
+            faults.push(format!("{LISTS}: {} is listed twice", mutation.name));
         }
         let original = read(&root().join(&mutation.file));
         if let Err(fault) = original.and_then(|original| mutated(&mutation, &original)) {
             faults.push(fault);
         }
     }
-    // The second column of the ledger names changes, apart by semicolons.
+    // The second column of the ledger names changes, separated by semicolons.
     let ledger = read(&root().join(LEDGER))?;
     let rows = ledger.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
     let changes = rows.filter_map(|row| row.split(" | ").nth(1)).filter(|changes| *changes != "change");
@@ -129,7 +140,7 @@ fn mutated(mutation: &Mutation, original: &str) -> Outcome<String> {
         count => {
             let (name, file) = (&mutation.name, &mutation.file);
             Err(format!(
-                "{LISTS}: what {name:?} changes stands {count} times in {file}, and must stand there once"
+                "{LISTS}: the text to find of {name:?} is in {file} {count} times; it must be there once"
             ))
         }
     }
@@ -176,7 +187,7 @@ fn parse(text: &str) -> Vec<Mutation> {
         }
     }
     for mutation in &mut mutations {
-        // Lines between one change and the next are for people.
+        // Blank lines before the next change are not part of this one.
         mutation.replace.truncate(mutation.replace.trim_end().len());
     }
     mutations
@@ -189,7 +200,7 @@ fn push_line(text: &mut String, line: &str) {
     text.push_str(line);
 }
 
-/// A copy of everything that git knows; what is the same already keeps its time, so that nothing is built twice.
+/// Copies all files that git tracks. Files that are the same keep their time, so that cargo does not rebuild them.
 fn copy_tree(tree: &Path) -> Outcome {
     let listed = command("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).output()?;
     let mut wanted = BTreeMap::new();
@@ -210,7 +221,7 @@ fn copy_tree(tree: &Path) -> Outcome {
     Ok(())
 }
 
-/// What was copied before and is no longer there would be built with the rest.
+/// Removes files of an earlier copy that are no longer tracked; cargo would build them.
 fn remove_others(directory: &Path, tree: &Path, wanted: &BTreeMap<PathBuf, Vec<u8>>) -> Outcome {
     let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
     for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
@@ -224,7 +235,7 @@ fn remove_others(directory: &Path, tree: &Path, wanted: &BTreeMap<PathBuf, Vec<u
 }
 
 fn run_tests(tree: &Path, test: &str) -> Outcome<Tests> {
-    // Building takes as long as it takes; only the tests are timed.
+    // The time limit is for the tests alone, not for the build.
     let built = cargo_test(tree, &[], &format!("--no-run {test}"))?;
     if !built.status.success() {
         return Ok(Tests::NotBuilt(String::from_utf8_lossy(&built.stderr).into_owned()));
@@ -232,7 +243,7 @@ fn run_tests(tree: &Path, test: &str) -> Outcome<Tests> {
     let output = cargo_test(tree, &["timeout", TIME_LIMIT_SECONDS], &format!("--no-fail-fast {test}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     if output.status.success() {
-        // A filter that matches nothing proves nothing.
+        // A filter that matches no test proves nothing.
         let ran = text.lines().any(|line| line.starts_with("test ") && line.ends_with("... ok"));
         return Ok(if ran {
             Tests::Green

@@ -1,10 +1,11 @@
-//! Runs commands in the root of the repository and says what it runs.
+//! Runs commands in the root of the repository and prints each command before it runs.
 
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-/// What a task yields: nothing, or what went wrong in one line.
+/// The result of a task; the error names the failed step.
 pub(crate) type Outcome<T = ()> = Result<T, String>;
 
 /// The root of the repository.
@@ -14,14 +15,19 @@ pub(crate) fn root() -> PathBuf {
     root
 }
 
-/// Where cargo builds.
+/// The build directory of cargo.
 pub(crate) fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Where cargo put a program of this workspace.
+/// The path of a program of this workspace in the profile `dev`.
 pub(crate) fn built(program: &str) -> String {
-    target_directory().join("debug").join(program).to_string_lossy().into_owned()
+    built_in("debug", program)
+}
+
+/// The path of a program of this workspace in a profile's directory.
+pub(crate) fn built_in(directory: &str, program: &str) -> String {
+    target_directory().join(directory).join(program).to_string_lossy().into_owned()
 }
 
 /// A command that runs in the root of the repository.
@@ -33,7 +39,12 @@ pub(crate) struct Run {
 
 /// A cargo command; the words are split at spaces.
 pub(crate) fn cargo(words: &str) -> Run {
-    Run::new(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), "cargo").args(words.split(' '))
+    Run::new(&cargo_program(), "cargo").args(words.split(' '))
+}
+
+/// The cargo that runs this task.
+pub(crate) fn cargo_program() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
 
 /// Any other command.
@@ -64,7 +75,7 @@ impl Run {
         self
     }
 
-    /// Runs it, its output going where ours goes.
+    /// Runs the command with the output of this process.
     pub(crate) fn run(mut self) -> Outcome {
         println!("$ {}", self.shown);
         match self.command.status() {
@@ -74,7 +85,7 @@ impl Run {
         }
     }
 
-    /// Runs it and returns what it printed.
+    /// Runs the command and returns its standard output.
     pub(crate) fn output(mut self) -> Outcome<String> {
         match self.command.output() {
             Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
@@ -83,6 +94,21 @@ impl Run {
                 Err(format!("`{}` failed: {}\n{error}", self.shown, output.status))
             }
             Err(error) => Err(format!("`{}` could not be started: {error}", self.shown)),
+        }
+    }
+
+    /// Runs the command and passes each line of its standard output on; its standard error is that of this process.
+    pub(crate) fn for_each_line(mut self, mut each: impl FnMut(&str)) -> Outcome {
+        println!("$ {}", self.shown);
+        let could_not = |error| format!("`{}` could not be started: {error}", self.shown);
+        let mut child = self.command.stdout(Stdio::piped()).spawn().map_err(could_not)?;
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).lines().map_while(Result::ok).for_each(|line| each(&line));
+        }
+        match child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("`{}` failed: {status}", self.shown)),
+            Err(error) => Err(format!("`{}` could not be waited for: {error}", self.shown)),
         }
     }
 }

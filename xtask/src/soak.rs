@@ -1,13 +1,14 @@
-//! Real faults over real sockets: builds the programs and runs `wire_soak`.
+//! Real faults over real sockets: builds the programs and runs the test `wire_soak`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::process::{Outcome, cargo};
+use crate::testing;
 
-/// How long there are faults in the short form, in seconds; the end and the verdict take about ten more.
+/// How long there are faults in the short form, in seconds. The end and the verdict take about ten more.
 const SHORT_SECONDS: u64 = 50;
 
-/// The seed of the short form: the same faults at every landing.
+/// The seed of the short form, so that every landing has the same faults.
 const SHORT_SEED: u64 = 20;
 
 /// The short form: faults of every kind in about a minute.
@@ -15,27 +16,27 @@ pub(crate) fn run_short() -> Outcome {
     test(SHORT_SECONDS, SHORT_SEED)
 }
 
-/// Faults for so many minutes, drawn from the seed, or from one that is printed.
+/// Faults for this many minutes from a seed; without one, from a fresh seed that is printed.
 pub(crate) fn run(minutes: u64, seed: Option<u64>) -> Outcome {
     let seed = seed.unwrap_or_else(fresh_seed);
     println!("seed {seed}: `cargo xtask soak --minutes {minutes} --seed {seed}` repeats it");
     println!(
-        "LEFT OUT: the servers from npm, which end themselves when a request is cut (dynalite) or after a while of it \
-         (kinesis-local); and fan-out, which can lock the local server up"
+        "LEFT OUT: the servers from npm, because dynalite exits when a request is cut and kinesis-local exits after two minutes of \
+         faults; and fan-out, because it can lock up the local server"
     );
     test(minutes.max(1) * 60, seed)
 }
 
 fn test(seconds: u64, seed: u64) -> Outcome {
-    // The feature set of `wire` and `ci`, so that nothing is built twice. The processes are programs of the test's package, which
-    // cargo builds with it.
+    testing::build_all_features()?;
+    println!("running the soak: {seconds} s of faults, then the verdict ...");
     cargo("test --workspace --all-features --test wire_soak -- --nocapture wire_soak")
         .env("SOAK_SECONDS", seconds.to_string())
         .env("SOAK_SEED", seed.to_string())
         .run()
 }
 
-/// The one place where a seed comes from outside: the time, which is printed.
+/// The time as a seed: the only one that is not an argument.
 #[allow(clippy::disallowed_methods)]
 fn fresh_seed() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()

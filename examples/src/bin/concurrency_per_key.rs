@@ -1,4 +1,4 @@
-//! Slow work on many records of one shard at a time, in order for each key: transfers between accounts.
+//! Processes many records of one shard concurrently, in order for each key: slow transfers between accounts.
 //!
 //! ```text
 //! cargo run --bin concurrency_per_key
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 const ACCOUNTS: u32 = 20;
 const TRANSFERS_PER_ACCOUNT: u32 = 25;
-/// How many accounts are worked on at a time, and how long one transfer takes.
+/// How many accounts are processed concurrently, and the time of one transfer.
 const DEGREE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
 const TRANSFER_TIME: Duration = Duration::from_millis(10);
 
@@ -28,12 +28,12 @@ async fn main() -> Result<ExitCode, BoxError> {
         }
     }
 
-    // The last transfer of each account, and whether one came out of order.
+    // The last transfer of each account, and how many were out of order.
     let accounts: Arc<Mutex<BTreeMap<String, u32>>> = Arc::default();
     let out_of_order = Arc::new(Mutex::new(0_u32));
-    let (noted, counted) = (accounts.clone(), out_of_order.clone());
+    let (last, counted) = (accounts.clone(), out_of_order.clone());
     let handler = concurrent_handler(Concurrency::PerKey(DEGREE), move |_shard, record: Record| {
-        let (accounts, out_of_order) = (noted.clone(), counted.clone());
+        let (accounts, out_of_order) = (last.clone(), counted.clone());
         async move {
             sleep(TRANSFER_TIME).await;
             let number: u32 = record.json()?;

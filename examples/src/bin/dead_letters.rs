@@ -1,4 +1,4 @@
-//! Records that cannot be processed go to a file, and the shard goes on: orders come as JSON, and some are no orders.
+//! Writes poison records to a file while the shard makes progress: the records are orders in JSON, and some are malformed.
 //!
 //! ```text
 //! cargo run --bin dead_letters
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 const ORDERS: u32 = 100;
 const BROKEN_EVERY: u32 = 10;
 
-/// How long the whole may take.
+/// The time limit of the run.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         .processors(batch_handler(move |_shard, batch: RecordBatch| {
             let sender = sender.clone();
             async move {
-                // One broken order fails the batch; the policy divides it until the order is alone.
+                // One broken order fails the batch; the policy divides the batch until the order is alone.
                 for order in batch.json::<Order>()? {
                     sender.send(order).await?;
                 }

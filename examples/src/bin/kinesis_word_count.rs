@@ -1,12 +1,11 @@
-//! Counts the words of a Kinesis stream with receivers united in one process, and with those of other processes.
+//! Counts the words of a Kinesis stream, with several receivers in one process, next to other processes of the application.
 //!
 //! ```text
 //! kinesis_word_count --stream words --application word-count --region eu-west-1
 //! kinesis_word_count --stream words --application word-count --retrieval fan-out
 //! ```
 //!
-//! SIGTERM and Ctrl-C stop it gracefully. Exit status: 0 when everything delivered was also checkpointed, 3 when not,
-//! 1 after an error.
+//! SIGTERM and Ctrl-C stop it gracefully. Exit status: 0 if all delivered records are checkpointed, 3 if not, 1 after an error.
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;
@@ -23,7 +22,7 @@ use kinesis_streaming::kinesis_asl::METRICS_INTERVAL;
 use kinesis_streaming::prelude::*;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The exit status after a stop that had to leave something undone.
+/// The exit status after a stop that left delivered records without a checkpoint.
 const NOT_DRAINED: u8 = 3;
 
 /// How many batches wait between the receivers and the counter.
@@ -56,7 +55,7 @@ struct Arguments {
     /// The name of this process in the fleet, the same after a restart; by default new each time.
     #[arg(long)]
     worker_id: Option<String>,
-    /// When a silent worker counts as dead, in milliseconds.
+    /// After how many milliseconds without renewal the leases of a worker expire.
     #[arg(long, default_value_t = 10_000)]
     failover_time_ms: u64,
     /// How often the most frequent words are printed, in seconds.
@@ -68,10 +67,10 @@ struct Arguments {
     /// Another endpoint for CloudWatch.
     #[arg(long, requires = "cloudwatch")]
     cloudwatch_endpoint_url: Option<String>,
-    /// How records are fetched: by asking again and again, or pushed over a subscription, which AWS charges for.
+    /// How records are fetched: by polling, or by enhanced fan-out, which AWS charges for.
     #[arg(long, value_enum, default_value_t = Retrieval::Polling)]
     retrieval: Retrieval,
-    /// As which consumer of the stream to subscribe, registered if there is none; by default named after the application.
+    /// The fan-out consumer to subscribe as; it is registered if it is absent. By default it has the name of the application.
     #[arg(long)]
     consumer_name: Option<String>,
     /// Deregister the consumer at the end, if this process registered it. Others that still use it are interrupted.
@@ -93,10 +92,7 @@ impl Arguments {
         if self.retrieval == Retrieval::Polling {
             return match (&self.consumer_name, self.deregister_at_end) {
                 (None, false) => Ok(RetrievalMode::Polling),
-                _ => Err(
-                    "--consumer-name and --deregister-at-end mean something only with --retrieval fan-out"
-                        .into(),
-                ),
+                _ => Err("--consumer-name and --deregister-at-end need --retrieval fan-out".into()),
             };
         }
         let name = self.consumer_name.as_ref().unwrap_or(&self.application);
@@ -165,7 +161,7 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
         builder = builder.worker_id(worker_id);
     }
     let group = ReceiverGroup::new(&builder, receivers)?;
-    drop(builder); // it holds a sender of the united stream, which ends when the last one is gone
+    drop(builder); // it holds a sender of the united stream, which ends with its last sender
     let handle = group.handle();
     let metrics = if arguments.cloudwatch {
         let mut metrics = FleetMetrics::new(handle.clone());
@@ -191,11 +187,9 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     let mut journal = arguments.journal.as_deref().map(Journal::append_to).transpose()?;
     while let Some(delivery) = batches.next().await {
         if let Some(journal) = &mut journal {
-            journal.note(delivery.shard(), delivery.batch())?;
+            journal.append(delivery.shard(), delivery.batch())?;
         }
-        for record in delivery.batch() {
-            lock(&log).note(&delivery.shard().shard_id, record);
-        }
+        lock(&log).record(&delivery.shard().shard_id, delivery.batch());
         delivery.acknowledge();
     }
     printer.abort();
@@ -208,7 +202,10 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     }
     print_totals(&lock(&log));
     let is_drained = reports.iter().all(StopReport::is_drained);
-    println!("stopped, {}", if is_drained { "drained" } else { "NOT drained: some records will come again" });
+    println!(
+        "stopped, {}",
+        if is_drained { "drained" } else { "NOT drained: some records will be delivered again" }
+    );
     Ok(is_drained)
 }
 

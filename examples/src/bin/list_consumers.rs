@@ -1,10 +1,10 @@
-//! Lists the registered consumers of a stream, to find those that nobody uses any more: each costs money by the hour.
+//! Lists the registered fan-out consumers of a stream, to find unused ones: AWS charges for each by the hour.
 //!
 //! ```text
 //! list_consumers --stream words --region eu-west-1
 //! ```
 //!
-//! It removes nothing. `aws kinesis deregister-stream-consumer --consumer-arn ...` does.
+//! It removes none; `aws kinesis deregister-stream-consumer --consumer-arn ...` removes one.
 
 use std::process::ExitCode;
 use std::time::SystemTime;

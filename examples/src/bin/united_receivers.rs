@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 const RECORDS: usize = 1000;
 
-/// How long the next batch may take.
+/// The time limit for the next batch.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::main]
@@ -25,7 +25,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         stream.put(format!("user-{}", number % 50), number.to_string())?;
     }
 
-    // The plan: one receiver for each shard that is open now. They share whatever becomes of the shards later.
+    // One receiver for each open shard. After a reshard they share the new shards.
     let open_shards = stream.list_shards(&ShardFilter::Open).await?.len();
     let plan = NonZeroUsize::new(open_shards).ok_or("the stream has no open shard")?;
     let (processors, mut batches) = united_stream(plan);
@@ -36,7 +36,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         .failover_time(Duration::from_secs(2))
         .processors(processors);
     let group = ReceiverGroup::new(&builder, plan.get())?;
-    // The stream ends when the last of the receivers has ended.
+    // The stream ends when the last receiver has ended.
     drop(builder);
     let handle = group.handle();
     let running = tokio::spawn(group.run());
@@ -46,7 +46,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         let Some(delivery) = timeout(LIMIT, batches.next()).await? else { break };
         records += delivery.batch().len();
         *by_worker.entry(delivery.shard().worker_id.to_string()).or_default() += delivery.batch().len();
-        // Only now may a checkpoint pass the batch. Dropped instead, it would come again.
+        // From now on a checkpoint may pass the batch. Without the acknowledgement it would be delivered again.
         delivery.acknowledge();
     }
     handle.stop();

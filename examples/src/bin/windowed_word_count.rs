@@ -1,8 +1,7 @@
-//! Counts words, in all and in a sliding window, and keeps the counts: embedded, no server, no account.
+//! Counts words, in total and in a sliding window, with durable state: embedded, no server, no account.
 //!
-//! Receivers are killed on the way, a shard is split, two are merged. Two things are written down meanwhile: the position of
-//! each shard, in its lease, and the counts, in snapshots that hold the positions. At the end every word must be counted
-//! exactly once.
+//! Receivers are killed, a shard is split and two are merged while it runs. Each lease holds the checkpoint of its shard; snapshots
+//! hold the counts together with the positions. The program fails unless every word is counted exactly once.
 //!
 //! ```text
 //! cargo run -p examples --bin windowed_word_count
@@ -24,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 const APPLICATION: &str = "windowed-word-count";
 const STREAM: &str = "words";
 
-/// How long the receivers may take to catch up after the last record was put.
+/// The time limit to catch up after the last record was put.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Count words with a state that survives kills.
@@ -33,25 +32,25 @@ struct Arguments {
     /// Files or folders to read; by default this repository's own text.
     #[arg(long)]
     input: Vec<PathBuf>,
-    /// Where the snapshots are kept; by default a new folder that is removed at the end.
+    /// The folder of the snapshots; by default a new folder that is removed at the end.
     #[arg(long)]
     state: Option<PathBuf>,
     /// How long the producer takes to put all lines.
     #[arg(long, default_value_t = 12)]
     seconds: u64,
-    /// How many receivers are killed on the way.
+    /// How many receivers are killed.
     #[arg(long, default_value_t = 5)]
     kills: usize,
 }
 
-/// What is kept for a word.
+/// The state of a word.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct WordCount {
     total: u64,
     recent: PaneCounts,
 }
 
-/// Counts words, in all and in a window.
+/// Counts words in total and in a window.
 struct CountWords {
     window: SlidingWindow,
 }
@@ -64,7 +63,7 @@ impl StateLogic for CountWords {
     }
 
     fn update(&self, record: &Record, state: &mut StateChanges<'_, WordCount>) -> Result<(), BoxError> {
-        let arrival = record.approximate_arrival.ok_or("a record without arrival time")?;
+        let arrival = record.approximate_arrival.ok_or("a record has no arrival time")?;
         let pane = self.window.pane_of(arrival);
         for word in std::str::from_utf8(&record.data)?.split_whitespace() {
             state.update_by_key(word, |counted| {
@@ -89,7 +88,7 @@ impl StateLogic for CountWords {
     }
 }
 
-/// A receiver of this process, with what it keeps.
+/// A receiver of this process and its state.
 struct Worker {
     handle: ReceiverHandle,
     processors: StatefulProcessors<CountWords>,
@@ -123,7 +122,7 @@ impl Scene {
         Ok(Worker { handle, processors, task: tokio::spawn(async move { Ok(receiver.run().await?) }) })
     }
 
-    /// Both checkpoints of every shard: the lease's, and the one in the snapshot, which is never behind it.
+    /// Shows both positions of every shard: the checkpoint of the lease, and the position in the snapshot, which is never behind it.
     async fn show(&self, workers: &[Worker]) -> Result<(), BoxError> {
         let tail = |position: &Position| {
             let text = position.to_string();
@@ -189,7 +188,7 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
         let killed = workers.remove(0);
         killed.task.abort();
         println!(
-            "{} of {} lines are put; {} is killed",
+            "{} of {} lines are put; killed {}",
             index + 1,
             lines.len(),
             killed.handle.status().worker_id
@@ -210,7 +209,7 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
         if is_right || Instant::now() > limit {
             let now = totals.state.watermark().unwrap_or(std::time::UNIX_EPOCH);
             let recent = |count: &WordCount| count.recent.count(&scene.window, now);
-            println!("\nthe most frequent words, in all and in the last five seconds:");
+            println!("\nthe most frequent words, in total and in the last five seconds:");
             let mut words: Vec<_> = totals.state.iter().collect();
             words.sort_by_key(|(_, count)| std::cmp::Reverse(count.total));
             for (word, count) in words.into_iter().take(8) {

@@ -1,7 +1,7 @@
 //! A fleet of receivers counts words, embedded: an in-memory stream and lease store, no server, no account.
 //!
-//! While lines of text flow into the stream one shard is split, two are merged, and one receiver is ended abruptly. At
-//! the end every word must have been counted.
+//! While lines of text are put into the stream, one shard is split, two are merged, and one receiver is ended abruptly. The program
+//! fails unless every word is counted at the end.
 //!
 //! ```text
 //! cargo run --bin word_count -- --receivers 3 --shards 4 --input some/folder
@@ -12,23 +12,40 @@ use std::io::{IsTerminal as _, Write as _};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
 use examples::{DeliveryLog, TextInput, WordTotals};
 use kinesis_streaming::prelude::*;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-/// How long the fleet may take to catch up after the last record was put.
-const CATCH_UP_LIMIT: Duration = Duration::from_secs(60);
+/// How long the fleet may make no progress after the last record was put.
+const NO_PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the ledger may take for its queue after the receivers have stopped.
+const LEDGER_END_LIMIT: Duration = Duration::from_secs(60);
 
 /// How many words the final table shows.
 const WORDS_SHOWN: usize = 12;
 
-/// How many rows the producer and the handlers may be ahead of the ledger.
+/// How many batches the handlers may be ahead of the ledger.
 const LEDGER_QUEUE: usize = 1024;
+
+/// The most records of a run. Larger input makes larger records.
+const MAX_RECORDS: u64 = 200_000;
+
+/// How many records are put between two points at which other tasks get their turn.
+const PUTS_PER_TURN: usize = 64;
+
+/// The least capacity of the stream, in bytes.
+const MIN_CAPACITY_BYTES: usize = 64 * 1024 * 1024;
+
+/// Capacity of the stream for each record beyond its payload, in bytes: mostly its partition key.
+const KEY_BYTES: u64 = 256;
 
 /// Count the words of a stream with a fleet of receivers, embedded.
 #[derive(Debug, Parser)]
@@ -42,13 +59,13 @@ struct Arguments {
     /// How many shards the stream starts with.
     #[arg(long, default_value = "4")]
     shards: NonZeroUsize,
-    /// How long the producer takes to put all lines.
+    /// How long the producer takes to put all lines, or longer if the machine is slower.
     #[arg(long, default_value_t = 15)]
     seconds: u64,
-    /// When a silent receiver counts as dead, in milliseconds.
+    /// After how many milliseconds without renewal the leases of a receiver expire.
     #[arg(long, default_value_t = 2000)]
     failover_time_ms: u64,
-    /// Print a plain log even when there is a terminal.
+    /// Print a plain log even on a terminal.
     #[arg(long)]
     plain: bool,
 }
@@ -70,78 +87,170 @@ async fn main() -> ExitCode {
 
 /// Runs the whole story. Returns whether every word was counted.
 async fn run(arguments: Arguments) -> Result<bool, BoxError> {
-    let lines = TextInput::new(&arguments.input)?.pieces(0)?;
-    let stream = InMemoryStream::new("words", arguments.shards);
-    let (deliveries, ledger) = mpsc::channel(LEDGER_QUEUE);
-    let mut fleet = Fleet::start(&arguments, &stream, &deliveries)?;
-    drop(deliveries);
-    println!(
-        "{} lines into {} shards, read by {} receivers; split, merge and one abrupt end on the way\n",
+    let mut view = View::new(arguments.plain || !std::io::stdout().is_terminal());
+    let (lines, bytes) = read(arguments.input.clone(), &mut view).await?;
+    let capacity = usize::try_from(bytes + KEY_BYTES * lines.len() as u64)?.max(MIN_CAPACITY_BYTES);
+    let stream = InMemoryStream::with_capacity("words", arguments.shards, capacity);
+    let ledger = Ledger::default();
+    let (deliveries, received) = mpsc::channel(LEDGER_QUEUE);
+    let keeping = tokio::spawn(ledger.clone().keep(received));
+    let mut fleet = Fleet::start(&arguments, &stream, deliveries)?;
+    view.event(&format!(
+        "{} records into {} shards, read by {} receivers; then a split, a merge and an abrupt end",
         lines.len(),
         arguments.shards,
         arguments.receivers
-    );
+    ));
 
-    let mut view = View::new(arguments.plain || !std::io::stdout().is_terminal());
-    let mut ledger = Ledger { deliveries: ledger, log: DeliveryLog::default(), abrupt_end: None };
-    let truth = story(&arguments, &stream, &lines, &mut fleet, &mut ledger, &mut view).await?;
-    let caught_up = timeout(CATCH_UP_LIMIT, async {
-        while ledger.log.totals().records < lines.len() {
-            ledger.take_until(Instant::now() + view.period).await;
-            view.show(&fleet, &ledger.log);
-        }
-    });
-    let caught_up = caught_up.await.is_ok();
+    let count = lines.len();
+    let truth = story(&arguments, &stream, lines, &mut fleet, &ledger, &mut view).await?;
+    view.event(&format!("all {count} records are put"));
+    let caught_up = catch_up(count, &fleet, &ledger, &mut view).await;
     fleet.stop().await;
-    Ok(conclude(&truth, &ledger, lines.len(), caught_up))
+    // The handlers are gone, so the ledger ends with the last delivery in its queue.
+    timeout(LEDGER_END_LIMIT, keeping).await??;
+    Ok(conclude(&truth, &ledger.lock(), count, caught_up))
 }
 
-/// Puts all lines at an even rate, and makes things happen at given shares of them.
+/// Reads the input with a progress line each period. Returns the records to put and their bytes.
+async fn read(paths: Vec<PathBuf>, view: &mut View) -> Result<(Vec<String>, u64), BoxError> {
+    let read_bytes = Arc::new(AtomicU64::new(0));
+    let counter = read_bytes.clone();
+    let mut reading = tokio::task::spawn_blocking(move || {
+        let input = TextInput::new(&paths)?;
+        // One line makes a record unless that makes too many records.
+        let target_bytes = usize::try_from(input.bytes() / MAX_RECORDS).unwrap_or(usize::MAX);
+        input.pieces_with_progress(target_bytes, &counter)
+    });
+    let lines = loop {
+        tokio::select! {
+            lines = &mut reading => break lines??,
+            () = view.due() => view.line(&format!("reading: {:.1} MB", read_bytes.load(Ordering::Relaxed) as f64 / 1e6)),
+        }
+    };
+    if lines.is_empty() {
+        return Err("there is no word in the input".into());
+    }
+    let bytes = lines.iter().map(|line| line.len() as u64).sum();
+    Ok((lines, bytes))
+}
+
+/// Puts all lines at an even rate, with an event at given shares of them.
 async fn story(
     arguments: &Arguments,
     stream: &InMemoryStream,
-    lines: &[String],
+    lines: Vec<String>,
     fleet: &mut Fleet,
-    ledger: &mut Ledger,
+    ledger: &Ledger,
     view: &mut View,
 ) -> Result<WordTotals, BoxError> {
-    let started_at = Instant::now();
-    let duration = Duration::from_secs(arguments.seconds);
-    let at_percent = |percent: usize| lines.len() * percent / 100;
-    let (split_at, merge_at, end_at) = (at_percent(25), at_percent(45), at_percent(60));
-    let mut truth = WordTotals::default();
-    let mut next_view = started_at;
-    for (index, line) in lines.iter().enumerate() {
-        let due_at = started_at + duration.mul_f64(index as f64 / lines.len() as f64);
-        while Instant::now() < due_at {
-            ledger.take_until(due_at.min(next_view)).await;
-            if Instant::now() >= next_view {
-                view.show(fleet, &ledger.log);
-                next_view += view.period;
+    let count = lines.len();
+    let at_percent = |percent: usize| count * percent / 100;
+    let mut producer = Producer {
+        stream: stream.clone(),
+        lines,
+        put: 0,
+        truth: WordTotals::default(),
+        started_at: Instant::now(),
+        duration: Duration::from_secs(arguments.seconds),
+    };
+    producer.put_until(at_percent(25), fleet, ledger, view).await?;
+    let parent = stream.open_shards().swap_remove(0);
+    let children = stream.split(&parent)?;
+    view.event(&format!("split {parent} into {} and {}", children[0], children[1]));
+
+    producer.put_until(at_percent(45), fleet, ledger, view).await?;
+    // The two halves of the split are adjacent.
+    let open = stream.open_shards();
+    if let [.., left, right] = &open[..] {
+        let child = stream.merge(left, right)?;
+        view.event(&format!("merged {left} and {right} into {child}"));
+    }
+
+    producer.put_until(at_percent(60), fleet, ledger, view).await?;
+    if fleet.receivers.len() > 1 {
+        let abrupt_end = fleet.end_one_abruptly();
+        let shards: Vec<&str> = abrupt_end.shards.iter().map(ShardId::as_str).collect();
+        view.event(&format!("{} ended abruptly with {}", abrupt_end.worker_id, shards.join(", ")));
+        ledger.lock().abrupt_end = Some(abrupt_end);
+    }
+    producer.put_until(count, fleet, ledger, view).await?;
+    Ok(producer.truth)
+}
+
+/// Waits until all records are delivered. Returns false after a time without progress.
+async fn catch_up(count: usize, fleet: &Fleet, ledger: &Ledger, view: &mut View) -> bool {
+    let (mut seen, mut seen_at) = (0, Instant::now());
+    loop {
+        let records = ledger.lock().log.totals().records;
+        if records >= count {
+            return true;
+        }
+        if records > seen {
+            (seen, seen_at) = (records, Instant::now());
+        }
+        if seen_at.elapsed() > NO_PROGRESS_LIMIT {
+            return false;
+        }
+        view.due().await;
+        view.show(fleet, ledger, count);
+    }
+}
+
+/// Puts lines at an even rate.
+struct Producer {
+    stream: InMemoryStream,
+    lines: Vec<String>,
+    /// How many lines are put.
+    put: usize,
+    /// The words of these lines.
+    truth: WordTotals,
+    started_at: Instant,
+    duration: Duration,
+}
+
+impl Producer {
+    /// Puts lines up to an index, and shows the progress meanwhile.
+    async fn put_until(
+        &mut self,
+        end: usize,
+        fleet: &Fleet,
+        ledger: &Ledger,
+        view: &mut View,
+    ) -> Result<(), BoxError> {
+        let count = self.lines.len();
+        while self.put < end {
+            tokio::select! {
+                biased;
+                () = view.due() => view.show(fleet, ledger, count),
+                put = self.put_some(end) => put?,
             }
         }
-        if index == split_at {
-            let parent = stream.open_shards().swap_remove(0);
-            let children = stream.split(&parent)?;
-            view.event(&format!("split {parent} into {} and {}", children[0], children[1]));
-        }
-        if index == merge_at {
-            // The two halves of the split lie side by side.
-            let open = stream.open_shards();
-            let [left, right] = [&open[open.len() - 2], &open[open.len() - 1]];
-            let child = stream.merge(left, right)?;
-            view.event(&format!("merged {left} and {right} into {child}"));
-        }
-        if index == end_at && fleet.receivers.len() > 1 {
-            let abrupt_end = fleet.end_one_abruptly();
-            let shards: Vec<&str> = abrupt_end.shards.iter().map(ShardId::as_str).collect();
-            view.event(&format!("{} ended abruptly with {}", abrupt_end.worker_id, shards.join(", ")));
-            ledger.abrupt_end = Some(abrupt_end);
-        }
-        stream.put(format!("line-{index}"), line.clone())?;
-        truth.add_text(line);
+        Ok(())
     }
-    Ok(truth)
+
+    /// Waits until the next line is due and puts the lines that are due, up to a number.
+    async fn put_some(&mut self, end: usize) -> Result<(), BoxError> {
+        let share = self.put as f64 / self.lines.len() as f64;
+        let due_at = self.started_at + self.duration.mul_f64(share);
+        if Instant::now() < due_at {
+            sleep_until(due_at).await;
+        } else {
+            yield_now().await;
+        }
+        let elapsed = self.started_at.elapsed().as_secs_f64() / self.duration.as_secs_f64().max(0.001);
+        for _ in 0..PUTS_PER_TURN {
+            let is_due = self.put as f64 <= elapsed * self.lines.len() as f64;
+            if self.put == end || !is_due {
+                break;
+            }
+            let line = std::mem::take(&mut self.lines[self.put]);
+            self.truth.add_text(&line);
+            self.stream.put(format!("line-{}", self.put), line)?;
+            self.put += 1;
+        }
+        Ok(())
+    }
 }
 
 /// The receivers of this process. Each runs in a task of its own, so that one can be ended abruptly.
@@ -154,8 +263,10 @@ struct RunningReceiver {
     task: JoinHandle<Result<StopReport, BoxError>>,
 }
 
-/// A batch that was delivered: the shard, the records, and by whom.
+/// A delivered batch.
 struct Delivered {
+    /// When the handler was called with it.
+    at: Instant,
     shard_id: ShardId,
     worker_id: String,
     batch: RecordBatch,
@@ -165,9 +276,8 @@ impl Fleet {
     fn start(
         arguments: &Arguments,
         stream: &InMemoryStream,
-        deliveries: &mpsc::Sender<Delivered>,
+        deliveries: mpsc::Sender<Delivered>,
     ) -> Result<Self, BoxError> {
-        let deliveries = deliveries.clone();
         let builder = Consumer::builder()
             .application("word-count")
             .worker_id("receiver")
@@ -178,8 +288,8 @@ impl Fleet {
             .processors(batch_handler(move |shard: ShardContext, batch| {
                 let deliveries = deliveries.clone();
                 async move {
-                    let worker_id = shard.worker_id.to_string();
-                    let delivered = Delivered { shard_id: shard.shard_id, worker_id, batch };
+                    let (at, worker_id) = (Instant::now(), shard.worker_id.to_string());
+                    let delivered = Delivered { at, shard_id: shard.shard_id, worker_id, batch };
                     Ok(deliveries.send(delivered).await.map_err(|_| "the ledger is closed")?)
                 }
             }));
@@ -222,7 +332,7 @@ impl Fleet {
     }
 }
 
-/// The crash, and how long it took until each of its shards was read again.
+/// The crash, and the time until another receiver read each of its shards.
 struct AbruptEnd {
     at: Instant,
     worker_id: String,
@@ -230,34 +340,49 @@ struct AbruptEnd {
     gaps: BTreeMap<ShardId, Duration>,
 }
 
-/// Everything that was delivered.
-struct Ledger {
-    deliveries: mpsc::Receiver<Delivered>,
+impl AbruptEnd {
+    /// Records the first batch of a shard that its next owner's handler got. The ledger's own queue does not count.
+    fn record(&mut self, delivered: &Delivered) {
+        if delivered.worker_id != self.worker_id
+            && self.shards.contains(&delivered.shard_id)
+            && let Some(gap) = delivered.at.checked_duration_since(self.at)
+        {
+            self.gaps.entry(delivered.shard_id.clone()).or_insert(gap);
+        }
+    }
+}
+
+/// All deliveries, written by one task.
+#[derive(Clone, Default)]
+struct Ledger(Arc<Mutex<Entries>>);
+
+#[derive(Default)]
+struct Entries {
     log: DeliveryLog,
     abrupt_end: Option<AbruptEnd>,
 }
 
 impl Ledger {
-    /// Notes what is delivered until then.
-    async fn take_until(&mut self, deadline: Instant) {
-        while let Ok(Some(delivered)) = tokio::time::timeout_at(deadline, self.deliveries.recv()).await {
-            for record in &delivered.batch {
-                self.log.note(&delivered.shard_id, record);
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records deliveries until all handlers are gone.
+    async fn keep(self, mut deliveries: mpsc::Receiver<Delivered>) {
+        while let Some(delivered) = deliveries.recv().await {
+            let mut entries = self.lock();
+            if let Some(end) = &mut entries.abrupt_end {
+                end.record(&delivered);
             }
-            if let Some(end) = &mut self.abrupt_end
-                && delivered.worker_id != end.worker_id
-                && end.shards.contains(&delivered.shard_id)
-            {
-                end.gaps.entry(delivered.shard_id).or_insert_with(|| end.at.elapsed());
-            }
+            entries.log.record(&delivered.shard_id, &delivered.batch);
         }
     }
 }
 
-/// Live progress: a table that redraws itself, or a plain log when there is no terminal.
+/// Live progress: a table that redraws itself, or a plain log without a terminal.
 struct View {
     is_plain: bool,
-    period: Duration,
+    ticks: Interval,
     drawn_lines: usize,
     last_shown: (Instant, usize),
 }
@@ -265,16 +390,23 @@ struct View {
 impl View {
     fn new(is_plain: bool) -> Self {
         let period = Duration::from_millis(if is_plain { 1000 } else { 250 });
-        Self { is_plain, period, drawn_lines: 0, last_shown: (Instant::now(), 0) }
+        let mut ticks = interval_at(Instant::now() + period, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { is_plain, ticks, drawn_lines: 0, last_shown: (Instant::now(), 0) }
     }
 
-    fn show(&mut self, fleet: &Fleet, log: &DeliveryLog) {
+    /// Waits until the next progress is due.
+    async fn due(&mut self) {
+        self.ticks.tick().await;
+    }
+
+    fn show(&mut self, fleet: &Fleet, ledger: &Ledger, count: usize) {
         let now = Instant::now();
-        let records = log.totals().records;
+        let records = ledger.lock().log.totals().records;
         let (last_at, last_records) = self.last_shown;
         let rate = (records - last_records) as f64 / now.duration_since(last_at).as_secs_f64().max(0.001);
         self.last_shown = (now, records);
-        let mut lines = vec![format!("{records:>7} records  {rate:>7.0} records/s")];
+        let mut lines = vec![format!("{records:>7} of {count} records  {rate:>7.0} records/s")];
         for receiver in &fleet.receivers {
             let status = receiver.handle.status();
             if status.is_standby {
@@ -292,13 +424,22 @@ impl View {
                 ));
             }
         }
+        self.draw(&lines);
+    }
+
+    /// Shows one line of progress.
+    fn line(&mut self, text: &str) {
+        self.draw(&[text.to_owned()]);
+    }
+
+    fn draw(&mut self, lines: &[String]) {
         if self.is_plain {
-            let owners: Vec<String> =
-                lines[1..].iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-            println!("{} | {}", lines[0], owners.join(" | "));
+            let compact: Vec<String> =
+                lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+            println!("{}", compact.join(" | "));
         } else {
             self.erase();
-            for line in &lines {
+            for line in lines {
                 println!("\x1b[2K{line}");
             }
             self.drawn_lines = lines.len();
@@ -321,7 +462,7 @@ impl View {
 }
 
 /// Prints the final tables. Returns whether every word was counted.
-fn conclude(truth: &WordTotals, ledger: &Ledger, put: usize, caught_up: bool) -> bool {
+fn conclude(truth: &WordTotals, ledger: &Entries, put: usize, caught_up: bool) -> bool {
     let counted = ledger.log.words();
     println!("\n{:<24} {:>9} {:>9}", "word", "put", "counted");
     for (word, count) in truth.top(WORDS_SHOWN) {
@@ -336,7 +477,7 @@ fn conclude(truth: &WordTotals, ledger: &Ledger, put: usize, caught_up: bool) ->
     println!("  again (deliveries)     {:>9}", totals.again);
     if let Some(end) = &ledger.abrupt_end {
         for (shard_id, gap) in &end.gaps {
-            println!("gap after the abrupt end {:>7.1} s  {shard_id}", gap.as_secs_f64());
+            println!("read again after the end {:>7.1} s  {shard_id}", gap.as_secs_f64());
         }
     }
     let differences = truth.differences(counted);
@@ -344,7 +485,7 @@ fn conclude(truth: &WordTotals, ledger: &Ledger, put: usize, caught_up: bool) ->
         println!("WRONG: {word:?} was put {put} times and counted {counted} times");
     }
     if !caught_up {
-        println!("WRONG: not all records arrived within {CATCH_UP_LIMIT:?}");
+        println!("WRONG: records are missing after {NO_PROGRESS_LIMIT:?} without progress");
     }
     let is_right = differences.is_empty() && caught_up;
     println!("\n{}", if is_right { "every word was counted" } else { "WORDS ARE MISSING" });

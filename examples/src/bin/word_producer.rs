@@ -1,4 +1,4 @@
-//! Puts the words of files into a Kinesis stream at an even rate, and says what it put.
+//! Puts the words of files into a Kinesis stream at an even rate, and reports the totals.
 //!
 //! ```text
 //! word_producer --stream words --region eu-west-1 --input some/folder --records-per-second 200
@@ -28,7 +28,7 @@ const MAX_ENTRIES: usize = 500;
 /// The most payload bytes of one call, below the AWS limit of 5 MiB with its keys.
 const MAX_CALL_BYTES: usize = 4 * 1024 * 1024;
 
-/// The most records of one aggregate. Its size in bytes is bounded by itself.
+/// The most records of one aggregate. The aggregator bounds its bytes.
 const MAX_AGGREGATE_RECORDS: i64 = 10_000;
 
 /// How long a new stream may take to become active.
@@ -46,32 +46,32 @@ struct Arguments {
     /// Another endpoint for Kinesis.
     #[arg(long)]
     endpoint_url: Option<String>,
-    /// Create the stream with so many shards if it does not exist.
+    /// Create the stream with this many shards if it does not exist.
     #[arg(long)]
     create_with_shards: Option<i32>,
     /// Files or folders to read; by default this repository's own text.
     #[arg(long)]
     input: Vec<PathBuf>,
-    /// Make so many records of random words instead of reading files.
+    /// Generate this many records of random words instead of reading files.
     #[arg(long, conflicts_with = "input")]
     make_records: Option<usize>,
-    /// How many words a made record has.
+    /// How many words a generated record has.
     #[arg(long, default_value_t = 10, requires = "make_records")]
     words_per_record: usize,
-    /// The seed of made words.
+    /// The seed of the generated words.
     #[arg(long, default_value_t = 1, requires = "make_records")]
     seed: u64,
-    /// About how many bytes of text make a record; 0: one line each.
+    /// About how many bytes of text make a record; 0 makes a record of each line.
     #[arg(long, default_value_t = 0)]
     record_bytes: usize,
-    /// How many records are put in a second; 0: as many as the stream takes.
+    /// How many records are put in a second; 0 for no limit.
     #[arg(long, default_value_t = 100)]
     records_per_second: u32,
-    /// Aggregate so many records into one, in the format of the Kinesis Producer Library; 0: put each by itself. All
-    /// records of an aggregate get one explicit hash key, so that no reshard tears them apart.
+    /// Aggregate this many records into one, in the format of the Kinesis Producer Library; 0 for no aggregation. All records of an
+    /// aggregate get one explicit hash key, so that they belong to one shard after any reshard.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=MAX_AGGREGATE_RECORDS))]
     aggregate: u32,
-    /// Write what was put to this file: `{"records": n, "words": {"word": count}}`.
+    /// Write the totals to this file: `{"records": n, "words": {"word": count}}`.
     #[arg(long)]
     totals: Option<PathBuf>,
 }
@@ -123,7 +123,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
             let due_at =
                 started_at + Duration::from_secs_f64(index as f64 / f64::from(arguments.records_per_second));
             if Instant::now() < due_at {
-                // What is complete is put before the wait, so that the rate is even and not in bursts.
+                // Put complete records before the wait, so that the rate is even and not in bursts.
                 producer.put(&mut waiting).await?;
                 waiting_bytes = 0;
                 sleep_until(due_at).await;
@@ -146,7 +146,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     let totals = &producer.totals;
     println!(
         "put {} records in {} entries with {} words ({} different) in {seconds:.1} s; {} entries were put again after \
-         a refusal",
+         a throttle",
         producer.records,
         producer.entries,
         totals.words(),
@@ -164,7 +164,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Records of random words, the digits that the producer of Spark's example makes.
+/// Records of random words: digits, as in the producer of Spark's example.
 fn made_words(records: usize, words_per_record: usize, seed: u64) -> Vec<String> {
     let mut rng = Rng::with_seed(seed);
     let mut record =
@@ -201,13 +201,13 @@ struct Producer {
     rng: Rng,
     totals: WordTotals,
     records: u64,
-    /// What Kinesis counts as a record: an aggregate is one.
+    /// Entries of `PutRecords`; an aggregate is one entry.
     entries: u64,
     retried: u64,
 }
 
 impl Producer {
-    /// Puts all of these records. Entries that the stream refuses are put again, after a randomised wait.
+    /// Puts all of these records. Throttled entries are put again after a randomised wait.
     async fn put(&mut self, waiting: &mut Vec<PackedRecord<'_>>) -> Result<(), BoxError> {
         let mut delays = RetryPolicy::default().delays(self.rng.fork());
         while !waiting.is_empty() {
@@ -222,20 +222,21 @@ impl Producer {
             let put =
                 self.client.put_records().stream_name(&self.stream).set_records(Some(entries)).send().await;
             let put = put.map_err(|error| format!("PutRecords: {}", DisplayErrorContext(&error)))?;
-            let mut refused = Vec::new();
+            let mut throttled = Vec::new();
             for (record, answer) in std::mem::take(waiting).into_iter().zip(put.records) {
                 if answer.sequence_number.is_some() {
                     record.pieces.iter().for_each(|piece| self.totals.add_text(piece));
                     self.records += record.pieces.len() as u64;
                     self.entries += 1;
                 } else {
-                    refused.push(record);
+                    throttled.push(record);
                 }
             }
-            self.retried += refused.len() as u64;
-            *waiting = refused;
+            self.retried += throttled.len() as u64;
+            *waiting = throttled;
             if !waiting.is_empty() {
-                let delay = delays.next().ok_or("the stream keeps refusing records; put fewer per second")?;
+                let delay =
+                    delays.next().ok_or("the stream keeps throttling; put fewer records per second")?;
                 sleep(delay).await;
             }
         }
@@ -248,7 +249,7 @@ mod tests {
     use super::made_words;
 
     #[test]
-    fn made_words_are_as_many_as_asked_for_and_the_same_for_a_seed() {
+    fn generated_words_depend_on_the_seed_alone() {
         let records = made_words(7, 3, 1);
         assert_eq!(records.len(), 7);
         assert!(records.iter().all(|record| record.split_whitespace().count() == 3));

@@ -1,0 +1,95 @@
+//! Builds the test programs of a selection of packages with one cargo command and runs them side by side.
+
+mod changes;
+mod programs;
+mod report;
+mod runner;
+
+use crate::process::{Outcome, cargo};
+use programs::TestProgram;
+
+/// The packages that are built. One list for each feature set, so that every task builds the same units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Packages {
+    /// Everything that needs no crate of AWS, without the models, which have a task of their own.
+    WithoutAws,
+    /// The whole workspace with all features.
+    AllFeatures,
+    /// These packages with their default features.
+    Only(Vec<String>),
+}
+
+impl Packages {
+    fn cargo_words(&self) -> String {
+        match self {
+            Self::WithoutAws => {
+                "--workspace --exclude kinesis-asl --exclude benchmark --exclude models".to_owned()
+            }
+            Self::AllFeatures => "--workspace --all-features".to_owned(),
+            Self::Only(names) => {
+                names.iter().map(|name| format!("--package {name}")).collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+}
+
+/// Tests with their own steps in `cargo xtask ci`, which install and start the servers that they need.
+const OWN_STEPS: [&str; 5] = ["wire_fleet", "wire_lease_store", "interop_kcl", "wire_soak", "wire_fan_out"];
+
+/// Tests that take many seconds of computation. `cargo xtask test` leaves them out, `cargo xtask ci` runs them.
+pub(crate) const LONG_TESTS: [&str; 1] = ["the_table_in_the_documentation_is_what_the_planner_does"];
+
+/// Runs all tests of the packages, with the documentation's examples. The filters go to each test program.
+pub(crate) fn run(packages: &Packages, filters: &[String]) -> Outcome {
+    let mut programs = programs::build(&packages.cargo_words())?;
+    let mut arguments = filters.to_vec();
+    let skipped: &[&str] = match packages {
+        // A filter can name a long test.
+        Packages::WithoutAws if filters.is_empty() => &LONG_TESTS,
+        Packages::WithoutAws | Packages::Only(_) => &[],
+        Packages::AllFeatures => &OWN_STEPS,
+    };
+    if *packages == Packages::AllFeatures {
+        programs.retain(|program| !OWN_STEPS.contains(&program.target.as_str()));
+    }
+    arguments.extend(skip(skipped));
+    let doc_tests = filters.is_empty().then(|| packages.cargo_words());
+    runner::run(programs, &arguments, doc_tests.as_deref())
+}
+
+/// Runs the tests of the packages that differ from the main branch, and of all packages that depend on them.
+pub(crate) fn run_changed() -> Outcome {
+    let affected = changes::affected_packages()?;
+    for package in
+        affected.iter().filter(|package| ["kinesis-asl", "benchmark", "models"].contains(&package.as_str()))
+    {
+        println!(
+            "LEFT OUT: {package}, which takes minutes to build or run: `cargo test -p {package} --all-features`"
+        );
+    }
+    let is_affected = |program: &TestProgram| affected.contains(&program.package);
+    // All packages are built, so that cargo selects the same features as in `cargo xtask test` and rebuilds only what changed.
+    let mut programs = programs::build(&Packages::WithoutAws.cargo_words())?;
+    programs.retain(is_affected);
+    if programs.is_empty() {
+        println!("no test program is affected by the changes");
+        return Ok(());
+    }
+    runner::run(programs, &skip(&LONG_TESTS).collect::<Vec<_>>(), None)
+}
+
+/// The arguments of a test program that leave tests out.
+fn skip(names: &[&str]) -> impl Iterator<Item = String> {
+    names.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()])
+}
+
+/// Visits every state of the models.
+pub(crate) fn run_models() -> Outcome {
+    cargo("test --package models").run()
+}
+
+/// Builds all programs and test programs of the workspace with all features.
+pub(crate) fn build_all_features() -> Outcome {
+    println!("building the workspace with all features; the first build takes minutes ...");
+    programs::build(&Packages::AllFeatures.cargo_words()).map(drop)
+}

@@ -1,0 +1,26 @@
+//! Tests and programs that use local servers: the fleet over the wire, and local endpoints to try things with.
+
+use crate::process::{self, Outcome, cargo, command};
+use crate::{emulators, testing};
+
+/// Three receiver processes against each pair of local servers.
+pub(crate) fn run() -> Outcome {
+    let emulators = emulators::install()?;
+    testing::build_all_features()?;
+    let mut test = cargo("test --workspace --all-features --test wire_fleet --test wire_lease_store");
+    test = test.args(["--", "--nocapture", "--test-threads", "1"]);
+    match emulators {
+        emulators::Installed::In(directory) => test = test.env("EMULATORS_DIR", directory),
+        emulators::Installed::LeftOut(why) => {
+            println!("LEFT OUT: the servers from npm (kinesis-local, dynalite): {why}");
+        }
+    }
+    test.run()
+}
+
+/// Local Kinesis and DynamoDB endpoints until Ctrl-C.
+pub(crate) fn local(arguments: &[String]) -> Outcome {
+    // The programs that the printed lines call are built with it.
+    testing::build_all_features()?;
+    command(&process::built("local_endpoints")).args(arguments).run()
+}
