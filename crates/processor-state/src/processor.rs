@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lease_store::BoxError;
-use shard_worker::{RecordBatch, RecordProcessor, RecordProcessorFactory, Settling, ShardContext};
+use shard_worker::{FlushReason, RecordBatch, RecordProcessor, RecordProcessorFactory, ShardContext};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -167,7 +167,7 @@ impl<L: StateLogic> RecordProcessor for StatefulProcessor<L> {
         applied
     }
 
-    async fn settle(&mut self, _reason: Settling) -> Result<(), BoxError> {
+    async fn flush(&mut self, _reason: FlushReason) -> Result<(), BoxError> {
         Ok(self.shard()?.write().await?)
     }
 

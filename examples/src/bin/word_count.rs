@@ -289,7 +289,7 @@ impl Fleet {
                 let deliveries = deliveries.clone();
                 async move {
                     let (at, worker_id) = (Instant::now(), shard.worker_id.to_string());
-                    let delivered = Delivered { at, shard_id: shard.shard_id, worker_id, batch };
+                    let delivered = Delivered { at, shard_id: shard.shard_id.clone(), worker_id, batch };
                     Ok(deliveries.send(delivered).await.map_err(|_| "the ledger is closed")?)
                 }
             }));

@@ -13,7 +13,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use fastrand::Rng;
 use kinesis_streaming::lease_store::{Lease, LeaseChange, Position, SequenceNumber, ShardId, WorkerId};
 use kinesis_streaming::receiver::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
-use kinesis_streaming::shard_worker::{Aggregator, Record, Window, deaggregate};
+use kinesis_streaming::shard_worker::internals::Window;
+use kinesis_streaming::shard_worker::{Aggregator, Record, deaggregate};
 
 /// Largest number of records of an answer.
 const RECORDS: u64 = 10_000;
@@ -53,8 +54,8 @@ fn acknowledgement(criterion: &mut Criterion) {
     let delivered = || {
         let mut window = Window::default();
         for batch in records.chunks(1000) {
-            let delivery = window.deliver(batch, 0);
-            window.keep_places(delivery, batch);
+            let delivery = window.push(batch, 0);
+            window.keep_positions(delivery, batch);
         }
         window
     };

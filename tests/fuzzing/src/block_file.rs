@@ -2,7 +2,7 @@
 //! justifies, and are refused with a wrong checksum.
 
 use bytes::Bytes;
-use receiver::{BlockError, HandOffBlock};
+use receiver::{Block, BlockError};
 use shard_worker::Record;
 
 use crate::target::{Reading, Target};
@@ -54,7 +54,7 @@ fn check(input: &[u8]) -> Reading {
 
 /// Decodes the bytes and checks the properties of every block.
 fn read(bytes: &Bytes) -> Result<(), BlockError> {
-    let block = HandOffBlock::decode(bytes)?;
+    let block = Block::decode(bytes)?;
     let inside = bytes.as_ptr_range();
     for record in block.records() {
         let data = record.data.as_ptr_range();
@@ -67,10 +67,6 @@ fn read(bytes: &Bytes) -> Result<(), BlockError> {
     let ascends = |pair: &[Record]| pair[0].sequence_number < pair[1].sequence_number;
     assert!(block.records().windows(2).all(ascends), "the records are out of order");
     assert_eq!(block.records().is_empty(), block.is_shard_end());
-    assert_eq!(
-        HandOffBlock::decode(&block.encode()).as_ref(),
-        Ok(&block),
-        "the block changes in a round trip"
-    );
+    assert_eq!(Block::decode(&block.encode()).as_ref(), Ok(&block), "the block changes in a round trip");
     Ok(())
 }

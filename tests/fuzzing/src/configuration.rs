@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use lease_store::InMemoryLeaseStore;
-use receiver::{BlockStores, HandOffSettings, Receiver, ReceiverSettings};
+use receiver::{BlockStores, Receiver, ReceiverSettings, StorageSettings};
 use serde_json::{Value, from_slice, from_value, to_value};
 use shard_worker::{InMemoryStream, batch_handler};
 use tokio::time::{Duration, sleep, timeout};
@@ -48,12 +48,12 @@ const WORK_TIME: Duration = Duration::from_secs(3);
 const STOP_TIME: Duration = Duration::from_secs(60);
 
 fn check(input: &[u8]) -> Reading {
-    let buffer = from_slice::<HandOffSettings>(input);
+    let buffer = from_slice::<StorageSettings>(input);
     if let Ok(settings) = &buffer {
         let written = to_value(settings).expect("cannot write the settings");
         name_a_setting(&settings.faults(&BlockStores::none()), &written);
         assert_eq!(
-            &from_value::<HandOffSettings>(written).expect("cannot read the written settings"),
+            &from_value::<StorageSettings>(written).expect("cannot read the written settings"),
             settings
         );
     }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use receiver::state::snapshot::{decode, decode_header, encode};
+use receiver::state::snapshot::{decode, decode_snapshot_header, encode};
 use receiver::state::{
     SlidingWindow, SlidingWindowCount, StateErrorKind, StateLogic, StateSchema, update_state_by_key,
 };
@@ -76,7 +76,7 @@ where
 {
     match decode(input, logic) {
         Ok(snapshot) => {
-            assert_eq!(decode_header(input).expect("cannot read the header"), snapshot.header);
+            assert_eq!(decode_snapshot_header(input).expect("cannot read the header"), snapshot.header);
             let again =
                 encode(&snapshot.header, &snapshot.state, usize::MAX).expect("cannot write the snapshot");
             assert_eq!(decode(&again, logic).expect("cannot read the written snapshot"), snapshot);

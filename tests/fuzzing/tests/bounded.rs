@@ -5,7 +5,7 @@
 use fuzzing::block_file::{content_of, sealed};
 use fuzzing::bounded::{MAX_INPUT_BYTES, corpus, run};
 use fuzzing::{Reading, Target, target_named};
-use receiver::HandOffBlock;
+use receiver::Block;
 
 /// Most memory that a mutated block of [`MAX_INPUT_BYTES`] may claim, in bytes: one record for every nine bytes.
 const MAX_CLAIMED_BYTES: u64 = 512 * 1024;
@@ -40,7 +40,7 @@ fn a_block_with_large_lengths_claims_no_memory() {
         let mut hostile = content.to_vec();
         hostile[place..place + 4].fill(0xff);
         let hostile = sealed(&hostile);
-        let claimed = allocation_counter::measure(|| drop(HandOffBlock::decode(&hostile)));
+        let claimed = allocation_counter::measure(|| drop(Block::decode(&hostile)));
         assert!(claimed.bytes_max < MAX_CLAIMED_BYTES, "at byte {place}: {claimed:?}");
     }
 }

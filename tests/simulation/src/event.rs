@@ -158,7 +158,7 @@ impl WriteKind {
                 LeaseChange::Withdraw { .. } => Self::Withdraw,
                 LeaseChange::Offer => Self::Offer,
                 LeaseChange::Release => Self::Release,
-                LeaseChange::Prepare(_) => Self::Other,
+                LeaseChange::PrepareCheckpoint(_) => Self::Other,
             },
         }
     }

@@ -333,7 +333,7 @@ async fn position_that_never_existed_is_an_error_and_skips_nothing() {
         .initial_position_of(shard_id.clone(), position.clone());
     let member = Member::start(builder);
     let error = || progress(&member, &shard_id).and_then(|progress| progress.last_error).unwrap_or_default();
-    wait_until("the error is reported", || error().contains("not one of this shard")).await;
+    wait_until("the error is reported", || error().contains("does not belong to this shard")).await;
     sleep(Duration::from_secs(60)).await;
     assert_eq!(journal.times().len(), 0);
     assert_eq!(row(&store, &shard_id).await.checkpoint, position.position());

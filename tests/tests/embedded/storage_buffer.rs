@@ -6,7 +6,7 @@ use std::time::Duration;
 use end_to_end_tests::fleet::{Member, SEED, member, parents, put, setup};
 use kinesis_streaming::lease_store::Consistency;
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::HandOffUsage;
+use kinesis_streaming::storage::StorageUsage;
 use test_support::faulty_object_store::{FaultyObjectStore, TestDirectory};
 use test_support::{Journal, LIMIT, ReadLog, wait_until};
 use tokio::sync::Semaphore;
@@ -40,13 +40,13 @@ impl Stores {
         Self { local: FaultyObjectStore::default(), replica: self.replica.clone() }
     }
 
-    fn buffer(&self, stream: impl StreamSource, settings: HandOffSettings) -> HandOffBuffer {
-        HandOffBuffer::new(stream, settings, self.stores()).unwrap().seeded(SEED)
+    fn buffer(&self, stream: impl StreamSource, settings: StorageSettings) -> StorageBuffer {
+        StorageBuffer::new(stream, settings, self.stores()).unwrap().seeded(SEED)
     }
 }
 
-fn settings(level: StorageLevel) -> HandOffSettings {
-    HandOffSettings::new(APPLICATION, level)
+fn settings(level: StorageLevel) -> StorageSettings {
+    StorageSettings::new(APPLICATION, level)
 }
 
 /// A member whose handler needs a permit of the semaphore for each batch.
@@ -334,7 +334,7 @@ async fn buffer_in_directories_survives_restarts() {
     let buffer = || {
         let stores =
             BlockStores::none().directory(local.path()).unwrap().replica_directory(replica.path()).unwrap();
-        HandOffBuffer::new(stream.clone(), settings(StorageLevel::DiskOnly2), stores).unwrap().seeded(SEED)
+        StorageBuffer::new(stream.clone(), settings(StorageLevel::DiskOnly2), stores).unwrap().seeded(SEED)
     };
     for life in 0..5 {
         put(&stream, life * 50..(life + 1) * 50);
@@ -353,7 +353,7 @@ async fn buffer_in_directories_survives_restarts() {
 /// Random loads, kills, takeovers, damage and failing stores, at every level: every record arrives in order.
 #[tokio::test(start_paused = true)]
 async fn buffer_delivers_in_order_through_kills_damage_and_refusals() {
-    let mut buffers: Vec<HandOffBuffer> = Vec::new();
+    let mut buffers: Vec<StorageBuffer> = Vec::new();
     for seed in 0..60_u64 {
         let mut rng = fastrand::Rng::with_seed(SEED ^ seed);
         let level = LEVELS[rng.usize(..LEVELS.len())];
@@ -452,7 +452,7 @@ async fn buffer_delivers_in_order_through_kills_damage_and_refusals() {
         journal.check_parents_first(&parents(&stream).await);
         last.crash().await;
     }
-    let sum = |of: fn(&HandOffUsage) -> u64| buffers.iter().map(|buffer| of(&buffer.usage())).sum::<u64>();
+    let sum = |of: fn(&StorageUsage) -> u64| buffers.iter().map(|buffer| of(&buffer.usage())).sum::<u64>();
     for (what, times) in [
         ("from memory", sum(|usage| usage.from_memory)),
         ("from the local store", sum(|usage| usage.from_local)),

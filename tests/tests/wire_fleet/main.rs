@@ -112,7 +112,7 @@ async fn main_job(name: &str, endpoints: &Endpoints, volume: &Volume) {
     );
 }
 
-/// Scans the lease table repeatedly and fails when a counter or a checkpoint goes back.
+/// Scans the lease table repeatedly and fails when a counter or a checkpoint moves back.
 fn check_that_nothing_goes_back(endpoints: &Endpoints) -> JoinHandle<()> {
     let store = DynamoDbLeaseStore::new(endpoints.dynamodb_client(), APPLICATION).unwrap();
     tokio::spawn(async move {

@@ -202,7 +202,7 @@ impl Coordinator {
             .map(|lease| async {
                 let (store, worker_id) = (self.receiver.store.clone(), &self.receiver.worker_id);
                 let missing_facts = self.facts_for(facts, &lease);
-                let held = HeldLease::take_noting(store, &lease, worker_id, missing_facts).await;
+                let held = HeldLease::take_with_facts(store, &lease, worker_id, missing_facts).await;
                 (lease, held)
             })
             .buffer_unordered(MAX_CONCURRENT_WRITES)

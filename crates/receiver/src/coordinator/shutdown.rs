@@ -102,7 +102,7 @@ impl Coordinator {
         let held: Vec<Arc<HeldLease>> = {
             let live = self.receiver.shared.live();
             let chosen = live.shards.iter().filter(|(shard_id, _)| which(shard_id));
-            chosen.map(|(_, shard)| shard.held.clone()).filter(|held| !held.is_asked_for()).collect()
+            chosen.map(|(_, shard)| shard.held.clone()).filter(|held| !held.is_requested()).collect()
         };
         futures::stream::iter(held)
             .for_each_concurrent(MAX_CONCURRENT_WRITES, |held| async move {

@@ -97,7 +97,7 @@ pub(crate) async fn renew_until_lost(
             }
             Renewal::Due { expires_at } => expires_at,
         };
-        if triggered_for != Some(due_at) && !held.is_asked_for() && trigger.write_now() {
+        if triggered_for != Some(due_at) && !held.is_requested() && trigger.write_now() {
             triggered_for = Some(due_at);
             next_try = (Instant::now() + interval / RETRIES_PER_RENEWAL).min(expires_at);
             continue;
@@ -128,7 +128,7 @@ pub(crate) async fn renew_until_lost(
 }
 
 async fn renew(held: &HeldLease) -> Result<(), StoreError> {
-    if held.is_asked_for() { held.offer().await } else { held.renew().await }
+    if held.is_requested() { held.offer().await } else { held.renew().await }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use checkpointer::CheckpointTrigger;
 use lease_store::{HeldLease, WorkerId};
-use shard_worker::{Interventions, ShardOutcome, ShardProgress, ShardWorker, WatchdogLimits};
+use shard_worker::{ShardOutcome, ShardProgress, ShardWorker, WatchdogCommands, WatchdogLimits};
 use tokio::sync::watch;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ pub(crate) struct ShardTask {
     /// Makes the worker finish. A stop of the whole receiver cancels it too.
     pub(crate) stop: CancellationToken,
     /// Restarts the worker, or makes it leave the shard.
-    pub(crate) interventions: Interventions,
+    pub(crate) watchdog_commands: WatchdogCommands,
     pub(crate) progress: watch::Receiver<ShardProgress>,
     /// `None`: no watchdog.
     pub(crate) watchdog: Option<WatchdogLimits>,
@@ -50,7 +50,7 @@ impl ShardTask {
             held,
             trigger,
             stop,
-            interventions,
+            watchdog_commands,
             progress,
             watchdog,
             failover_time,
@@ -59,7 +59,7 @@ impl ShardTask {
         let lost = worker.context.lease_lost.clone();
         // A task of its own: renewal and watchdog go on even if the application's code never reaches an await point.
         let renewal = renew_until_lost(held.clone(), failover_time, trigger, lost);
-        let supervisor = supervise(watchdog, progress, interventions, held.clone());
+        let supervisor = supervise(watchdog, progress, watchdog_commands, held.clone());
         let background = async { tokio::join!(renewal, supervisor) }.in_current_span();
         let _background = AbortOnDropHandle::new(tokio::spawn(background));
         let mut working = Box::pin(worker.run());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lease_store::HeldLease;
-use shard_worker::{Interventions, ShardProgress, ShardState, Watchdog, WatchdogAct, WatchdogLimits};
+use shard_worker::{ShardProgress, ShardState, Watchdog, WatchdogAct, WatchdogCommands, WatchdogLimits};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
@@ -18,7 +18,7 @@ const LEAVING_TIME: Duration = Duration::from_secs(20);
 pub(crate) async fn supervise(
     limits: Option<WatchdogLimits>,
     progress: watch::Receiver<ShardProgress>,
-    interventions: Interventions,
+    watchdog_commands: WatchdogCommands,
     held: Arc<HeldLease>,
 ) {
     let Some(limits) = limits else { return };
@@ -31,14 +31,14 @@ pub(crate) async fn supervise(
         if state == ShardState::Finished {
             return;
         }
-        match watchdog.look(Instant::now(), progressed_at) {
-            WatchdogAct::LookAgainAt(at) => sleep_until(at).await,
+        match watchdog.check(Instant::now(), progressed_at) {
+            WatchdogAct::CheckAgainAt(at) => sleep_until(at).await,
             WatchdogAct::Restart => {
                 tracing::error!(
                     ?state, no_progress_time = ?limits.no_progress_time,
                     "the shard made no progress, restarting its processor"
                 );
-                interventions.restart();
+                watchdog_commands.restart();
             }
             WatchdogAct::GiveUp => {
                 tracing::error!(
@@ -46,7 +46,7 @@ pub(crate) async fn supervise(
                     restarts = limits.max_restarts,
                     "the shard makes no progress after its restarts, releasing its lease for another worker"
                 );
-                interventions.give_up();
+                watchdog_commands.give_up();
                 break;
             }
         }
@@ -75,14 +75,14 @@ mod tests {
         store.write(&LeaseWrite::Create(lease.clone())).await.unwrap();
         let me = WorkerId::new("a").unwrap();
         let held = Arc::new(HeldLease::take(Arc::new(store.clone()), &lease, &me).await.unwrap());
-        // The worker makes no progress and never reacts to the interventions.
+        // The worker makes no progress and never reacts to the watchdog_commands.
         let (_worker, progress) = watch::channel(ShardProgress::default());
-        let interventions = Interventions::default();
+        let watchdog_commands = WatchdogCommands::default();
         let limits = WatchdogLimits { no_progress_time: Duration::from_secs(60), max_restarts: 2 };
         let started_at = Instant::now();
-        supervise(Some(limits), progress, interventions.clone(), held.clone()).await;
+        supervise(Some(limits), progress, watchdog_commands.clone(), held.clone()).await;
         assert_eq!(started_at.elapsed(), Duration::from_secs(180) + LEAVING_TIME);
-        interventions.given_up().await;
+        watchdog_commands.give_up_requested().await;
         assert!(held.is_fenced(), "the worker writes nothing more");
         assert_eq!(
             store.get(&lease.shard_id).await.unwrap().unwrap().owner,

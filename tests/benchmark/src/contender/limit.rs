@@ -12,7 +12,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use kinesis_streaming::kinesis_asl::bench_internals::{HandMade, read};
+use kinesis_streaming::kinesis_asl::internals::{HandMade, read};
 use kinesis_streaming::prelude::BoxError;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};

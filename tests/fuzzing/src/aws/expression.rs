@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use lease_store::dynamodb::fuzz_internals::{Item, Update};
+use lease_store::internals::{Item, Update};
 
 /// Whether the condition holds for the row.
 pub(super) fn holds(update: &Update, row: &Item) -> bool {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::types::ChildShard;
 use base64_simd::STANDARD;
-use kinesis_asl::bench_internals::{WholeAnswer, read_whole};
+use kinesis_asl::internals::{WholeAnswer, read_whole};
 use lease_store::SequenceNumber;
 use serde_json::{Value, json};
 use shard_worker::Record;

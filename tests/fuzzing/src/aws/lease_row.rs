@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use lease_store::dynamodb::MultiStreamKey;
-use lease_store::dynamodb::fuzz_internals::{Item, Rows};
+use lease_store::internals::{Item, Rows};
 use lease_store::{
     HashKeyRange, Lease, LeaseChange, LeaseFacts, LeaseWrite, MalformedLease, PendingCheckpoint, Position,
     ShardId, StreamIdentity, Verdict, WorkerId,
@@ -213,8 +213,11 @@ fn changes(lease: &Lease) -> Vec<LeaseChange> {
             position: Position::ShardEnd,
             children: BTreeSet::from([ShardId::numbered(8), ShardId::numbered(9)]),
         },
-        LeaseChange::Prepare(PendingCheckpoint { position: position.clone(), state: Some(vec![1]) }),
-        LeaseChange::Prepare(PendingCheckpoint { position, state: None }),
+        LeaseChange::PrepareCheckpoint(PendingCheckpoint {
+            position: position.clone(),
+            state: Some(vec![1]),
+        }),
+        LeaseChange::PrepareCheckpoint(PendingCheckpoint { position, state: None }),
         LeaseChange::take(worker("another")),
         LeaseChange::Take { owner: worker("another"), facts },
         LeaseChange::Request { by: worker("another"), instead_of: None },

@@ -8,7 +8,7 @@ use super::single_lease::{
     Call, FAILOVER_STEPS, FAILOVER_TIME, Happened, HeldLease, NOW, Origin, SingleLease, Unsettled, Violation,
     WorkerView, age_of, ago,
 };
-use crate::internals::{Finding, LeaseHolder, NextWrite, Renewal, UnsettledWrite, renewal};
+use crate::internals::{Finding, LeaseState, NextWrite, Renewal, UnsettledWrite, renewal};
 use crate::witness::Witnesses;
 
 impl SingleLease {
@@ -17,8 +17,8 @@ impl SingleLease {
         let row = self.row;
         let Some(held) = &mut self.view(worker).held else { return false };
         let mut holder = held.holder(worker);
-        if holder.must_look() {
-            let finding = holder.look(Some(row.lease()));
+        if holder.must_read_back() {
+            let finding = holder.read_back(Some(row.lease()));
             if !self.act_on(worker, finding, &holder, witnesses) {
                 return true;
             }
@@ -27,7 +27,7 @@ impl SingleLease {
     }
 
     /// Sends the holder's next write, if there is one.
-    fn write_on(&mut self, worker: Worker, change: Change, mut holder: LeaseHolder) -> bool {
+    fn write_on(&mut self, worker: Worker, change: Change, mut holder: LeaseState) -> bool {
         let Some(held) = &mut self.view(worker).held else { return false };
         match holder.next_write(&change.full(), false, *NOW) {
             Ok(NextWrite::Send(write)) => {
@@ -78,14 +78,14 @@ impl SingleLease {
         let (change, sent) = (call.change, call.sent);
         let mut holder = held.holder(worker);
         if is_applied {
-            holder.note_applied(row.lease());
+            holder.record_applied(row.lease());
             held.adopt(&holder);
             held.confirmed = sent;
             self.unlink(worker, None);
             self.conclude(worker, change);
         } else {
             // The other unsettled writes keep their indexes; only the newest is removed.
-            let finding = holder.note_refused(Some(row.lease()));
+            let finding = holder.record_refused(Some(row.lease()));
             held.unsettled.pop();
             if self.act_on(worker, finding, &holder, witnesses) {
                 self.write_on(worker, change, holder);
@@ -105,7 +105,7 @@ impl SingleLease {
         let Some(call) = held.call else { return false };
         let mut holder = held.holder(worker);
         let was_applied = held.unsettled.last().is_some_and(|newest| newest.is_applied);
-        let (finding, is_done) = holder.look_for_newest(Some(row.lease()));
+        let (finding, is_done) = holder.read_back_newest(Some(row.lease()));
         witnesses.record(if was_applied { Happened::UnknownApplied } else { Happened::UnknownNotApplied });
         // A hand-over and a take by the requester have the same result: another worker owns the lease.
         let is_anothers = row.owner.is_some_and(|owner| owner != worker);
@@ -127,15 +127,15 @@ impl SingleLease {
     fn act_on(
         &mut self,
         worker: Worker,
-        finding: Finding,
-        holder: &LeaseHolder,
+        finding: ReadBack,
+        holder: &LeaseState,
         witnesses: &Witnesses,
     ) -> bool {
         let is_anothers = self.row.owner.is_some_and(|owner| owner != worker);
         let Some(held) = &mut self.view(worker).held else { return false };
         let applied = held.unsettled.iter().find(|write| write.is_applied).copied();
         match finding {
-            Finding::Applied { asked_at, .. } => {
+            ReadBack::Applied { asked_at, .. } => {
                 held.confirmed = age_of(asked_at);
                 held.adopt(holder);
                 self.unlink(worker, None);
@@ -145,18 +145,18 @@ impl SingleLease {
                     self.fail(Violation::MistakenForApplied);
                 }
             }
-            Finding::Unchanged => {
+            ReadBack::Unchanged => {
                 held.adopt(holder);
                 if applied.is_some() {
                     self.fail(Violation::MistakenForLost);
                 }
             }
-            Finding::HandOverBegun => {
+            ReadBack::HandOverBegun => {
                 held.adopt(holder);
                 self.unlink(worker, None);
                 witnesses.record(Happened::KclHandOver);
             }
-            Finding::Lost => {
+            ReadBack::Lost => {
                 if held.is_owner {
                     self.fail(Violation::MistakenForLost);
                 }
@@ -271,15 +271,15 @@ impl SingleLease {
 }
 
 impl HeldLease {
-    pub(super) fn holder(&self, worker: Worker) -> LeaseHolder {
+    pub(super) fn holder(&self, worker: Worker) -> LeaseState {
         let unsettled = self.unsettled.iter();
         let unsettled =
             unsettled.map(|write| UnsettledWrite { write: write.write.full(), asked_at: ago(write.sent) });
-        LeaseHolder::with_unsettled(worker_id(worker), self.row.lease(), unsettled.collect())
+        LeaseState::with_unsettled(worker_id(worker), self.row.lease(), unsettled.collect())
     }
 
     /// Takes over the holder's row, and drops the writes that it has settled.
-    fn adopt(&mut self, holder: &LeaseHolder) {
+    fn adopt(&mut self, holder: &LeaseState) {
         self.row = Row::of(holder.lease()).0;
         if holder.unsettled().is_empty() {
             self.unsettled.clear();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kinesis_streaming::lease_store::{FencingToken, HashKeyRange, WorkerId};
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::shard_worker::{RecordProcessorFactory as _, Settling};
+use kinesis_streaming::shard_worker::{FlushReason, RecordProcessorFactory as _};
 
 use super::scene::{APPLICATION, Scene};
 
@@ -73,7 +73,7 @@ async fn call_everything(polls: usize) -> Result<bool, BoxError> {
         }
         tokio::time::sleep(Duration::from_millis(7)).await;
     }
-    until_done!(left, parent.settle(Settling::ShardEnd))?;
+    until_done!(left, parent.flush(FlushReason::ShardEnd))?;
     until_done!(left, parent.shard_ended())?;
     drop(parent);
     let mut context = ShardContext::new(APPLICATION, "text", ShardId::numbered(1), owner(9));
@@ -82,7 +82,7 @@ async fn call_everything(polls: usize) -> Result<bool, BoxError> {
     let mut child = processors.create(context);
     until_done!(left, child.initialize())?;
     until_done!(left, child.process(&batch(10..14)))?;
-    until_done!(left, child.settle(Settling::Stop))?;
+    until_done!(left, child.flush(FlushReason::Stop))?;
     drop(child);
     let totals = scene.totals().await;
     assert_eq!(totals.state.iter().collect::<Vec<_>>(), [("word", &13)], "cut short at poll {polls}");

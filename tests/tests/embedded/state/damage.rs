@@ -110,7 +110,7 @@ async fn a_state_whose_snapshots_are_all_gone_is_refused() {
         scene.objects.kept.delete(&path).await.unwrap();
     }
     let (member, error) = refused(&scene, "second").await;
-    assert!(error.contains("there is no snapshot") && error.contains("another application name"), "{error}");
+    assert!(error.contains("holds no snapshot") && error.contains("another application name"), "{error}");
     for (path, bytes) in kept {
         put(&scene, &path, bytes).await;
     }
@@ -181,7 +181,7 @@ async fn snapshot_of_another_shard_or_application_is_refused() {
         let kind = scene.processors().read_totals(APPLICATION, "text").await.unwrap_err().kind();
         assert_eq!(kind, StateErrorKind::OtherStream);
         let (member, error) = refused(&scene, "second").await;
-        assert!(error.contains("the snapshot is of application"), "{error}");
+        assert!(error.contains("the snapshot belongs to application"), "{error}");
         member.stop().await;
     }
 }
@@ -209,7 +209,7 @@ async fn a_snapshot_of_a_stream_that_was_created_again_is_refused() {
     let anew = Scene { stream, objects: scene.objects.clone(), ..anew };
     let anew = anew.with_settings(|settings| settings.stream_identity = Some(identity));
     let (member, error) = refused(&anew, "second").await;
-    assert!(error.contains("not of stream arn:") && error.contains("another prefix"), "{error}");
+    assert!(error.contains("not to stream arn:") && error.contains("another prefix"), "{error}");
     member.stop().await;
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kinesis_streaming::prelude::{Position, ShardId, async_trait};
-use kinesis_streaming::state::snapshot::decode_header;
+use kinesis_streaming::state::decode_snapshot_header;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -112,7 +112,7 @@ impl Objects {
 
     async fn put_now(&self, path: Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let put = self.kept.put_opts(&path, payload.clone(), options).await?;
-        if let Ok(header) = decode_header(&Bytes::from(payload)) {
+        if let Ok(header) = decode_snapshot_header(&Bytes::from(payload)) {
             self.with(|faults| {
                 let covers = header.covers().clone();
                 faults.written.push((header.shard_id.clone(), covers.clone()));

@@ -295,7 +295,7 @@ async fn volatile_state_is_refused_unless_accepted() {
     for store in [StateStore::volatile(), StateStore::object_store(std::sync::Arc::new(in_memory), "states")]
     {
         let error = stateful(word_counts(1), store, settings.clone()).unwrap_err().to_string();
-        assert!(error.contains("accepts_loss_at_restart") && error.contains("keeps nothing"), "{error}");
+        assert!(error.contains("accepts_loss_at_restart") && error.contains("is volatile"), "{error}");
     }
     let settings = StateSettings { accepts_loss_at_restart: true, ..settings };
     let scene = Scene::new(2);
