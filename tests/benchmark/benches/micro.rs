@@ -12,9 +12,9 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fastrand::Rng;
 use kinesis_streaming::lease_store::{Lease, LeaseChange, Position, SequenceNumber, ShardId, WorkerId};
-use kinesis_streaming::receiver::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
-use kinesis_streaming::shard_worker::internals::Window;
-use kinesis_streaming::shard_worker::{Aggregator, Record, deaggregate};
+use receiver::internals::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
+use shard_worker::internals::Window;
+use shard_worker::{Aggregator, Record, deaggregate};
 
 /// Largest number of records of an answer.
 const RECORDS: u64 = 10_000;

@@ -8,7 +8,7 @@ use super::single_lease::{
     Call, FAILOVER_STEPS, FAILOVER_TIME, Happened, HeldLease, NOW, Origin, SingleLease, Unsettled, Violation,
     WorkerView, age_of, ago,
 };
-use crate::internals::{Finding, LeaseState, NextWrite, Renewal, UnsettledWrite, renewal};
+use crate::internals::{LeaseState, NextWrite, ReadBack, Renewal, UnsettledWrite, renewal};
 use crate::witness::Witnesses;
 
 impl SingleLease {
