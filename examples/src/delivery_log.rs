@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use kinesis_streaming::prelude::{Record, SequenceNumber, ShardId};
 
-use crate::WordTotals;
+use crate::word_totals::WordTotals;
 
 /// The position of a record in its shard.
 type RecordPosition = (SequenceNumber, u64);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::process::{Outcome, built_in, cargo, command, root};
 use crate::sim::CHECKED_PROFILE;
+use crate::testing::Packages;
 
 /// From this size of the input on, the optimised build pays for itself. 32 MB (five million words) take 20 s of CPU time
 /// unoptimised, which is less than the optimised build.
@@ -12,7 +13,8 @@ const OPTIMISED_FROM_BYTES: u64 = 256 * 1024 * 1024;
 /// Builds the example and runs it with these arguments.
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     let size: u64 = inputs(arguments).map(|input| bytes_in(&root().join(input))).sum();
-    let mut build = cargo("build --package examples --bin word_count");
+    // Selected from the packages of `cargo xtask test`, so that the two commands share what they build.
+    let mut build = cargo(&format!("build {} --bin word_count", Packages::WithoutAws.cargo_words()));
     let mut folder = "debug";
     if size >= OPTIMISED_FROM_BYTES {
         println!("building the example word_count, optimised for {} MB of input ...", size / 1_000_000);

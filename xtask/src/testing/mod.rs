@@ -20,7 +20,8 @@ pub(crate) enum Packages {
 }
 
 impl Packages {
-    fn cargo_words(&self) -> String {
+    /// The arguments of cargo that select them.
+    pub(crate) fn cargo_words(&self) -> String {
         match self {
             Self::WithoutAws => {
                 "--workspace --exclude kinesis-asl --exclude benchmark --exclude models".to_owned()
