@@ -2,8 +2,8 @@
 //! justifies, and are refused with a wrong checksum.
 
 use bytes::Bytes;
-use receiver::{Block, BlockError};
 use shard_worker::Record;
+use storage_buffer::internals::{Block, BlockError};
 
 use crate::target::{Reading, Target};
 

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use lease_store::InMemoryLeaseStore;
-use receiver::{BlockStores, Receiver, ReceiverSettings, StorageSettings};
+use receiver::{Receiver, ReceiverSettings};
 use serde_json::{Value, from_slice, from_value, to_value};
 use shard_worker::{InMemoryStream, batch_handler};
+use storage_buffer::{BlockStores, StorageSettings};
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::target::{Reading, Target};

@@ -4,9 +4,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use receiver::state::snapshot::{decode, decode_snapshot_header, encode};
-use receiver::state::{
-    SlidingWindow, SlidingWindowCount, StateErrorKind, StateLogic, StateSchema, update_state_by_key,
+use processor_state::internals::{decode_snapshot, encode_snapshot};
+use processor_state::{
+    SlidingWindow, SlidingWindowCount, StateErrorKind, StateLogic, StateSchema, decode_snapshot_header,
+    update_state_by_key,
 };
 
 use crate::target::{Reading, Target};
@@ -74,12 +75,12 @@ fn read_as<L: StateLogic>(input: &[u8], logic: &L) -> bool
 where
     L::State: PartialEq + fmt::Debug,
 {
-    match decode(input, logic) {
+    match decode_snapshot(input, logic) {
         Ok(snapshot) => {
             assert_eq!(decode_snapshot_header(input).expect("cannot read the header"), snapshot.header);
-            let again =
-                encode(&snapshot.header, &snapshot.state, usize::MAX).expect("cannot write the snapshot");
-            assert_eq!(decode(&again, logic).expect("cannot read the written snapshot"), snapshot);
+            let again = encode_snapshot(&snapshot.header, &snapshot.state, usize::MAX)
+                .expect("cannot write the snapshot");
+            assert_eq!(decode_snapshot(&again, logic).expect("cannot read the written snapshot"), snapshot);
             true
         }
         Err(error) => {

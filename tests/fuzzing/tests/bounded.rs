@@ -5,7 +5,7 @@
 use fuzzing::block_file::{content_of, sealed};
 use fuzzing::bounded::{MAX_INPUT_BYTES, corpus, run};
 use fuzzing::{Reading, Target, target_named};
-use receiver::Block;
+use storage_buffer::internals::Block;
 
 /// Most memory that a mutated block of [`MAX_INPUT_BYTES`] may claim, in bytes: one record for every nine bytes.
 const MAX_CLAIMED_BYTES: u64 = 512 * 1024;

@@ -9,8 +9,8 @@ use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use serde_json::{Value, json};
 
+use super::answers::shard_of;
 use super::service::Connection;
-use super::shard_of;
 use super::wire::{self, Answer};
 use crate::event::SubscriptionStep;
 use crate::network::{CallFault, Destination};
