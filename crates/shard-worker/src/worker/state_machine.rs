@@ -255,7 +255,7 @@ impl ShardStateMachine {
             Step::NotifyStop => self.go_to(Step::Checkpoint),
             Step::Checkpoint if self.giving_up => self.checkpointed_before_release(),
             Step::Checkpoint => {
-                self.go_to(Step::Finish(ShardOutcome::Stopped { drained: !self.has_unfinished }))
+                self.go_to(Step::Finish(ShardOutcome::Stopped { drained: !self.has_unfinished }));
             }
             Step::NotifyLoss if self.giving_up => self.go_to(Step::Finish(ShardOutcome::GivenUp)),
             Step::NotifyLoss => self.go_to(Step::Finish(ShardOutcome::LeaseLost)),
@@ -279,7 +279,7 @@ impl ShardStateMachine {
             | Step::RecordEnd => self.retrying = true,
             Step::NotifyStop => self.go_to(Step::Checkpoint),
             Step::Checkpoint if !self.giving_up => {
-                self.go_to(Step::Finish(ShardOutcome::Stopped { drained: false }))
+                self.go_to(Step::Finish(ShardOutcome::Stopped { drained: false }));
             }
             Step::Checkpoint | Step::NotifyLoss => self.succeed(),
             Step::Finish(_) => {}
