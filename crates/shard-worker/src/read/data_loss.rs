@@ -20,6 +20,7 @@ const LIKELY_PART_OF_RETENTION: u32 = 24;
 /// What to do when the stream removed records before they were read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum DataLossPolicy {
     /// Reading of the shard stops, and its state reports that; other shards continue. This applies to likely losses; a
     /// possible loss is only logged and counted.
