@@ -8,6 +8,7 @@ use fastrand::Rng;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, SourceErrorKind, StreamSource as _};
+use test_support::run_with_paused_clock;
 use tokio::time::{Instant, timeout};
 
 use crate::support::fan_out::{
@@ -257,8 +258,7 @@ proptest! {
     /// within seconds, and subscriptions are more than five seconds apart.
     #[test]
     fn each_record_is_returned_once_whatever_fails(seed: u64, count in 0..60_u64, asks: bool) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(async {
+        run_with_paused_clock(async {
             let shard = ShardOf { count };
             let rng = Mutex::new(Rng::with_seed(seed));
             let server = ScriptedKinesis::new(move |operation, body| match operation {
