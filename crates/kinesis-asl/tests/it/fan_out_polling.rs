@@ -220,7 +220,7 @@ fn any_session(left: &[u64], rng: &mut Rng) -> Answer {
     }
     let mut parts = Vec::new();
     let mut left = left;
-    // No record at or below the continuation of a heartbeat may be missing.
+    // No record up to the continuation number of a heartbeat may be missing.
     let mut continuation = None;
     for _ in 0..rng.usize(0..8) {
         parts.push(Part::Wait(Duration::from_millis(rng.u64(0..40_000) * u64::from(rng.u8(0..8) == 0))));

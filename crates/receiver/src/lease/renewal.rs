@@ -13,7 +13,7 @@ const RENEWALS_PER_FAILOVER_TIME: u32 = 3;
 /// How many retries of a failed renewal there are in the time between two renewals.
 const RETRIES_PER_RENEWAL: u32 = 5;
 
-/// Stops the shard worker when a panic of the store ends the renewal task: without renewals it must not go on.
+/// Stops the shard worker when a panic of the store ends the renewal task: without renewals it must not continue.
 struct LossOnPanic<'a> {
     held: &'a HeldLease,
     lost: &'a CancellationToken,
