@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::plan::FaultMode;
+use super::fault_mode::FaultMode;
 
 /// The share of the connections that a cutting mode hits; the others are untouched.
 const CUT_SHARE: f64 = 0.6;
