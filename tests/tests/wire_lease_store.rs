@@ -1,5 +1,5 @@
 //! The conformance suite of the lease stores on the DynamoDB store with a second server, `dynalite`. Run by `cargo xtask
-//! wire`. The tests of `lease-store` use the first server, `dynoxide`.
+//! wire`. `wire_dynamodb_store` uses the first server, `dynoxide`.
 
 #![allow(clippy::unwrap_used)] // a test may
 

@@ -92,7 +92,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// The error of a failed call to the stream; `action` says what the call was for.
+/// The error of a failed call to the stream; `action` names the purpose of the call.
 pub(crate) fn source_error<E>(action: &str, destination: &Destination, error: SdkError<E>) -> SourceError
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,

@@ -119,7 +119,7 @@ impl StreamClient {
         }
     }
 
-    /// The error of a failed call to this stream; `action` says what the call was for.
+    /// The error of a failed call to this stream; `action` names the purpose of the call.
     pub(crate) fn error<E>(&self, action: &str, error: SdkError<E>) -> SourceError
     where
         E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,

@@ -63,7 +63,7 @@ impl<K: ErrorKind> std::error::Error for Error<K> {
 pub enum StoreErrorKind {
     /// This holder no longer owns the lease and can never write it again.
     Fenced,
-    /// Another worker changed the row first; the caller may read it again and decide anew.
+    /// Another worker changed the row first; the caller may read it and decide again.
     Conflict,
     /// The store throttled the call; nothing was written.
     Throttled,

@@ -155,8 +155,8 @@ impl LeaseState {
         found
     }
 
-    /// Reads the row back after the newest write had an unknown outcome. The second value tells whether that write was
-    /// applied. The send time cannot tell, because two writes may have the same one within the resolution of the clock.
+    /// Reads the row back after the newest write had an unknown outcome. The second value is whether that write was
+    /// applied. The send time does not decide that, because two writes may have the same one within the resolution of the clock.
     pub fn read_back_newest(&mut self, row: Option<Lease>) -> (ReadBack, bool) {
         let found = self.read_back(row);
         (found, matches!(found, ReadBack::Applied { is_newest: true, .. }))

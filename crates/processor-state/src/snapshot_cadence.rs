@@ -71,6 +71,7 @@ impl SnapshotCadence {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use test_support::run_with_paused_clock;
 
     use super::*;
 
@@ -98,8 +99,7 @@ mod tests {
         fn a_change_is_written_within_the_interval(
             steps in prop::collection::vec((0_u64..4, 0_u64..8_000), 1..60),
         ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-            runtime.block_on(async {
+            run_with_paused_clock(async {
                 let mut cadence = SnapshotCadence::new(INTERVAL, 5);
                 let mut now = Instant::now();
                 let mut unwritten: Option<(Instant, u64)> = None;

@@ -14,7 +14,7 @@ use shard_worker::{
 
 use crate::shards::initial_position::{InitialPosition, ShardPosition, millis_since_1970};
 
-/// The shortest fail-over time: below it a renewal has no time to be answered.
+/// The shortest fail-over time: below it a renewal would not be answered in time.
 const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
 
 /// The share of the drain time for which a stop waits for late acknowledgements. The rest is for the last checkpoint.

@@ -109,7 +109,7 @@ impl Backfill {
         self.found
     }
 
-    /// After the last read: whether received records are neither stored nor in the stream any more.
+    /// Whether received records are lost, known after the last read: they are neither stored nor in the stream.
     pub(crate) fn is_loss(&self) -> bool {
         match (&self.gap.until, &self.gap.lost) {
             (Until::Through(_), Some(range)) => {

@@ -218,7 +218,7 @@ pub enum EventKind {
         shard: ShardNumber,
         /// The record.
         record: u64,
-        /// Numbers inside the aggregate; only 0 for a plain record.
+        /// The sub-sequence numbers; a plain record has only 0.
         subs: Vec<u64>,
     },
     /// Retention removed all records of a shard before this one.

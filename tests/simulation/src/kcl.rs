@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fastrand::Rng;
 use lease_store::{Lease, LeaseStore as _, LeaseWrite, Position, ShardId, WriteOutcome};
 use shard_worker::{Deaggregated, Record, Shard, deaggregate};
+use test_support::KclLeaseTaker;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Duration, Instant, interval, sleep};
 
@@ -25,14 +26,8 @@ use crate::plan::Plan;
 use crate::table_client::TableClient;
 use crate::worker::{FAILOVER_TIME, World};
 
-/// The KCL's `epsilonMillis`.
-const EPSILON: Duration = Duration::from_millis(25);
-
 /// Interval at which a consumer polls for records and for the end of the parents.
 const POLL: Duration = Duration::from_secs(1);
-
-/// A lease is very old after this many fail-over times.
-const VERY_OLD: u32 = 3;
 
 /// How often a throttled renewal is tried (the KCL's `RENEWAL_RETRIES`).
 const RENEWAL_ATTEMPTS: u32 = 2;
@@ -60,8 +55,8 @@ struct State {
     rng: Mutex<Rng>,
     /// The leases that it believes it holds.
     held: Mutex<BTreeMap<ShardId, Held>>,
-    /// The last counter seen for each lease, and since when.
-    seen: Mutex<BTreeMap<ShardId, (u64, Option<Instant>)>>,
+    /// Its view of the table, which decides what it takes.
+    taker: Mutex<KclLeaseTaker>,
 }
 
 /// A lease that the worker believes it holds.
@@ -97,6 +92,7 @@ impl KclWorker {
         let client = TableClient { table: world.table.clone(), link: link.clone(), process, defect: None };
         let name = lease_store::WorkerId::new(name).ok()?;
         let can_fail = plan.kcl_can_fail;
+        let taker = Mutex::new(KclLeaseTaker::new(name.clone(), FAILOVER_TIME));
         let state = State {
             world: world.clone(),
             calls: KclCalls { client, can_fail },
@@ -105,7 +101,7 @@ impl KclWorker {
             can_fail,
             rng: Mutex::new(plan.rng("kcl", number)),
             held: Mutex::default(),
-            seen: Mutex::default(),
+            taker,
         };
         let task = tokio::spawn(Arc::new(state).run());
         Some(Self { process, link, task })
@@ -121,8 +117,11 @@ impl KclWorker {
 
 impl State {
     async fn run(self: Arc<Self>) {
-        let mut renewals = interval(FAILOVER_TIME / 3 - EPSILON);
-        let mut takes = interval((FAILOVER_TIME + EPSILON) * 2);
+        let (renewal_interval, scan_interval) = {
+            let taker = locked(&self.taker);
+            (taker.renewal_interval(), taker.scan_interval())
+        };
+        let (mut renewals, mut takes) = (interval(renewal_interval), interval(scan_interval));
         let mut consumers = JoinSet::new();
         // Renewing and taking run in separate threads, and a late round does not start twice.
         let mut renewing = JoinSet::new();
@@ -249,7 +248,7 @@ impl State {
     /// steals one from the worker with the most leases.
     async fn take_some(self: Arc<Self>) -> Vec<ShardId> {
         let Ok(rows) = self.calls.rows().await else { return Vec::new() };
-        let chosen = self.choose(&rows);
+        let chosen = locked(&self.taker).choose(&rows, &mut locked(&self.rng));
         let mut taken = Vec::new();
         for row in chosen {
             if self.take(&row).await {
@@ -257,48 +256,6 @@ impl State {
             }
         }
         taken
-    }
-
-    fn choose(&self, rows: &[Lease]) -> Vec<Lease> {
-        let now = Instant::now();
-        let (seen, rng) = (&mut *locked(&self.seen), &mut *locked(&self.rng));
-        for row in rows {
-            let first = (row.counter, row.owner.as_ref().map(|_| now));
-            let entry = seen.entry(row.shard_id.clone()).or_insert(first);
-            if entry.0 != row.counter {
-                *entry = (row.counter, Some(now));
-            }
-        }
-        let age = |row: &Lease| {
-            seen.get(&row.shard_id).and_then(|(_, since)| *since).map_or(Duration::MAX, |since| now - since)
-        };
-        let (mut available, taken): (Vec<&Lease>, Vec<&Lease>) =
-            rows.iter().partition(|row| row.owner.is_none() || age(row) > FAILOVER_TIME);
-        let mut loads = BTreeMap::from([(&self.name, 0)]);
-        for owner in taken.iter().filter_map(|row| row.owner.as_ref()) {
-            *loads.entry(owner).or_default() += 1;
-        }
-        let mine = loads.get(&self.name).copied().unwrap_or(0);
-        let target = if loads.len() >= rows.len() { 1 } else { rows.len().div_ceil(loads.len()) };
-        rng.shuffle(&mut available);
-        let very_old: Vec<&Lease> =
-            available.iter().copied().filter(|row| age(row) > FAILOVER_TIME * VERY_OLD).collect();
-        let chosen: Vec<&Lease> = if !very_old.is_empty() {
-            very_old
-        } else if !available.is_empty() {
-            available.into_iter().take(target.saturating_sub(mine)).collect()
-        } else {
-            let fullest = loads.iter().max_by_key(|(_, load)| **load).map(|(worker, load)| (*worker, *load));
-            match fullest {
-                Some((victim, load)) if mine < target && *victim != self.name && load > target => {
-                    let of_victim: Vec<&Lease> =
-                        taken.into_iter().filter(|row| row.owner.as_ref() == Some(victim)).collect();
-                    rng.choice(of_victim).into_iter().collect()
-                }
-                _ => Vec::new(),
-            }
-        };
-        chosen.into_iter().cloned().collect()
     }
 
     async fn take(&self, row: &Lease) -> bool {

@@ -29,7 +29,7 @@ pub fn not_checkpointed(deliveries: &[Delivery], rows: &LeaseRows) -> Vec<String
 /// asked to end. Returns a line for each shard where it has not.
 ///
 /// Earlier deliveries may be from an earlier time as the owner, so they do not count. Names that several workers had are
-/// left out, since their deliveries cannot be told apart.
+/// left out, since their deliveries cannot be distinguished.
 pub fn released_too_early(
     deliveries: &[Delivery],
     history: &LeaseHistory,

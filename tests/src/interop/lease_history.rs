@@ -210,7 +210,7 @@ impl Seen {
 
 fn fault(shard: &str, before: &LeaseRow, now: &LeaseRow) -> Option<String> {
     let is_same_writer_later = now.counter > before.counter
-        // The names of children, and a release, may leave the counter unchanged.
+        // A release, and a write of the names of children, may leave the counter unchanged.
         || (now.counter == before.counter && (now.owner == before.owner || now.owner.is_none()));
     let is_fault = !is_same_writer_later || now.checkpoint < before.checkpoint;
     is_fault.then(|| format!("{shard} went back: {before:?} became {now:?}"))

@@ -11,7 +11,7 @@ use super::lease_rows::{KclPosition, LeaseRows};
 use super::test_run::KilledWorker;
 use super::workers::{End, Ended, Kind};
 
-/// The longest delay with which the history of the table shows a change, in milliseconds.
+/// The longest time after which the history of the table shows a change, in milliseconds.
 const HISTORY_LAG_MILLIS: u128 = 1000;
 
 /// Why a record was delivered again.
@@ -112,7 +112,7 @@ impl Verdict {
                 let hands = (shard.to_owned(), before.worker.clone(), delivery.worker.clone());
                 *verdict.repeats.entry(cause).or_default().by_owner_change.entry(hands).or_default() += 1;
                 // A worker that delivers a record again started at a checkpoint. Records before that checkpoint must never
-                // come again.
+                // be delivered again.
                 let start = history.start_of(&delivery.worker, shard, delivery.at_millis);
                 if start.as_ref().is_some_and(|start| delivery.position <= *start) {
                     verdict

@@ -17,10 +17,7 @@ use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
 use super::Endpoints;
-use super::kinesis_answers::answer_as_aws;
-
-/// The largest request body, above the 5 MiB of a full `PutRecords` in base64.
-pub(super) const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
+use super::kinesis_answers::{MAX_BODY_BYTES, answer_as_aws};
 
 /// The limit of open shards of the Kinesis server.
 const SHARD_LIMIT: u32 = 1000;

@@ -22,7 +22,8 @@ use ferrokinesis::shard_iterator::decode_shard_iterator;
 use ferrokinesis::store::Store;
 use serde_json::{Value, json};
 
-use super::in_process::MAX_BODY_BYTES;
+/// The largest request body, above the 5 MiB of a full `PutRecords` in base64.
+pub(super) const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
 
 /// The size limit of an answer: more than 10,000 records in base64.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;

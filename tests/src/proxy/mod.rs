@@ -20,6 +20,7 @@
 //! | silent | no bytes pass in either direction; held bytes arrive after the mode has ended |
 //! | refused | existing connections are reset, and new ones are refused |
 
+pub mod fault_mode;
 pub mod plan;
 mod relay;
 mod tally;
@@ -34,7 +35,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-pub use self::plan::{FaultMode, Period, Plan};
+pub use self::fault_mode::FaultMode;
+pub use self::plan::{Period, Plan};
 use self::relay::Relay;
 pub use self::tally::Tally;
 pub use self::treatment::{Cut, Direction, Pace, Treatment, Trigger};

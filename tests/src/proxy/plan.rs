@@ -1,10 +1,10 @@
 //! The fault modes of a proxy over time: a pure plan drawn from a seed.
 
-use std::fmt;
 use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::fault_mode::FaultMode;
 use super::treatment::Treatment;
 
 /// How long a fault lasts, in milliseconds: from less than the time between two renewals to the fail-over time of the runs.
@@ -16,64 +16,6 @@ const LONG_FAULT_MILLIS: std::ops::RangeInclusive<u64> = 800..=9000;
 
 /// How long the clear mode lasts between two faults, in milliseconds.
 const CLEAR_MILLIS: std::ops::RangeInclusive<u64> = 1000..=3500;
-
-/// How a proxy treats connections. The [module](super) explains each mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)] // named in the module's table
-pub enum FaultMode {
-    Clear,
-    Slow,
-    Throttled,
-    CutAtOnce,
-    CutInRequests,
-    CutInAnswers,
-    LostAnswers,
-    SwallowedAnswers,
-    HalfClosedUp,
-    HalfClosedDown,
-    Silent,
-    Refused,
-}
-
-impl FaultMode {
-    /// All but [`Clear`](Self::Clear).
-    pub const FAULTS: [Self; 11] = [
-        Self::Slow,
-        Self::Throttled,
-        Self::CutAtOnce,
-        Self::CutInRequests,
-        Self::CutInAnswers,
-        Self::LostAnswers,
-        Self::SwallowedAnswers,
-        Self::HalfClosedUp,
-        Self::HalfClosedDown,
-        Self::Silent,
-        Self::Refused,
-    ];
-
-    fn blocks_everything(self) -> bool {
-        matches!(self, Self::SwallowedAnswers | Self::Silent | Self::Refused)
-    }
-}
-
-impl fmt::Display for FaultMode {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Clear => "clear",
-            Self::Slow => "slow",
-            Self::Throttled => "throttled",
-            Self::CutAtOnce => "cut at once",
-            Self::CutInRequests => "cut in requests",
-            Self::CutInAnswers => "cut in answers",
-            Self::LostAnswers => "lost answers",
-            Self::SwallowedAnswers => "swallowed answers",
-            Self::HalfClosedUp => "half closed up",
-            Self::HalfClosedDown => "half closed down",
-            Self::Silent => "silent",
-            Self::Refused => "refused",
-        })
-    }
-}
 
 /// A span of time with one mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::plan::FaultMode;
+use super::fault_mode::FaultMode;
 
 /// The share of the connections that a cutting mode hits; the others are untouched.
 const CUT_SHARE: f64 = 0.6;
@@ -70,14 +70,14 @@ pub enum Treatment {
         /// The direction of answers.
         down: Pace,
     },
-    /// It is cut.
+    /// The connection is cut.
     Cut {
-        /// How.
+        /// The way in which it is cut.
         how: Cut,
-        /// When. `None`: at once.
+        /// The event that cuts it; `None`: its start.
         trigger: Option<Trigger>,
     },
-    /// From the trigger on no bytes pass in its direction, and the receiver sees the end of the stream.
+    /// After the trigger no bytes pass in its direction, and the receiver sees the end of the stream.
     HalfClose(Trigger),
     /// Answers are discarded, even after the mode has ended, and the connection stays open.
     SwallowAnswers,

@@ -14,7 +14,7 @@ use object_store::{
     ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use crate::Switch;
+use crate::switch::Switch;
 
 /// The requests that a [`FaultyObjectStore`] refuses at the moment.
 #[derive(Debug, Default)]

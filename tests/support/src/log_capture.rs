@@ -1,11 +1,20 @@
-//! Captures the log events of a test program.
+//! Captures the log events of a test.
 
+use std::cell::RefCell;
 use std::fmt::{Debug, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::marker::PhantomData;
+use std::sync::Once;
 
 use tracing::field::Field;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
+
+thread_local! {
+    /// The events of this thread.
+    static EVENTS: RefCell<Vec<LogEvent>> = const { RefCell::new(Vec::new()) };
+}
+
+static INSTALLED: Once = Once::new();
 
 /// One log event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,32 +25,37 @@ pub struct LogEvent {
     pub text: String,
 }
 
-/// The log events of this process. Clones share them.
+/// The log events of the current thread, so each test sees its own: the test harness gives each test a thread, and a
+/// single-threaded runtime runs all tasks of the test there.
 ///
-/// `tracing` decides once in a process which callsites are enabled, and other tests would take part in that decision. So a test
-/// that captures the log has a program of its own (a file in `tests/`) and is the only test there.
-#[derive(Debug, Clone, Default)]
-pub struct LogCapture(Arc<Mutex<Vec<LogEvent>>>);
+/// `tracing` has one subscriber for the process and caches for each call site whether it is enabled. So each test of a program
+/// that captures the log installs it first.
+#[derive(Debug)]
+pub struct LogCapture {
+    /// A capture belongs to its thread.
+    not_send: PhantomData<*const ()>,
+}
 
 impl LogCapture {
     /// Captures every event of every level from now on.
     ///
     /// # Panics
-    /// When the process has a subscriber already.
+    /// When the process has another subscriber.
     pub fn install() -> Self {
-        let capture = Self::default();
-        tracing::subscriber::set_global_default(capture.clone()).expect("the only subscriber of the process");
-        capture
+        INSTALLED.call_once(|| {
+            tracing::subscriber::set_global_default(Capturing).expect("the only subscriber of the process");
+        });
+        Self { not_send: PhantomData }
     }
 
     /// All events since the last [`take`](Self::take).
     pub fn events(&self) -> Vec<LogEvent> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        EVENTS.with_borrow(Clone::clone)
     }
 
     /// Returns the events since the last call and forgets them.
     pub fn take(&self) -> Vec<LogEvent> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        EVENTS.take()
     }
 
     /// As [`take`](Self::take), but returns warnings and errors only.
@@ -50,7 +64,9 @@ impl LogCapture {
     }
 }
 
-impl Subscriber for LogCapture {
+struct Capturing;
+
+impl Subscriber for Capturing {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
@@ -67,7 +83,7 @@ impl Subscriber for LogCapture {
         let mut text = String::new();
         event.record(&mut |field: &Field, value: &dyn Debug| write!(text, "{field}={value:?} ").unwrap());
         let level = *event.metadata().level();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(LogEvent { level, text });
+        EVENTS.with_borrow_mut(|events| events.push(LogEvent { level, text }));
     }
 
     fn enter(&self, _: &Id) {}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use lease_store::ShardId;
 use shard_worker::{FetchedBatch, ReadFrom, StreamSource};
 
-use crate::{HookedStream, StreamCall};
+use crate::hooked_stream::{HookedStream, StreamCall};
 
 /// Logs the reads of a stream. Clones share the log.
 #[derive(Debug, Clone, Default)]

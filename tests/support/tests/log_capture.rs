@@ -1,4 +1,4 @@
-//! Captured log events. A program of its own, since a process has one subscriber.
+//! Captured log events. A program of its own: the other tests of a process would decide which call sites are enabled.
 
 use test_support::{LogCapture, LogEvent};
 use tracing::{Level, info, warn};

@@ -153,7 +153,7 @@ async fn several_receivers_are_united_into_one_stream() {
     while seen.len() < 100 {
         let delivery = timeout(LIMIT, batches.next()).await.expect("a delivery in time").unwrap();
         if refused < 3 {
-            // A delivery that is dropped or failed must come again.
+            // A dropped or failed delivery must be repeated.
             refused += 1;
             match refused {
                 1 => drop(delivery),

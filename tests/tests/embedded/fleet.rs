@@ -92,7 +92,7 @@ async fn after_a_crash_others_resume_from_the_checkpoint() {
         .filter(|(_, times)| *times > 1)
         .map(|(text, _)| text.parse().unwrap())
         .collect();
-    assert_eq!(again, (100..120).collect(), "exactly the records after the checkpoint come again");
+    assert_eq!(again, (100..120).collect(), "exactly the records after the checkpoint are delivered again");
     assert!(heir.stop().await.is_drained());
 }
 

@@ -31,7 +31,7 @@ async fn stop_retries_a_throttled_checkpoint_as_the_policy_allows() {
     faulty.set_rates(rates);
     let report = member.stop().await;
     assert_eq!(store.calls().checkpoints, 4, "as in Spark");
-    assert!(!report.is_drained(), "records after the last checkpoint come again");
+    assert!(!report.is_drained(), "records after the last checkpoint are delivered again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -39,7 +39,7 @@ async fn paused_worker_is_fenced_and_notified() {
     let (stream, store, journal) = setup(1);
     let first = Member::start(member("first", &stream, &store, &journal));
     first.wait_until_holding(1).await;
-    // Other workers take this one for dead and take its lease while it still processes.
+    // Other workers consider this one dead and take its lease while it still processes.
     let row = store.list(Consistency::Strong).await.unwrap().leases.remove(0);
     let change = LeaseChange::take(WorkerId::new("other").unwrap());
     let take = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };

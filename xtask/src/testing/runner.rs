@@ -178,7 +178,7 @@ fn print(ended: &Ended, number: usize, total: usize) {
         println!("{}", ended.output.trim_end());
         return;
     }
-    // Programs without tests of their own are many and say nothing.
+    // Many programs have no tests: print nothing for them.
     for line in ended.report.totals.iter().filter(|line| !line.contains(" 0 passed; 0 failed; 0 ignored")) {
         println!("{line}");
     }

@@ -67,7 +67,7 @@ impl Tree<'_> {
             collect(&file.items, module, &mut imports);
             for import in imports {
                 let target = self.target(&import);
-                if target.is_empty() && import.first().is_some_and(|name| !self.is_inline_module(name)) {
+                if target.is_empty() && import.first().is_some_and(|name| !self.root_declares(name)) {
                     faults.push(format!(
                         "{shown}: imports crate::{} through the root; name its module",
                         import.join("::")
@@ -94,10 +94,10 @@ impl Tree<'_> {
         prefixes.find(|prefix| self.files.contains_key(prefix)).unwrap_or_default()
     }
 
-    /// Whether the root declares this module with its body.
-    fn is_inline_module(&self, name: &str) -> bool {
+    /// Whether the root declares this module: with its body, or with the path of a file elsewhere.
+    fn root_declares(&self, name: &str) -> bool {
         let text = self.files.get(&Vec::new()).map_or("", |root| root.text.as_str());
-        text.contains(&format!("mod {name} {{"))
+        [" {", ";"].iter().any(|end| text.contains(&format!("mod {name}{end}")))
     }
 }
 

@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    /// The frame that the SDK would read now; `None`: it has to wait.
+    /// The frame that the SDK may read now; `None` while it has to wait.
     fn read(body: &GatedBody) -> Option<String> {
         let mut context = Context::from_waker(std::task::Waker::noop());
         match Pin::new(&mut SdkSide(body.clone())).poll_frame(&mut context) {

@@ -32,7 +32,7 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(2);
 /// The longest wait after a failure.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// How often the wait doubles at most; then it has reached its maximum.
+/// The number of doublings after which the wait has reached its maximum.
 const MAX_DOUBLINGS: u32 = 4;
 
 /// How a session ended, or why it never started.

@@ -48,7 +48,7 @@ pub(crate) struct FanOutSource {
     shard_id: ShardId,
     position: ReadPosition,
     policy: SubscriptionPolicy,
-    /// The first call for `LATEST`; the date of its answer tells where the tip was.
+    /// The first call for `LATEST`; the date of its answer shows where the tip was.
     first_latest_call: Option<SubscribeCall>,
     session: Option<Session>,
     polling: Option<Polling>,

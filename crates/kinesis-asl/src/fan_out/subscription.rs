@@ -120,7 +120,7 @@ impl Subscription {
         MAX_EVENT_BYTES
     }
 
-    /// The next event; `None`: the session ended, which says nothing about the shard.
+    /// The next event; `None`: the session ended, which does not mean that the shard ended.
     ///
     /// Until this is called, only the beginning of an event is read from the connection. So memory holds at most one event,
     /// plus the connection's flow-control window. Safe to cancel.

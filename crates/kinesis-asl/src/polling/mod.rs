@@ -107,7 +107,7 @@ impl PollingSource {
         }
     }
 
-    /// Converts the error of a call for this shard. The service's "not found" does not tell a missing shard from a missing
+    /// Converts the error of a call for this shard. The service's "not found" does not distinguish a missing shard from a missing
     /// stream. The worker treats a missing shard as read to its end, so only a listing without the shard is proof.
     async fn failed<E>(&mut self, action: &str, error: SdkError<E>) -> SourceError
     where

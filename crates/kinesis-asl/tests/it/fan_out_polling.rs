@@ -8,6 +8,7 @@ use fastrand::Rng;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shard_worker::{ReadFrom, SourceErrorKind, StreamSource as _};
+use test_support::run_with_paused_clock;
 use tokio::time::{Instant, timeout};
 
 use crate::support::fan_out::{
@@ -219,7 +220,7 @@ fn any_session(left: &[u64], rng: &mut Rng) -> Answer {
     }
     let mut parts = Vec::new();
     let mut left = left;
-    // No record at or below the continuation of a heartbeat may be missing.
+    // No record up to the continuation number of a heartbeat may be missing.
     let mut continuation = None;
     for _ in 0..rng.usize(0..8) {
         parts.push(Part::Wait(Duration::from_millis(rng.u64(0..40_000) * u64::from(rng.u8(0..8) == 0))));
@@ -257,8 +258,7 @@ proptest! {
     /// within seconds, and subscriptions are more than five seconds apart.
     #[test]
     fn each_record_is_returned_once_whatever_fails(seed: u64, count in 0..60_u64, asks: bool) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(async {
+        run_with_paused_clock(async {
             let shard = ShardOf { count };
             let rng = Mutex::new(Rng::with_seed(seed));
             let server = ScriptedKinesis::new(move |operation, body| match operation {

@@ -38,7 +38,7 @@ impl fmt::Display for MultiStreamKey {
     }
 }
 
-/// The layout of the keys in a table. An application cannot change its layout; the KCL converts none either.
+/// The layout of the keys in a table. It is fixed for an application: neither this library nor the KCL converts a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RowLayout {
     /// The key is the shard id.

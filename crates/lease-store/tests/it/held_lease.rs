@@ -1,16 +1,15 @@
 //! A held lease under faults: its own writes never fence it, and it never overwrites another owner.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use fastrand::Rng;
 use lease_store::{
-    Consistency, FaultRates, FaultyLeaseStore, HeldLease, InMemoryLeaseStore, Lease, LeaseChange,
-    LeaseListing, LeaseStore, LeaseWrite, Position, ShardId, StoreError, StoreErrorKind, WorkerId,
-    WriteOutcome,
+    FaultRates, FaultyLeaseStore, HeldLease, InMemoryLeaseStore, Lease, LeaseChange, LeaseStore, LeaseWrite,
+    Position, ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
+use test_support::{HookedLeaseStore, StoreCall, Switch};
 use tokio::sync::Notify;
 use tokio::time::Duration;
 
@@ -95,45 +94,22 @@ async fn unknown_outcomes_are_settled_on_every_seed() {
     }
 }
 
-/// Applies writes. While `is_slow` is set, the answer waits for `answer`.
-#[derive(Debug)]
-struct SlowAnswers {
-    table: InMemoryLeaseStore,
-    is_slow: AtomicBool,
-    answer: Notify,
-}
-
-#[async_trait]
-impl LeaseStore for SlowAnswers {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.table.prepare().await
-    }
-
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        self.table.list(consistency).await
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        self.table.get(shard_id).await
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        let outcome = self.table.write(write).await;
-        if self.is_slow.load(Ordering::Relaxed) {
-            self.answer.notified().await;
-        }
-        outcome
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_write_does_not_lose_the_lease() {
     let (table, seen) = table_with_one_lease().await;
-    let store = SlowAnswers { table: table.clone(), is_slow: AtomicBool::new(false), answer: Notify::new() };
+    let slow = Switch::default();
+    let is_slow = slow.clone();
+    let store = HookedLeaseStore::new(table.clone()).after_write(move |_, outcome| {
+        let slow = is_slow.clone();
+        async move {
+            slow.hang_if_on().await;
+            outcome
+        }
+    });
     let store = Arc::new(store);
     let held = HeldLease::take(store.clone(), &seen, &worker("owner")).await.unwrap();
     let confirmed_at = held.confirmed_at();
-    store.is_slow.store(true, Ordering::Relaxed);
+    slow.turn_on();
     let limit = Duration::from_secs(1);
     assert!(tokio::time::timeout(limit, held.checkpoint(&at(1), &[])).await.is_err());
     assert_eq!(
@@ -141,7 +117,7 @@ async fn a_cancelled_write_does_not_lose_the_lease() {
         confirmed_at,
         "an unanswered write is not confirmed, although it was applied"
     );
-    store.is_slow.store(false, Ordering::Relaxed);
+    slow.turn_off();
     held.checkpoint(&at(2), &[]).await.unwrap();
     assert_eq!((row(&table).await.checkpoint, row(&table).await.counter), (at(2), 3));
 }
@@ -149,14 +125,24 @@ async fn a_cancelled_write_does_not_lose_the_lease() {
 #[tokio::test(start_paused = true)]
 async fn validity_counts_from_before_the_request() {
     let (table, seen) = table_with_one_lease().await;
-    let store = SlowAnswers { table, is_slow: AtomicBool::new(false), answer: Notify::new() };
+    let (slow, answer) = (Switch::default(), Arc::new(Notify::new()));
+    let (is_slow, answered) = (slow.clone(), answer.clone());
+    let store = HookedLeaseStore::new(table).after_write(move |_, outcome| {
+        let (is_slow, answered) = (is_slow.is_on(), answered.clone());
+        async move {
+            if is_slow {
+                answered.notified().await;
+            }
+            outcome
+        }
+    });
     let store = Arc::new(store);
     let held = HeldLease::take(store.clone(), &seen, &worker("owner")).await.unwrap();
-    store.is_slow.store(true, Ordering::Relaxed);
+    slow.turn_on();
     let asked_at = tokio::time::Instant::now();
     let answer_late = async {
         tokio::time::sleep(Duration::from_secs(3)).await;
-        store.answer.notify_one();
+        answer.notify_one();
     };
     let (renewed, ()) = tokio::join!(held.renew(), answer_late);
     renewed.unwrap();
@@ -202,69 +188,61 @@ async fn a_deleted_row_fences_its_holder() {
     assert!(held.has_ended(), "a failed attempt counts too");
 }
 
-/// Loses the answers to the next writes, which are applied (`true`) or not (`false`).
-#[derive(Debug)]
-struct LostAnswers {
-    table: InMemoryLeaseStore,
-    applies_next: Mutex<VecDeque<bool>>,
-    is_readable: AtomicBool,
-}
-
 fn unavailable() -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, "no answer")
 }
 
-#[async_trait]
-impl LeaseStore for LostAnswers {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.table.prepare().await
+/// While it is on, the rows of a store cannot be read.
+fn unreadable_if_on(
+    unreadable: &Switch,
+) -> impl Fn(StoreCall) -> Ready<Result<(), StoreError>> + Send + Sync + 'static {
+    let unreadable = unreadable.clone();
+    move |call| {
+        let fails = unreadable.is_on() && matches!(call, StoreCall::Get(_));
+        ready(if fails { Err(unavailable()) } else { Ok(()) })
     }
+}
 
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        self.table.list(consistency).await
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        if self.is_readable.load(Ordering::Relaxed) {
-            self.table.get(shard_id).await
-        } else {
-            Err(unavailable())
-        }
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        let applies = self.applies_next.lock().unwrap().pop_front();
-        match applies {
-            None => return self.table.write(write).await,
-            Some(true) => drop(self.table.write(write).await?),
-            Some(false) => {}
-        }
-        Ok(WriteOutcome::Unknown(unavailable()))
-    }
+/// Loses the answers to the next writes, which are applied (`true`) or not (`false`).
+fn losing_answers(
+    table: &InMemoryLeaseStore,
+    unreadable: &Switch,
+    applies_next: &Arc<Mutex<VecDeque<bool>>>,
+) -> Arc<HookedLeaseStore> {
+    let next_is = |queue: &Mutex<VecDeque<bool>>, applied: bool| {
+        queue.lock().unwrap().pop_front_if(|next| *next == applied).is_some()
+    };
+    let (before, after) = (applies_next.clone(), applies_next.clone());
+    let store = HookedLeaseStore::new(table.clone())
+        .before(unreadable_if_on(unreadable))
+        .replace_write(move |_| next_is(&before, false).then(|| WriteOutcome::Unknown(unavailable())))
+        .after_write(move |_, outcome| {
+            ready(if next_is(&after, true) { WriteOutcome::Unknown(unavailable()) } else { outcome })
+        });
+    Arc::new(store)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_valid_from_an_answered_take() {
     const SECOND: Duration = Duration::from_secs(1);
     let (table, seen) = table_with_one_lease().await;
-    let store = Arc::new(LostAnswers {
-        table: table.clone(),
-        applies_next: Mutex::new(VecDeque::from([true, false])),
-        is_readable: AtomicBool::new(false),
-    });
+    let applies_next = Arc::new(Mutex::new(VecDeque::from([true, false])));
+    let unreadable = Switch::default();
+    unreadable.turn_on();
+    let store = losing_answers(&table, &unreadable, &applies_next);
     let owner = worker("owner");
     let take = || HeldLease::take(store.clone(), &seen, &owner);
     assert_eq!(take().await.unwrap_err().kind(), StoreErrorKind::Unavailable);
     assert_eq!(row(&table).await.counter, 1, "observers consider the lease alive from now on");
     // The caller takes it again from the same row, which is stale. This write is not applied and not answered, but the
     // row names the worker because of the first one.
-    store.is_readable.store(true, Ordering::Relaxed);
+    unreadable.turn_off();
     tokio::time::advance(SECOND * 5).await;
     let held = take().await.unwrap();
     assert_eq!((held.taken().counter, row(&table).await.counter), (2, 2), "the lease was taken once more");
     assert_eq!(held.confirmed_at().elapsed(), Duration::ZERO);
     // If the second take is not answered either, the worker does not hold the lease, although the row names it.
-    store.applies_next.lock().unwrap().extend([true; 2]);
+    applies_next.lock().unwrap().extend([true; 2]);
     let seen = row(&table).await;
     let unanswered = HeldLease::take(store.clone(), &seen, &owner).await;
     assert_eq!(unanswered.unwrap_err().kind(), StoreErrorKind::Unavailable);
@@ -389,44 +367,17 @@ async fn a_prepared_checkpoint_survives_a_change_of_owner() {
     assert_eq!(row(&table).await.checkpoint, at(5));
 }
 
-/// Applies writes. While `is_silent` is set, outcomes are unknown and the row cannot be read.
-#[derive(Debug, Clone)]
-struct SilentStore {
-    table: InMemoryLeaseStore,
-    is_silent: Arc<AtomicBool>,
-}
-
-#[async_trait]
-impl LeaseStore for SilentStore {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.table.prepare().await
-    }
-
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        self.table.list(consistency).await
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        if self.is_silent.load(Ordering::Relaxed) {
-            return Err(unavailable());
-        }
-        self.table.get(shard_id).await
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        let outcome = self.table.write(write).await?;
-        if self.is_silent.load(Ordering::Relaxed) {
-            return Ok(WriteOutcome::Unknown(unavailable()));
-        }
-        Ok(outcome)
-    }
-}
-
 #[tokio::test]
 async fn an_unanswered_hand_over_is_the_last_write_of_its_holder() {
     let (table, seen) = table_with_one_lease().await;
-    let is_silent = Arc::new(AtomicBool::new(false));
-    let store = SilentStore { table: table.clone(), is_silent: is_silent.clone() };
+    // While it is on, writes are applied, their outcomes are unknown, and the row cannot be read.
+    let silent = Switch::default();
+    let is_silent = silent.clone();
+    let store = HookedLeaseStore::new(table.clone()).before(unreadable_if_on(&silent)).after_write(
+        move |_, outcome| {
+            ready(if is_silent.is_on() { WriteOutcome::Unknown(unavailable()) } else { outcome })
+        },
+    );
     for again in ["the same hand-over", "a release", "a renewal", "an offer"] {
         let seen = if row(&table).await.counter == 0 { seen.clone() } else { row(&table).await };
         let held = HeldLease::take(Arc::new(store.clone()), &seen, &worker("a")).await.unwrap();
@@ -435,9 +386,9 @@ async fn an_unanswered_hand_over_is_the_last_write_of_its_holder() {
         let shard_id = seen.shard_id.clone();
         table.write(&LeaseWrite::Update { shard_id, expected, change }).await.unwrap();
         held.renew().await.unwrap();
-        is_silent.store(true, Ordering::Relaxed);
+        silent.turn_on();
         assert!(held.hand_over(&worker("b")).await.unwrap_err().is_retryable());
-        is_silent.store(false, Ordering::Relaxed);
+        silent.turn_off();
         let handed_over = row(&table).await;
         assert!(handed_over.is_owned_by(&worker("b")));
         match again {

@@ -4,6 +4,4 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod conformance;
-#[cfg(feature = "dynamodb")]
-mod dynamodb;
 mod held_lease;

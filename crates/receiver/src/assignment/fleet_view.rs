@@ -8,7 +8,7 @@ use tokio::time::Duration;
 
 use crate::assignment::lease_observations::ObservedLease;
 
-/// After this many times the longest answer time a request is stale: a live requester would have taken the lease by then.
+/// A request is stale after this many times the longest answer time: a live requester would have taken the lease by then.
 const STALE_AFTER_ANSWER_TIMES: u32 = 2;
 
 /// The index of this worker in [`FleetView::workers`].

@@ -35,9 +35,8 @@ impl Shares {
         loads.iter().map(|load| self.floor.saturating_sub(*load)).collect()
     }
 
-    /// A lease moved from any worker with a load above this threshold brings the fleet closer to balance. Workers below
-    /// the floor can be served by all workers above it, unless more leases lie above the ceil than the deficits need.
-    /// `None`: no worker has too many.
+    /// The load above which a worker gives leases away; each such move brings the fleet closer to balance. It is the floor
+    /// if the workers below the floor lack more leases than lie above the ceil. `None`: no worker has too many.
     pub(super) fn donor_threshold(&self, loads: &[usize]) -> Option<usize> {
         let lacking: usize = self.deficits(loads).iter().sum();
         let beyond: usize = loads.iter().map(|load| load.saturating_sub(self.ceil)).sum();

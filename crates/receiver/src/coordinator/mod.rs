@@ -41,11 +41,11 @@ use crate::status::{ReceiverState, StopReport};
 /// How many leases are taken, created, requested or released at the same time.
 const MAX_CONCURRENT_WRITES: usize = 16;
 
-/// How long an operation on the lease store or the stream may go on after a stop was requested.
+/// How long an operation on the lease store or the stream may continue after a stop was requested.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the handling of one event may take. The time-outs of store and stream are shorter, so this limit only keeps
-/// the loop from hanging. A later round repeats work that was cut short.
+/// the loop from hanging. A later round repeats interrupted work.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 impl Receiver {
@@ -160,7 +160,7 @@ impl Coordinator {
                 stop.cancelled().await;
                 sleep(STOP_PATIENCE).await;
             };
-            // A take that is cut short leaves a lease that no worker reads. A store that never answers must not block a
+            // An interrupted take leaves a lease that no worker reads. A store that never answers must not block a
             // stop.
             tokio::select! {
                 biased;

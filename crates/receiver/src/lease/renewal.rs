@@ -13,7 +13,7 @@ const RENEWALS_PER_FAILOVER_TIME: u32 = 3;
 /// How many retries of a failed renewal there are in the time between two renewals.
 const RETRIES_PER_RENEWAL: u32 = 5;
 
-/// Stops the shard worker when a panic of the store ends the renewal task: without renewals it must not go on.
+/// Stops the shard worker when a panic of the store ends the renewal task: without renewals it must not continue.
 struct LossOnPanic<'a> {
     held: &'a HeldLease,
     lost: &'a CancellationToken,
@@ -133,15 +133,14 @@ async fn renew(held: &HeldLease) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::future::pending;
 
-    use async_trait::async_trait;
     use checkpointer::{Cadence, Checkpointer, RetryPolicy};
     use lease_store::{
-        Consistency, CountingLeaseStore, FaultRates, FaultyLeaseStore, InMemoryLeaseStore, Lease,
-        LeaseChange, LeaseListing, LeaseStore, LeaseWrite, Position, ShardId, StoreError, WorkerId,
-        WriteOutcome,
+        CountingLeaseStore, FaultRates, FaultyLeaseStore, InMemoryLeaseStore, Lease, LeaseChange, LeaseStore,
+        LeaseWrite, Position, ShardId, WorkerId,
     };
+    use test_support::{HookedLeaseStore, StoreCall, Switch};
 
     use super::*;
 
@@ -288,50 +287,41 @@ mod tests {
         assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
     }
 
-    /// A store that never answers one write, which is applied or not.
-    #[derive(Debug, Clone)]
-    struct HangsOnce {
-        table: InMemoryLeaseStore,
-        hangs: Arc<AtomicBool>,
-        is_applied: bool,
-    }
-
-    #[async_trait]
-    impl LeaseStore for HangsOnce {
-        async fn prepare(&self) -> Result<(), StoreError> {
-            self.table.prepare().await
-        }
-
-        async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-            self.table.list(consistency).await
-        }
-
-        async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-            self.table.get(shard_id).await
-        }
-
-        async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-            if self.hangs.swap(false, Ordering::Relaxed) {
-                if self.is_applied {
-                    self.table.write(write).await?;
+    /// A store that never answers a write when the switch is on, which is then off. The write is applied or not.
+    fn hanging_once(hangs: &Switch, is_applied: bool) -> HookedLeaseStore {
+        let (before, after) = (hangs.clone(), hangs.clone());
+        HookedLeaseStore::new(InMemoryLeaseStore::new())
+            .before(move |call| {
+                let strikes = !is_applied && matches!(call, StoreCall::Write(_)) && before.take();
+                async move {
+                    if strikes {
+                        pending::<()>().await;
+                    }
+                    Ok(())
                 }
-                std::future::pending::<()>().await;
-            }
-            self.table.write(write).await
-        }
+            })
+            .after_write(move |_, outcome| {
+                let strikes = is_applied && after.take();
+                async move {
+                    if strikes {
+                        pending::<()>().await;
+                    }
+                    outcome
+                }
+            })
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_without_an_answer_does_not_cost_the_lease() {
         for is_applied in [true, false] {
-            let (table, hangs) = (InMemoryLeaseStore::new(), Arc::new(AtomicBool::new(false)));
-            let held = hold(&HangsOnce { table, hangs: hangs.clone(), is_applied }).await;
+            let hangs = Switch::default();
+            let held = hold(&hanging_once(&hangs, is_applied)).await;
             let lost = CancellationToken::new();
             let renewals =
                 tokio::spawn(renew_until_lost(held.clone(), FAILOVER_TIME, idle(&held), lost.clone()));
-            hangs.store(true, Ordering::Relaxed);
+            hangs.turn_on();
             tokio::time::sleep(FAILOVER_TIME * 10).await;
-            assert!(!hangs.load(Ordering::Relaxed) && !lost.is_cancelled(), "applied: {is_applied}");
+            assert!(!hangs.is_on() && !lost.is_cancelled(), "applied: {is_applied}");
             held.renew().await.unwrap();
             renewals.abort();
         }

@@ -57,7 +57,7 @@ impl ShardTask {
             drain_time,
         } = self;
         let lost = worker.context.lease_lost.clone();
-        // A task of its own: renewal and watchdog go on even if the application's code never reaches an await point.
+        // A task of its own: renewal and watchdog run even if the application's code never reaches an await point.
         let renewal = renew_until_lost(held.clone(), failover_time, trigger, lost);
         let supervisor = supervise(watchdog, progress, watchdog_commands, held.clone());
         let background = async { tokio::join!(renewal, supervisor) }.in_current_span();

@@ -53,7 +53,7 @@ pub(crate) async fn supervise(
     }
     sleep(LEAVING_TIME).await;
     if progress.borrow().state != ShardState::Finished {
-        // Its writes are fenced. Elsewhere, the fencing token tells its effects from those of its successor.
+        // Its writes are fenced. Elsewhere, the fencing token distinguishes its effects from those of its successor.
         tracing::error!(
             leaving_time = ?LEAVING_TIME,
             "the record processor does not return, releasing the lease although it still runs"

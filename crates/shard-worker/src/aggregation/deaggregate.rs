@@ -91,7 +91,7 @@ fn append(
         }
         let owner = filter.as_mut().map_or(Owner::ThisShard, |filter| filter.owner(&sub_record));
         if sub_sequence_number == 0 && owner != Owner::ThisShard {
-            // The stream did not distribute the aggregate by its first key, so the other keys are no reason to filter.
+            // The first key belongs to another shard, so the stream does not distribute by key: filter nothing.
             filter = None;
         } else if owner == Owner::OtherShard {
             filtered += 1;

@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use lease_store::{BoxError, ShardId};
 use serde::{Deserialize, Serialize};
 
-use crate::in_memory_stream::InMemoryStream;
 use crate::record::Record;
 
 /// Stores records that the application could not process; see
@@ -97,14 +96,4 @@ pub struct LetterInJson {
     pub error: String,
     /// The payload, in base64.
     pub data: String,
-}
-
-/// Puts each letter as JSON into a stream in memory, with the partition key of the record.
-#[async_trait]
-impl DeadLetterSink for InMemoryStream {
-    async fn put(&self, letter: &DeadLetter) -> Result<(), BoxError> {
-        let key = letter.record.partition_key.as_deref().unwrap_or(letter.shard_id.as_str());
-        InMemoryStream::put(self, key.to_owned(), letter.to_json()?)?;
-        Ok(())
-    }
 }

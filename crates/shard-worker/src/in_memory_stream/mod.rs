@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use bytestring::ByteString;
-use lease_store::{HashKey, SequenceNumber, ShardId, StreamIdentity};
+use lease_store::{BoxError, HashKey, SequenceNumber, ShardId, StreamIdentity};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use self::reader::InMemoryReader;
 use self::topology::{ReadLimits, Slice, Topology};
 use crate::aggregation::hash_filter::hash_key_of;
 use crate::error::{SourceError, SourceErrorKind};
+use crate::failure::dead_letter::{DeadLetter, DeadLetterSink};
 use crate::shard::Shard;
 use crate::source::{ReadFrom, RecordSource, ShardFilter, StreamDescription, StreamSource};
 
@@ -294,6 +295,16 @@ impl StreamSource for InMemoryStream {
             after,
             announced: None,
         }))
+    }
+}
+
+/// Puts each letter as JSON into a stream in memory, with the partition key of the record.
+#[async_trait]
+impl DeadLetterSink for InMemoryStream {
+    async fn put(&self, letter: &DeadLetter) -> Result<(), BoxError> {
+        let key = letter.record.partition_key.as_deref().unwrap_or(letter.shard_id.as_str());
+        InMemoryStream::put(self, key.to_owned(), letter.to_json()?)?;
+        Ok(())
     }
 }
 

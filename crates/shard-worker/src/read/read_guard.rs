@@ -7,12 +7,24 @@ use tokio::time::{Duration, Instant};
 
 use super::data_loss::{DataLossPolicy, LossDetector, LossEvidence, LostSpan, RetentionWindow};
 use super::retention::RetentionAlarm;
-use super::run_until::Bound;
+use super::run_until::{Bound, RunUntil};
 use super::stream_clock::StreamClock;
 use crate::error::{SourceError, SourceErrorKind};
 use crate::progress::ShardProgress;
 use crate::source::{FetchedBatch, ReadFrom};
-use crate::worker::options::ShardWorkerOptions;
+
+/// What is checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadChecks {
+    /// What to do when the stream has removed unread records.
+    pub(crate) data_loss: DataLossPolicy,
+    /// How long the stream keeps records. `None`: not known.
+    pub(crate) retention: Option<Duration>,
+    /// The clock that stamps the records.
+    pub(crate) stream_clock: Option<StreamClock>,
+    /// The bound of a bounded run.
+    pub(crate) run_until: Option<RunUntil>,
+}
 
 /// Checks the answers of one shard.
 #[derive(Debug)]
@@ -34,13 +46,13 @@ pub(crate) struct ReadGuard {
 }
 
 impl ReadGuard {
-    pub(crate) fn new(options: &ShardWorkerOptions, start: &Position, now: Instant) -> Self {
+    pub(crate) fn new(checks: ReadChecks, start: &Position, now: Instant) -> Self {
         Self {
-            policy: options.data_loss,
-            retention: options.retention,
-            clock: options.stream_clock,
+            policy: checks.data_loss,
+            retention: checks.retention,
+            clock: checks.stream_clock,
             loss_detector: LossDetector::new(start),
-            bound: options.run_until.map(Bound::new),
+            bound: checks.run_until.map(Bound::new),
             unproved_start: Some(start.clone()).filter(|start| matches!(start, Position::After(_))),
             starts_at_horizon: false,
             has_reported_loss: false,
@@ -52,7 +64,7 @@ impl ReadGuard {
     /// Reading restarts at the acknowledged position `start`; `first_read` is the first record that was read.
     pub(crate) fn restart(
         &mut self,
-        options: &ShardWorkerOptions,
+        checks: ReadChecks,
         start: &Position,
         first_read: Option<&SequenceNumber>,
     ) {
@@ -62,7 +74,7 @@ impl ReadGuard {
             // No record is acknowledged. The first record that was read must still be there, like that of a checkpoint.
             sentinel => first_read.as_ref().unwrap_or(sentinel),
         };
-        let restarted = Self::new(options, start, self.newest_lag.1);
+        let restarted = Self::new(checks, start, self.newest_lag.1);
         *self = Self {
             has_reported_loss: self.has_reported_loss,
             alarm: self.alarm,

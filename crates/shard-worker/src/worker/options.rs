@@ -11,6 +11,7 @@ use crate::memory::byte_budget::ByteBudget;
 use crate::read::batching::BatchLimits;
 use crate::read::data_loss::DataLossPolicy;
 use crate::read::rate_limit::RateLimit;
+use crate::read::read_guard::ReadChecks;
 use crate::read::run_until::RunUntil;
 use crate::read::stream_clock::StreamClock;
 use crate::shard_context::DEFAULT_PROCESSING_RETRY;
@@ -75,6 +76,18 @@ pub const DEFAULT_MAX_UNACKNOWLEDGED_BYTES: u64 = 64 * 1024 * 1024;
 /// The default of [`ShardWorkerOptions::read_ahead_bytes`]: the largest batch that Kinesis returns, plus the memory of its
 /// call while it is in flight.
 pub const DEFAULT_READ_AHEAD_BYTES: u64 = 24 * 1024 * 1024;
+
+impl ShardWorkerOptions {
+    /// What is checked before the records of an answer are delivered.
+    pub(crate) fn read_checks(&self) -> ReadChecks {
+        ReadChecks {
+            data_loss: self.data_loss,
+            retention: self.retention,
+            stream_clock: self.stream_clock,
+            run_until: self.run_until,
+        }
+    }
+}
 
 impl Default for ShardWorkerOptions {
     /// De-aggregates and filters nothing; has its own budget of 128 MiB and prefetches one batch of up to 24 MiB; allows

@@ -11,9 +11,10 @@ use shard_worker::{
     Acknowledgement, Aggregator, FailurePolicy, FlushReason, Record, RecordAcknowledgement, RecordBatch,
     RecordProcessor, RecordProcessorFactory, ShardContext, ShardOutcome, ShardState,
 };
+use test_support::wait_until_within;
 use tokio::time::Instant;
 
-use crate::support::one_shard::{OneShard, wait_until};
+use crate::support::one_shard::{LIMIT, OneShard};
 use crate::support::texts;
 
 /// Defers each batch, hands it to the test with its acknowledgement, and counts calls.
@@ -52,7 +53,7 @@ impl RecordProcessor for Deferring {
 impl Deferring {
     /// The next delivered batch.
     async fn next(&self) -> (RecordBatch, Acknowledgement) {
-        wait_until("a batch is delivered", || !self.batches.lock().unwrap().is_empty()).await;
+        wait_until_within(LIMIT, "a batch is delivered", || !self.batches.lock().unwrap().is_empty()).await;
         self.batches.lock().unwrap().remove(0)
     }
 
@@ -131,7 +132,7 @@ async fn a_dropped_record_acknowledgement_redelivers_that_record() {
     for (_, acknowledgement) in records {
         acknowledgement.acknowledge();
     }
-    wait_until("all is acknowledged", || running.progress().acknowledged_records == 3).await;
+    wait_until_within(LIMIT, "all is acknowledged", || running.progress().acknowledged_records == 3).await;
     assert_eq!(running.progress().failed_attempts, 2);
     running.stop().await;
 }
@@ -163,7 +164,7 @@ async fn a_failed_batch_is_redelivered_without_its_done_records() {
     let running = shard.start(move |_| processor.clone(), FailurePolicy::default(), |_| {});
     assert_eq!(texts(&seen.next().await.0), ["a", "b", "c"]);
     assert_eq!(texts(&seen.next().await.0), ["a", "c"]);
-    wait_until("all is acknowledged", || running.progress().acknowledged_records == 3).await;
+    wait_until_within(LIMIT, "all is acknowledged", || running.progress().acknowledged_records == 3).await;
     a_while().await;
     assert!(seen.is_empty(), "no record is delivered a third time");
     running.stop().await;
@@ -186,7 +187,7 @@ async fn dropped_records_are_read_again_by_a_new_processor() {
     third.acknowledge();
     assert_eq!(running.progress().acknowledged_records, 3, "a handle from before the restart does nothing");
     done.acknowledge();
-    wait_until("all is acknowledged", || running.progress().acknowledged_records == 9).await;
+    wait_until_within(LIMIT, "all is acknowledged", || running.progress().acknowledged_records == 9).await;
     assert_eq!((application.created.load(Ordering::Relaxed), running.progress().restarts), (2, 1));
     running.stop().await;
 }

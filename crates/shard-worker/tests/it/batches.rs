@@ -9,9 +9,10 @@ use shard_worker::{
     Aggregator, BatchLimits, ByteBudget, FailurePolicy, RateLimit, RecordBatch, RecordProcessorFactory,
     ShardOutcome, batch_handler,
 };
+use test_support::wait_until_within;
 use tokio::time::Instant;
 
-use crate::support::one_shard::{OneShard, wait_until};
+use crate::support::one_shard::{LIMIT, OneShard};
 
 /// The time and the size of each delivered batch.
 #[derive(Debug, Clone, Default)]
@@ -65,12 +66,12 @@ async fn a_batch_closes_by_number_or_bytes_or_after_its_wait() {
             worker.options.batch_limits = batch_limits;
         });
         shard.put(["a", "b", "c", "d", "e", "f", "g"]);
-        wait_until("the full batches are delivered", || seen.records() == 6).await;
+        wait_until_within(LIMIT, "the full batches are delivered", || seen.records() == 6).await;
         let full_at = Instant::now();
         tokio::time::sleep(Duration::from_secs(2)).await;
         // Another read adds to the batch, and does not extend its wait.
         shard.put(["h"]);
-        wait_until("the last batch is delivered", || seen.records() == 8).await;
+        wait_until_within(LIMIT, "the last batch is delivered", || seen.records() == 8).await;
         let waited = full_at.elapsed();
         assert!(
             waited > wait - Duration::from_secs(1) && waited <= wait + Duration::from_millis(100),
@@ -101,11 +102,11 @@ async fn a_stop_leaves_buffered_records_to_the_next_worker() {
         worker.options.batch_limits = limits(3, 0, Duration::from_secs(3600));
     };
     let running = shard.start(seen.handler(), FailurePolicy::default(), change);
-    wait_until("the full batch is delivered", || seen.records() == 3).await;
+    wait_until_within(LIMIT, "the full batch is delivered", || seen.records() == 3).await;
     assert_eq!(running.stop().await, ShardOutcome::Stopped { drained: true });
     shard.put([5]);
     let running = shard.start(seen.handler(), FailurePolicy::default(), change);
-    wait_until("the others are delivered", || seen.records() == 6).await;
+    wait_until_within(LIMIT, "the others are delivered", || seen.records() == 6).await;
     assert_eq!(seen.sizes(), [3, 3]);
     running.stop().await;
 }
@@ -125,7 +126,7 @@ async fn memory_is_returned_with_the_last_batch_of_its_read() {
         worker.options.budget = budget.clone();
         worker.options.read_ahead_bytes = 0;
     });
-    wait_until("all are delivered", || seen.records() == 6).await;
+    wait_until_within(LIMIT, "all are delivered", || seen.records() == 6).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let all = budget.usage().buffered_bytes;
     assert!(all > 0);
@@ -182,7 +183,7 @@ async fn a_stop_does_not_wait_for_the_rate() {
         worker.options.rate_limit = RateLimit::new(None, NonZeroU64::new(1));
         worker.options.batch_limits = limits(50, 0, Duration::ZERO);
     });
-    wait_until("the worker waits for the rate limit", || seen.records() == 2).await;
+    wait_until_within(LIMIT, "the worker waits for the rate limit", || seen.records() == 2).await;
     let asked_at = Instant::now();
     assert_eq!(running.stop().await, ShardOutcome::Stopped { drained: true });
     assert!(asked_at.elapsed() < Duration::from_millis(100));

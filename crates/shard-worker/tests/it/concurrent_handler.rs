@@ -13,6 +13,8 @@ use shard_worker::{
     Concurrency, FailurePolicy, InMemoryStream, Record, ShardOutcome, ShardState, concurrent_handler,
 };
 
+use test_support::run_with_paused_clock;
+
 use crate::support::one_shard::OneShard;
 
 fn degree(count: usize) -> NonZeroUsize {
@@ -86,8 +88,7 @@ proptest! {
 
     #[test]
     fn records_of_a_key_stay_in_order_when_some_fail(seed: u64, lanes in 1..8_usize) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let (shard, seen) = runtime.block_on(run(Concurrency::PerKey(degree(lanes)), seed));
+        let (shard, seen) = run_with_paused_clock(run(Concurrency::PerKey(degree(lanes)), seed));
         let mut by_key: BTreeMap<String, Vec<Position>> = BTreeMap::new();
         for (key, position) in seen.done.lock().unwrap().iter() {
             by_key.entry(key.clone()).or_default().push(position.clone());
@@ -104,8 +105,7 @@ proptest! {
 
     #[test]
     fn unordered_records_run_once_each_within_the_limit(seed: u64, limit in 1..70_usize) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let (_, seen) = runtime.block_on(run(Concurrency::Unordered(degree(limit)), seed));
+        let (_, seen) = run_with_paused_clock(run(Concurrency::Unordered(degree(limit)), seed));
         let mut positions: Vec<Position> = seen.done.lock().unwrap().iter().map(|(_, position)| position.clone()).collect();
         positions.sort();
         positions.dedup();

@@ -16,6 +16,7 @@ use shard_worker::{
     RecordProcessorFactory, Shard, ShardContext, ShardEndRecorder, ShardOutcome, batch_handler,
     concurrent_handler,
 };
+use test_support::run_with_paused_clock;
 use tokio::time::sleep;
 
 use crate::support::one_shard::OneShard;
@@ -184,12 +185,7 @@ fn a_worker_killed_at_any_await_point_skips_nothing() {
     for way in [Way::InPlace, Way::Hoarding, Way::PerKey] {
         let mut kills = 0;
         loop {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .start_paused(true)
-                .build()
-                .unwrap();
-            let is_killed = runtime.block_on(async {
+            let is_killed = run_with_paused_clock(async {
                 let (shard, ledger) = scene();
                 let first = work(&shard, way, &ledger, kills).await;
                 // No worker takes a shard whose end is recorded.

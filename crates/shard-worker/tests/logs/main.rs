@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)] // a test may
 
 mod aggregates;
-mod capture;
 mod positions;
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,18 +8,13 @@ use shard_worker::{
     DataLossPolicy, InMemoryStream, RetentionAlarm, ShardOutcome, ShardWorkerOptions, StreamClock,
     StreamSource as _,
 };
+use test_support::{LogCapture, LogEvent};
 use tokio::time::{Instant, timeout};
 use tracing::Level;
 
-use crate::capture;
 use crate::support::reading::run;
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// The events above INFO since the last call.
-fn warnings() -> Vec<(Level, String)> {
-    capture::take().into_iter().filter(|(level, _)| *level < Level::INFO).collect()
-}
 
 /// A closed stream of which the last records remain, and the position of its first record, which is gone.
 async fn with_a_loss() -> (InMemoryStream, Position, StreamClock) {
@@ -41,7 +36,7 @@ fn keeps(options: &mut ShardWorkerOptions, clock: StreamClock, retention: Durati
 
 #[tokio::test(start_paused = true)]
 async fn losses_and_retention_alarms_are_logged_once() {
-    capture::install();
+    let log = LogCapture::install();
     let (stream, start, clock) = with_a_loss().await;
 
     // The shard is halted, and its reads are retried all the time.
@@ -49,14 +44,15 @@ async fn losses_and_retention_alarms_are_logged_once() {
         keeps(&mut worker.options, clock, HOUR * 10, DataLossPolicy::Fail);
     });
     assert!(timeout(HOUR / 2, halted).await.is_err(), "a halted shard does not end by itself");
-    let all = warnings();
-    let about_loss: Vec<_> = all.iter().filter(|(_, text)| text.contains("removed unread records")).collect();
-    let [(level, text)] = about_loss.as_slice() else { unreachable!("{all:?}") };
+    let all = log.take_warnings();
+    let about_loss: Vec<_> =
+        all.iter().filter(|event| event.text.contains("removed unread records")).collect();
+    let [LogEvent { level, text }] = about_loss.as_slice() else { unreachable!("{all:?}") };
     assert_eq!(*level, Level::ERROR);
     assert!(text.contains(&format!("between {start} and ")), "{text}");
     assert!(text.contains("the arrival of the last read record is not known"), "{text}");
     assert!(text.contains("after the horizon") && text.contains("CONTINUE"), "{text}");
-    assert!(all.iter().all(|(_, text)| !text.contains("retrying")), "{all:?}");
+    assert!(all.iter().all(|event| !event.text.contains("retrying")), "{all:?}");
 
     // The policy is to continue: all remaining records are read, and the lag falls from ten hours to zero.
     stream.set_max_batch_records(NonZeroUsize::MIN);
@@ -69,14 +65,14 @@ async fn losses_and_retention_alarms_are_logged_once() {
     assert_eq!((continued.outcome, continued.seen.texts().len()), (ShardOutcome::Ended, 11));
     assert_eq!((continued.progress.lost_spans, continued.progress.possibly_lost_spans), (1, 0));
     assert_eq!(continued.progress.retention_alarm, RetentionAlarm::None);
-    let levels: Vec<Level> = warnings().into_iter().map(|(level, _)| level).collect();
+    let levels: Vec<Level> = log.take_warnings().into_iter().map(|event| event.level).collect();
     assert_eq!(levels, [Level::WARN, Level::ERROR], "the loss, and four fifths of the retention period");
 
     // Without a known retention period a loss is only possible.
     let unknown = run(&stream, start, None, |_| {}).await;
     assert_eq!((unknown.progress.lost_spans, unknown.progress.possibly_lost_spans), (0, 1));
-    let all = warnings();
-    let [(Level::WARN, text)] = all.as_slice() else { unreachable!("{all:?}") };
+    let all = log.take_warnings();
+    let [LogEvent { level: Level::WARN, text }] = all.as_slice() else { unreachable!("{all:?}") };
     assert!(text.contains("may have removed unread records") && text.contains("is not known"), "{text}");
 
     // Half of the retention period is a warning; a falling lag logs nothing.
@@ -85,9 +81,9 @@ async fn losses_and_retention_alarms_are_logged_once() {
         worker.options.read_ahead_bytes = 0;
     });
     assert_eq!(half.await.outcome, ShardOutcome::Ended);
-    let all = warnings();
+    let all = log.take_warnings();
     assert!(
-        matches!(all.as_slice(), [(Level::WARN, text)] if text.contains("half of the retention period")),
+        matches!(all.as_slice(), [LogEvent { level: Level::WARN, text }] if text.contains("half of the retention period")),
         "{all:?}"
     );
 }

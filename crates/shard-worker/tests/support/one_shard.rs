@@ -11,13 +11,13 @@ use shard_worker::{
     FailurePolicy, InMemoryStream, RecordProcessorFactory, Shard, ShardEndRecorder, ShardOutcome,
     ShardProgress, ShardWorker,
 };
+use test_support::wait_until_within;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The longest wait, in virtual time.
-const LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const LIMIT: Duration = Duration::from_secs(3600);
 
 /// A stream of one shard, and its checkpoints.
 #[derive(Debug, Clone)]
@@ -86,7 +86,10 @@ impl OneShard {
 
     /// Waits until the newest checkpoint is this one.
     pub(crate) async fn wait_for_checkpoint(&self, position: &Position) {
-        wait_until("the checkpoint is written", || self.checkpoint().as_ref() == Some(position)).await;
+        wait_until_within(LIMIT, "the checkpoint is written", || {
+            self.checkpoint().as_ref() == Some(position)
+        })
+        .await;
     }
 
     /// Starts a worker at the newest checkpoint.
@@ -118,15 +121,6 @@ impl Running {
     }
 
     pub(crate) async fn wait_for(&self, what: &str, is_so: impl Fn(&ShardProgress) -> bool) {
-        wait_until(what, || is_so(&self.progress())).await;
-    }
-}
-
-/// Checks the condition again and again, in virtual time, until it holds.
-pub(crate) async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited {LIMIT:?} in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        wait_until_within(LIMIT, what, || is_so(&self.progress())).await;
     }
 }

@@ -1,25 +1,24 @@
 //! Stored blocks that are missing, damaged or foreign: read from the replica, backfilled from the stream, or refused.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lease_store::{Position, SequenceNumber, ShardId};
 use object_store::path::Path;
 use shard_worker::{Aggregator, InMemoryStream, ReadFrom, RecordSource, SourceErrorKind, StreamSource as _};
 use storage_buffer::{BlockStores, StorageBuffer, StorageLevel, StorageSettings};
+use test_support::faulty_object_store::{FaultyObjectStore, TestDirectory};
+use test_support::{LIMIT, ReadLog, wait_until};
 use tokio::time::timeout;
 
-use crate::support::{FaultyStore, ReadLog, TestDirectory, WatchedStream};
-use crate::{BLOCK_RECORDS, LIMIT};
+use crate::BLOCK_RECORDS;
 
 /// A stream of one shard, and the two stores of its blocks.
 struct Setup {
     stream: InMemoryStream,
     shard_id: ShardId,
-    local: FaultyStore,
-    replica: FaultyStore,
+    local: FaultyObjectStore,
+    replica: FaultyObjectStore,
     numbers: Vec<SequenceNumber>,
 }
 
@@ -32,8 +31,8 @@ impl Setup {
         let mut setup = Self {
             stream,
             shard_id,
-            local: FaultyStore::default(),
-            replica: FaultyStore::default(),
+            local: FaultyObjectStore::default(),
+            replica: FaultyObjectStore::default(),
             numbers: Vec::new(),
         };
         setup.put(0..records);
@@ -46,9 +45,9 @@ impl Setup {
         }
     }
 
-    fn buffer(&self, level: StorageLevel) -> (StorageBuffer, Arc<ReadLog>) {
-        let watched = WatchedStream::new(&self.stream);
-        let log = watched.log.clone();
+    fn buffer(&self, level: StorageLevel) -> (StorageBuffer, ReadLog) {
+        let log = ReadLog::default();
+        let watched = log.watch(self.stream.clone());
         let stores = BlockStores::none().local(self.local.shared()).replica(self.replica.shared());
         let buffer = StorageBuffer::new(watched, StorageSettings::new("words", level), stores).unwrap();
         (buffer.seeded(1), log)
@@ -58,27 +57,21 @@ impl Setup {
     async fn store_all(&self, level: StorageLevel) {
         let (buffer, _) = self.buffer(level);
         let reader = buffer.open(&self.shard_id, &ReadFrom::TrimHorizon).await.unwrap();
-        wait_until(|| buffer.usage().received_records == self.numbers.len() as u64).await;
+        wait_until("all records are received", || {
+            buffer.usage().received_records == self.numbers.len() as u64
+        })
+        .await;
         drop(reader);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
     /// A second process that reads from a position until `last`. Returns the texts, the buffer and the log of stream reads.
-    async fn read_again(&self, from: ReadFrom, last: usize) -> (Vec<String>, StorageBuffer, Arc<ReadLog>) {
+    async fn read_again(&self, from: ReadFrom, last: usize) -> (Vec<String>, StorageBuffer, ReadLog) {
         let (buffer, log) = self.buffer(StorageLevel::DiskOnly2);
         let mut reader = buffer.open(&self.shard_id, &from).await.unwrap();
         let texts = texts_until(&mut reader, last).await;
         (texts, buffer, log)
     }
-}
-
-async fn wait_until(condition: impl Fn() -> bool) {
-    let polling = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(LIMIT, polling).await.expect("the condition is met in time");
 }
 
 /// Reads until this index; returns its text and all texts before it.
@@ -111,7 +104,7 @@ enum Harm {
 
 const HARMS: [Harm; 5] = [Harm::Evicted, Harm::Truncated, Harm::Emptied, Harm::Flipped, Harm::Overwritten];
 
-async fn harm(store: &FaultyStore, path: &Path, harm: Harm) {
+async fn harm(store: &FaultyObjectStore, path: &Path, harm: Harm) {
     match harm {
         Harm::Evicted => store.remove(path).await,
         Harm::Truncated => store.change(path, |bytes| bytes.truncate(bytes.len() - 7)).await,
@@ -142,8 +135,8 @@ async fn stored_blocks_are_served_again_without_the_stream() {
     assert_eq!((buffer.usage().from_local, buffer.usage().from_stream), (3, 0));
     tokio::time::sleep(Duration::from_secs(5)).await;
     // The writer reads on at the last record, inclusive, so that record is read again.
-    assert_eq!(log.opened.lock().unwrap().as_slice(), [ReadFrom::At(setup.numbers[8].clone())]);
-    assert_eq!(log.read(), numbers(8..9));
+    assert_eq!(log.opened(), [ReadFrom::At(setup.numbers[8].clone())]);
+    assert_eq!(log.texts(), numbers(8..9));
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,7 +171,7 @@ async fn a_missing_or_damaged_local_copy_is_read_from_the_replica() {
         assert_eq!(texts, numbers(0..9), "{kind:?}");
         let usage = buffer.usage();
         assert_eq!((usage.from_local, usage.from_replica, usage.from_stream), (2, 1, 0), "{kind:?}");
-        assert!(!log.read().contains(&"3".to_owned()), "the stream is not read: {kind:?}");
+        assert!(!log.texts().contains(&"3".to_owned()), "the stream is not read: {kind:?}");
     }
 }
 
@@ -226,7 +219,7 @@ async fn with_nothing_stored_the_stream_is_read() {
     }
     let (texts, _, log) = setup.read_again(ReadFrom::At(setup.numbers[4].clone()), 8).await;
     assert_eq!(texts, numbers(4..9));
-    assert_eq!(log.opened.lock().unwrap().as_slice(), [ReadFrom::At(setup.numbers[4].clone())]);
+    assert_eq!(log.opened(), [ReadFrom::At(setup.numbers[4].clone())]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,7 +234,7 @@ async fn a_backfill_reads_across_empty_and_longer_answers() {
     for page_records in [1, 2, 9] {
         setup.stream.set_max_batch_records(NonZeroUsize::new(page_records).unwrap());
         let (buffer, log) = setup.buffer(StorageLevel::DiskOnly2);
-        log.empty_pages.store(25, Ordering::Relaxed);
+        log.set_empty_pages(25);
         let mut reader = buffer.open(&setup.shard_id, &ReadFrom::TrimHorizon).await.unwrap();
         assert_eq!(texts_until(&mut reader, 8).await, numbers(0..9));
         assert_eq!((buffer.usage().from_stream, buffer.usage().losses), (1, 0));
@@ -320,7 +313,7 @@ async fn a_damaged_copy_waits_for_an_unreachable_store() {
     setup.store_all(StorageLevel::DiskOnly2).await;
     let path = setup.local.paths().await.swap_remove(0);
     harm(&setup.local, &path, Harm::Flipped).await;
-    setup.replica.faults.refuses_reads.store(true, Ordering::Relaxed);
+    setup.replica.faults.refuses_reads.turn_on();
     tokio::time::sleep(Duration::from_secs(10)).await;
     setup.stream.trim_older_than(Duration::from_secs(5));
     let (buffer, _) = setup.buffer(StorageLevel::DiskOnly2);
@@ -337,7 +330,7 @@ async fn a_damaged_copy_waits_for_an_unreachable_store() {
         }
     }
     assert!(errors > 0);
-    setup.replica.faults.refuses_reads.store(false, Ordering::Relaxed);
+    setup.replica.faults.refuses_reads.turn_off();
     assert_eq!(texts_until(&mut reader, 2).await, numbers(0..3));
     assert_eq!(buffer.usage().losses, 0);
 }
@@ -459,35 +452,35 @@ async fn a_missing_block_is_noticed_by_the_next_one() {
     assert_eq!(texts_until(&mut reader, 11).await, numbers(0..12));
     assert_eq!((buffer.usage().from_local, buffer.usage().from_stream), (2, 1));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(log.opened.lock().unwrap().len(), 2, "once for the gap and once for new records");
+    assert_eq!(log.opened().len(), 2, "once for the gap and once for new records");
 }
 
 #[tokio::test(start_paused = true)]
 async fn blocks_in_a_directory_survive_the_process() {
     let setup = Setup::new(9);
-    let directory = TestDirectory::new();
+    let directory = TestDirectory::new("storage-buffer");
     let stores = || BlockStores::none().directory(directory.path()).unwrap();
     let settings = || StorageSettings::new("words", StorageLevel::DiskOnly);
     let buffer = StorageBuffer::new(setup.stream.clone(), settings(), stores()).unwrap();
     let reader = buffer.open(&setup.shard_id, &ReadFrom::TrimHorizon).await.unwrap();
-    wait_until(|| buffer.usage().received_records == 9).await;
+    wait_until("all records are received", || buffer.usage().received_records == 9).await;
     drop((reader, buffer));
-    let watched = WatchedStream::new(&setup.stream);
-    let log = watched.log.clone();
+    let log = ReadLog::default();
+    let watched = log.watch(setup.stream.clone());
     let buffer = StorageBuffer::new(watched, settings(), stores()).unwrap();
     let mut reader = buffer.open(&setup.shard_id, &ReadFrom::TrimHorizon).await.unwrap();
     assert_eq!(texts_until(&mut reader, 8).await, numbers(0..9));
     reader.checkpointed(&Position::after(setup.numbers[8].clone(), 0));
     let folder = directory.path().join("words/s/shardId-000000000000");
-    wait_until(|| std::fs::read_dir(&folder).unwrap().count() == 1).await;
+    wait_until("one block is left", || std::fs::read_dir(&folder).unwrap().count() == 1).await;
     reader.checkpointed(&Position::ShardEnd);
-    wait_until(|| std::fs::read_dir(&folder).unwrap().count() == 0).await;
-    assert!(!log.read().contains(&"0".to_owned()));
+    wait_until("no block is left", || std::fs::read_dir(&folder).unwrap().count() == 0).await;
+    assert!(!log.texts().contains(&"0".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_unusable_directory_is_named() {
-    let directory = TestDirectory::new();
+    let directory = TestDirectory::new("storage-buffer");
     let file = directory.path().join("file");
     std::fs::write(&file, "x").unwrap();
     let error = BlockStores::none().directory(file.join("blocks")).unwrap_err();

@@ -3,13 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 mod backfill;
-mod support;
 mod write_ahead;
-
-use std::time::Duration;
-
-/// Limit of every wait, in virtual time.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// Records of one fetched batch, which becomes one block.
 const BLOCK_RECORDS: usize = 3;

@@ -2,19 +2,17 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lease_store::{Position, SequenceNumber, ShardId};
-use shard_worker::{
-    FetchedBatch, InMemoryStream, ReadFrom, Record, RecordSource, Shard, ShardFilter, SourceError,
-    SourceErrorKind, StreamDescription, StreamSource,
-};
+use shard_worker::{InMemoryStream, ReadFrom, Record, RecordSource, SourceErrorKind, StreamSource as _};
 use storage_buffer::{BlockStores, StorageBuffer, StorageErrorKind, StorageLevel, StorageSettings};
+use test_support::faulty_object_store::FaultyObjectStore;
+use test_support::{HookedStream, LIMIT, ReadLog};
 use tokio::time::{Instant, timeout};
 
-use crate::support::{FaultyStore, WatchedStream};
-use crate::{BLOCK_RECORDS, LIMIT};
+use crate::BLOCK_RECORDS;
 
 /// The size of one payload, in bytes.
 const PAYLOAD_BYTES: usize = 1000;
@@ -63,13 +61,13 @@ async fn block_bytes() -> u64 {
 }
 
 struct Stores {
-    local: FaultyStore,
-    replica: FaultyStore,
+    local: FaultyObjectStore,
+    replica: FaultyObjectStore,
 }
 
 impl Stores {
     fn new() -> Self {
-        Self { local: FaultyStore::default(), replica: FaultyStore::default() }
+        Self { local: FaultyObjectStore::default(), replica: FaultyObjectStore::default() }
     }
 
     fn block_stores(&self) -> BlockStores {
@@ -195,7 +193,7 @@ async fn a_failing_replica_halts_receiving_and_loses_nothing() {
         let (stream, stores) = (stream(1), Stores::new());
         let shard_id = stream.open_shards().swap_remove(0);
         put(&stream, &shard_id, 0..9);
-        stores.replica.faults.refuses_writes.store(true, Ordering::Relaxed);
+        stores.replica.faults.refuses_writes.turn_on();
         let buffer =
             StorageBuffer::new(stream.clone(), StorageSettings::new("words", level), stores.block_stores())
                 .unwrap();
@@ -221,7 +219,7 @@ async fn a_failing_replica_halts_receiving_and_loses_nothing() {
         );
         assert!(errors > 50, "{level}: each read reports the error while it lasts");
         assert!(stores.local.paths().await.is_empty(), "{level}: the replica is written first");
-        stores.replica.faults.refuses_writes.store(false, Ordering::Relaxed);
+        stores.replica.faults.refuses_writes.turn_off();
         let mut numbers = Vec::new();
         let deadline = Instant::now() + LIMIT;
         while numbers.len() < 9 && Instant::now() < deadline {
@@ -239,7 +237,7 @@ async fn a_full_disk_halts_receiving_and_loses_nothing() {
         let (stream, stores) = (stream(1), Stores::new());
         let shard_id = stream.open_shards().swap_remove(0);
         put(&stream, &shard_id, 0..60);
-        stores.local.faults.refuses_writes.store(true, Ordering::Relaxed);
+        stores.local.faults.refuses_writes.turn_on();
         let settings = StorageSettings::new("words", level).max_memory_bytes(block * 4);
         let buffer = StorageBuffer::new(stream.clone(), settings, stores.block_stores()).unwrap().seeded(1);
         let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
@@ -248,7 +246,7 @@ async fn a_full_disk_halts_receiving_and_loses_nothing() {
         let in_memory = if level == StorageLevel::MemoryAndDisk { 9 } else { 0 };
         assert_eq!(received, in_memory, "the memory is full of received records");
         assert!(buffer.usage().store_failures > 1);
-        stores.local.faults.refuses_writes.store(false, Ordering::Relaxed);
+        stores.local.faults.refuses_writes.turn_off();
         let mut numbers = Vec::new();
         let deadline = Deadline::new();
         while numbers.len() < 60 {
@@ -269,11 +267,11 @@ async fn a_failed_listing_is_an_error_and_skips_nothing() {
     put(&stream, &shard_id, 0..9);
     let settings = StorageSettings::new("words", StorageLevel::DiskOnly);
     let buffer = StorageBuffer::new(stream.clone(), settings, stores.block_stores()).unwrap().seeded(1);
-    stores.local.faults.refuses_lists.store(true, Ordering::Relaxed);
+    stores.local.faults.refuses_lists.turn_on();
     let error = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap_err();
     assert_eq!(error.kind(), SourceErrorKind::Unavailable);
     assert!(error.to_string().contains("cannot list words/s/shardId-000000000000"), "{error}");
-    stores.local.faults.refuses_lists.store(false, Ordering::Relaxed);
+    stores.local.faults.refuses_lists.turn_off();
     let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
     assert_eq!(numbers_until(&mut reader, 8).await.len(), 9);
 }
@@ -286,7 +284,7 @@ async fn undeletable_blocks_keep_their_capacity() {
     put(&stream, &shard_id, 0..120);
     let settings = StorageSettings::new("words", StorageLevel::DiskOnly).max_stored_bytes(block * 5);
     let buffer = StorageBuffer::new(stream.clone(), settings, stores.block_stores()).unwrap().seeded(1);
-    stores.local.faults.refuses_deletes.store(true, Ordering::Relaxed);
+    stores.local.faults.refuses_deletes.turn_on();
     let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
     let mut numbers = Vec::new();
     for _ in 0..40 {
@@ -296,7 +294,7 @@ async fn undeletable_blocks_keep_their_capacity() {
         }
     }
     assert!(buffer.usage().store_failures > 0);
-    stores.local.faults.refuses_deletes.store(false, Ordering::Relaxed);
+    stores.local.faults.refuses_deletes.turn_off();
     let deadline = Deadline::new();
     while numbers.len() < 120 {
         deadline.check();
@@ -432,8 +430,8 @@ async fn an_error_at_latest_skips_nothing() {
     let (stream, stores) = (stream(1), Stores::new());
     let shard_id = stream.open_shards().swap_remove(0);
     put(&stream, &shard_id, 0..3);
-    let watched = WatchedStream::new(&stream);
-    let log = watched.log.clone();
+    let log = ReadLog::default();
+    let watched = log.watch(stream.clone());
     let settings = StorageSettings::new("words", StorageLevel::DiskOnly);
     let buffer = StorageBuffer::new(watched, settings, stores.block_stores()).unwrap().seeded(1);
     let mut reader = buffer.open(&shard_id, &ReadFrom::Latest).await.unwrap();
@@ -451,7 +449,7 @@ async fn an_error_at_latest_skips_nothing() {
         }
     }
     assert_eq!(seen, [3, 4, 5]);
-    assert_eq!(log.opened.lock().unwrap().as_slice(), [ReadFrom::Latest]);
+    assert_eq!(log.opened(), [ReadFrom::Latest]);
     // Closed before any checkpoint: the records received at LATEST are served again.
     drop(reader);
     settle().await;
@@ -470,7 +468,7 @@ async fn overlapping_blocks_repeat_and_skip_nothing() {
     for (from, block) in [(0, 3), (1, 4), (5, 7)] {
         stream.set_max_batch_records(NonZeroUsize::new(block).unwrap());
         let other =
-            BlockStores::none().local(FaultyStore::default().shared()).replica(stores.replica.shared());
+            BlockStores::none().local(FaultyObjectStore::default().shared()).replica(stores.replica.shared());
         let buffer = StorageBuffer::new(stream.clone(), settings(), other).unwrap().seeded(1);
         let reader = buffer.open(&shard_id, &ReadFrom::At(numbers[from].clone())).await.unwrap();
         settle().await;
@@ -521,74 +519,17 @@ async fn settings_that_contradict_the_stores_are_refused() {
     }
 }
 
-/// A source that misbehaves in one way.
-#[derive(Debug, Clone)]
-struct Odd {
-    stream: InMemoryStream,
-    how: Oddity,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Oddity {
-    Deaggregates,
-    /// Panics at its third read.
-    Panics,
-    /// Announces this many bytes for each batch.
-    AnnouncesMuch(u64),
-}
-
-#[derive(Debug)]
-struct OddReader {
-    inner: Box<dyn RecordSource>,
-    reads: usize,
-    how: Oddity,
-}
-
-#[async_trait::async_trait]
-impl StreamSource for Odd {
-    fn stream_name(&self) -> &str {
-        self.stream.stream_name()
-    }
-
-    async fn describe(&self) -> Result<StreamDescription, SourceError> {
-        self.stream.describe().await
-    }
-
-    async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
-        self.stream.list_shards(filter).await
-    }
-
-    async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
-        Ok(Box::new(OddReader { inner: self.stream.open(shard_id, from).await?, reads: 0, how: self.how }))
-    }
-}
-
-#[async_trait::async_trait]
-impl RecordSource for OddReader {
-    async fn ready(&mut self) -> u64 {
-        let bytes = self.inner.ready().await;
-        if let Oddity::AnnouncesMuch(bytes) = self.how { bytes } else { bytes }
-    }
-
-    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
-        let mut batch = self.inner.next_batch().await?;
-        self.reads += 1;
-        assert!(self.how != Oddity::Panics || self.reads != 3, "a bug in the source");
-        batch.records.iter_mut().for_each(|record| {
-            record.sub_sequence_number = u64::from(self.how == Oddity::Deaggregates);
-        });
-        Ok(batch)
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_deaggregating_source_is_refused_and_skips_nothing() {
     let stream = stream(1);
     let shard_id = stream.open_shards().swap_remove(0);
     put(&stream, &shard_id, 0..3);
     let settings = StorageSettings::new("words", StorageLevel::MemoryOnly);
-    let source: Arc<dyn StreamSource> = Arc::new(Odd { stream, how: Oddity::Deaggregates });
-    let buffer = StorageBuffer::shared(source, settings, BlockStores::none()).unwrap().seeded(1);
+    let source = HookedStream::new(stream).after_read(|_, mut batch| {
+        batch.records.iter_mut().for_each(|record| record.sub_sequence_number = 1);
+        batch
+    });
+    let buffer = StorageBuffer::shared(Arc::new(source), settings, BlockStores::none()).unwrap().seeded(1);
     let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
     let mut errors = 0;
     for _ in 0..20 {
@@ -609,7 +550,11 @@ async fn a_panicking_source_is_read_again_and_skips_nothing() {
     let shard_id = stream.open_shards().swap_remove(0);
     put(&stream, &shard_id, 0..30);
     let settings = StorageSettings::new("words", StorageLevel::MemoryOnly);
-    let source = Odd { stream, how: Oddity::Panics };
+    let reads = AtomicUsize::new(0);
+    let source = HookedStream::new(stream).after_read(move |_, batch| {
+        assert!(reads.fetch_add(1, Ordering::Relaxed) % 3 != 2, "a bug in the source");
+        batch
+    });
     let buffer = StorageBuffer::new(source, settings, BlockStores::none()).unwrap().seeded(1);
     let mut reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
     let (mut numbers, mut panics) = (Vec::new(), 0);
@@ -633,7 +578,7 @@ async fn a_block_smaller_than_announced_stays_in_memory() {
     put(&stream, &shard_id, 0..15 * BLOCK_RECORDS);
     // Three quarters of the memory hold fifteen waiting blocks.
     let settings = StorageSettings::new("words", StorageLevel::MemoryAndDisk).max_memory_bytes(block * 20);
-    let source = Odd { stream: stream.clone(), how: Oddity::AnnouncesMuch(block * 14) };
+    let source = HookedStream::new(stream.clone()).after_ready(move |_| block * 14);
     let buffer = StorageBuffer::new(source, settings, stores.block_stores()).unwrap().seeded(1);
     let _reader = buffer.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap();
     settle().await;

@@ -13,7 +13,7 @@ use crate::internals::{AssignmentLimits, Holdings, LeaseObservations, plan_assig
 use crate::witness::Witnesses;
 
 impl SingleLease {
-    /// A worker scans the lease, and takes it if the plan says so.
+    /// A worker scans the lease, and takes it if its plan contains it.
     pub fn scan(&mut self, worker: Worker) -> bool {
         let (row, me) = (self.row, worker_id(worker));
         let lease = row.lease();

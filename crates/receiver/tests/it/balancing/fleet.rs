@@ -337,7 +337,7 @@ impl Fleet {
         present.map(|worker| worker.held.len()).collect()
     }
 
-    /// Whether present workers hold all leases with work, no two differ by more than one, and no request is in flight.
+    /// Whether present workers hold all leases with work, no two loads differ by more than one, and no request is in flight.
     pub(crate) fn is_balanced(&self) -> bool {
         let loads = self.loads();
         let held = loads.iter().sum::<usize>();

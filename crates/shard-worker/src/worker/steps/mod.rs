@@ -104,7 +104,7 @@ impl ShardSteps {
         Self {
             processor: None,
             prefetch: prefetch(&worker, options.read_ahead_bytes),
-            guard: ReadGuard::new(options, &context.start, Instant::now()),
+            guard: ReadGuard::new(options.read_checks(), &context.start, Instant::now()),
             refused: None,
             unpacker: Unpacker::new(
                 context.shard_id.clone(),
@@ -312,7 +312,7 @@ impl ShardSteps {
         self.paced_until = None;
         self.children.clear();
         let acknowledged = self.worker.checkpointer.watermarks().acknowledged().clone();
-        self.guard.restart(&self.worker.options, &acknowledged, self.first_delivered.as_ref());
+        self.guard.restart(self.worker.options.read_checks(), &acknowledged, self.first_delivered.as_ref());
         tracing::warn!(from = %acknowledged, "restarting the shard with a new processor");
         self.unpacker.read_again_from(acknowledged);
         self.worker.progress.send_modify(|progress| progress.restarts += 1);

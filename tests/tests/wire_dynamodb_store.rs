@@ -1,5 +1,7 @@
 //! The DynamoDB store over the wire: with an in-process DynamoDB, and with servers that misbehave.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // a test may
+
 use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::net::SocketAddr;
