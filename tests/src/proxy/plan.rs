@@ -1,5 +1,6 @@
 //! The fault modes of a proxy over time: a pure plan drawn from a seed.
 
+use std::fmt;
 use std::time::Duration;
 
 use fastrand::Rng;
