@@ -147,7 +147,7 @@ impl Coordinator {
                 Answer::None => continue,
                 Answer::HandedOver => handed_over.extend(row),
                 Answer::Gone => {
-                    tracing::debug!(%shard_id, "the request is over, another worker was first or the row is gone")
+                    tracing::debug!(%shard_id, "the request is over, another worker was first or the row is gone");
                 }
             }
             self.requests.remove(&shard_id);

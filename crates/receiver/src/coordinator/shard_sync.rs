@@ -228,7 +228,7 @@ impl Coordinator {
                 // Another worker deleted it, or the next round does.
                 Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
                 Err(error) => {
-                    tracing::debug!(shard_id = %lease.shard_id, %error, "lease of an ended shard not deleted")
+                    tracing::debug!(shard_id = %lease.shard_id, %error, "lease of an ended shard not deleted");
                 }
             }
         }

@@ -127,9 +127,9 @@ impl Coordinator {
                 cut_off.push(shard.held.clone());
             }
         }
-        let releases = futures::stream::iter(&cut_off)
-            .for_each_concurrent(MAX_CONCURRENT_WRITES, |held| async {
-                drop(release_or_hand_over(held).await)
+        let releases =
+            futures::stream::iter(&cut_off).for_each_concurrent(MAX_CONCURRENT_WRITES, |held| async {
+                drop(release_or_hand_over(held).await);
             });
         if timeout_at(deadline, releases).await.is_err() {
             tracing::warn!(
