@@ -349,7 +349,7 @@ impl<'a> Fleet<'a> {
                         );
                     }
                     HandlerFault::Errors | HandlerFault::Panics => {
-                        observer.record_note(format!("{}: {handler_fault:?}", worker.name))
+                        observer.record_note(format!("{}: {handler_fault:?}", worker.name));
                     }
                 }
                 worker.application.set_handler_fault(handler_fault, millis(for_millis));

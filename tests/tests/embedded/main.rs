@@ -1,6 +1,8 @@
 //! Fleets in this process, over the in-memory stream and lease store, in virtual time: one program with a module for each
 //! subject. `embedded_heap` is a program of its own, since its allocator counts every allocation in the process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
+
 mod acknowledgement;
 mod aggregates;
 mod cost;

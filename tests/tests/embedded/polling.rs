@@ -46,8 +46,7 @@ async fn read_all(name: &str, fault: Fault, opens: usize, reads: usize) -> Vec<I
     });
     let _member = Member::start(member(name, &stream, &store, &journal).source(faulty));
     wait_for_all(&journal).await;
-    let calls = calls.lock().unwrap().clone();
-    calls
+    calls.lock().unwrap().clone()
 }
 
 fn waits(calls: &[Instant]) -> Vec<Duration> {

@@ -93,7 +93,7 @@ fn with_malformed_row(shard_id: &ShardId) -> HookedLeaseStore {
             listing
         })
         .before_write(move |write| {
-            assert_ne!(write.shard_id(), &written, "a malformed row is never overwritten")
+            assert_ne!(write.shard_id(), &written, "a malformed row is never overwritten");
         })
 }
 

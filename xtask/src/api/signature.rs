@@ -32,7 +32,7 @@ fn needs_space(text: &str, next: &str) -> bool {
     let is_keyword =
         KEYWORDS.iter().any(|keyword| text == *keyword || text.ends_with(&format!(" {keyword}")));
     let ends_name = text.ends_with(|last: char| last.is_alphanumeric() || last == '_' || last == '>');
-    !(next.starts_with(['(', '<', '[', '!']) && ends_name && !text.ends_with("->") && !is_keyword)
+    !next.starts_with(['(', '<', '[', '!']) || !ends_name || text.ends_with("->") || is_keyword
 }
 
 #[cfg(test)]

@@ -100,6 +100,8 @@ fn doc_job(packages: &str) -> Job {
 }
 
 /// Runs one job after the other until the queue is empty.
+// The sender is dropped with the last job: that ends the receiver.
+#[allow(clippy::needless_pass_by_value)]
 fn work(queue: &Mutex<VecDeque<Job>>, events: SyncSender<Event>) {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     while let Some(job) = next() {

@@ -221,11 +221,12 @@ mod tests {
         new: &[Position],
         counts: (u64, u64, u64),
     ) {
-        let mut unpacker = unpacker(deaggregates, read_position.clone());
+        let reached = new.last().unwrap_or(&read_position).clone();
+        let mut unpacker = unpacker(deaggregates, read_position);
         let (records, counted) = unpacker.unpack(fetched);
         let positions: Vec<Position> = records.iter().map(Record::position).collect();
         assert_eq!(positions, new);
-        assert_eq!(unpacker.read_position(), new.last().unwrap_or(&read_position));
+        assert_eq!(*unpacker.read_position(), reached);
         let counted = (counted.aggregates, counted.filtered_records, counted.malformed_aggregates);
         assert_eq!(counted, counts);
     }
