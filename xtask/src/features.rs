@@ -8,14 +8,16 @@ use crate::process::{Outcome, cargo};
 const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
 
 /// Features that write to a store of the user's choice.
-const STORE_FEATURES: [&str; 2] = ["state", "storage"];
+const STORE_FEATURES: [(&str, &str); 2] = [("state", "processor-state"), ("storage", "storage-buffer")];
 
 /// Packages that depend on no AWS crate without features.
-const WITHOUT_AWS: [&str; 9] = [
+const WITHOUT_AWS: [&str; 11] = [
     "lease-store",
     "checkpointer",
     "shard-worker",
     "receiver",
+    "processor-state",
+    "storage-buffer",
     "kinesis-streaming",
     "examples",
     "end-to-end-tests",
@@ -61,7 +63,7 @@ fn check_stores() -> Outcome {
     if without.contains("object_store") {
         return Err("kinesis-streaming without features depends on object_store".to_owned());
     }
-    for feature in STORE_FEATURES {
+    for (feature, package) in STORE_FEATURES {
         let with = dependencies("kinesis-streaming", &["--features", feature])?;
         if !with.contains("object_store") {
             return Err(format!("kinesis-streaming with {feature} lacks object_store"));
@@ -73,7 +75,7 @@ fn check_stores() -> Outcome {
         }
         let more = with.len() - without.len();
         println!("kinesis-streaming with {feature}: {} crates, {more} more, none of AWS", with.len());
-        cargo("check --quiet --package receiver").args(["--features", feature]).run()?;
+        cargo("check --quiet").args(["--package", package]).run()?;
         cargo("check --quiet --package kinesis-streaming").args(["--features", feature]).run()?;
     }
     Ok(())
