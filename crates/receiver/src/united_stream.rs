@@ -54,7 +54,7 @@ impl Stream for UnitedStream {
 /// A batch of one shard, to be acknowledged as a whole or record by record.
 ///
 /// When it is dropped, its unacknowledged records are delivered again according to the failure policy of the receiver. When
-/// the lease is lost, as [`ShardContext::lease_lost`] reports, acknowledgements have no effect.
+/// the lease is lost, as [`ShardContextData::lease_lost`](shard_worker::ShardContextData::lease_lost) reports, acknowledgements have no effect.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped is delivered again; acknowledge it"]
 pub struct Delivery {
