@@ -97,6 +97,11 @@ impl Acknowledger {
     pub fn written_at(&self) -> Option<Instant> {
         self.shared.progress().written_at
     }
+
+    /// The acknowledged position that is not known to be checkpointed; `None` when there is none.
+    pub fn unwritten(&self) -> Option<Position> {
+        self.shared.progress().marks.unwritten().cloned()
+    }
 }
 
 impl Shared {

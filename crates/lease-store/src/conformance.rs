@@ -120,6 +120,7 @@ async fn keeps_every_field(store: &impl LeaseStore) {
         lease.pending_checkpoint = Some(pending(index as u128));
         lease.requested_by = Some(worker("b"));
         lease.offered_by = Some(worker("a"));
+        lease.owner_process = Some("host-1 17".to_owned());
         lease.stream = Some(stream());
         lease.initial_time_millis = Some(1_700_000_000_123);
         create(store, &lease).await;
@@ -140,6 +141,7 @@ async fn applies_changes_like_the_model(store: &impl LeaseStore) {
         stream: Some(stream()),
         initial_time_millis: Some(initial_time_millis),
         hash_key_range: Some(HashKeyRange::new(HashKey(1), HashKey(2)).unwrap()),
+        owner_process: Some(format!("host-1 {initial_time_millis}")),
     };
     let end = LeaseChange::Checkpoint {
         position: Position::ShardEnd,
@@ -166,6 +168,12 @@ async fn applies_changes_like_the_model(store: &impl LeaseStore) {
         LeaseChange::Release,
         LeaseChange::Take { owner: worker("a"), facts: facts(1_700_000_000_123) },
         LeaseChange::Take { owner: worker("a"), facts: facts(7) },
+        LeaseChange::Renew,
+        LeaseChange::Request { by: worker("b"), instead_of: None },
+        LeaseChange::HandOver { to: worker("b") },
+        LeaseChange::Take { owner: worker("b"), facts: facts(8) },
+        LeaseChange::take(worker("b")),
+        LeaseChange::Take { owner: worker("b"), facts: facts(9) },
         end,
         LeaseChange::Renew,
         LeaseChange::Release,

@@ -49,6 +49,10 @@ pub struct HeldLease {
     fenced: AtomicBool,
     /// The time from the newest confirmed write until the row was found deleted; `None` while the row exists.
     vanished_after: StdMutex<Option<Duration>>,
+    /// The row of another process under the same worker id, which took the lease from this one.
+    namesake: StdMutex<Option<Lease>>,
+    /// The owner that the row named when this holder found its lease lost.
+    lost_to: StdMutex<Option<WorkerId>>,
     /// Whether a write of `SHARD_END` was attempted.
     ended: AtomicBool,
     /// The worker that requests the lease, as of the newest answer.
@@ -99,9 +103,11 @@ impl HeldLease {
                 WriteOutcome::Unknown(error) => error,
             };
             match store.get(shard_id).await.map_err(|_| unsettled(shard_id, error))? {
-                // The row names this worker because of this take, or of an earlier one that was applied late. Only an
+                // The row names this process because of this take, or of an earlier one that was applied late. Only an
                 // answer shows since when the lease is valid, so take it once more.
-                Some(row) if row.is_owned_by(worker_id) => seen = row,
+                Some(row) if row.is_owned_by(worker_id) && row.owner_process == facts.owner_process => {
+                    seen = row;
+                }
                 Some(row) if seen.version().matches(&row) => break,
                 _ => return Err(conflict()),
             }
@@ -116,6 +122,8 @@ impl HeldLease {
             token: FencingToken { owner: worker_id.clone(), counter: taken.counter },
             fenced: AtomicBool::new(false),
             vanished_after: StdMutex::new(None),
+            namesake: StdMutex::new(None),
+            lost_to: StdMutex::new(None),
             ended: AtomicBool::new(false),
             target: watch::channel(taken.hand_over_target().cloned()).0,
             confirmed_at: StdMutex::new(asked_at),
@@ -161,6 +169,18 @@ impl HeldLease {
     /// deleted row fences the holder, although no other worker owns the lease.
     pub fn vanished_after(&self) -> Option<Duration> {
         *self.vanished_after.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The row of another live process under the same worker id: it took the lease while this process held it. Such a
+    /// process fences this one like any other owner.
+    pub fn lost_to_namesake(&self) -> Option<Lease> {
+        self.namesake.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The other worker that the row named when this holder found its lease lost. `None` if it never saw one, for example
+    /// because the lease expired while the store could not be reached.
+    pub fn lost_to(&self) -> Option<WorkerId> {
+        self.lost_to.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether this holder attempted to checkpoint `SHARD_END`, whatever the outcome.
@@ -354,6 +374,10 @@ impl HeldLease {
 
     fn lose(&self, row: Option<Lease>) -> StoreError {
         self.fence();
+        if let Some(row) = row.as_ref().filter(|row| row.is_owned_by(&self.token.owner)) {
+            let mut namesake = self.namesake.lock().unwrap_or_else(PoisonError::into_inner);
+            namesake.get_or_insert_with(|| row.clone());
+        }
         if row.is_none() {
             let mut vanished_after = self.vanished_after.lock().unwrap_or_else(PoisonError::into_inner);
             vanished_after.get_or_insert_with(|| self.confirmed_at().elapsed());
@@ -363,7 +387,13 @@ impl HeldLease {
 
     fn fenced_error(&self, row: Option<Lease>) -> StoreError {
         let now = match row.and_then(|row| row.owner) {
-            Some(owner) => format!("; it belongs to {owner} now"),
+            Some(owner) => {
+                let now = format!("; it belongs to {owner} now");
+                if owner != self.token.owner {
+                    *self.lost_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
+                }
+                now
+            }
             None => String::new(),
         };
         StoreError::new(

@@ -42,6 +42,9 @@ pub struct Lease {
     /// The worker that offered the lease to others, or agreed to a request. It counts only while that worker is the
     /// owner; see [`is_offered`](Self::is_offered).
     pub offered_by: Option<WorkerId>,
+    /// The process that took the lease last, in its own words. Stores only compare it: two processes may run under one
+    /// worker id. KCL workers keep it, so it may be that of an earlier owner.
+    pub owner_process: Option<String>,
     /// The stream that the shard belongs to; `None` until a worker of this library records it.
     pub stream: Option<StreamIdentity>,
     /// The instant that `LATEST` or `AT_TIMESTAMP` in the checkpoint stands for, in milliseconds since 1970.
@@ -69,6 +72,7 @@ impl Lease {
             checkpoint_owner: None,
             requested_by: None,
             offered_by: None,
+            owner_process: None,
             stream: None,
             initial_time_millis: None,
             throughput_bytes_per_second: None,
@@ -129,7 +133,8 @@ impl LeaseVersion {
     }
 }
 
-/// Facts about a shard that a worker adds to its row where they are missing. Rows of KCL workers lack most of them.
+/// Facts that a worker writes together with a take. Facts about the shard are added where they are missing: rows of KCL
+/// workers lack most of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LeaseFacts {
     /// The stream that the shard belongs to.
@@ -138,11 +143,14 @@ pub struct LeaseFacts {
     pub initial_time_millis: Option<u64>,
     /// The hash keys that the shard covers.
     pub hash_key_range: Option<HashKeyRange>,
+    /// The process that takes the lease; see [`Lease::owner_process`]. It replaces the one in the row; `None` removes it.
+    pub owner_process: Option<String>,
 }
 
 impl LeaseFacts {
-    /// Sets the facts that the lease lacks.
+    /// Sets the facts that the lease lacks, and the process.
     pub(crate) fn fill_in(&self, lease: &mut Lease) {
+        lease.owner_process.clone_from(&self.owner_process);
         lease.stream = lease.stream.take().or_else(|| self.stream.clone());
         lease.initial_time_millis = lease.initial_time_millis.or(self.initial_time_millis);
         lease.hash_key_range = lease.hash_key_range.or(self.hash_key_range);

@@ -177,7 +177,9 @@ impl LeaseState {
                 Verdict::Applies(Some(result)) => {
                     let version = result.version();
                     let is_result = version.matches(row) || is_being_handed_over(&version, row);
-                    is_result && result.checkpoint == row.checkpoint
+                    // Another process of the same name changes the version as this one does.
+                    let is_same_process = result.owner_process == row.owner_process;
+                    is_result && is_same_process && result.checkpoint == row.checkpoint
                 }
                 Verdict::Applies(None) | Verdict::Refused => false,
             });

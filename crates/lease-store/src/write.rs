@@ -119,6 +119,7 @@ impl LeaseChange {
                 next.owner = None;
                 next.requested_by = None;
                 next.offered_by = None;
+                next.owner_process = None;
             }
         }
         next
@@ -133,6 +134,7 @@ impl LeaseChange {
         lease.checkpoint_owner = None;
         lease.requested_by = None;
         lease.offered_by = None;
+        lease.owner_process = None;
     }
 
     /// The condition on the row in addition to its version.

@@ -14,6 +14,7 @@ use shard_worker::{
 
 use crate::error::{ReceiverError, ReceiverErrorKind};
 use crate::handle::Shared;
+use crate::process::LiveProcess;
 use crate::receiver::Receiver;
 use crate::settings::ReceiverSettings;
 use crate::shards::initial_position::{InitialPosition, ShardPosition};
@@ -100,6 +101,14 @@ impl ReceiverBuilder {
     #[must_use]
     pub fn failover_time(mut self, failover_time: Duration) -> Self {
         self.settings.failover_time = failover_time;
+        self
+    }
+
+    /// How long a start may wait for services that are throttled or cannot be reached; see
+    /// [`ReceiverSettings::start_timeout`].
+    #[must_use]
+    pub fn start_timeout(mut self, start_timeout: Duration) -> Self {
+        self.settings.start_timeout = Some(start_timeout);
         self
     }
 
@@ -323,12 +332,13 @@ impl ReceiverBuilder {
         Ok(Receiver {
             worker_options,
             settings: self.settings,
-            worker_id,
             source,
             store,
             processors,
             checkpoint_retry: self.checkpoint_retry,
             rng,
+            process: LiveProcess::register(&worker_id),
+            worker_id,
             shared,
         })
     }

@@ -17,9 +17,9 @@ pub enum ReceiverErrorKind {
     Denied,
     /// The lease store has another layout, or an answer cannot be interpreted.
     Invalid,
-    /// The stream or the lease store throttled the requests of the start until its retries were used up.
+    /// The stream or the lease store throttled the requests of the start until `start_timeout` was over.
     Throttled,
-    /// The stream or the lease store cannot be reached.
+    /// The stream or the lease store could not be reached until `start_timeout` was over.
     Unavailable,
 }
 

@@ -57,18 +57,26 @@ impl ReceiverGroup {
         self.receivers
     }
 
-    /// Runs all receivers until each is stopped or its bounded run is over. If one fails to start, the others are stopped.
+    /// Runs all receivers until each is stopped or its bounded run is over. If one fails to start for a reason that waiting
+    /// does not cure, the others are stopped. If one could not start within the `start_timeout` because a service was throttled
+    /// or away, the others go on, and its failure is logged.
     ///
     /// # Errors
-    /// The first failure to start, after all have ended.
+    /// The first failure to start that waiting does not cure, or, when no receiver could start, the first of all. After all
+    /// have ended.
     pub async fn run(self) -> Result<Vec<StopReport>, ReceiverError> {
         let handle = self.handle();
         let mut running: FuturesUnordered<_> = self.receivers.into_iter().map(Receiver::run).collect();
         let mut reports = Vec::new();
         let mut failure = None;
+        let mut timed_out = None;
         while let Some(ended) = running.next().await {
             match ended {
                 Ok(report) => reports.push(report),
+                Err(error) if error.is_retryable() => {
+                    tracing::error!(%error, "one receiver of the group did not start in time, the others go on without it");
+                    timed_out.get_or_insert(error);
+                }
                 Err(error) => {
                     handle.stop();
                     failure.get_or_insert(error);
@@ -76,7 +84,7 @@ impl ReceiverGroup {
             }
         }
         reports.sort_by(|left, right| left.worker_id.cmp(&right.worker_id));
-        failure.map_or(Ok(reports), Err)
+        failure.or(timed_out.filter(|_| reports.is_empty())).map_or(Ok(reports), Err)
     }
 }
 

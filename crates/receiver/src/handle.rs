@@ -47,6 +47,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) state: ReceiverState,
+    /// The error of the last attempt to start.
+    pub(crate) start_error: Option<String>,
     /// Whether the leases were scanned at least once.
     pub(crate) has_scanned: bool,
     pub(crate) shards: BTreeMap<ShardId, LiveShard>,
@@ -56,6 +58,8 @@ pub(crate) struct Live {
     pub(crate) lost_leases: u64,
     pub(crate) handed_over_leases: u64,
     pub(crate) given_up_leases: u64,
+    pub(crate) namesake_sightings: u64,
+    pub(crate) namesake: Option<String>,
     pub(crate) is_leader: bool,
 }
 
@@ -71,6 +75,7 @@ impl Shared {
     pub(crate) fn new(worker_id: WorkerId, budget: ByteBudget) -> Self {
         let live = Live {
             state: ReceiverState::Starting,
+            start_error: None,
             has_scanned: false,
             shards: BTreeMap::new(),
             acknowledged_records: 0,
@@ -78,6 +83,8 @@ impl Shared {
             lost_leases: 0,
             handed_over_leases: 0,
             given_up_leases: 0,
+            namesake_sightings: 0,
+            namesake: None,
             is_leader: false,
         };
         Self { worker_id, stop: CancellationToken::new(), budget, live: Mutex::new(live) }
@@ -97,6 +104,7 @@ impl Live {
         ReceiverStatus {
             worker_id: worker_id.clone(),
             state: self.state,
+            start_error: self.start_error.clone(),
             is_standby: self.has_scanned && shards.is_empty() && self.state == ReceiverState::Running,
             shards,
             acknowledged_records: self.acknowledged_records + records,
@@ -104,6 +112,8 @@ impl Live {
             lost_leases: self.lost_leases,
             handed_over_leases: self.handed_over_leases,
             given_up_leases: self.given_up_leases,
+            namesake_sightings: self.namesake_sightings,
+            namesake: self.namesake.clone(),
             is_leader: self.is_leader,
             memory: ByteUsage::default(),
         }

@@ -26,6 +26,7 @@ mod handle;
 #[doc(hidden)]
 pub mod internals;
 mod lease;
+mod process;
 mod receiver;
 mod settings;
 mod shards;

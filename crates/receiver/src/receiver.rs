@@ -8,6 +8,7 @@ use lease_store::{LeaseStore, WorkerId};
 use shard_worker::{RecordProcessorFactory, RetryPolicy, ShardWorkerOptions, StreamSource};
 
 use crate::handle::{ReceiverHandle, Shared};
+use crate::process::LiveProcess;
 use crate::settings::ReceiverSettings;
 
 /// One worker of the fleet that reads a stream: it holds a share of the leases and runs a shard worker for each.
@@ -24,6 +25,7 @@ pub struct Receiver {
     /// The options of every shard worker, without the start time of the shard and the retention of the stream.
     pub(crate) worker_options: ShardWorkerOptions,
     pub(crate) rng: Rng,
+    pub(crate) process: LiveProcess,
     pub(crate) shared: Arc<Shared>,
 }
 

@@ -47,6 +47,11 @@ pub struct ReceiverSettings {
     /// 10 s by default. The same in the whole fleet. A lease is renewed three times in this time.
     #[serde(rename = "failover_time_ms", with = "millis")]
     pub failover_time: Duration,
+    /// How long a start may wait for a stream or a lease store that is throttled or cannot be reached. `None`: without an
+    /// end, as by default. Only what waiting cannot cure ends such a start: a call that is denied or invalid, a stream that
+    /// does not exist, a table of another stream.
+    #[serde(rename = "start_timeout_ms", with = "optional_millis")]
+    pub start_timeout: Option<Duration>,
     /// The most shards this worker holds.
     pub max_leases: usize,
     /// The most leases that this worker requests from other live workers at a time.
@@ -115,6 +120,7 @@ impl Default for ReceiverSettings {
             data_loss_policy: DataLossPolicy::default(),
             run_until: None,
             failover_time: Duration::from_secs(10),
+            start_timeout: None,
             max_leases: usize::MAX,
             max_lease_moves: 16,
             hand_over_time: Duration::from_secs(10),
@@ -235,6 +241,29 @@ mod millis {
     }
 }
 
+mod optional_millis {
+    //! Durations as whole milliseconds, or nothing.
+
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[allow(clippy::ref_option)] // the signature is serde's
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let millis = duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+        millis.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,7 +300,7 @@ mod tests {
 
     #[test]
     fn times_are_in_milliseconds_and_unknown_fields_are_refused() {
-        let json = r#"{"application": "words", "failover_time_ms": 2500, "initial_position": "LATEST",
+        let json = r#"{"application": "words", "failover_time_ms": 2500, "start_timeout_ms": 90000, "initial_position": "LATEST",
             "initial_positions": {"shardId-000000000007": "TRIM_HORIZON"}, "data_loss_policy": "CONTINUE", "run_until": "TIP"}"#;
         let settings: ReceiverSettings = serde_json::from_str(json).unwrap();
         let named = BTreeMap::from([(ShardId::numbered(7), ShardPosition::TrimHorizon)]);
@@ -279,6 +308,7 @@ mod tests {
         assert_eq!(settings.data_loss_policy, DataLossPolicy::Continue);
         assert_eq!(settings.run_until, Some(RunUntil::Tip));
         assert_eq!(settings.failover_time, Duration::from_millis(2500));
+        assert_eq!(settings.start_timeout, Some(Duration::from_secs(90)));
         assert_eq!(settings.initial_position, InitialPosition::Latest);
         let written = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<ReceiverSettings>(&written).unwrap(), settings);

@@ -27,6 +27,9 @@ pub struct ReceiverStatus {
     pub worker_id: WorkerId,
     /// Its phase.
     pub state: ReceiverState,
+    /// Why it is still [`Starting`](ReceiverState::Starting): the error of the last attempt, which is repeated. `None` before
+    /// the first failure and after the start.
+    pub start_error: Option<String>,
     /// The shards it holds, in the order of their ids.
     pub shards: Vec<ShardStatus>,
     /// Whether it runs without a shard: it takes over as soon as another worker leaves or fails.
@@ -41,6 +44,11 @@ pub struct ReceiverStatus {
     pub handed_over_leases: u64,
     /// Leases it released because their shards made no progress.
     pub given_up_leases: u64,
+    /// How often another live process under the same worker id was seen: it renewed a lease, or took one from this worker.
+    pub namesake_sightings: u64,
+    /// The other live process under the same worker id, while there is one: host, pid and start. Give each process a worker
+    /// id of its own.
+    pub namesake: Option<String>,
     /// Whether it is the leader, which lists the shards for the fleet.
     pub is_leader: bool,
     /// The memory for records, over all shards that share its budget.
@@ -71,21 +79,27 @@ pub struct ShardStatus {
 pub struct StopReport {
     /// The name of the worker.
     pub worker_id: WorkerId,
-    /// The outcome of each shard it held when the stop began. `None`: aborted after the drain time.
+    /// The outcome of each shard it held when the stop began, or had requested or begun to take if its lease may have stayed
+    /// with it. `None`: aborted after the drain time, so that its lease may still name this worker.
     pub shards: Vec<(ShardId, Option<ShardOutcome>)>,
+    /// The shards with an acknowledged position that is not known to be stored, and whose lease no other worker is known to
+    /// own: those whose lease was lost because the store could not be reached, also before the stop began. Records before
+    /// these positions may be delivered again.
+    pub unwritten: Vec<ShardId>,
     /// Records acknowledged since its start.
     pub acknowledged_records: u64,
 }
 
 impl StopReport {
-    /// Whether all delivered records are acknowledged and checkpointed, so that the next owners deliver none of them again.
-    /// A lease that was lost in the meantime does not count.
+    /// Whether the next owners deliver no record again that this worker has delivered: all are acknowledged and checkpointed,
+    /// and no lease stays with it. A lease that another worker owns by now does not count.
     pub fn is_drained(&self) -> bool {
-        self.shards.iter().all(|(_, outcome)| {
+        let is_settled = |outcome: &Option<ShardOutcome>| {
             matches!(
                 outcome,
                 Some(ShardOutcome::Stopped { drained: true } | ShardOutcome::Ended | ShardOutcome::LeaseLost)
             )
-        })
+        };
+        self.unwritten.is_empty() && self.shards.iter().all(|(_, outcome)| is_settled(outcome))
     }
 }

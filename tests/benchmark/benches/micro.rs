@@ -137,6 +137,7 @@ fn planner(criterion: &mut Criterion) {
                 owned_for: None,
                 requested_for: Duration::ZERO,
                 weight: 1,
+                is_of_namesake: false,
             })
             .collect();
         let own = leases.iter().filter(|lease| lease.is_owned_by(&worker_id));

@@ -178,6 +178,15 @@ fn draw_fault(scenario: Scenario, rng: &mut Rng) -> FaultKind {
                 false => trim(rng),
             },
         },
+        Scenario::Clones => match rng.u64(..12) {
+            0 => FaultKind::Crash { worker: rng.u64(..), back_after: rng.u64(0..20_000), same_name: true },
+            1 => crash(rng),
+            2 => pause(rng),
+            3 => reshard(rng),
+            4 => table_faults(rng),
+            5..7 => FaultKind::Leave { worker: rng.u64(..) },
+            _ => FaultKind::Clone { worker: rng.u64(..) },
+        },
         Scenario::Everything => match rng.u64(..14) {
             0 => crash(rng),
             1 => pause(rng),

@@ -140,6 +140,11 @@ pub enum FaultKind {
     },
     /// A worker joins.
     Join,
+    /// Another process starts under the name of a live worker.
+    Clone {
+        /// Selects the worker.
+        worker: u64,
+    },
     /// A worker is asked to stop.
     Leave {
         /// Selects the worker.
@@ -266,6 +271,7 @@ impl FaultKind {
             | Self::DeleteRow { .. }
             | Self::Deregister
             | Self::Join
+            | Self::Clone { .. }
             | Self::Leave { .. }
             | Self::KclJoin
             | Self::KclLeave { .. } => 0,

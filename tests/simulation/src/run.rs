@@ -358,6 +358,11 @@ impl<'a> Fleet<'a> {
                 let name = self.new_name();
                 self.start(&name);
             }
+            FaultKind::Clone { worker } => {
+                let Some(index) = choose(&self.workers, worker) else { return };
+                let name = self.workers[index].name.clone();
+                self.start(&name);
+            }
             FaultKind::Leave { worker } => {
                 if self.workers.len() > 1
                     && let Some(index) = choose(&self.workers, worker)

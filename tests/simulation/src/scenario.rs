@@ -37,11 +37,13 @@ pub enum Scenario {
     KclFaults,
     /// The readers of `kinesis-asl` read the shards, most of them by fan-out. Needs the feature `fan-out`.
     FanOut,
+    /// Several live processes under one worker name, as when all replicas of a deployment are named alike.
+    Clones,
 }
 
 impl Scenario {
     /// All scenarios, in the order that seeds rely on.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Calm,
         Self::ReshardStorm,
         Self::CrashStorm,
@@ -57,6 +59,7 @@ impl Scenario {
         Self::FirstStart,
         Self::KclFaults,
         Self::FanOut,
+        Self::Clones,
     ];
 
     /// The scenarios of this build. The one over the AWS SDK needs its feature.
@@ -87,6 +90,7 @@ impl Scenario {
             Self::FirstStart => "first-start",
             Self::KclFaults => "kcl-faults",
             Self::FanOut => "fan-out",
+            Self::Clones => "clones",
         }
     }
 }

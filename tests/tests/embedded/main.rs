@@ -5,6 +5,7 @@
 
 mod acknowledgement;
 mod aggregates;
+mod clones;
 mod cost;
 mod delivery;
 mod fleet;
@@ -14,6 +15,8 @@ mod memory;
 mod mixed_fleet;
 mod polling;
 mod positions;
+mod slow_calls;
+mod start;
 mod state;
 mod storage_buffer;
 mod store;

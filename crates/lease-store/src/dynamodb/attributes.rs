@@ -47,6 +47,8 @@ pub(super) const THROUGHPUT: &str = "throughputKBps";
 pub(super) const REQUESTED_BY: &str = "handOverRequestedBy";
 /// S, not of the KCL: the owner that offers the lease.
 pub(super) const OFFERED_BY: &str = "handOverOfferedBy";
+/// S, not of the KCL: the process that took the lease. Of another type it counts as absent.
+pub(super) const OWNER_PROCESS: &str = "leaseOwnerProcess";
 /// S, not of the KCL: the stream.
 pub(super) const STREAM_ARN: &str = "streamArn";
 /// N, not of the KCL: the creation time of the stream, in seconds since 1970.

@@ -22,6 +22,7 @@
 //! | lease | attribute |
 //! | --- | --- |
 //! | requesting worker, offering owner | `handOverRequestedBy` (S), `handOverOfferedBy` (S) |
+//! | process of the owner | `leaseOwnerProcess` (S) |
 //! | stream | `streamArn` (S), `streamCreationEpoch` (N) |
 //! | instant of a sentinel | `initialTimeMillis` (N) |
 //!

@@ -54,7 +54,7 @@ impl Expression {
             LeaseChange::Checkpoint { position, children } => expression.checkpoint(position, children),
             LeaseChange::PrepareCheckpoint(pending) => expression.prepare_checkpoint(pending),
             LeaseChange::Take { owner, facts } => {
-                expression.give_to(expected, owner);
+                expression.give_to(expected, owner, facts.owner_process.as_deref());
                 expression.add_facts(facts);
             }
             LeaseChange::HandOver { to } => {
@@ -69,7 +69,7 @@ impl Expression {
                     (None, Some(_)) => expression.require(attributes::LEASE_OWNER, None),
                     (_, _) => expression.require(attributes::LEASE_OWNER, worker_value(Some(to))),
                 }
-                expression.give_to(expected, to);
+                expression.give_to(expected, to, None);
             }
             LeaseChange::Request { by, instead_of } => {
                 expression.require(attributes::REQUESTED_BY, worker_value(instead_of.as_ref()));
@@ -90,6 +90,7 @@ impl Expression {
                 expression.remove(attributes::LEASE_OWNER);
                 expression.remove(attributes::REQUESTED_BY);
                 expression.remove(attributes::OFFERED_BY);
+                expression.remove(attributes::OWNER_PROCESS);
             }
         }
         expression
@@ -150,7 +151,7 @@ impl Expression {
 
     /// Changes the owner. An update expression has no *if*, so it is decided here whether the take counts as a switch.
     /// The rule depends on both owners, and the condition fixes both. The table itself increments the count.
-    fn give_to(&mut self, expected: &LeaseVersion, owner: &WorkerId) {
+    fn give_to(&mut self, expected: &LeaseVersion, owner: &WorkerId, owner_process: Option<&str>) {
         self.count_up(attributes::LEASE_COUNTER);
         self.set(attributes::LEASE_OWNER, attributes::text_value(owner.as_str()));
         if LeaseChange::counts_as_owner_switch(expected, owner) {
@@ -159,6 +160,10 @@ impl Expression {
         self.remove(attributes::CHECKPOINT_OWNER);
         self.remove(attributes::REQUESTED_BY);
         self.remove(attributes::OFFERED_BY);
+        match owner_process {
+            Some(process) => self.set(attributes::OWNER_PROCESS, attributes::text_value(process)),
+            None => self.remove(attributes::OWNER_PROCESS),
+        }
     }
 
     fn add_facts(&mut self, facts: &LeaseFacts) {
@@ -312,7 +317,10 @@ mod tests {
     fn an_update_names_only_changed_attributes() {
         let update = |change| update(&version(Some("a"), None), &change);
         assert_eq!(update(LeaseChange::Renew), "ADD leaseCounter 1");
-        assert_eq!(update(LeaseChange::Release), "REMOVE leaseOwner, handOverRequestedBy, handOverOfferedBy");
+        assert_eq!(
+            update(LeaseChange::Release),
+            "REMOVE leaseOwner, handOverRequestedBy, handOverOfferedBy, leaseOwnerProcess"
+        );
         assert_eq!(update(LeaseChange::Offer), "SET handOverOfferedBy = a ADD leaseCounter 1");
         let position = Position::after(4959.into(), 3);
         assert_eq!(
@@ -328,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_take_counts_as_a_switch_by_the_kcl_rule() {
-        let removed = "REMOVE checkpointOwner, handOverRequestedBy, handOverOfferedBy";
+        let removed = "REMOVE checkpointOwner, handOverRequestedBy, handOverOfferedBy, leaseOwnerProcess";
         let plain = format!("SET leaseOwner = b ADD leaseCounter 1 {removed}");
         let counted =
             format!("SET leaseOwner = b ADD leaseCounter 1, ownerSwitchesSinceCheckpoint 1 {removed}");
@@ -351,6 +359,7 @@ mod tests {
             stream: Some(StreamIdentity { arn: "arn".to_owned(), creation_epoch_seconds: 17 }),
             initial_time_millis: Some(42),
             hash_key_range: Some(HashKeyRange::FULL),
+            owner_process: Some("host-1 17".to_owned()),
         };
         let text = update(&version(None, None), &LeaseChange::Take { owner: worker("a"), facts });
         for filled in [
@@ -359,6 +368,7 @@ mod tests {
             "initialTimeMillis = if_not_exists(initialTimeMillis, 42)",
             "startingHashKey = if_not_exists(startingHashKey, 0)",
             "endingHashKey = if_not_exists(endingHashKey, 340282366920938463463374607431768211455)",
+            "leaseOwnerProcess = host-1 17,",
         ] {
             assert!(text.contains(filled), "{filled} in {text}");
         }

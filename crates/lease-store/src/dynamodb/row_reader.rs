@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::attributes::{
     CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS, ENDING_HASH_KEY,
-    ENTITY_TYPE, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY,
+    ENTITY_TYPE, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY, OWNER_PROCESS,
     OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE,
     PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN,
     STREAM_CREATION_EPOCH, STREAM_NAME, THROUGHPUT,
@@ -147,6 +147,7 @@ fn lease(item: &Item, shard_id: ShardId) -> Result<Lease, Fault> {
         checkpoint_owner: worker_id(item, CHECKPOINT_OWNER)?,
         requested_by: worker_id(item, REQUESTED_BY)?,
         offered_by: worker_id(item, OFFERED_BY)?,
+        owner_process: owner_process(item),
         stream: stream_identity(item)?,
         initial_time_millis: number(item, INITIAL_TIME_MILLIS)?,
         throughput_bytes_per_second: throughput(item),
@@ -163,6 +164,11 @@ fn stream_identity(item: &Item) -> Result<Option<StreamIdentity>, Fault> {
         (None, Some(_)) => Err(Fault::missing(STREAM_ARN)),
         (Some(_), None) => Err(Fault::missing(STREAM_CREATION_EPOCH)),
     }
+}
+
+/// The process is only a hint about namesakes, so a value of another type counts as absent.
+fn owner_process(item: &Item) -> Option<String> {
+    item.get(OWNER_PROCESS)?.as_s().ok().cloned()
 }
 
 /// The throughput is only a hint for balancing, so an invalid value counts as absent.

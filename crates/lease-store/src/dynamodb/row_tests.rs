@@ -323,6 +323,7 @@ prop_compose! {
         (parents, children) in (some_shards(), some_shards()),
         ends in proptest::option::of(any::<(u128, u128)>()),
         (requested_by, offered_by) in (a_worker(), a_worker()),
+        owner_process in proptest::option::of(".{0,40}"),
         stream in proptest::option::of((".{1,40}", any::<u64>())),
         initial_time_millis in any::<Option<u64>>(),
     ) -> Lease {
@@ -331,7 +332,7 @@ prop_compose! {
         });
         Lease {
             shard_id, owner, counter, checkpoint, owner_switches_since_checkpoint, pending_checkpoint,
-            parents, children, hash_key_range, checkpoint_owner, requested_by, offered_by,
+            parents, children, hash_key_range, checkpoint_owner, requested_by, offered_by, owner_process,
             stream: stream.map(|(arn, creation_epoch_seconds)| StreamIdentity { arn, creation_epoch_seconds }),
             initial_time_millis, throughput_bytes_per_second: None,
         }

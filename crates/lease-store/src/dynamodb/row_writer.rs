@@ -2,7 +2,7 @@
 
 use super::attributes::{
     CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS, ENDING_HASH_KEY,
-    INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY,
+    INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY, OWNER_PROCESS,
     OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE,
     PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN,
     STREAM_CREATION_EPOCH, STREAM_NAME, bytes_value, number_value, shard_ids_value, text_value,
@@ -53,6 +53,9 @@ pub(super) fn write(lease: &Lease, layout: &RowLayout) -> Item {
         if let Some(worker_id) = worker_id {
             put(attribute, text_value(worker_id.as_str()));
         }
+    }
+    if let Some(owner_process) = &lease.owner_process {
+        put(OWNER_PROCESS, text_value(owner_process));
     }
     if let Some(stream) = &lease.stream {
         put(STREAM_ARN, text_value(&stream.arn));

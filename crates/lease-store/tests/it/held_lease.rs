@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 use lease_store::{
-    FaultRates, FaultyLeaseStore, HeldLease, InMemoryLeaseStore, Lease, LeaseChange, LeaseStore, LeaseWrite,
-    Position, ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
+    FaultRates, FaultyLeaseStore, HeldLease, InMemoryLeaseStore, Lease, LeaseChange, LeaseFacts, LeaseStore,
+    LeaseWrite, Position, ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
 use test_support::{HookedLeaseStore, StoreCall, Switch};
 use tokio::sync::Notify;
@@ -402,4 +402,66 @@ async fn an_unanswered_hand_over_is_the_last_write_of_its_holder() {
         assert!(held.is_fenced());
         assert_eq!(row(&table).await, handed_over, "after {again}: the row of the new owner is unchanged");
     }
+}
+
+fn process(text: &str) -> LeaseFacts {
+    LeaseFacts { owner_process: Some(text.to_owned()), ..LeaseFacts::default() }
+}
+
+/// Another process of the same name takes the lease.
+async fn steal_as_clone(table: &InMemoryLeaseStore, owner: &str) {
+    let row = row(table).await;
+    let change = LeaseChange::Take { owner: worker(owner), facts: process("clone") };
+    let take = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
+    assert!(matches!(table.write(&take).await.unwrap(), WriteOutcome::Applied { .. }));
+}
+
+#[tokio::test]
+async fn a_clones_take_is_not_an_own_lost_write() {
+    let (table, seen) = table_with_one_lease().await;
+    let store = FaultyLeaseStore::new(table.clone(), FaultRates::NONE, 1);
+    let me = worker("owner");
+    let held = HeldLease::take_with_facts(Arc::new(store.clone()), &seen, &me, process("me")).await.unwrap();
+    let mut rates = FaultRates::NONE;
+    rates.dropped_unanswered = 1.0;
+    store.set_rates(rates);
+    assert!(held.renew().await.unwrap_err().is_retryable());
+    // The row has the counter and the owner that the renewal would have left.
+    steal_as_clone(&table, "owner").await;
+    store.set_rates(FaultRates::NONE);
+    assert_eq!(held.renew().await.unwrap_err().kind(), StoreErrorKind::Fenced);
+    assert_eq!(held.lost_to_namesake(), Some(row(&table).await));
+}
+
+/// Answers no write. After the first one another process of the same name takes the lease.
+#[derive(Debug)]
+struct CloneTakesFirst(InMemoryLeaseStore);
+
+#[async_trait]
+impl LeaseStore for CloneTakesFirst {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.0.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.0.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        self.0.get(shard_id).await
+    }
+
+    async fn write(&self, _: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        steal_as_clone(&self.0, "owner").await;
+        Ok(WriteOutcome::Unknown(StoreError::new(StoreErrorKind::Unavailable, "no answer")))
+    }
+}
+
+#[tokio::test]
+async fn an_unanswered_take_gives_way_to_a_clone() {
+    let (table, seen) = table_with_one_lease().await;
+    let store = Arc::new(CloneTakesFirst(table.clone()));
+    let taken = HeldLease::take_with_facts(store, &seen, &worker("owner"), process("me")).await;
+    assert_eq!(taken.unwrap_err().kind(), StoreErrorKind::Conflict);
+    assert_eq!(row(&table).await.counter, 1, "the clone is not disturbed");
 }

@@ -52,8 +52,9 @@ impl BoundedRun {
         !leases.is_empty()
             && leases.iter().all(|observed| {
                 let lease = observed.lease;
-                let is_held = lease.owner.as_ref().is_some_and(|owner| owner != me)
-                    && observed.unchanged_for < failover_time;
+                let is_of_other = |owner: &WorkerId| owner != me || observed.is_of_namesake;
+                let is_held =
+                    lease.owner.as_ref().is_some_and(is_of_other) && observed.unchanged_for < failover_time;
                 let waits = || {
                     lease.parents.iter().any(|parent| by_id.get(parent).is_some_and(|row| !row.is_finished()))
                 };
@@ -100,6 +101,7 @@ mod tests {
                 owned_for: None,
                 requested_for: Duration::ZERO,
                 weight: 1,
+                is_of_namesake: false,
             })
             .collect();
         run.is_over(&observed, &worker("me"), FAILOVER_TIME)

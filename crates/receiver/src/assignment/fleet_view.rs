@@ -93,8 +93,8 @@ pub(super) struct FleetView<'a> {
     pub(super) occupied: usize,
     /// Leases this worker has requested from live workers and not yet received.
     pub(super) incoming: usize,
-    /// Leases owned by this worker and not held by this process: handed over to it, owned before a restart, or taken by a
-    /// write that was never confirmed.
+    /// Leases owned by this worker and not held by any live process: handed over to it, owned before a restart, or taken by
+    /// a write that was never confirmed.
     pub(super) own_unheld: Vec<ObservedLease<'a>>,
     /// Leases whose owners did not answer this worker's requests in time. They count as incoming.
     pub(super) overdue: Vec<ObservedLease<'a>>,
@@ -172,7 +172,10 @@ impl<'a> FleetView<'a> {
         if let Some(target) = named.kcl_target {
             self.occupied += usize::from(target == ME);
             self.count(observed, target);
-        } else if lease.is_owned_by(holdings.worker_id) && lease.checkpoint_owner.is_none() {
+        } else if lease.is_owned_by(holdings.worker_id)
+            && lease.checkpoint_owner.is_none()
+            && !observed.is_of_namesake
+        {
             // It counts for this worker only if there is capacity for it.
             self.work += usize::from(is_ready);
             self.own_unheld.extend(is_ready.then_some(observed));
@@ -189,9 +192,11 @@ impl<'a> FleetView<'a> {
                 self.work += usize::from(is_ready);
                 self.offered.extend(is_ready.then_some(observed));
             } else {
+                // The others count a namesake's lease for this worker's name, so this worker does too.
                 self.count(observed, owner);
                 let may_move = observed.owned_for.is_none_or(|age| age >= limits.failover_time);
-                self.workers[owner].movable.extend((is_ready && may_move).then_some(observed));
+                let may_move = may_move && is_ready && owner != ME;
+                self.workers[owner].movable.extend(may_move.then_some(observed));
             }
         } else {
             self.work += usize::from(is_ready);

@@ -1,7 +1,7 @@
 //! The observations of each lease by this process: for how long its version, its owner and its request are unchanged. They
 //! are the only base for calling a lease expired.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use lease_store::{Lease, LeaseVersion, ShardId, WorkerId};
 use tokio::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub struct ObservedLease<'a> {
     /// How much work the lease is, in any unit that is the same for all leases, such as bytes per second. The same for
     /// all leases when it is not known.
     pub weight: u64,
+    /// Whether the lease belongs to another process under the worker id of this one.
+    pub is_of_namesake: bool,
 }
 
 /// The observations of all leases by this process, and since when each lease is unchanged.
@@ -32,6 +34,8 @@ pub struct ObservedLease<'a> {
 #[derive(Debug, Default)]
 pub struct LeaseObservations {
     seen: HashMap<ShardId, Seen>,
+    /// The shards whose leases belong to another process under this worker's id.
+    of_namesakes: HashSet<ShardId>,
     has_scanned: bool,
 }
 
@@ -91,6 +95,11 @@ impl LeaseObservations {
         self.has_scanned = true;
     }
 
+    /// Replaces the shards whose leases belong to another process under this worker's id.
+    pub(crate) fn set_of_namesakes(&mut self, of_namesakes: HashSet<ShardId>) {
+        self.of_namesakes = of_namesakes;
+    }
+
     /// Combines the leases of a listing that was requested at `requested_at` with the observations. A lease without a known
     /// throughput gets the average weight of the others.
     pub fn of<'a>(&self, leases: &'a [Lease], requested_at: Instant) -> Vec<ObservedLease<'a>> {
@@ -107,6 +116,7 @@ impl LeaseObservations {
                     .filter(|seen| seen.requested_by.is_some())
                     .map_or(Duration::ZERO, |seen| elapsed_since(seen.requested_since)),
                 weight: lease.throughput_bytes_per_second.unwrap_or(average),
+                is_of_namesake: self.of_namesakes.contains(&lease.shard_id),
             }
         };
         leases.iter().map(observed).collect()

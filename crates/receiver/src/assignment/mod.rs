@@ -7,6 +7,7 @@ pub(crate) mod bounded_run;
 pub(crate) mod fleet_view;
 pub(crate) mod leader;
 pub(crate) mod lease_observations;
+pub(crate) mod namesakes;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,8 @@ pub struct AssignmentPlan<'a> {
 /// - Only shards with work count: neither those read to their end, nor children whose parents are still being read. The
 ///   work is divided among all live workers so that no two differ by more than one lease. A requested lease counts for
 ///   its requester. A worker that has offered all its leases is leaving and does not count.
-/// - A worker always takes the leases it owns but does not hold. Within its share it takes the leases whose owners did
+/// - A worker always takes the leases it owns but does not hold, except those of another live process under its worker id.
+///   Within its share it takes the leases whose owners did
 ///   not answer its requests in time.
 /// - Then comes the pool: free leases, which are taken, and those of leaving workers, which are requested. The pool is
 ///   distributed, in the order of the shards, to the workers below their share. Each worker takes its own part.

@@ -61,6 +61,7 @@ fn fresh(leases: &[Lease]) -> Vec<ObservedLease<'_>> {
         owned_for: None,
         requested_for: Duration::ZERO,
         weight: 1,
+        is_of_namesake: false,
     });
     observed.collect()
 }
@@ -416,4 +417,28 @@ fn workers_with_the_same_view_choose_different_leases() {
     }
     let names: HashSet<&ShardId> = wanted.iter().map(|lease| &lease.shard_id).collect();
     assert_eq!(names.len(), wanted.len());
+}
+
+#[test]
+fn live_leases_of_a_namesake_count_and_stay_where_they_are() {
+    let leases = leases([Some(ME), Some(ME), Some(ME), Some(1), Some(1), Some(1), None]);
+    let mut observed = fresh(&leases);
+    for observed in &mut observed[..3] {
+        observed.is_of_namesake = true;
+    }
+    let first = plan(&observed, &HashSet::new());
+    assert_eq!((&first.take[..], &first.request[..]), (&[&leases[6]][..], &NOTHING[..]), "only the free one");
+    observed.pop();
+    let balanced = plan(&observed, &HashSet::new());
+    assert_eq!(
+        (&balanced.take[..], &balanced.request[..]),
+        (&NOTHING[..], &NOTHING[..]),
+        "the name has three"
+    );
+    // The namesake fails.
+    for observed in &mut observed[..3] {
+        observed.unchanged_for = LIMITS.failover_time;
+    }
+    let after = plan(&observed, &HashSet::new());
+    assert!(!after.take.is_empty() && after.take.iter().all(|lease| lease.is_owned_by(&worker(ME))));
 }

@@ -6,39 +6,44 @@
 mod bounded;
 mod cooldowns;
 mod lease_requests;
+mod namesakes;
 mod rounds;
+mod scan;
 mod shard_sync;
 mod shutdown;
+mod start;
 mod start_shard;
 mod startup_log;
+mod takes;
 
 use std::sync::Arc;
 
-use checkpointer::RetryPolicy;
 use fastrand::Rng;
 use lease_store::{LeaseListing, MalformedLease, ShardId, StreamIdentity};
 use shard_worker::StreamClock;
-use tokio::sync::Notify;
-use tokio::task::JoinError;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
 use tracing::Instrument as _;
 
 use self::cooldowns::Cooldowns;
-use self::lease_requests::LeaseRequests;
+use self::lease_requests::{LeaseRequests, RequestStep};
+use self::namesakes::NamesakeReports;
 use self::rounds::Rounds;
+use self::scan::Scan;
 use self::shard_sync::ShardSync;
-use self::startup_log::{overridden_positions, too_old_timestamps};
+use self::takes::{MAX_CONCURRENT_TAKES, TaskEnd};
 use crate::assignment::bounded_run::BoundedRun;
 use crate::assignment::lease_observations::LeaseObservations;
-use crate::error::{ReceiverError, source_error, store_error};
-use crate::lease::shard_task::ShardEnding;
+use crate::assignment::namesakes::Namesakes;
+use crate::error::ReceiverError;
+use crate::lease::unwritten::UnwrittenPositions;
 use crate::receiver::Receiver;
-use crate::shards::table_identity::check_identity;
 use crate::status::{ReceiverState, StopReport};
 
-/// How many leases are taken, created, requested or released at the same time.
+/// How many leases are created, requested, polled, deleted or released at the same time.
 const MAX_CONCURRENT_WRITES: usize = 16;
 
 /// How long an operation on the lease store or the stream may continue after a stop was requested.
@@ -74,7 +79,18 @@ struct Coordinator {
     application: Arc<str>,
     stream: Arc<str>,
     observations: LeaseObservations,
-    tasks: JoinMap<ShardId, ShardEnding>,
+    /// Other live processes under the id of this worker.
+    namesakes: Namesakes,
+    namesake_reports: NamesakeReports,
+    /// A task for each lease that is being taken or is held.
+    tasks: JoinMap<ShardId, TaskEnd>,
+    take_permits: Arc<Semaphore>,
+    /// The scan of the present round: at most one.
+    scans: JoinSet<Scan>,
+    /// The clean-up of the last round: at most one.
+    clean_up: JoinSet<()>,
+    /// The acknowledged positions of lost leases that may not be stored.
+    unwritten: UnwrittenPositions,
     stop_shards: CancellationToken,
     /// Notified when a shard has ended and its children can be taken.
     new_leases: Arc<Notify>,
@@ -93,9 +109,11 @@ struct Coordinator {
 
 /// The events that the loop reacts to.
 enum Event {
-    ShardFinished(ShardId, Result<ShardEnding, JoinError>),
+    TaskEnded(ShardId, Result<TaskEnd, JoinError>),
     NewLeases,
+    RequestAnswered(ShardId, Result<RequestStep, JoinError>),
     RequestsDue,
+    Scanned(Result<Scan, JoinError>),
     AuditDue,
     RoundDue,
 }
@@ -123,7 +141,13 @@ impl Coordinator {
             application: receiver.settings.application.as_str().into(),
             stream: receiver.source.stream_name().into(),
             observations: LeaseObservations::new(),
+            namesakes: Namesakes::default(),
+            namesake_reports: NamesakeReports::default(),
             tasks: JoinMap::new(),
+            take_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_TAKES)),
+            scans: JoinSet::new(),
+            clean_up: JoinSet::new(),
+            unwritten: UnwrittenPositions::default(),
             stop_shards: CancellationToken::new(),
             new_leases: Arc::new(Notify::new()),
             rounds: Rounds::starting_at(now),
@@ -150,18 +174,20 @@ impl Coordinator {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some((shard_id, ended)) = self.tasks.join_next() => Event::ShardFinished(shard_id, ended),
+                Some((shard_id, ended)) = self.tasks.join_next() => Event::TaskEnded(shard_id, ended),
                 () = self.new_leases.notified() => Event::NewLeases,
+                Some((shard_id, step)) = self.requests.steps.join_next() => Event::RequestAnswered(shard_id, step),
+                Some(scan) = self.scans.join_next() => Event::Scanned(scan),
                 () = sleep_until(next_poll), if !self.requests.is_empty() => Event::RequestsDue,
                 () = sleep_until(self.sync.next_audit) => Event::AuditDue,
-                () = sleep_until(self.rounds.next) => Event::RoundDue,
+                () = sleep_until(self.rounds.next), if self.scans.is_empty() => Event::RoundDue,
             };
             let stop_and_patience = async {
                 stop.cancelled().await;
                 sleep(STOP_PATIENCE).await;
             };
-            // An interrupted take leaves a lease that no worker reads. A store that never answers must not block a
-            // stop.
+            // Takes, polls and scans are tasks of their own. Only the repair of holes and rows and the audit are waited for
+            // here, and a store that never answers must not block a stop.
             tokio::select! {
                 biased;
                 () = self.on(&facts, event) => {}
@@ -177,62 +203,22 @@ impl Coordinator {
 
     async fn on(&mut self, facts: &StreamFacts, event: Event) {
         match event {
-            Event::ShardFinished(shard_id, ended) => {
-                self.record_bound(&shard_id, &ended);
-                self.on_shard_finished(facts, &shard_id, ended).await;
+            Event::TaskEnded(shard_id, ended) => {
+                if let Some(ended) = self.work_end(ended) {
+                    self.record_bound(&shard_id, &ended);
+                    self.on_shard_finished(facts, &shard_id, ended).await;
+                }
             }
             Event::NewLeases => self.schedule_strong_scan(),
-            Event::RequestsDue => self.poll_requests(facts).await,
+            Event::RequestAnswered(shard_id, step) => self.on_request_answered(facts, &shard_id, step),
+            Event::RequestsDue => self.poll_requests(),
+            Event::Scanned(Ok(scan)) => self.lease_round(facts, scan).await,
+            Event::Scanned(Err(error)) => {
+                tracing::error!(%error, "listing the leases panicked, trying again in the next round");
+            }
             Event::AuditDue => self.audit(facts).await,
-            Event::RoundDue => self.lease_round(facts).await,
+            Event::RoundDue => self.start_round(),
         }
-    }
-
-    /// Prepares the lease store and creates the first leases. Transient failures are retried a few times. All workers of a
-    /// fleet may do this at the same time.
-    async fn start(&mut self) -> Result<StreamFacts, ReceiverError> {
-        let mut delays = RetryPolicy::default().delays(self.receiver.rng.fork());
-        loop {
-            let error = match self.try_start().await {
-                Ok(facts) => return Ok(facts),
-                Err(error) => error,
-            };
-            let delay = if error.is_retryable() { delays.next() } else { None };
-            let Some(delay) = delay else { return Err(error) };
-            tracing::warn!(%error, ?delay, "start failed, trying again");
-            sleep(delay).await;
-        }
-    }
-
-    async fn try_start(&mut self) -> Result<StreamFacts, ReceiverError> {
-        let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
-        store.prepare().await.map_err(|error| store_error("preparing the lease store", error))?;
-        let stream = source.describe().await;
-        let stream = stream.map_err(|error| source_error("describing the stream", error))?;
-        let listing = self.list_all().await?;
-        check_identity(store.name(), &listing.leases, &stream.identity)?;
-        // The reported time is that of the call or earlier, so the clock is never fast.
-        let clock = stream.now.map(|now| StreamClock::new(now, Instant::now()));
-        self.retention = RetentionInfo { clock, period: stream.retention };
-        self.check_bound()?;
-        let settings = self.receiver.settings.clone();
-        let named = &settings.initial_positions;
-        let initial_time_millis = settings.initial_position.frozen_millis(&listing.leases, named, stream.now);
-        let facts = StreamFacts { identity: stream.identity, initial_time_millis, clock };
-        let leases = listing.leases.clone();
-        let new_leases = self.create_missing_leases(&facts, listing).await?;
-        match overridden_positions(&settings, &leases, &new_leases) {
-            Some(notice) if notice.is_warning => tracing::warn!("{}", notice.text),
-            Some(notice) => tracing::info!("{}", notice.text),
-            None => {}
-        }
-        if !new_leases.is_empty()
-            && let Some(warning) = too_old_timestamps(&settings, stream.now, stream.retention)
-        {
-            tracing::warn!("{warning}");
-        }
-        tracing::info!(settings = ?self.receiver.settings, stream = %facts.identity, "receiver started");
-        Ok(facts)
     }
 
     fn report_malformed(&mut self, listing: &LeaseListing) {

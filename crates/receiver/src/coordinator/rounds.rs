@@ -1,17 +1,13 @@
 //! Lease rounds: scan the leases, plan, then take and request leases as planned.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
-use futures::StreamExt as _;
-use lease_store::{
-    Consistency, HeldLease, Lease, LeaseFacts, LeaseListing, Position, ShardId, StoreError, StoreErrorKind,
-    WorkerId,
-};
+use lease_store::{Consistency, Lease, LeaseListing, ShardId, WorkerId};
 use tokio::time::{Duration, Instant};
 
+use super::scan::{Scan, patience_for, scan};
 use super::shard_sync::malformed_shards;
-use super::{Coordinator, MAX_CONCURRENT_WRITES, StreamFacts, jittered};
+use super::{Coordinator, StreamFacts, jittered};
 use crate::assignment::fleet_view::{AssignmentLimits, Holdings};
 use crate::assignment::leader::kcl_leader;
 use crate::assignment::lease_observations::ObservedLease;
@@ -36,6 +32,9 @@ const MAX_TAKES_PER_ROUND: usize = 1000;
 /// How many times the longest answer time a request of this worker is remembered.
 const REQUEST_MEMORY: u32 = 2;
 
+/// A listing that is not answered within this part of the fail-over time is repeated while it goes on.
+const LIST_PATIENCE_PER_FAILOVER_TIME: u32 = 20;
+
 /// When the next round is due, and the results of the last one.
 #[derive(Debug)]
 pub(super) struct Rounds {
@@ -46,11 +45,37 @@ pub(super) struct Rounds {
     pub(super) live_peers: usize,
     pub(super) is_leader: bool,
     was_standby: bool,
+    /// When the next round is due at the latest, and whether `next` is an earlier round that completes a partial plan.
+    next_regular: Instant,
+    is_follow_up: bool,
+    /// Whether a write of a round failed since the last regular round: there is no follow-up round until the next one.
+    store_fails: bool,
+    /// How long the last listing took.
+    listing_time: Duration,
 }
 
 impl Rounds {
     pub(super) fn starting_at(now: Instant) -> Self {
-        Self { next: now, has_new_leases: true, live_peers: 0, is_leader: false, was_standby: false }
+        Self {
+            next: now,
+            has_new_leases: true,
+            live_peers: 0,
+            is_leader: false,
+            was_standby: false,
+            next_regular: now,
+            is_follow_up: false,
+            store_fails: false,
+            listing_time: Duration::ZERO,
+        }
+    }
+
+    /// Records that a write to the store failed: the regular round tries again.
+    pub(super) fn record_store_failure(&mut self) {
+        self.store_fails = true;
+        if self.is_follow_up {
+            self.is_follow_up = false;
+            self.next = self.next_regular;
+        }
     }
 }
 
@@ -82,40 +107,72 @@ impl Coordinator {
     /// Makes the next round due now, with a strongly consistent scan.
     pub(super) fn schedule_strong_scan(&mut self) {
         self.rounds.next = Instant::now();
+        self.rounds.is_follow_up = false;
         self.rounds.has_new_leases = true;
     }
 
-    /// One lease round: scan, repair holes, plan, take, request, clean up.
-    pub(super) async fn lease_round(&mut self, facts: &StreamFacts) {
+    /// Starts the scan of a lease round. It is not waited for: its answer is an event of its own.
+    pub(super) fn start_round(&mut self) {
+        let now = Instant::now();
         let failover_time = self.receiver.settings.failover_time;
-        let requested_at = Instant::now();
+        let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
+        if self.rounds.is_follow_up && now < self.rounds.next_regular {
+            // Most of the last plan is under way: the other workers do not see it yet.
+            let unanswered = self.takes_in_flight() + self.requests.unanswered_writes();
+            if 2 * unanswered > self.tasks.len() + self.requests.len() {
+                self.rounds.next = self.rounds.next_regular.min(now + follow_up);
+                return;
+            }
+        } else {
+            self.rounds.store_fails = false;
+        }
         let interval = round_interval(failover_time, self.rounds.live_peers + 1, self.tasks.is_empty());
-        self.rounds.next = requested_at + jittered(interval, &mut self.receiver.rng);
+        self.rounds.next = now + jittered(interval, &mut self.receiver.rng);
+        self.rounds.next_regular = self.rounds.next;
+        self.rounds.is_follow_up = false;
         let consistency =
             if self.rounds.has_new_leases { Consistency::Strong } else { Consistency::Eventual };
-        let mut listing = match self.receiver.store.list(consistency).await {
+        self.rounds.has_new_leases = false;
+        self.scans.spawn(scan(self.receiver.store.clone(), consistency, self.list_patience()));
+    }
+
+    /// How long to wait for a listing before it is repeated.
+    pub(super) fn list_patience(&self) -> Duration {
+        let shortest = self.receiver.settings.failover_time / LIST_PATIENCE_PER_FAILOVER_TIME;
+        patience_for(shortest, self.rounds.listing_time)
+    }
+
+    /// The rest of a lease round: repair holes, plan, take, request, clean up.
+    pub(super) async fn lease_round(&mut self, facts: &StreamFacts, scan: Scan) {
+        let failover_time = self.receiver.settings.failover_time;
+        let Scan { consistency, requested_at, duration, listing } = scan;
+        let mut listing = match listing {
             Ok(listing) => listing,
             Err(error) => {
                 tracing::warn!(%error, "listing the leases failed, trying again in the next round");
+                self.rounds.has_new_leases |= consistency == Consistency::Strong;
                 return;
             }
         };
-        self.rounds.has_new_leases = false;
+        self.rounds.listing_time = duration;
         self.observations.observe(&listing.leases, Instant::now());
+        self.look_for_namesakes(&listing.leases);
+        self.unwritten.settle(&listing.leases, &self.receiver.worker_id);
         self.report_malformed(&listing);
         self.record_fleet(&listing.leases, requested_at);
         self.repair_holes(facts, &listing, consistency).await;
         // The children of a shard with a malformed row have to wait: the shard may not be finished.
         let malformed = malformed_shards(&listing);
         listing.leases.retain(|lease| lease.parents.is_disjoint(&malformed));
-        let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at).await;
+        let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at);
         self.stop_if_run_is_over(&listing, consistency, requested_at);
         if is_partial {
             self.rounds.has_new_leases = true;
             let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
             self.rounds.next = requested_at + jittered(follow_up, &mut self.receiver.rng);
+            self.rounds.is_follow_up = true;
         }
-        self.clean_up(&listing.leases).await;
+        self.start_clean_up(&listing.leases);
         let of_others: Vec<&ShardId> = listing
             .leases
             .iter()
@@ -154,7 +211,7 @@ impl Coordinator {
     }
 
     /// Plans, takes and requests. Returns whether to plan again soon.
-    async fn carry_out_plan(
+    fn carry_out_plan(
         &mut self,
         facts: &StreamFacts,
         listing: &LeaseListing,
@@ -187,60 +244,17 @@ impl Coordinator {
         let request: Vec<Lease> = planned_requests.filter(may_have).filter(is_sure).cloned().collect();
         // The next listing is strongly consistent, so it shows the leases skipped here.
         let is_partial = plan.is_partial || take.len() + request.len() < planned;
-        let mut store_answers = self.take(facts, take).await;
-        if !request.is_empty() {
-            store_answers &= self.request(request).await;
-        }
+        self.take(facts, take);
+        self.request(request);
         // After a failure of the store, wait for the regular round.
-        is_partial && store_answers
-    }
-
-    /// Takes these leases and starts their shards. Returns `false` if a write to the store failed.
-    pub(super) async fn take(&mut self, facts: &StreamFacts, wanted: Vec<Lease>) -> bool {
-        let mut store_answers = true;
-        let taken: Vec<(Lease, Result<HeldLease, StoreError>)> = futures::stream::iter(wanted)
-            .map(|lease| async {
-                let (store, worker_id) = (self.receiver.store.clone(), &self.receiver.worker_id);
-                let missing_facts = self.facts_for(facts, &lease);
-                let held = HeldLease::take_with_facts(store, &lease, worker_id, missing_facts).await;
-                (lease, held)
-            })
-            .buffer_unordered(MAX_CONCURRENT_WRITES)
-            .collect()
-            .await;
-        for (seen, held) in taken {
-            let previous_owner = seen.owner.as_ref().map_or("none", |owner| owner.as_str());
-            self.requests.remove(&seen.shard_id);
-            match held {
-                Ok(held) => {
-                    tracing::info!(shard_id = %seen.shard_id, previous_owner, checkpoint = %held.taken().checkpoint, "lease taken");
-                    self.start_shard(Arc::new(held));
-                }
-                Err(error) if error.kind() == StoreErrorKind::Conflict => {
-                    tracing::debug!(shard_id = %seen.shard_id, %error, "another worker took the lease first");
-                }
-                Err(error) => {
-                    store_answers = false;
-                    tracing::warn!(shard_id = %seen.shard_id, %error, "lease not taken");
-                }
-            }
-        }
-        store_answers
-    }
-
-    /// The facts that a row written by a KCL worker lacks.
-    fn facts_for(&self, facts: &StreamFacts, lease: &Lease) -> LeaseFacts {
-        let is_sentinel = matches!(lease.checkpoint, Position::Latest | Position::AtTimestamp);
-        LeaseFacts {
-            stream: Some(facts.identity.clone()),
-            initial_time_millis: facts.initial_time_millis.filter(|_| is_sentinel),
-            hash_key_range: self.sync.range_of(&lease.shard_id),
-        }
+        is_partial && !self.rounds.store_fails
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use lease_store::Position;
+
     use super::*;
 
     #[test]
@@ -279,6 +293,7 @@ mod tests {
                     owned_for: None,
                     requested_for: Duration::ZERO,
                     weight: 1,
+                    is_of_namesake: false,
                 })
                 .collect();
             live_peers(&observed, &worker("me"), Duration::from_secs(10))

@@ -1,14 +1,17 @@
 //! Shard sync: lists the shards and creates missing leases, at the start, for a hole, and periodically on the leader.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use lease_store::{
-    Consistency, HashKeyRange, HeldLease, Lease, LeaseListing, LeaseWrite, Position, ShardId, WriteOutcome,
+    Consistency, HashKeyRange, HeldLease, Lease, LeaseListing, LeaseStore, LeaseWrite, Position, ShardId,
+    WriteOutcome,
 };
 use shard_worker::{Shard, ShardFilter};
 use tokio::time::{Duration, Instant};
 
+use super::scan::scan;
 use super::startup_log::unknown_shards;
 use super::{Coordinator, MAX_CONCURRENT_WRITES, StreamFacts, jittered};
 use crate::error::{ReceiverError, source_error, store_error};
@@ -21,6 +24,9 @@ use crate::shards::table_identity::check_shards;
 
 /// A worker that does not lead repairs a hole that has existed for this fraction of the fail-over time.
 const PATIENCE_PER_FAILOVER_TIME: u32 = 2;
+
+/// The most leases of ended shards that the leader deletes after one round.
+const MAX_CLEAN_UPS_PER_ROUND: usize = 100;
 
 /// The state of the shard sync.
 #[derive(Debug)]
@@ -56,8 +62,8 @@ impl ShardSync {
 
 impl Coordinator {
     pub(super) async fn list_all(&self) -> Result<LeaseListing, ReceiverError> {
-        let listing = self.receiver.store.list(Consistency::Strong).await;
-        listing.map_err(|error| store_error("listing the leases", error))
+        let scan = scan(self.receiver.store.clone(), Consistency::Strong, self.list_patience()).await;
+        scan.listing.map_err(|error| store_error("listing the leases", error))
     }
 
     /// The periodic shard sync of the leader.
@@ -218,19 +224,22 @@ impl Coordinator {
 
     /// Deletes the leases of ended shards that are no longer needed, even those that another worker owns. KCL workers count
     /// such leases as work, take and renew them, and delete them only every five minutes.
-    pub(super) async fn clean_up(&self, leases: &[Lease]) {
-        for lease in plan_cleanup(leases) {
-            let delete = LeaseWrite::Delete { shard_id: lease.shard_id.clone(), expected: lease.version() };
-            match self.receiver.store.write(&delete).await {
-                Ok(WriteOutcome::Applied { .. }) => {
-                    tracing::info!(shard_id = %lease.shard_id, "lease of an ended shard deleted");
-                }
-                // Another worker deleted it, or the next round does.
-                Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
-                Err(error) => {
-                    tracing::debug!(shard_id = %lease.shard_id, %error, "lease of an ended shard not deleted");
-                }
-            }
+    ///
+    /// Only the leader does so, a bounded number after each round, in a task of its own: no round waits for it.
+    pub(super) fn start_clean_up(&mut self, leases: &[Lease]) {
+        while self.clean_up.try_join_next().is_some() {}
+        if !self.rounds.is_leader || !self.clean_up.is_empty() {
+            return;
+        }
+        let planned = plan_cleanup(leases).into_iter().take(MAX_CLEAN_UPS_PER_ROUND);
+        let deletes: Vec<(ShardId, LeaseWrite)> = planned
+            .map(|lease| {
+                let shard_id = lease.shard_id.clone();
+                (shard_id.clone(), LeaseWrite::Delete { shard_id, expected: lease.version() })
+            })
+            .collect();
+        if !deletes.is_empty() {
+            self.clean_up.spawn(delete_all(self.receiver.store.clone(), deletes));
         }
     }
 
@@ -296,6 +305,7 @@ impl Coordinator {
             checkpoint_owner: None,
             requested_by: None,
             offered_by: None,
+            owner_process: None,
             stream: Some(facts.identity.clone()),
             ..last_known
         };
@@ -330,6 +340,22 @@ impl Coordinator {
             WriteOutcome::Unknown(error) => Err(store_error("restoring a lease", error)),
         }
     }
+}
+
+/// Deletes leases of ended shards.
+async fn delete_all(store: Arc<dyn LeaseStore>, deletes: Vec<(ShardId, LeaseWrite)>) {
+    let store = &store;
+    let delete = |(shard_id, delete): (ShardId, LeaseWrite)| async move {
+        match store.write(&delete).await {
+            Ok(WriteOutcome::Applied { .. }) => {
+                tracing::info!(%shard_id, "lease of an ended shard deleted");
+            }
+            // Another worker deleted it, or a later round does.
+            Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
+            Err(error) => tracing::debug!(%shard_id, %error, "lease of an ended shard not deleted"),
+        }
+    };
+    futures::stream::iter(deletes).for_each_concurrent(MAX_CONCURRENT_WRITES, delete).await;
 }
 
 /// The leases that the table lacks.

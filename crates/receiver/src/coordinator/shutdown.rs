@@ -1,15 +1,19 @@
 //! The shutdown of a receiver: it offers its shards to other workers, or drains and releases them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use lease_store::{Consistency, HeldLease, ShardId};
+use lease_store::{Consistency, HeldLease, ShardId, StoreError};
 use shard_worker::ShardOutcome;
 use tokio::task::JoinError;
-use tokio::time::{Duration, Instant, sleep_until, timeout_at};
+use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
+use tokio_util::task::JoinMap;
 
 use super::rounds::live_peers;
-use super::{Coordinator, MAX_CONCURRENT_WRITES};
+use super::scan::{Scan, scan};
+use super::takes::TaskEnd;
+use super::{Coordinator, MAX_CONCURRENT_WRITES, STOP_PATIENCE};
 use crate::lease::release::release_or_hand_over;
 use crate::lease::shard_task::ShardEnding;
 use crate::status::{ReceiverState, StopReport};
@@ -34,24 +38,51 @@ impl Coordinator {
         self.receiver.shared.live().state = ReceiverState::Stopping;
         let deadline = Instant::now() + self.receiver.settings.drain_time;
         let mut outcomes = Vec::new();
-        let with_others = async {
-            self.withdraw_requests().await;
-            if self.rounds.live_peers > 0 && !self.tasks.is_empty() {
-                self.offer_shards(deadline, &mut outcomes).await;
-            }
-        };
-        if timeout_at(deadline, with_others).await.is_err() {
-            tracing::warn!(
-                "the lease store did not answer within the drain time, the shards are not drained"
-            );
+        let withdrawals = self.withdraw_requests().await;
+        if self.rounds.live_peers > 0 && !self.tasks.is_empty() {
+            self.offer_shards(deadline, &mut outcomes).await;
         }
         self.stop_shards.cancel();
         while let Ok(Some((shard_id, ended))) = timeout_at(deadline, self.tasks.join_next()).await {
             self.record_outcome(&shard_id, ended, &mut outcomes);
         }
         self.cut_off(&mut outcomes).await;
+        self.finish_withdrawals(withdrawals, deadline, &mut outcomes).await;
+        self.settle_unwritten().await;
         outcomes.sort_by(|left, right| left.0.cmp(&right.0));
         self.report(outcomes)
+    }
+
+    /// Waits for the withdrawals of requests. A lease whose withdrawal is not known to have succeeded may have been handed
+    /// over to this worker, so the report names it.
+    async fn finish_withdrawals(
+        &self,
+        mut withdrawals: JoinMap<ShardId, Result<(), StoreError>>,
+        deadline: Instant,
+        outcomes: &mut Vec<(ShardId, Option<ShardOutcome>)>,
+    ) {
+        let mut remaining: BTreeSet<ShardId> = withdrawals.keys().cloned().collect();
+        let until = deadline.min(Instant::now() + CUT_OFF_TIME);
+        while let Ok(Some((shard_id, withdrawn))) = timeout_at(until, withdrawals.join_next()).await {
+            match withdrawn {
+                Ok(Ok(())) => drop(remaining.remove(&shard_id)),
+                Ok(Err(error)) => tracing::warn!(%shard_id, %error, "request not withdrawn"),
+                Err(error) => tracing::error!(%shard_id, %error, "request not withdrawn"),
+            }
+        }
+        outcomes.extend(remaining.into_iter().map(|shard_id| (shard_id, None)));
+    }
+
+    /// Reads the rows of the leases that were lost with unwritten positions: another worker may own them now, or the position
+    /// was stored by a write that was never answered.
+    async fn settle_unwritten(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        let listing = scan(self.receiver.store.clone(), Consistency::Strong, self.list_patience());
+        if let Ok(Scan { listing: Ok(listing), .. }) = timeout(STOP_PATIENCE, listing).await {
+            self.unwritten.settle(&listing.leases, &self.receiver.worker_id);
+        }
     }
 
     /// Offers the shards to the other workers, and keeps working on each until it is requested.
@@ -59,7 +90,8 @@ impl Coordinator {
         let failover_time = self.receiver.settings.failover_time;
         let until = deadline.min(Instant::now() + failover_time.mul_f64(OFFER_SHARE));
         tracing::info!(shards = self.tasks.len(), "stopping, offering the shards to the other workers");
-        self.offer(|_| true).await;
+        // The tasks of the shards go on when an offer is not answered in time.
+        drop(timeout_at(until, self.offer(|_| true)).await);
         let mut next_scan = Instant::now();
         while !self.tasks.is_empty() && Instant::now() < until {
             tokio::select! {
@@ -67,7 +99,7 @@ impl Coordinator {
                 Some((shard_id, ended)) = self.tasks.join_next() => self.record_outcome(&shard_id, ended, outcomes),
                 () = sleep_until(next_scan.min(until)) => {
                     next_scan = Instant::now() + failover_time / SCANS_PER_FAILOVER_TIME;
-                    if !self.scan_for_requests().await {
+                    if timeout_at(until, self.scan_for_requests()).await.is_ok_and(|others_remain| !others_remain) {
                         return;
                     }
                 }
@@ -77,8 +109,9 @@ impl Coordinator {
 
     /// Notifies requested shards at once, instead of with their next renewal. Returns whether other live workers remain.
     async fn scan_for_requests(&mut self) -> bool {
-        let requested_at = Instant::now();
-        let listing = match self.receiver.store.list(Consistency::Eventual).await {
+        let scan = scan(self.receiver.store.clone(), Consistency::Eventual, self.list_patience()).await;
+        let requested_at = scan.requested_at;
+        let listing = match scan.listing {
             Ok(listing) => listing,
             Err(error) => {
                 tracing::warn!(%error, "listing the leases failed while stopping");
@@ -120,11 +153,18 @@ impl Coordinator {
         // working on the shard.
         let deadline = Instant::now() + CUT_OFF_TIME;
         let mut cut_off = Vec::new();
-        while let Ok(Some((shard_id, _))) = timeout_at(deadline, self.tasks.join_next()).await {
+        while let Ok(Some((shard_id, ended))) = timeout_at(deadline, self.tasks.join_next()).await {
+            if ended.is_ok() {
+                self.record_outcome(&shard_id, ended, outcomes);
+                continue;
+            }
             let live = self.receiver.shared.live();
             if let Some(shard) = live.shards.get(&shard_id) {
                 tracing::warn!(%shard_id, progress = ?*shard.progress.borrow(), "the drain time is over, shard aborted");
                 cut_off.push(shard.held.clone());
+            } else {
+                tracing::warn!(%shard_id, "the drain time is over, the take of the lease was not answered");
+                outcomes.push((shard_id, None));
             }
         }
         let releases =
@@ -147,16 +187,19 @@ impl Coordinator {
     fn record_outcome(
         &mut self,
         shard_id: &ShardId,
-        ended: Result<ShardEnding, JoinError>,
+        ended: Result<TaskEnd, JoinError>,
         outcomes: &mut Vec<(ShardId, Option<ShardOutcome>)>,
     ) {
+        let Some(ended) = self.work_end(ended) else { return };
         self.record_end(shard_id, &ended);
         outcomes.push((shard_id.clone(), ended.ok().map(|ending| ending.outcome)));
     }
 
     pub(super) fn report(&self, shards: Vec<(ShardId, Option<ShardOutcome>)>) -> StopReport {
         let acknowledged_records = self.receiver.shared.live().acknowledged_records;
-        let report = StopReport { worker_id: self.receiver.worker_id.clone(), shards, acknowledged_records };
+        let worker_id = self.receiver.worker_id.clone();
+        let report =
+            StopReport { worker_id, shards, unwritten: self.unwritten.shards(), acknowledged_records };
         tracing::info!(
             drained = report.is_drained(),
             shards = report.shards.len(),

@@ -1,28 +1,49 @@
-//! Starts the task of a taken lease, and accounts for it when it finishes.
+//! Starts the work on a taken lease, and accounts for it when it finishes.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::SystemTime;
 
-use checkpointer::{Cadence, Checkpointer};
-use lease_store::{HeldLease, Lease, Position, ShardId};
+use checkpointer::{Cadence, Checkpointer, RetryPolicy};
+use fastrand::Rng;
+use lease_store::{HeldLease, Lease, LeaseStore, Position, ShardId, WorkerId};
 use shard_worker::{
-    ShardContext, ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions, WatchdogCommands,
+    RecordProcessorFactory, ShardContext, ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions,
+    StreamSource, WatchdogCommands,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Coordinator, StreamFacts};
-use crate::handle::LiveShard;
+use super::{Coordinator, RetentionInfo, StreamFacts};
+use crate::handle::{LiveShard, Shared};
 use crate::lease::shard_task::{ShardEnding, ShardTask};
+use crate::settings::ReceiverSettings;
 use crate::shards::initial_position::time_of_millis;
 use crate::shards::shard_end_writer::ShardEndWriter;
 
-impl Coordinator {
-    pub(super) fn start_shard(&mut self, held: Arc<HeldLease>) {
-        let settings = &self.receiver.settings;
+/// All that the work on a shard needs besides its lease.
+pub(super) struct ShardStarter {
+    pub(super) worker_id: WorkerId,
+    pub(super) store: Arc<dyn LeaseStore>,
+    pub(super) shared: Arc<Shared>,
+    settings: ReceiverSettings,
+    application: Arc<str>,
+    stream: Arc<str>,
+    source: Arc<dyn StreamSource>,
+    processors: Arc<dyn RecordProcessorFactory>,
+    checkpoint_retry: RetryPolicy,
+    worker_options: ShardWorkerOptions,
+    retention: RetentionInfo,
+    stop_shards: CancellationToken,
+    new_leases: Arc<Notify>,
+}
+
+impl ShardStarter {
+    /// Works on a shard until that is over for this receiver.
+    pub(super) async fn run(&self, held: Arc<HeldLease>, rng: &mut Rng) -> ShardEnding {
+        let settings = &self.settings;
         let shard_id = held.shard_id().clone();
         // The span around this one has application, stream and worker.
         let lease_counter = held.fencing_token().counter;
@@ -44,14 +65,13 @@ impl Coordinator {
         let cadence =
             Cadence { interval: settings.checkpoint_interval, records: settings.checkpoint_records };
         let checkpointer = span.in_scope(|| {
-            let rng = self.receiver.rng.fork();
-            let retry = self.receiver.checkpoint_retry;
-            Checkpointer::start(held.clone(), context.start.clone(), cadence, retry, rng)
+            let retry = self.checkpoint_retry;
+            Checkpointer::start(held.clone(), context.start.clone(), cadence, retry, rng.fork())
         });
         let end_recorder = ShardEndWriter {
             held: held.clone(),
-            store: self.receiver.store.clone(),
-            source: self.receiver.source.clone(),
+            store: self.store.clone(),
+            source: self.source.clone(),
             initial_position: settings.initial_position,
             has_named_positions: !settings.initial_positions.is_empty(),
             lease_lost,
@@ -63,14 +83,14 @@ impl Coordinator {
         let watchdog_commands = WatchdogCommands::default();
         let worker = ShardWorker {
             context,
-            source: self.receiver.source.clone(),
-            processors: self.receiver.processors.clone(),
+            source: self.source.clone(),
+            processors: self.processors.clone(),
             checkpointer,
             end_recorder: Arc::new(end_recorder),
             watchdog_commands: watchdog_commands.clone(),
             progress: progress_sender,
             options: self.options_for(held.taken()),
-            rng: self.receiver.rng.fork(),
+            rng: rng.fork(),
         };
         let task = ShardTask {
             worker,
@@ -83,17 +103,13 @@ impl Coordinator {
             failover_time: settings.failover_time,
             drain_time: settings.drain_time,
         };
-        self.receiver
-            .shared
-            .live()
-            .shards
-            .insert(shard_id.clone(), LiveShard { held, progress, acknowledger });
-        self.tasks.spawn(shard_id, task.run().instrument(span));
+        self.shared.live().shards.insert(shard_id, LiveShard { held, progress, acknowledger });
+        task.run().instrument(span).await
     }
 
     /// The options of the receiver, with the start time of this shard and the retention of the stream.
     fn options_for(&self, lease: &Lease) -> ShardWorkerOptions {
-        let mut options = self.receiver.worker_options.clone();
+        let mut options = self.worker_options.clone();
         options.initial_timestamp = self.start_time_of(lease);
         options.stream_clock = self.retention.clock;
         options.retention = self.retention.period;
@@ -104,8 +120,29 @@ impl Coordinator {
         match (lease.initial_time_millis, &lease.checkpoint) {
             (Some(millis), _) => time_of_millis(millis),
             // A row of a KCL worker: the time comes from the configuration, the same in the whole fleet.
-            (None, Position::AtTimestamp) => self.receiver.settings.initial_position.timestamp(),
+            (None, Position::AtTimestamp) => self.settings.initial_position.timestamp(),
             (None, _) => None,
+        }
+    }
+}
+
+impl Coordinator {
+    pub(super) fn shard_starter(&self) -> ShardStarter {
+        let receiver = &self.receiver;
+        ShardStarter {
+            worker_id: receiver.worker_id.clone(),
+            store: receiver.store.clone(),
+            shared: receiver.shared.clone(),
+            settings: receiver.settings.clone(),
+            application: self.application.clone(),
+            stream: self.stream.clone(),
+            source: receiver.source.clone(),
+            processors: receiver.processors.clone(),
+            checkpoint_retry: receiver.checkpoint_retry,
+            worker_options: receiver.worker_options.clone(),
+            retention: self.retention,
+            stop_shards: self.stop_shards.clone(),
+            new_leases: self.new_leases.clone(),
         }
     }
 
@@ -137,9 +174,18 @@ impl Coordinator {
             let progress = shard.progress.borrow().clone();
             live.acknowledged_records += progress.acknowledged_records;
             live.acknowledged_bytes += progress.acknowledged_bytes;
+            // A lost lease stays in doubt until a row shows another owner or the position.
+            if shard.held.lost_to().is_none()
+                && let Some(position) = shard.acknowledger.unwritten()
+            {
+                self.unwritten.record(shard_id.clone(), position);
+            }
         }
         drop(live);
         self.record_cooldown(shard_id, ended);
+        if let Some(row) = shard.as_ref().and_then(|shard| shard.held.lost_to_namesake()) {
+            self.record_loss_to_namesake(&row);
+        }
         let mut live = self.receiver.shared.live();
         match ended {
             Ok(ShardEnding { handed_over_to: Some(_), .. }) => live.handed_over_leases += 1,

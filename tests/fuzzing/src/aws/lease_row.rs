@@ -49,6 +49,7 @@ pub(crate) const TARGET: Target = Target {
         b"\"throughputKBps\"",
         b"\"pendingCheckpoint\"",
         b"\"leaseCounter\"",
+        b"\"leaseOwnerProcess\"",
     ],
 };
 
@@ -74,10 +75,11 @@ const STRICT: [(&str, &str); 17] = [
 ];
 
 /// The other attributes: read only together with another one, or ignored if they make no sense.
-const LENIENT: [&str; 5] = [
+const LENIENT: [&str; 6] = [
     "pendingCheckpointSubSequenceNumber",
     "pendingCheckpointState",
     "throughputKBps",
+    "leaseOwnerProcess",
     "streamName",
     "shardId",
 ];
@@ -205,6 +207,7 @@ fn changes(lease: &Lease) -> Vec<LeaseChange> {
         stream: Some(StreamIdentity { arn: "arn".to_owned(), creation_epoch_seconds: 17 }),
         initial_time_millis: Some(42),
         hash_key_range: Some(HashKeyRange::FULL),
+        owner_process: Some("host-1 17".to_owned()),
     };
     let mut changes = vec![
         LeaseChange::Renew,

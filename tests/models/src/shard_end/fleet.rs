@@ -136,6 +136,7 @@ impl Fleet {
             owned_for: None,
             requested_for: Duration::ZERO,
             weight: 1,
+            is_of_namesake: false,
         }
     }
 

@@ -79,6 +79,7 @@ impl Snapshot {
             owned_for: *owned_for,
             requested_for: *requested_for,
             weight: lease.throughput_bytes_per_second.unwrap_or(1),
+            is_of_namesake: false,
         })
         .collect()
     }

@@ -104,6 +104,7 @@ fn check_plan(rows: &[Row], limits: AssignmentLimits, seed: u64) -> Result<(), T
             owned_for: row.owned_for,
             requested_for: row.requested_for,
             weight: row.weight,
+            is_of_namesake: false,
         })
         .collect();
     let holdings = Holdings { worker_id: &me, held: &held, requested: &requested };

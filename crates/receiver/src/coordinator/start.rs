@@ -1,0 +1,135 @@
+//! The start of a worker: it prepares the lease store, describes the stream and creates the first leases, and repeats what a
+//! service that is throttled or away did not answer.
+
+use fastrand::Rng;
+use shard_worker::{StreamClock, StreamDescription};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
+
+use super::startup_log::{overridden_positions, too_old_timestamps};
+use super::{Coordinator, RetentionInfo, StreamFacts};
+use crate::error::{ReceiverError, ReceiverErrorKind, source_error, store_error};
+use crate::shards::table_identity::check_identity;
+
+/// The mean wait after the first failed attempt. It doubles with each one, up to [`STORM_WAIT`] or [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// The longest mean wait during the first [`STORM_TIME`] of a start. Workers that start together use up the requests that
+/// the account has per second (20 descriptions) only if enough of them ask in each second: with this wait, as long as 40 of
+/// them are left.
+const STORM_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a start counts as one of many at the same time.
+const STORM_TIME: Duration = Duration::from_secs(120);
+
+/// The longest mean wait after that: a service is away, and every attempt is in vain.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
+/// The wait after a number of failed attempts: exponential, and half of it to one and a half times at random, so that
+/// workers which started together do not ask together.
+fn start_wait(failures: u32, elapsed: Duration, rng: &mut Rng) -> Duration {
+    let longest = if elapsed < STORM_TIME { STORM_WAIT } else { LONGEST_WAIT };
+    let doubled = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+    doubled.min(longest).mul_f64(0.5 + rng.f64())
+}
+
+/// What a start has done already. It is not repeated, since the requests of an account are limited.
+#[derive(Debug, Default)]
+struct Done {
+    is_prepared: bool,
+    described: Option<(StreamDescription, Option<StreamClock>)>,
+}
+
+impl Coordinator {
+    /// Prepares the lease store and creates the first leases. What a service did not answer because it is throttled or away
+    /// is repeated without an end, or until the `start_timeout`. All workers of a fleet may do this at the same time.
+    pub(super) async fn start(&mut self) -> Result<StreamFacts, ReceiverError> {
+        let begun_at = Instant::now();
+        let deadline = self.receiver.settings.start_timeout.map(|limit| begun_at + limit);
+        let (mut done, mut failures) = (Done::default(), 0_u32);
+        loop {
+            let attempt = self.try_start(&mut done);
+            let attempted = match deadline {
+                Some(deadline) => timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
+                    let message = "the stream or the lease store did not answer within start_timeout";
+                    Err(ReceiverError::new(ReceiverErrorKind::Unavailable, message))
+                }),
+                None => attempt.await,
+            };
+            let error = match attempted {
+                Ok(facts) => {
+                    self.receiver.shared.live().start_error = None;
+                    return Ok(facts);
+                }
+                Err(error) => error,
+            };
+            failures = failures.saturating_add(1);
+            let delay = start_wait(failures, begun_at.elapsed(), &mut self.receiver.rng);
+            let is_too_late = deadline.is_some_and(|deadline| Instant::now() + delay >= deadline);
+            if !error.is_retryable() || is_too_late {
+                return Err(error);
+            }
+            self.receiver.shared.live().start_error = Some(error.to_string());
+            tracing::warn!(%error, ?delay, failures, "start failed, trying again");
+            sleep(delay).await;
+        }
+    }
+
+    async fn try_start(&mut self, done: &mut Done) -> Result<StreamFacts, ReceiverError> {
+        let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
+        if !done.is_prepared {
+            store.prepare().await.map_err(|error| store_error("preparing the lease store", error))?;
+            done.is_prepared = true;
+        }
+        let (stream, clock) = if let Some(described) = &done.described {
+            described.clone()
+        } else {
+            let stream = source.describe().await;
+            let stream = stream.map_err(|error| source_error("describing the stream", error))?;
+            // The reported time is that of the call or earlier, so the clock is never fast.
+            let clock = stream.now.map(|now| StreamClock::new(now, Instant::now()));
+            done.described.insert((stream, clock)).clone()
+        };
+        let listing = self.list_all().await?;
+        check_identity(store.name(), &listing.leases, &stream.identity)?;
+        self.retention = RetentionInfo { clock, period: stream.retention };
+        self.check_bound()?;
+        let settings = self.receiver.settings.clone();
+        let named = &settings.initial_positions;
+        let initial_time_millis = settings.initial_position.frozen_millis(&listing.leases, named, stream.now);
+        let facts = StreamFacts { identity: stream.identity, initial_time_millis, clock };
+        let leases = listing.leases.clone();
+        let new_leases = self.create_missing_leases(&facts, listing).await?;
+        match overridden_positions(&settings, &leases, &new_leases) {
+            Some(notice) if notice.is_warning => tracing::warn!("{}", notice.text),
+            Some(notice) => tracing::info!("{}", notice.text),
+            None => {}
+        }
+        if !new_leases.is_empty()
+            && let Some(warning) = too_old_timestamps(&settings, stream.now, stream.retention)
+        {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!(settings = ?self.receiver.settings, stream = %facts.identity, "receiver started");
+        Ok(facts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_random_within_their_bounds() {
+        let mut rng = Rng::with_seed(14);
+        for failures in 1..200 {
+            for (elapsed, longest) in [(Duration::ZERO, STORM_WAIT), (STORM_TIME, LONGEST_WAIT)] {
+                let wait = start_wait(failures, elapsed, &mut rng);
+                let mean = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(failures - 1)).min(longest);
+                assert!(wait >= mean / 2 && wait <= mean * 3 / 2, "{failures}: {wait:?}");
+            }
+        }
+        let waits: std::collections::BTreeSet<Duration> =
+            (0..100).map(|_| start_wait(9, Duration::ZERO, &mut rng)).collect();
+        assert_eq!(waits.len(), 100);
+    }
+}
