@@ -5,19 +5,48 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
-use shard_worker::{BoxError, DeadLetter, DeadLetterSink};
+use shard_worker::{BoxError, DeadLetter, DeadLetterSink, SourceErrorKind};
 
 use crate::error::{Destination, source_error};
+use crate::response_metadata::ResponseMetadata;
 
-/// Writes dead letters to a Kinesis stream as JSON. The partition key is that of the record, or the shard id where the record
-/// has none.
+/// The size limit of the records of every stream, in bytes: payload and partition key (AWS default). A stream may have a larger
+/// one.
+const LEAST_RECORD_LIMIT: usize = 1024 * 1024;
+
+/// The largest size limit that a stream can have, in bytes (AWS).
+const LARGEST_RECORD_LIMIT: usize = 10 * 1024 * 1024;
+
+/// Writes dead letters to a Kinesis stream in binary form ([`DeadLetter::to_binary`]). The partition key is that of the record, or
+/// the shard id where the record has none.
 ///
-/// Needs `kinesis:PutRecord`. A letter is a third larger than the payload of its record, because it holds the payload as base64.
-/// The stream refuses a letter above its record size limit; the shard makes no progress until that limit is raised.
+/// Needs `kinesis:PutRecord`. A letter is a few hundred bytes longer than its record. The stream refuses a letter above its size
+/// limit; with an [overflow sink](Self::with_overflow) such a letter goes there, otherwise the shard makes no progress until the
+/// limit is raised.
 #[derive(Debug, Clone)]
 pub struct KinesisDeadLetters {
     client: Client,
     destination: Arc<Destination>,
+    overflow: Option<Arc<dyn DeadLetterSink>>,
+}
+
+/// Where a letter of some size goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    /// Every stream has room for it.
+    Stream,
+    /// The stream may have a limit that is large enough.
+    StreamThenOverflow,
+    /// No stream has room for it.
+    Overflow,
+}
+
+fn route(bytes: usize) -> Route {
+    match bytes {
+        0..=LEAST_RECORD_LIMIT => Route::Stream,
+        ..=LARGEST_RECORD_LIMIT => Route::StreamThenOverflow,
+        _ => Route::Overflow,
+    }
 }
 
 impl KinesisDeadLetters {
@@ -26,7 +55,14 @@ impl KinesisDeadLetters {
         let region = client.config().region().map(|region| region.as_ref().to_owned());
         let stream_name = stream_name.into();
         let destination = Arc::new(Destination { stream_name, region, endpoint: OnceLock::new() });
-        Self { client, destination }
+        Self { client, destination, overflow: None }
+    }
+
+    /// Stores letters that are too large for the stream in another sink, for example in a
+    /// [`FileDeadLetters`](shard_worker::FileDeadLetters).
+    #[must_use]
+    pub fn with_overflow(self, sink: impl DeadLetterSink) -> Self {
+        Self { overflow: Some(Arc::new(sink)), ..self }
     }
 }
 
@@ -34,16 +70,41 @@ impl KinesisDeadLetters {
 impl DeadLetterSink for KinesisDeadLetters {
     async fn put(&self, letter: &DeadLetter) -> Result<(), BoxError> {
         let key = letter.record.partition_key.as_deref().filter(|key| !key.is_empty());
-        let request = self
-            .client
-            .put_record()
-            .stream_name(&self.destination.stream_name)
-            .partition_key(key.unwrap_or(letter.shard_id.as_str()))
-            .data(Blob::new(letter.to_json()?));
-        request
-            .send()
-            .await
-            .map_err(|error| source_error("writing a dead letter", &self.destination, error))?;
-        Ok(())
+        let key = key.unwrap_or(letter.shard_id.as_str());
+        let data = letter.to_binary()?;
+        let route = route(data.len() + key.len());
+        if let (Route::Overflow, Some(overflow)) = (route, &self.overflow) {
+            return overflow.put(letter).await;
+        }
+        let request = self.client.put_record().stream_name(&self.destination.stream_name);
+        let request = request.partition_key(key).data(Blob::new(data)).customize();
+        let Err(error) = request.interceptor(ResponseMetadata::default()).send().await else { return Ok(()) };
+        let error = source_error("writing a dead letter", &self.destination, error);
+        match &self.overflow {
+            // A refusal for the size has no code of its own.
+            Some(overflow) if route != Route::Stream && error.kind() == SourceErrorKind::Invalid => {
+                tracing::debug!(letter = letter.id(), %error, "the stream refused a large dead letter");
+                overflow.put(letter).await
+            }
+            _ => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_decides_where_a_letter_goes() {
+        for (bytes, expected) in [
+            (0, Route::Stream),
+            (1024 * 1024, Route::Stream),
+            (1024 * 1024 + 1, Route::StreamThenOverflow),
+            (10 * 1024 * 1024, Route::StreamThenOverflow),
+            (10 * 1024 * 1024 + 1, Route::Overflow),
+        ] {
+            assert_eq!(route(bytes), expected, "{bytes}");
+        }
     }
 }

@@ -35,14 +35,22 @@ impl ErrorKind for AslErrorKind {
 /// An error in creating the AWS clients or publishing metrics.
 pub type AslError = Error<AslErrorKind>;
 
-/// The codes of throttling. Their HTTP status is 400.
-const THROTTLING_CODES: [&str; 7] = [
+/// The codes of throttling: all that the SDK retries as such, and that of the KMS. Their HTTP status is 400.
+const THROTTLING_CODES: [&str; 15] = [
     "ProvisionedThroughputExceededException",
     "LimitExceededException",
     "ThrottlingException",
     "Throttling",
     "RequestLimitExceeded",
     "TooManyRequestsException",
+    "ThrottledException",
+    "RequestThrottledException",
+    "RequestThrottled",
+    "TransactionInProgressException",
+    "BandwidthLimitExceeded",
+    "SlowDown",
+    "PriorRequestNotComplete",
+    "EC2ThrottledException",
     // All users of the stream's KMS key together exceed its request rate.
     "KMSThrottlingException",
 ];
@@ -64,10 +72,11 @@ const DENIAL_CODES: [&str; 11] = [
 
 /// The codes of failures that a retry may resolve: the service failed, the stream is being created or changed, or an iterator
 /// or a token expired.
-const TRANSIENT_CODES: [&str; 7] = [
+const TRANSIENT_CODES: [&str; 8] = [
     "InternalFailure",
     "InternalFailureException",
     "ServiceUnavailable",
+    "RequestTimeout",
     "RequestTimeoutException",
     "ResourceInUseException",
     "ExpiredIteratorException",
@@ -185,7 +194,7 @@ fn classify_answer(status: u16, code: &str) -> SourceErrorKind {
         SourceErrorKind::KeyUnavailable
     } else if DENIAL_CODES.contains(&code) || matches!(status, 401 | 403) {
         SourceErrorKind::Denied
-    } else if TRANSIENT_CODES.contains(&code) || !(400..500).contains(&status) {
+    } else if TRANSIENT_CODES.contains(&code) || status == 408 || !(400..500).contains(&status) {
         SourceErrorKind::Unavailable
     } else if code == "ResourceNotFoundException" {
         SourceErrorKind::StreamNotFound
@@ -278,6 +287,21 @@ mod tests {
             (400, "LimitExceededException", SourceErrorKind::Throttled),
             (400, "ThrottlingException", SourceErrorKind::Throttled),
             (400, "KMSThrottlingException", SourceErrorKind::Throttled),
+            // The SDK's lists of throttling and transient codes.
+            (400, "Throttling", SourceErrorKind::Throttled),
+            (400, "ThrottledException", SourceErrorKind::Throttled),
+            (400, "RequestThrottledException", SourceErrorKind::Throttled),
+            (400, "TooManyRequestsException", SourceErrorKind::Throttled),
+            (400, "TransactionInProgressException", SourceErrorKind::Throttled),
+            (400, "RequestLimitExceeded", SourceErrorKind::Throttled),
+            (400, "BandwidthLimitExceeded", SourceErrorKind::Throttled),
+            (400, "RequestThrottled", SourceErrorKind::Throttled),
+            (503, "SlowDown", SourceErrorKind::Throttled),
+            (400, "PriorRequestNotComplete", SourceErrorKind::Throttled),
+            (400, "EC2ThrottledException", SourceErrorKind::Throttled),
+            (400, "RequestTimeout", SourceErrorKind::Unavailable),
+            (400, "RequestTimeoutException", SourceErrorKind::Unavailable),
+            (408, "SomethingNew", SourceErrorKind::Unavailable),
             (400, "KMSDisabledException", SourceErrorKind::KeyUnavailable),
             (400, "KMSAccessDeniedException", SourceErrorKind::KeyUnavailable),
             (400, "KMSInvalidStateException", SourceErrorKind::KeyUnavailable),

@@ -68,6 +68,7 @@
 //! `kinesis:ListStreamConsumers`.
 
 mod connect;
+mod connections;
 mod dead_letters;
 mod error;
 mod fan_out;

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::error::{AslError, AslErrorKind, asl_error};
+use crate::response_metadata::ResponseMetadata;
 
 /// How often metrics are published (KCL: `metricsBufferTimeMillis`, 10 s).
 pub const METRICS_INTERVAL: Duration = Duration::from_secs(10);
@@ -149,7 +150,8 @@ impl CloudWatchPublisher {
             samples.iter().filter(|sample| sample.value.is_finite()).map(MetricSample::datum).collect();
         for data in data.chunks(METRICS_PER_REQUEST) {
             let request = self.client.put_metric_data().namespace(&self.namespace);
-            let published = request.set_metric_data(Some(data.to_vec())).send().await;
+            let request = request.set_metric_data(Some(data.to_vec())).customize();
+            let published = request.interceptor(ResponseMetadata::default()).send().await;
             published.map_err(|error| {
                 asl_error(&format!("publishing metrics to the namespace {:?}", self.namespace), error)
             })?;

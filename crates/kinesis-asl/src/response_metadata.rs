@@ -1,21 +1,24 @@
-//! Metadata of a call that the SDK's output types leave out: the endpoint and the service's clock.
+//! Metadata of a call that the SDK's output types leave out: the endpoint, the service's clock, and the connection.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_kinesis::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+    FinalizerInterceptorContextRef,
 };
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_kinesis::primitives::{DateTime, DateTimeFormat};
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use lease_store::BoxError;
 
+use crate::connections;
 use crate::service_time::to_system_time;
 
 /// The resolution of the service's clock: the `Date` header has whole seconds, rounded down.
 pub(crate) const DATE_RESOLUTION: Duration = Duration::from_secs(1);
 
-/// Metadata of one call, filled in as an interceptor. Clones share it.
+/// Metadata of one call, filled in as an interceptor. Clones share it. An attempt that times out retires its connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ResponseMetadata(Arc<Recorded>);
 
@@ -23,6 +26,7 @@ pub(crate) struct ResponseMetadata(Arc<Recorded>);
 struct Recorded {
     endpoint: OnceLock<String>,
     date: OnceLock<SystemTime>,
+    connection: Mutex<Option<CaptureSmithyConnection>>,
 }
 
 impl ResponseMetadata {
@@ -35,6 +39,13 @@ impl ResponseMetadata {
     pub(crate) fn date(&self) -> Option<SystemTime> {
         self.0.date.get().copied()
     }
+
+    /// Excludes the connection of the last attempt from further calls.
+    pub(crate) fn retire_connection(&self) {
+        if let Some(connection) = &*self.0.connection.lock().unwrap_or_else(PoisonError::into_inner) {
+            connections::retire(connection);
+        }
+    }
 }
 
 impl Intercept for ResponseMetadata {
@@ -46,8 +57,9 @@ impl Intercept for ResponseMetadata {
         &self,
         context: &BeforeTransmitInterceptorContextRef<'_>,
         _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        *self.0.connection.lock().unwrap_or_else(PoisonError::into_inner) = connections::of_attempt(config);
         // Every Kinesis call has the path `/`.
         let endpoint = context.request().uri().trim_end_matches('/').to_owned();
         self.0.endpoint.get_or_init(|| endpoint);
@@ -65,6 +77,16 @@ impl Intercept for ResponseMetadata {
         if let Some(date) = date.and_then(to_system_time) {
             self.0.date.get_or_init(|| date);
         }
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        connections::retire_if_silent(context, config);
         Ok(())
     }
 }

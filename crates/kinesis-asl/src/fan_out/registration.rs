@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::consumer::{Step, StreamConsumer, next_step};
 use super::settings::ConsumerChoice;
+use crate::response_metadata::ResponseMetadata;
 use crate::stream_client::StreamClient;
 
 /// How long a consumer may take to become active. AWS needs a few seconds.
@@ -138,6 +139,7 @@ impl Registration {
     ) -> Result<Readiness, SourceError> {
         let stream_arn = stream_arn(stream, state).await?;
         let request = stream.sdk().register_stream_consumer().stream_arn(stream_arn).consumer_name(name);
+        let request = request.customize().interceptor(ResponseMetadata::default());
         let fault = match request.send().await {
             Ok(answer) => {
                 if let Some(consumer) = answer.consumer {
@@ -263,7 +265,9 @@ impl StreamClient {
             .describe_stream_consumer()
             .set_consumer_arn(arn.map(str::to_owned))
             .set_stream_arn(stream_arn.map(str::to_owned))
-            .set_consumer_name(name.map(str::to_owned));
+            .set_consumer_name(name.map(str::to_owned))
+            .customize()
+            .interceptor(ResponseMetadata::default());
         match request.send().await {
             Ok(answer) => Ok(answer.consumer_description.map(Into::into)),
             Err(error) if error.code() == Some("ResourceNotFoundException") => Ok(None),
@@ -272,7 +276,8 @@ impl StreamClient {
     }
 
     async fn deregister_consumer(&self, arn: &str) -> Result<bool, SourceError> {
-        match self.sdk().deregister_stream_consumer().consumer_arn(arn).send().await {
+        let request = self.sdk().deregister_stream_consumer().consumer_arn(arn).customize();
+        match request.interceptor(ResponseMetadata::default()).send().await {
             Ok(_) => {
                 tracing::info!(consumer_arn = arn, "deregistered the consumer");
                 Ok(true)
@@ -289,6 +294,7 @@ impl StreamClient {
         for _ in 0..MAX_PAGES {
             let request =
                 self.sdk().list_stream_consumers().stream_arn(&stream_arn).set_next_token(token.take());
+            let request = request.customize().interceptor(ResponseMetadata::default());
             let page = request.send().await.map_err(|error| self.error("listing the consumers", error))?;
             consumers.extend(page.consumers.unwrap_or_default().into_iter().map(StreamConsumer::from));
             let Some(next) = page.next_token.filter(|next| !next.is_empty()) else { return Ok(consumers) };

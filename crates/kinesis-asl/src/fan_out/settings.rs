@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How long a subscription may be silent before it is replaced. AWS sends an event every few seconds, empty if there is no
 /// record.
-const DEFAULT_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The shortest inactivity time-out: above the time between two events of a quiet shard.
 const MIN_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,7 +93,7 @@ pub struct FanOutSettings {
     pub deregister_at_end: bool,
     /// Whether a shard is polled for a while when its subscriptions keep failing; `true` by default.
     pub fall_back_to_polling: bool,
-    /// How long a subscription may be silent before it is replaced; 30 s by default, 10 s to 5 min.
+    /// How long a subscription may be silent before it is replaced, together with its connection; 10 s by default, up to 5 min.
     pub inactivity_timeout: Duration,
     /// How long a shard is polled before fan-out is tried again; 5 min by default, at least 5 s. The actual time is randomly
     /// 0.75 to 1.25 times this, so that the shards do not all return at once.

@@ -185,6 +185,7 @@ impl FanOutSource {
         let (silent_since, dead_at) = session.silence(now, self.fan_out.settings().inactivity_timeout);
         if self.reservation == Reservation::Empty {
             if session.is_dead {
+                session.subscription.retire_connection();
                 let failure = Failure::silent(&self.stream, &self.shard_id, now - silent_since);
                 return self.failed(failure).map(|()| None);
             }
@@ -210,6 +211,9 @@ impl FanOutSource {
             Err(_) => {
                 let now = Instant::now();
                 if now >= dead_at {
+                    if let Some(session) = &self.session {
+                        session.subscription.retire_connection();
+                    }
                     let failure = Failure::silent(&self.stream, &self.shard_id, now - silent_since);
                     self.failed(failure).map(|()| None)
                 } else if now >= renew_at {

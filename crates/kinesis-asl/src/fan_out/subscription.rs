@@ -66,6 +66,7 @@ pub(crate) const MAX_EVENT_BYTES: u64 = 2 * 1024 * 1024 * 7 / 3;
 pub(crate) struct Subscription {
     events: EventReceiver<SubscribeToShardEventStream, SubscribeToShardEventStreamError>,
     body: GatedBody,
+    call: SubscribeCall,
     /// An event that arrived in one frame with the event before it, and so is in memory already.
     buffered: Option<Result<Option<SubscribeToShardEvent>, EventError>>,
 }
@@ -93,13 +94,21 @@ impl Subscription {
         match answer {
             Ok(Ok(answer)) => {
                 body.set_open(false);
-                Ok(Self { events: answer.event_stream, body, buffered: None })
+                Ok(Self { events: answer.event_stream, body, call: call.clone(), buffered: None })
             }
             Ok(Err(error)) => Err(Failure::refused(stream, shard_id, error)),
-            Err(_) => Err(Failure::new(stream.unavailable(&format!(
-                "subscribing to {shard_id} had no answer within {SUBSCRIBE_LIMIT:?}"
-            )))),
+            Err(_) => {
+                call.metadata.retire_connection();
+                Err(Failure::new(stream.unavailable(&format!(
+                    "subscribing to {shard_id} had no answer within {SUBSCRIBE_LIMIT:?}"
+                ))))
+            }
         }
+    }
+
+    /// Excludes the connection of this subscription from further calls: it has been silent for too long.
+    pub(crate) fn retire_connection(&self) {
+        self.call.metadata.retire_connection();
     }
 
     /// Waits until the next event begins to arrive, or the session ends. Reads only the beginning of the event, and returns

@@ -5,10 +5,12 @@
 //! retries with growing waits.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::Builder;
 use aws_sdk_kinesis::config::retry::RetryConfig;
+use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_records::GetRecordsError;
 use lease_store::StoreError;
@@ -16,14 +18,16 @@ use shard_worker::SourceErrorKind;
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::body::{CutOff, MAX_BODY_TIME, Patience};
 use super::codec::read_answer;
 use super::decode_error::DecodeError;
-use super::direct::Route;
+use super::direct::{DEFAULT_ATTEMPT_TIMEOUT, Route};
 use super::encoding::Encoding;
 use super::format::{CborOutcome, FormatMemory, GetRecordsFormat};
 use super::sdk_parser;
 use super::signing::Signer;
 use super::via_sdk::ViaSdk;
+use crate::connections;
 use crate::error::classify;
 use crate::polling::read_pace::ReadPace;
 
@@ -61,6 +65,12 @@ impl CallError {
         }
         let code = self.code()?;
         matches!(code, "ExpiredIteratorException" | "InvalidArgumentException").then_some(code)
+    }
+
+    /// How far the answer had arrived when it was cut off.
+    fn cut_off(&self) -> Option<&CutOff> {
+        let Self::Sdk(error) = self else { return None };
+        connections::cut_off(&**error)
     }
 
     fn code(&self) -> Option<&str> {
@@ -115,16 +125,37 @@ impl GetRecords {
         }))
     }
 
-    /// Reads the records at an iterator, at once. Records each attempt in the pace, which also delays a second attempt.
+    /// Reads the records at an iterator, at once. Records each attempt in the pace, which also delays a second attempt. After an
+    /// answer that was cut off, the next one has fewer records.
     pub(crate) async fn call(&self, iterator: &str, pace: &mut ReadPace) -> Result<Answer, CallError> {
+        let result = self.read(iterator, pace).await;
+        match &result {
+            Ok(_) => pace.limit.answered(),
+            Err(error) => {
+                if let Some(cut_off) = error.cut_off() {
+                    pace.limit.cut_off(cut_off.records);
+                    tracing::info!(
+                        stream = self.0.stream,
+                        %cut_off,
+                        limit = pace.limit.get(),
+                        "an answer was cut off, the next read asks for fewer records"
+                    );
+                }
+            }
+        }
+        result
+    }
+
+    async fn read(&self, iterator: &str, pace: &mut ReadPace) -> Result<Answer, CallError> {
         let shared = &*self.0;
+        let limit = pace.limit.get();
         shared.format.log_once(&shared.stream);
         pace.started(Instant::now());
         // Box the rare branches: this future is built for every call, and would contain them otherwise.
         let Some(encoding) = shared.format.encoding() else {
-            return Box::pin(shared.with_sdk_parser(iterator)).await;
+            return Box::pin(shared.with_sdk_parser(iterator, limit)).await;
         };
-        let result = shared.attempt(encoding, iterator).await;
+        let result = shared.attempt(encoding, iterator, limit).await;
         let Err(refusal) = &result else { return result };
         if encoding == Encoding::Json {
             return result;
@@ -138,7 +169,7 @@ impl GetRecords {
         let reason = refusal.code().unwrap_or("the request was refused without a code").to_owned();
         pace.wait_until_due().await;
         pace.started(Instant::now());
-        let in_json = Box::pin(shared.attempt(Encoding::Json, iterator)).await;
+        let in_json = Box::pin(shared.attempt(Encoding::Json, iterator, limit)).await;
         // A server that refuses JSON as well may still accept CBOR later.
         if !in_json.as_ref().is_err_and(CallError::refuses_encoding) {
             shared.format.fall_back(&shared.stream, &reason);
@@ -148,26 +179,43 @@ impl GetRecords {
 }
 
 impl Shared {
-    /// The client's settings, but with one attempt. The retry mode stays, so that an adaptive client keeps its rate limit.
+    /// The client's settings, but with one attempt. The retry mode stays, so that an adaptive client keeps its rate limit. The
+    /// time-outs only bound the whole call: [`Patience`] has the others.
     fn once(&self) -> Builder {
         let retry = self.client.config().retry_config().cloned().unwrap_or_else(RetryConfig::standard);
-        Builder::new().retry_config(retry.with_max_attempts(1))
+        let longest = self.attempt_timeout().saturating_add(MAX_BODY_TIME);
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(longest).operation_timeout(longest);
+        Builder::new().retry_config(retry.with_max_attempts(1)).timeout_config(timeouts.build())
     }
 
-    async fn with_sdk_parser(&self, iterator: &str) -> Result<Answer, CallError> {
-        let request = self.client.get_records().shard_iterator(iterator);
-        let answer = request.customize().config_override(self.once()).send().await;
+    /// The longest wait for an answer, and then for further bytes of it.
+    fn attempt_timeout(&self) -> Duration {
+        let timeouts = self.client.config().timeout_config();
+        let own = timeouts.and_then(|own| own.operation_attempt_timeout().or(own.operation_timeout()));
+        own.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT)
+    }
+
+    async fn with_sdk_parser(&self, iterator: &str, limit: Option<u32>) -> Result<Answer, CallError> {
+        let patience = Patience::new(self.attempt_timeout());
+        let request = self.client.get_records().shard_iterator(iterator).set_limit(sdk_limit(limit));
+        let request = request.customize().interceptor(patience.clone()).config_override(self.once());
+        let answer = patience.wait(request.send()).await;
         sdk_parser::convert(answer.map_err(CallError::from)?).map_err(CallError::SequenceNumber)
     }
 
     /// One attempt in this encoding: directly where a route is known, through the SDK otherwise.
-    async fn attempt(&self, encoding: Encoding, iterator: &str) -> Result<Answer, CallError> {
+    async fn attempt(
+        &self,
+        encoding: Encoding,
+        iterator: &str,
+        limit: Option<u32>,
+    ) -> Result<Answer, CallError> {
         let route = self.route.read().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match &route {
-            Some(route) => self.directly(route, encoding, iterator).await,
+            Some(route) => self.directly(route, encoding, iterator, limit).await,
             None => None,
         };
-        let Some(result) = result else { return Box::pin(self.via_sdk(encoding, iterator)).await };
+        let Some(result) = result else { return Box::pin(self.via_sdk(encoding, iterator, limit)).await };
         if let Err(CallError::Sdk(error)) = &result {
             let is_about_the_request = error
                 .code()
@@ -195,8 +243,9 @@ impl Shared {
         route: &Route,
         encoding: Encoding,
         iterator: &str,
+        limit: Option<u32>,
     ) -> Option<Result<Answer, CallError>> {
-        let attempt = match route.attempt(&self.signer, encoding, iterator).await? {
+        let attempt = match route.attempt(&self.signer, encoding, iterator, limit).await? {
             Ok(attempt) => attempt,
             Err(error) => return Some(Err(error.into())),
         };
@@ -221,11 +270,19 @@ impl Shared {
     }
 
     /// One attempt through the whole SDK.
-    async fn via_sdk(&self, encoding: Encoding, iterator: &str) -> Result<Answer, CallError> {
-        let via_sdk = ViaSdk::new(encoding, iterator);
-        let request = self.client.get_records().shard_iterator(iterator).customize();
-        let request = request.interceptor(via_sdk.clone()).config_override(self.once());
-        let result = request.send().await;
+    async fn via_sdk(
+        &self,
+        encoding: Encoding,
+        iterator: &str,
+        limit: Option<u32>,
+    ) -> Result<Answer, CallError> {
+        let attempt_timeout = self.attempt_timeout();
+        let (via_sdk, patience) =
+            (ViaSdk::new(encoding, iterator, limit, attempt_timeout), Patience::new(attempt_timeout));
+        let request =
+            self.client.get_records().shard_iterator(iterator).set_limit(sdk_limit(limit)).customize();
+        let request = request.interceptor(via_sdk.clone()).interceptor(patience.clone());
+        let result = patience.wait(request.config_override(self.once()).send()).await;
         let captured = via_sdk.captured();
         // A client with interceptors of its own must see every request.
         if self.client.config().interceptors().next().is_none() {
@@ -264,4 +321,8 @@ impl Shared {
             (Encoding::Cbor, _) => self.format.record_cbor_outcome(&self.stream, outcome),
         }
     }
+}
+
+fn sdk_limit(limit: Option<u32>) -> Option<i32> {
+    limit.and_then(|limit| i32::try_from(limit).ok())
 }

@@ -524,12 +524,19 @@ impl<'a> Reader<'a> {
 }
 
 /// A request in CBOR: a map with the iterator.
-pub(super) fn request(iterator: &str) -> Vec<u8> {
+pub(super) fn request(iterator: &str, limit: Option<u32>) -> Vec<u8> {
     const NAME: &[u8] = b"ShardIterator";
-    let mut request = Vec::with_capacity(iterator.len() + NAME.len() + 4);
-    request.push(0xa1);
+    const LIMIT: &[u8] = b"Limit";
+    const UNSIGNED_32: u8 = 0x1a;
+    let mut request = Vec::with_capacity(iterator.len() + NAME.len() + LIMIT.len() + 10);
+    request.push(if limit.is_some() { 0xa2 } else { 0xa1 });
     push_text(&mut request, NAME);
     push_text(&mut request, iterator.as_bytes());
+    if let Some(limit) = limit {
+        push_text(&mut request, LIMIT);
+        request.push(UNSIGNED_32);
+        request.extend(limit.to_be_bytes());
+    }
     request
 }
 

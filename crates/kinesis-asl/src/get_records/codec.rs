@@ -9,11 +9,11 @@ use super::decode_error::{DecodeError, Malformed};
 use super::encoding::Encoding;
 use super::{cbor, json};
 
-/// The body of a request for the records at an iterator.
-pub(crate) fn request(encoding: Encoding, iterator: &str) -> Vec<u8> {
+/// The body of a request for the records at an iterator; `limit`: at most this many.
+pub(crate) fn request(encoding: Encoding, iterator: &str, limit: Option<u32>) -> Vec<u8> {
     match encoding {
-        Encoding::Cbor => cbor::request(iterator),
-        Encoding::Json => json::request(iterator),
+        Encoding::Cbor => cbor::request(iterator, limit),
+        Encoding::Json => json::request(iterator, limit),
     }
 }
 

@@ -3,8 +3,6 @@
 //! A [`Route`] is learnt from a request that the SDK built and signed. So it has the endpoint, region and service that the SDK's own
 //! rules chose. If a part of it cannot be learnt with certainty, there is no route, and every call goes through the SDK.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,25 +14,26 @@ use aws_sdk_kinesis::config::{ConfigBag, HttpClient, ResolveCachedIdentity, Runt
 use aws_sdk_kinesis::error::SdkError;
 use aws_sdk_kinesis::operation::get_records::GetRecordsError;
 use aws_smithy_runtime_api::client::auth::{AuthScheme, AuthSchemeId};
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings, SharedHttpConnector};
 use aws_smithy_runtime_api::client::identity::{Identity, SharedIdentityResolver};
 use aws_smithy_types::body::SdkBody;
-use http_body::Body;
 use tokio::time::{Instant, timeout};
 
 use super::answer::MAX_BODY_BYTES;
+use super::body::{self, CutOff};
 use super::codec::{self, read_refusal};
-use super::decode_error::Malformed;
 use super::encoding::Encoding;
 use super::signing::{Signable, Signer, parse_date};
+use crate::connections;
 
 const TARGET: &str = "Kinesis_20131202.GetRecords";
 
 /// The only authentication scheme with a route.
 const SIGV4: AuthSchemeId = AuthSchemeId::new("sigv4");
 
-/// The longest attempt of a client without time-outs: the grace time of the SDK's stalled-stream protection.
-const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest wait for an answer, or for further bytes of it, of a client without time-outs: the grace time of the SDK's stalled-stream protection.
+pub(super) const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The initial buffer for a body of unknown length, in bytes.
 const INITIAL_BODY_CAPACITY: usize = 8 * 1024;
@@ -61,7 +60,7 @@ pub(super) struct Route {
     /// How far the service's clock is ahead of the local clock or behind it, as the SDK has measured.
     clock_ahead: Duration,
     clock_behind: Duration,
-    /// The longest attempt.
+    /// The longest wait for an answer, and then for further bytes of it.
     attempt_timeout: Duration,
 }
 
@@ -85,6 +84,7 @@ impl Route {
         request: &HttpRequest,
         components: &RuntimeComponents,
         config: &ConfigBag,
+        attempt_timeout: Duration,
     ) -> Option<Self> {
         let timeouts = config.load::<TimeoutConfig>()?;
         let retry = config.load::<RetryConfig>()?;
@@ -109,7 +109,6 @@ impl Route {
         let mut settings = HttpConnectorSettings::builder();
         settings.set_connect_timeout(timeouts.connect_timeout());
         settings.set_read_timeout(timeouts.read_timeout());
-        let attempt_timeout = timeouts.operation_attempt_timeout().or(timeouts.operation_timeout());
         Some(Self {
             connector: components.http_client()?.http_connector(&settings.build(), components),
             identities: components.auth_scheme(SIGV4)?.identity_resolver(components)?,
@@ -121,7 +120,7 @@ impl Route {
             service,
             clock_ahead: signed_at.duration_since(now).map_or(Duration::ZERO, beyond),
             clock_behind: now.duration_since(signed_at).map_or(Duration::ZERO, beyond),
-            attempt_timeout: attempt_timeout.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT),
+            attempt_timeout,
         })
     }
 
@@ -131,26 +130,26 @@ impl Route {
         signer: &Signer,
         encoding: Encoding,
         iterator: &str,
+        limit: Option<u32>,
     ) -> Option<Result<Attempt, SdkError<GetRecordsError>>> {
-        let limit = self.attempt_timeout;
-        match timeout(limit, async {
-            Some(self.exchange(self.request(signer, encoding, iterator).await?).await)
-        })
-        .await
-        {
-            Ok(result) => result,
-            Err(elapsed) => Some(Err(SdkError::timeout_error(elapsed))),
-        }
+        let request = self.request(signer, encoding, iterator, limit).await?;
+        Some(self.exchange(request).await)
     }
 
-    async fn request(&self, signer: &Signer, encoding: Encoding, iterator: &str) -> Option<HttpRequest> {
+    async fn request(
+        &self,
+        signer: &Signer,
+        encoding: Encoding,
+        iterator: &str,
+        limit: Option<u32>,
+    ) -> Option<HttpRequest> {
         let identity = match self.cached_identity() {
             Some(identity) => identity,
             None => Box::pin(self.resolved_identity()).await?,
         };
         let credentials = identity.data::<Credentials>()?;
         let now = self.components.time_source()?.now();
-        let body = codec::request(encoding, iterator);
+        let body = codec::request(encoding, iterator, limit);
         let signable = Signable {
             region: &self.region,
             service: &self.service,
@@ -188,17 +187,32 @@ impl Route {
         let identities = self.components.identity_cache();
         let config = ConfigBag::base();
         let resolved = identities.resolve_cached_identity(self.identities.clone(), &self.components, &config);
-        let identity = resolved.await.ok()?;
+        let identity = timeout(self.attempt_timeout, resolved).await.ok()?.ok()?;
         let cached = CachedIdentity { identity: identity.clone(), since: now };
         *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(cached);
         Some(identity)
     }
 
-    async fn exchange(&self, request: HttpRequest) -> Result<Attempt, SdkError<GetRecordsError>> {
-        let mut response = self.connector.call(request).await.map_err(SdkError::dispatch_failure)?;
-        match whole_body(&mut response).await {
-            Ok(body) => Ok(Attempt { response, body }),
-            Err(error) => Err(SdkError::response_error(error, response)),
+    async fn exchange(&self, mut request: HttpRequest) -> Result<Attempt, SdkError<GetRecordsError>> {
+        let connection = CaptureSmithyConnection::new();
+        request.add_extension(connection.clone());
+        let mut response = match timeout(self.attempt_timeout, self.connector.call(request)).await {
+            Ok(answer) => answer.map_err(SdkError::dispatch_failure)?,
+            Err(elapsed) => {
+                connections::retire(&connection);
+                return Err(SdkError::timeout_error(elapsed));
+            }
+        };
+        let length = response.headers().get("content-length").and_then(|length| length.parse::<usize>().ok());
+        let mut body = Vec::with_capacity(length.unwrap_or(INITIAL_BODY_CAPACITY).min(MAX_BODY_BYTES));
+        match body::read_whole(response.take_body(), self.attempt_timeout, &mut body).await {
+            Ok(()) => Ok(Attempt { response, body }),
+            Err(error) => {
+                if error.is::<CutOff>() {
+                    connections::retire(&connection);
+                }
+                Err(SdkError::response_error(error, response))
+            }
         }
     }
 }
@@ -234,23 +248,6 @@ impl Attempt {
 /// The error code of a refusal, if a header has it.
 pub(super) fn code_header(response: &HttpResponse) -> Option<&str> {
     response.headers().get("x-amzn-errortype")
-}
-
-/// The body in one buffer. Each byte is copied once, from the connection's buffer.
-async fn whole_body(response: &mut HttpResponse) -> Result<Vec<u8>, aws_sdk_kinesis::error::BoxError> {
-    let length = response.headers().get("content-length").and_then(|length| length.parse::<usize>().ok());
-    let mut body = response.take_body();
-    let mut whole = Vec::with_capacity(length.unwrap_or(INITIAL_BODY_CAPACITY).min(MAX_BODY_BYTES));
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let Ok(data) = frame?.into_data() else { continue };
-        if data.len() > MAX_BODY_BYTES - whole.len() {
-            let malformed =
-                Malformed { encoding: None, offset: MAX_BODY_BYTES, fault: "the body is too long" };
-            return Err(malformed.into());
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole)
 }
 
 /// The host of a URL in its signed form, without the default port. `None`: the URL has a path, a query or a user.

@@ -62,10 +62,10 @@ pub(super) fn refusal(mut body: Vec<u8>) -> Result<(Option<String>, Option<Strin
 }
 
 /// A request in JSON: an object with the iterator.
-pub(super) fn request(iterator: &str) -> Vec<u8> {
+pub(super) fn request(iterator: &str, limit: Option<u32>) -> Vec<u8> {
     const HEAD: &[u8] = b"{\"ShardIterator\":\"";
-    const END: &[u8] = b"\"}";
-    let mut request = Vec::with_capacity(HEAD.len() + iterator.len() + END.len());
+    const LIMIT: &str = ",\"Limit\":";
+    let mut request = Vec::with_capacity(HEAD.len() + iterator.len() + LIMIT.len() + 12);
     request.extend(HEAD);
     for byte in iterator.bytes() {
         match byte {
@@ -74,7 +74,11 @@ pub(super) fn request(iterator: &str) -> Vec<u8> {
             _ => request.push(byte),
         }
     }
-    request.extend(END);
+    request.push(b'"');
+    if let Some(limit) = limit {
+        request.extend(format!("{LIMIT}{limit}").bytes());
+    }
+    request.push(b'}');
     request
 }
 

@@ -96,7 +96,8 @@ fn number_of_records_is_bounded() {
 
 #[test]
 fn iterator_is_escaped_in_requests() {
-    assert_eq!(request("a\"b\\c\n"), br#"{"ShardIterator":"a\"b\\c\u000a"}"#);
+    assert_eq!(request("a\"b\\c\n", None), br#"{"ShardIterator":"a\"b\\c\u000a"}"#);
+    assert_eq!(request("ab", Some(5000)), br#"{"ShardIterator":"ab","Limit":5000}"#);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! | [`via_sdk`] | a call through the whole SDK, with our encoding of request and answer |
 //! | [`sdk_parser`] | a call whose answer the SDK parses as well |
 //! | [`codec`] | picks the decoder: [`cbor`] or [`json`], which share [`time`] and [`decode_error`] |
+//! | [`body`] | how long an answer may take; [`read_limit`] asks for fewer records after one that was cut off |
 //! | [`answer`], [`encoding`] | the decoded answer, and the two encodings |
 //!
 //! After a failed direct request, the next call goes through the whole SDK, which handles clock skew, expired credentials and
@@ -18,6 +19,7 @@
 //! direct requests are learnt from the SDK's calls.
 
 pub(crate) mod answer;
+pub(crate) mod body;
 pub(crate) mod call;
 mod cbor;
 pub(crate) mod codec;
@@ -28,6 +30,7 @@ pub(crate) mod format;
 #[cfg(feature = "internals")]
 pub(crate) mod internals;
 mod json;
+pub(crate) mod read_limit;
 mod sdk_parser;
 mod signing;
 mod time;

@@ -2,6 +2,7 @@
 //! signed, and replaces the SDK's parser. From the signed request it also learns the route for later direct requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_sdk_kinesis::config::http::HttpResponse;
 use aws_sdk_kinesis::config::interceptors::{
@@ -30,6 +31,8 @@ pub(super) struct ViaSdk {
     encoding: Encoding,
     /// The body to send; `None`: the body that the SDK wrote.
     request: Option<Bytes>,
+    /// The time-out of an attempt, for the route.
+    attempt_timeout: Duration,
     captured: Arc<Mutex<Captured>>,
 }
 
@@ -46,12 +49,17 @@ pub(super) struct Captured {
 }
 
 impl ViaSdk {
-    pub(super) fn new(encoding: Encoding, iterator: &str) -> Self {
+    pub(super) fn new(
+        encoding: Encoding,
+        iterator: &str,
+        limit: Option<u32>,
+        attempt_timeout: Duration,
+    ) -> Self {
         let request = match encoding {
-            Encoding::Cbor => Some(codec::request(encoding, iterator).into()),
+            Encoding::Cbor => Some(codec::request(encoding, iterator, limit).into()),
             Encoding::Json => None,
         };
-        Self { encoding, request, captured: Arc::default() }
+        Self { encoding, request, attempt_timeout, captured: Arc::default() }
     }
 
     /// The results; to be called after the call has returned.
@@ -103,7 +111,7 @@ impl Intercept for ViaSdk {
         components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let route = Route::learn(context.request(), components, config);
+        let route = Route::learn(context.request(), components, config, self.attempt_timeout);
         self.record(|captured| captured.route = route);
         Ok(())
     }

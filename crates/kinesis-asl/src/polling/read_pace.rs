@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::get_records::read_limit::ReadLimit;
+
 /// The most reads of a shard in one second, over all applications that poll it (AWS: five `GetRecords` calls).
 const READS_PER_SECOND_PER_SHARD: u32 = 5;
 
@@ -52,12 +54,21 @@ pub(crate) struct ReadPace {
     at_tip_since: Option<Instant>,
     /// An answer was larger than the write limit allows for its time, so the limit no longer bounds the next answer.
     is_bursty: bool,
+    /// How many records the next read asks for.
+    pub(crate) limit: ReadLimit,
 }
 
 impl ReadPace {
     /// The first read is due at once.
     pub(crate) fn new(rate: ReadRate) -> Self {
-        Self { rate, last_read_at: None, idle_time: None, at_tip_since: None, is_bursty: false }
+        Self {
+            rate,
+            last_read_at: None,
+            idle_time: None,
+            at_tip_since: None,
+            is_bursty: false,
+            limit: ReadLimit::default(),
+        }
     }
 
     /// How long to wait, from now, before the next read may start.

@@ -14,3 +14,5 @@ mod fan_out_sessions;
 mod get_records_formats;
 mod local_kinesis;
 mod polling_answers;
+mod silent_connections;
+mod slow_links;

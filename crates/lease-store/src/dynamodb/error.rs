@@ -5,9 +5,12 @@ use std::fmt::Write;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use aws_sdk_dynamodb::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_dynamodb::config::interceptors::{
+    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+};
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 
 use crate::error::{StoreError, StoreErrorKind};
 use crate::store::WriteOutcome;
@@ -20,6 +23,9 @@ const NEVER_CONNECTED: &str = "client error (Connect)";
 ///
 /// The SDK reports every failure between signing and the answer as one kind of error, for example missing credentials
 /// and a broken connection. This hook runs on every attempt, right before the request goes to the HTTP client.
+///
+/// An attempt that times out retires its connection: one whose packets are dropped on the way never breaks, and over HTTP/2 all
+/// calls share it. The SDK does not do so, since a timed-out attempt skips its own check.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CallWatch {
     sent_to: Arc<OnceLock<String>>,
@@ -37,6 +43,22 @@ impl Intercept for CallWatch {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         self.sent_to.get_or_init(|| context.request().uri().to_owned());
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _runtime_components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(Err(error)) = context.output_or_error() else { return Ok(()) };
+        let timed_out = error.is_timeout_error()
+            || error.as_connector_error().is_some_and(aws_sdk_dynamodb::error::ConnectorError::is_timeout);
+        let connection = config.load::<CaptureSmithyConnection>().filter(|_| timed_out);
+        if let Some(connection) = connection.and_then(CaptureSmithyConnection::get) {
+            connection.poison();
+        }
         Ok(())
     }
 }
@@ -93,18 +115,31 @@ impl Classification {
                 | "RequestLimitExceeded"
                 | "ThrottlingException"
                 | "Throttling"
-                | "LimitExceededException",
+                | "LimitExceededException"
+                | "ThrottledException"
+                | "RequestThrottledException"
+                | "RequestThrottled"
+                | "TooManyRequestsException"
+                | "TransactionInProgressException"
+                | "BandwidthLimitExceeded"
+                | "SlowDown"
+                | "PriorRequestNotComplete"
+                | "EC2ThrottledException",
             ) => Self::refused(StoreErrorKind::Throttled),
             // The row is part of a transaction, or another Region writes it; the same call may succeed soon.
             Some("TransactionConflictException" | "ReplicatedWriteConflictException") => {
                 Self::refused(StoreErrorKind::Unavailable)
             }
-            Some("InternalServerError") => Self::UNANSWERED,
+            Some("InternalServerError" | "RequestTimeout" | "RequestTimeoutException") => Self::UNANSWERED,
             Some("ResourceNotFoundException") => Self::refused(StoreErrorKind::NotFound),
             Some(
                 "AccessDeniedException"
                 | "UnrecognizedClientException"
                 | "ExpiredTokenException"
+                | "ExpiredToken"
+                | "RequestExpired"
+                | "AccessDenied"
+                | "InvalidClientTokenId"
                 | "InvalidSignatureException"
                 | "IncompleteSignatureException"
                 | "MissingAuthenticationTokenException"
@@ -250,6 +285,19 @@ mod tests {
             (400, Some("ThrottlingException"), refused(StoreErrorKind::Throttled)),
             (400, Some("LimitExceededException"), refused(StoreErrorKind::Throttled)),
             (429, None, refused(StoreErrorKind::Throttled)),
+            // The SDK's lists of throttling and transient codes.
+            (400, Some("Throttling"), refused(StoreErrorKind::Throttled)),
+            (400, Some("ThrottledException"), refused(StoreErrorKind::Throttled)),
+            (400, Some("RequestThrottledException"), refused(StoreErrorKind::Throttled)),
+            (400, Some("RequestThrottled"), refused(StoreErrorKind::Throttled)),
+            (400, Some("TooManyRequestsException"), refused(StoreErrorKind::Throttled)),
+            (400, Some("TransactionInProgressException"), refused(StoreErrorKind::Throttled)),
+            (400, Some("BandwidthLimitExceeded"), refused(StoreErrorKind::Throttled)),
+            (400, Some("SlowDown"), refused(StoreErrorKind::Throttled)),
+            (400, Some("PriorRequestNotComplete"), refused(StoreErrorKind::Throttled)),
+            (400, Some("EC2ThrottledException"), refused(StoreErrorKind::Throttled)),
+            (400, Some("RequestTimeout"), Classification::UNANSWERED),
+            (400, Some("RequestTimeoutException"), Classification::UNANSWERED),
             (400, Some("TransactionConflictException"), refused(StoreErrorKind::Unavailable)),
             (400, Some("ResourceNotFoundException"), refused(StoreErrorKind::NotFound)),
             (400, Some("AccessDeniedException"), refused(StoreErrorKind::Denied)),

@@ -17,6 +17,9 @@ use crate::event::{EventKind, Process, shard_number};
 use crate::network::Link;
 use crate::plan::{Defect, Plan};
 
+/// Above the longest delay of an event.
+const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long a shard is polled before fan-out is tried again: short, so that both happen in one simulation.
 const RETRY_FAN_OUT_AFTER: Duration = Duration::from_secs(40);
 
@@ -48,6 +51,7 @@ impl Service {
             .http_client(http_client_fn(move |_, _| connector.clone()));
         let mut settings = FanOutSettings::with_consumer_name(CONSUMER);
         settings.retry_fan_out_after = RETRY_FAN_OUT_AFTER;
+        settings.inactivity_timeout = INACTIVITY_TIMEOUT;
         settings.fall_back_to_polling = rng.u64(..4) > 0;
         if defect == Some(Defect::SilenceTolerated) {
             settings.inactivity_timeout = Duration::from_secs(300);

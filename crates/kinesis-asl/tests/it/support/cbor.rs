@@ -23,6 +23,7 @@ pub(crate) fn to_json(body: &[u8]) -> Value {
                     .map(|(name, value)| (name.into_text().expect("a name"), convert(value)))
                     .collect(),
             ),
+            Cbor::Integer(number) => Value::from(i128::from(number) as u64),
             other => panic!("unexpected {other:?} in a request"),
         }
     }

@@ -87,8 +87,11 @@ pub(crate) fn server(subscribe: impl Fn(usize) -> Answer + Send + Sync + 'static
     })
 }
 
+/// The scripted sessions are silent for up to 25 s.
 pub(crate) fn settings() -> FanOutSettings {
-    FanOutSettings::with_consumer_name("count")
+    let mut settings = FanOutSettings::with_consumer_name("count");
+    settings.inactivity_timeout = Duration::from_secs(30);
+    settings
 }
 
 pub(crate) fn stream(server: &ScriptedKinesis, settings: FanOutSettings) -> KinesisStream {

@@ -4,6 +4,7 @@
 pub(crate) mod cbor;
 pub(crate) mod fan_out;
 pub(crate) mod scripted;
+pub(crate) mod tls;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -245,7 +246,7 @@ fn json_response(status: u16, body: &Value) -> Response {
 }
 
 /// The operation of a request, such as `ListShards` from the header value `Kinesis_20131202.ListShards`.
-fn operation_of(request: &Request) -> String {
+pub(crate) fn operation_of(request: &Request) -> String {
     let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
     target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned()
 }

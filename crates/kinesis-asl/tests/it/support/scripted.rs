@@ -34,6 +34,8 @@ pub(crate) enum Answer {
     Json(u16, Value),
     /// An event stream.
     Events(Vec<Part>),
+    /// A JSON answer that arrives in these parts.
+    InParts(Vec<Part>),
     /// No answer.
     Silence,
     /// The connection breaks.
@@ -154,6 +156,10 @@ impl HttpConnector for ScriptedKinesis {
             Answer::Json(status, body) => {
                 (status, "application/x-amz-json-1.1", SdkBody::from(body.to_string()))
             }
+            Answer::InParts(parts) => {
+                let body = SdkBody::from_body_1_x(Events::new(parts, self.frames_read.clone()));
+                (200, "application/x-amz-json-1.1", body)
+            }
             Answer::Events(parts) => {
                 let body = SdkBody::from_body_1_x(Events::new(parts, self.frames_read.clone()));
                 (200, "application/vnd.amazon.eventstream", body)
@@ -169,14 +175,14 @@ impl HttpConnector for ScriptedKinesis {
 }
 
 /// The body of an event stream.
-struct Events {
+pub(crate) struct Events {
     parts: VecDeque<Part>,
     waiting: Option<Pin<Box<Sleep>>>,
     frames_read: Arc<AtomicUsize>,
 }
 
 impl Events {
-    fn new(parts: Vec<Part>, frames_read: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(parts: Vec<Part>, frames_read: Arc<AtomicUsize>) -> Self {
         Self { parts: parts.into(), waiting: None, frames_read }
     }
 }
