@@ -70,6 +70,7 @@
 mod connect;
 mod connections;
 mod dead_letters;
+mod end_proof;
 mod error;
 mod fan_out;
 mod get_records;
@@ -80,6 +81,7 @@ mod metrics;
 mod polling;
 mod read_position;
 mod response_metadata;
+mod sequence_layout;
 mod service_time;
 mod settings;
 mod stream;

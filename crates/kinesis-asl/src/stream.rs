@@ -1,12 +1,12 @@
 //! A Kinesis stream: lists its shards and opens each one for polling or for fan-out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use fastrand::Rng;
-use lease_store::ShardId;
+use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{
     ReadFrom, RecordSource, Shard, ShardFilter, SourceError, StreamDescription, StreamSource,
 };
@@ -18,6 +18,7 @@ use crate::fan_out::source::FanOutSource;
 use crate::fan_out::status::FanOutStatus;
 use crate::get_records::format::GetRecordsFormat;
 use crate::polling::PollingSource;
+use crate::sequence_layout::shard_start_of;
 use crate::stream_client::StreamClient;
 
 /// A Kinesis stream. Its shards are polled, at most five times a second each; [`with_retrieval`](Self::with_retrieval)
@@ -64,6 +65,14 @@ impl KinesisStream {
     #[must_use]
     pub fn with_read_share_percent(mut self, share_percent: u32) -> Self {
         self.client.read_rate_mut().share_percent = share_percent;
+        self
+    }
+
+    /// Reads as many bytes as five answers a second hold. By default the bytes of an answer delay the next read of its shard, since
+    /// AWS yields 2 MB a second and shard and refuses further reads; a server without that limit needs no such delay.
+    #[must_use]
+    pub fn without_byte_limit(mut self) -> Self {
+        self.client.read_rate_mut().counts_bytes = false;
         self
     }
 
@@ -154,6 +163,10 @@ impl StreamSource for KinesisStream {
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
         self.client.list_shards(filter).await
+    }
+
+    fn shard_started_at(&self, _shard_id: &ShardId, record: &SequenceNumber) -> Option<SystemTime> {
+        shard_start_of(record)
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {

@@ -16,7 +16,8 @@ use bytestring::ByteString;
 use fastrand::Rng;
 use lease_store::{HashKeyRange, SequenceNumber, ShardId, StoreError, StreamIdentity};
 use shard_worker::{
-    Record, RetryPolicy, Shard, ShardEnd, ShardFilter, SourceError, SourceErrorKind, StreamDescription,
+    Record, RecordDistribution, RetryPolicy, Shard, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
+    StreamDescription,
 };
 use tokio::time::{Instant, sleep};
 
@@ -71,6 +72,7 @@ impl StreamClient {
                 share_percent: 100,
                 idle_time: DEFAULT_IDLE_TIME_BETWEEN_READS,
                 max_idle_time: Duration::ZERO,
+                counts_bytes: true,
             },
         }
     }
@@ -157,7 +159,12 @@ impl StreamClient {
         let retention = retention.map(|hours| Duration::from_secs(hours * SECONDS_PER_HOUR));
         let identity =
             StreamIdentity { arn: summary.stream_arn, creation_epoch_seconds: created_at.as_secs() };
-        Ok(StreamDescription { identity, now, retention })
+        let distribution = summary.record_distribution_strategy.and_then(|strategy| match strategy {
+            types::RecordDistributionStrategy::Auto => Some(RecordDistribution::Automatic),
+            types::RecordDistributionStrategy::UserPartitionKey => Some(RecordDistribution::ByPartitionKey),
+            _ => None,
+        });
+        Ok(StreamDescription { identity, now, retention, distribution })
     }
 
     pub(crate) async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
@@ -177,6 +184,19 @@ impl StreamClient {
             token = Some(next);
         }
         Err(self.invalid(&format!("ListShards returned more than {MAX_PAGES} pages")))
+    }
+
+    /// Whether the stream lists a shard as closed.
+    ///
+    /// # Errors
+    /// The errors of the listing; `ShardNotFound` when the stream does not list the shard.
+    pub(crate) async fn is_closed(&self, shard_id: &ShardId) -> Result<bool, SourceError> {
+        let shards = self.list_shards(&ShardFilter::All).await?;
+        let shard = shards.iter().find(|shard| shard.shard_id == *shard_id);
+        shard.map(|shard| shard.is_closed).ok_or_else(|| {
+            let fault = format!("the stream does not list the shard {shard_id} ({})", self.destination);
+            SourceError::new(SourceErrorKind::ShardNotFound, fault)
+        })
     }
 
     /// One page of a listing, requested again while the service throttles.

@@ -64,10 +64,10 @@ pub mod prelude {
         ReceiverStatus, ShardPosition, StopReport, UnitedStream, united_stream,
     };
     pub use shard_worker::{
-        Acknowledgement, BatchLimits, ByteBudget, Concurrency, DataLossPolicy, DeadLetter, DeadLetterSink,
-        FailurePolicy, FileDeadLetters, InMemoryStream, ProcessorPool, Record, RecordAcknowledgement,
-        RecordBatch, RecordProcessor, RetryPolicy, RunUntil, ShardContext, ShardFilter, StreamSource,
-        batch_handler, blocking_handler, concurrent_handler,
+        Acknowledgement, AggregateFilter, BatchLimits, ByteBudget, Concurrency, DataLossPolicy, DeadLetter,
+        DeadLetterSink, FailurePolicy, FileDeadLetters, InMemoryStream, ProcessorPool, Record,
+        RecordAcknowledgement, RecordBatch, RecordProcessor, RetryPolicy, RunUntil, ShardContext,
+        ShardFilter, StreamSource, batch_handler, blocking_handler, concurrent_handler,
     };
 
     pub use crate::Consumer;

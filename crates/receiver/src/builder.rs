@@ -8,8 +8,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use lease_store::{LeaseStore, ShardId, WorkerId};
 use shard_worker::{
-    BatchLimits, ByteBudget, DataLossPolicy, FailurePolicy, RecordProcessorFactory, RetryPolicy, RunUntil,
-    StreamSource,
+    AggregateFilter, BatchLimits, ByteBudget, DataLossPolicy, FailurePolicy, RecordProcessorFactory,
+    RetryPolicy, RunUntil, StreamSource,
 };
 
 use crate::error::{ReceiverError, ReceiverErrorKind};
@@ -137,6 +137,13 @@ impl ReceiverBuilder {
     #[must_use]
     pub fn deaggregates(mut self, deaggregates: bool) -> Self {
         self.settings.deaggregates = deaggregates;
+        self
+    }
+
+    /// Which records of an aggregate are dropped as those of another shard; see [`ReceiverSettings::aggregate_filter`].
+    #[must_use]
+    pub fn aggregate_filter(mut self, filter: AggregateFilter) -> Self {
+        self.settings.aggregate_filter = filter;
         self
     }
 

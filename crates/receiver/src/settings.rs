@@ -7,7 +7,7 @@ use std::time::Duration;
 use lease_store::{ShardId, WorkerId};
 use serde::{Deserialize, Serialize};
 use shard_worker::{
-    BatchLimits, ByteBudget, DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
+    AggregateFilter, BatchLimits, ByteBudget, DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
     DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RateLimit, RunUntil,
     ShardWorkerOptions, WatchdogLimits,
 };
@@ -68,6 +68,9 @@ pub struct ReceiverSettings {
     /// Whether records that the Kinesis Producer Library has aggregated are de-aggregated. If `false`, each aggregate is
     /// delivered as the one record that it is in the stream.
     pub deaggregates: bool,
+    /// Which records of an aggregate are dropped because their hash key belongs to another shard: those that the Kinesis Producer
+    /// Library can have put again after a reshard, all, or none.
+    pub aggregate_filter: AggregateFilter,
     /// The time between two periodic shard syncs of the leader (KCL: `leasesRecoveryAuditorExecutionFrequencyMillis`,
     /// 2 minutes). The end of a shard and a hole in the leases cause a listing in addition.
     #[serde(rename = "shard_sync_interval_ms", with = "millis")]
@@ -127,6 +130,7 @@ impl Default for ReceiverSettings {
             checkpoint_interval: Duration::from_secs(5),
             checkpoint_records: None,
             deaggregates: true,
+            aggregate_filter: AggregateFilter::default(),
             shard_sync_interval: Duration::from_secs(60),
             drain_time: Duration::from_secs(30),
             max_buffered_bytes: DEFAULT_MAX_BUFFERED_BYTES.get(),
@@ -150,6 +154,7 @@ impl ReceiverSettings {
     pub(crate) fn worker_options(&self, budget: ByteBudget) -> ShardWorkerOptions {
         let mut options = ShardWorkerOptions::default();
         options.deaggregates = self.deaggregates;
+        options.aggregate_filter = self.aggregate_filter;
         options.budget = budget;
         options.read_ahead_bytes = self.read_ahead_bytes;
         options.data_loss = self.data_loss_policy;

@@ -44,6 +44,7 @@ pub use acknowledgement::handles::{Acknowledgement, RecordAcknowledgement};
 pub use acknowledgement::record_batch::RecordBatch;
 pub use aggregation::aggregator::{AggregatedRecord, Aggregator};
 pub use aggregation::deaggregate::{Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate};
+pub use aggregation::filter_rule::{AggregateFilter, RE_PUT_WINDOW};
 pub use aggregation::hash_filter::hash_key_of;
 pub use checkpointer::RetryPolicy;
 pub use decoding::DecodeError;
@@ -69,7 +70,8 @@ pub use record::{Record, RecordId};
 pub use shard::Shard;
 pub use shard_context::{DEFAULT_PROCESSING_RETRY, ShardContext, ShardContextData};
 pub use source::{
-    FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, StreamDescription, StreamSource,
+    FetchedBatch, ReadFrom, RecordDistribution, RecordSource, ShardEnd, ShardFilter, StreamDescription,
+    StreamSource,
 };
 pub use worker::ShardOutcome;
 pub use worker::options::{

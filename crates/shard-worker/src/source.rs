@@ -34,6 +34,15 @@ pub trait StreamSource: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`list_shards`](Self::list_shards), and `ShardNotFound`.
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError>;
+
+    /// When a shard began to take records, by the clock that stamps them, to the second. `record` is the sequence number of a
+    /// record of the shard. `None`: not known; then no record of an aggregate counts as put again after a reshard.
+    ///
+    /// Answers at once, without a call to the service.
+    fn shard_started_at(&self, shard_id: &ShardId, record: &SequenceNumber) -> Option<SystemTime> {
+        let _ = (shard_id, record);
+        None
+    }
 }
 
 /// The description of a stream.
@@ -47,6 +56,18 @@ pub struct StreamDescription {
     /// How long the stream keeps records. `None`: not reported; then there is no warning before records are lost, and a
     /// loss is never more than possible.
     pub retention: Option<Duration>,
+    /// How the stream distributes records over its shards. `None`: not reported, as by streams that only know one way.
+    pub distribution: Option<RecordDistribution>,
+}
+
+/// How a stream distributes records over its shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecordDistribution {
+    /// By the hash key of the partition key (Kinesis: `USER_PARTITION_KEY`).
+    ByPartitionKey,
+    /// By the service itself, whatever the key (Kinesis: `AUTO`).
+    Automatic,
 }
 
 /// Which shards to list. A source may list more shards than these, never fewer.
@@ -128,6 +149,10 @@ impl FetchedBatch {
 }
 
 /// The end of a closed shard.
+///
+/// Only the source knows its position to the record, so the source makes sure of the end. A service that names the children has
+/// said it. If it names none, the source reports the end only if the stream lists the shard as closed and a later read from the
+/// last position found nothing. An answer that says nothing is not an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardEnd {
     /// The children of the shard; empty when the source does not report them.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use fastrand::Rng;
-use lease_store::ShardId;
+use lease_store::{SequenceNumber, ShardId};
 use object_store::path::Path;
 use shard_worker::{
     ReadFrom, RecordSource, RetryPolicy, Shard, ShardFilter, SourceError, StreamDescription, StreamSource,
@@ -200,6 +201,10 @@ impl StreamSource for StorageBuffer {
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
         self.shared.source.list_shards(filter).await
+    }
+
+    fn shard_started_at(&self, shard_id: &ShardId, record: &SequenceNumber) -> Option<SystemTime> {
+        self.shared.source.shard_started_at(shard_id, record)
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {

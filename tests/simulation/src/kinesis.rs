@@ -46,6 +46,7 @@ struct State {
 struct Log {
     range: HashKeyRange,
     parents: BTreeSet<u32>,
+    started_at: SystemTime,
     is_closed: bool,
     closed_at: Option<SystemTime>,
     visible_at: Instant,
@@ -110,6 +111,7 @@ impl Kinesis {
     }
 
     fn add(&self, range: HashKeyRange, parents: BTreeSet<u32>, hidden_for: Duration) {
+        let started_at = self.clock();
         let born = {
             let state = &mut *self.state();
             let number = state.next_shard;
@@ -121,6 +123,7 @@ impl Kinesis {
             let log = Log {
                 range,
                 parents: parents.clone(),
+                started_at,
                 is_closed: false,
                 closed_at: None,
                 visible_at,
@@ -152,6 +155,11 @@ impl Kinesis {
             ShardFilter::After(parent) => ShardId::numbered(u64::from(**number)) > *parent,
         };
         visible.filter(is_required).map(|(number, log)| log.describe(*number)).collect()
+    }
+
+    /// Returns when a shard was created.
+    pub fn started_at(&self, shard: u32) -> Option<SystemTime> {
+        self.state().shards.get(&shard).map(|log| log.started_at)
     }
 
     /// Returns a notification of changes to a shard.

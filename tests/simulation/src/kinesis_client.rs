@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use lease_store::{ShardId, StreamIdentity};
+use lease_store::{SequenceNumber, ShardId, StreamIdentity};
 use shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, Shard, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
     StreamDescription, StreamSource,
@@ -76,12 +76,16 @@ impl StreamSource for KinesisClient {
         // The real service reports its time in a response header, in whole seconds.
         let clock = self.kinesis.clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(clock.as_secs());
-        Ok(StreamDescription { identity, now: Some(now), retention: None })
+        Ok(StreamDescription { identity, now: Some(now), retention: None, distribution: None })
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
         self.call().await?;
         Ok(self.kinesis.list(filter))
+    }
+
+    fn shard_started_at(&self, shard_id: &ShardId, _record: &SequenceNumber) -> Option<SystemTime> {
+        self.kinesis.started_at(shard_number(shard_id))
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {

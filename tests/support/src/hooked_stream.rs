@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::future::{BoxFuture, FutureExt as _};
-use lease_store::{Position, ShardId};
+use lease_store::{Position, SequenceNumber, ShardId};
 use shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, Shard, ShardFilter, SourceError, StreamDescription, StreamSource,
 };
@@ -151,6 +152,10 @@ impl StreamSource for HookedStream {
         (self.hooks.before)(StreamCall::Open(shard_id.clone(), from.clone())).await?;
         let reader = self.stream.open(shard_id, from).await?;
         Ok(Box::new(HookedReader { reader, shard_id: shard_id.clone(), hooks: self.hooks.clone() }))
+    }
+
+    fn shard_started_at(&self, shard_id: &ShardId, record: &SequenceNumber) -> Option<SystemTime> {
+        self.stream.shard_started_at(shard_id, record)
     }
 }
 

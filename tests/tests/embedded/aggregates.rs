@@ -5,8 +5,12 @@ use std::ops::Range;
 use end_to_end_tests::fleet::{Member, member, setup};
 use kinesis_streaming::lease_store::HashKeyRange;
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::shard_worker::{Aggregator, hash_key_of};
+use kinesis_streaming::shard_worker::{
+    AggregateFilter, Aggregator, RE_PUT_WINDOW, RecordDistribution, hash_key_of,
+};
 use test_support::{LIMIT, wait_until};
+
+const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The largest aggregate that the producer builds, in bytes: about 20 of its records.
 const MAX_AGGREGATE_BYTES: usize = 500;
@@ -151,4 +155,66 @@ async fn deaggregation_can_be_switched_off_for_a_receiver() {
     let _member = Member::start(member("a", &stream, &store, &journal).deaggregates(false));
     journal.wait_for(1, LIMIT).await;
     assert_eq!(journal.all()[0].text, String::from_utf8_lossy(&put));
+}
+
+/// Puts these numbers as producers other than the KPL do: ten of any keys in one aggregate, sent once, by the first key.
+fn put_mixed(stream: &InMemoryStream, numbers: Range<usize>) {
+    for start in numbers.step_by(10) {
+        let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+        for number in start..start + 10 {
+            aggregator.add(key(number), None, number.to_string().as_bytes()).unwrap();
+        }
+        let aggregate = aggregator.finish().unwrap();
+        stream.put_with_hash_key(aggregate.hash_key, Some(aggregate.partition_key), aggregate.data).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mixed_aggregates_keep_all_their_records() {
+    let (stream, store, journal) = setup(4);
+    let member = Member::start(member("a", &stream, &store, &journal));
+    put_mixed(&stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    // Across splits and merges: later than the KPL can put records again.
+    let open = stream.open_shards();
+    stream.split(&open[0]).unwrap();
+    stream.merge(&open[2], &open[3]).unwrap();
+    tokio::time::sleep(RE_PUT_WINDOW + SECOND).await;
+    put_mixed(&stream, 100..300);
+    journal.wait_for(300, LIMIT).await;
+    assert_eq!(filtered(&[&member]), 0);
+    assert_eq!(journal.times(), (0..300).map(|number| (number.to_string(), 1)).collect());
+}
+
+#[tokio::test(start_paused = true)]
+async fn automatic_distribution_keeps_all_records() {
+    let (stream, store, journal) = setup(1);
+    stream.set_distribution(Some(RecordDistribution::Automatic));
+    let member = Member::start(member("a", &stream, &store, &journal));
+    stream.split(&stream.open_shards()[0]).unwrap();
+    put_mixed(&stream, 0..200);
+    journal.wait_for(200, LIMIT).await;
+    assert_eq!(filtered(&[&member]), 0);
+    assert_eq!(journal.times(), (0..200).map(|number| (number.to_string(), 1)).collect());
+}
+
+#[tokio::test(start_paused = true)]
+async fn aggregate_filter_can_be_set_for_a_receiver() {
+    for (filter, filters) in [
+        (AggregateFilter::AfterReshard, true),
+        (AggregateFilter::Always, true),
+        (AggregateFilter::Never, false),
+    ] {
+        let (stream, store, journal) = setup(1);
+        let mut producer = Producer::new(&stream).await;
+        stream.split(&stream.open_shards()[0]).unwrap();
+        let member = Member::start(member("a", &stream, &store, &journal).aggregate_filter(filter));
+        let sent_again = producer.put(0..200).await;
+        assert!(sent_again > 50, "{sent_again}");
+        journal.wait_for(200, LIMIT).await;
+        tokio::time::sleep(LIMIT).await; // long enough for any redelivery
+        let repeated = journal.times().into_values().filter(|times| *times > 1).count() as u64;
+        let expected = if filters { (sent_again, 0) } else { (0, sent_again) };
+        assert_eq!((filtered(&[&member]), repeated), expected, "{filter:?}");
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) enum Ending {
     Announced(ShardEnd),
     /// This was the last event.
     Reached(ShardEnd),
-    /// The event has neither a continuation number nor children: only a listing can confirm the end.
+    /// The event has neither a continuation number nor children: only a listing and another subscription can confirm the end.
     Unconfirmed,
 }
 

@@ -28,6 +28,7 @@ use super::shared::FanOut;
 use super::starting_position::starting_position;
 use super::status::CountGuard;
 use super::subscription::{SubscribeCall, Subscription, client_for_subscriptions};
+use crate::end_proof::EndProof;
 use crate::polling::PollingSource;
 use crate::read_position::ReadPosition;
 use crate::stream_client::StreamClient;
@@ -55,6 +56,7 @@ pub(crate) struct FanOutSource {
     /// The last error returned to the caller. It is returned again until the next subscription, because an empty batch would
     /// look like a quiet shard.
     reported_error: Option<(SourceErrorKind, String)>,
+    proof: EndProof,
     end: Option<ShardEnd>,
     reservation: Reservation,
 }
@@ -107,6 +109,7 @@ impl FanOutSource {
             session: None,
             polling: None,
             reported_error: None,
+            proof: EndProof::default(),
             end: None,
             reservation: Reservation::Unused,
         }
@@ -119,6 +122,21 @@ impl FanOutSource {
         if due > now {
             sleep_until(due.min(answer_by)).await;
             return Ok(due < answer_by);
+        }
+        if self.proof.needs_listing() {
+            let is_closed = match self.stream.is_closed(&self.shard_id).await {
+                Ok(is_closed) => is_closed,
+                Err(error) => return self.failed(Failure::new(error)).map(|()| true),
+            };
+            self.proof.listed(is_closed);
+            if !is_closed {
+                let error = self.stream.unavailable(&format!(
+                    "an event of {} had neither a continuation number nor children, but the stream lists the shard as open; \
+                     reading resumes after the last record",
+                    self.shard_id
+                ));
+                return self.failed(Failure::new(error)).map(|()| true);
+            }
         }
         let arn = match self.fan_out.registration().check(&self.stream).await {
             Ok(Readiness::Ready(arn)) => arn,
@@ -194,7 +212,7 @@ impl FanOutSource {
         let wait_until = answer_by.min(renew_at).min(dead_at);
         let event = timeout_at(wait_until, session.subscription.next(&self.stream, &self.shard_id)).await;
         match event {
-            Ok(Ok(Some(event))) => self.accept(event).await,
+            Ok(Ok(Some(event))) => self.accept(event),
             Ok(Ok(None)) => match session.announced_end.take() {
                 Some(end) => {
                     self.session = None;
@@ -225,35 +243,30 @@ impl FanOutSource {
         }
     }
 
-    /// Turns an event into a batch and moves the position; a faulty event changes nothing.
-    async fn accept(&mut self, event: SubscribeToShardEvent) -> Result<Option<FetchedBatch>, SourceError> {
+    /// Turns an event into a batch and moves the position; a faulty event changes nothing. It has no await, so a cancelled call
+    /// cannot lose the event.
+    fn accept(&mut self, event: SubscribeToShardEvent) -> Result<Option<FetchedBatch>, SourceError> {
         let event = match ConvertedEvent::new(event, &self.stream, &self.shard_id) {
             Ok(event) => event,
             Err(error) => return self.failed(Failure::new(error)).map(|()| None),
         };
-        let (end, announced_end) = match event.ending {
-            Ending::Open => (None, None),
-            Ending::Announced(end) => (None, Some(end)),
-            Ending::Reached(end) => (Some(end), None),
-            Ending::Unconfirmed => {
-                // Close the session before the await: if this call is cancelled, the next session reads the event again.
-                self.session = None;
-                match self.is_closed().await {
-                    Ok(true) => (Some(ShardEnd { children: Vec::new() }), None),
-                    Ok(false) => {
-                        let error = self.stream.unavailable(&format!(
-                            "an event of {} has no continuation number and no children, but the stream lists the shard as \
-                             open",
-                            self.shard_id
-                        ));
-                        return self.failed(Failure::new(error)).map(|()| None);
-                    }
-                    Err(error) => return self.failed(Failure::new(error)).map(|()| None),
-                }
+        let has_records = !event.records.is_empty();
+        let (end, announced_end, is_unproven) = match event.ending {
+            Ending::Open => (None, None, false),
+            Ending::Announced(end) => (None, Some(end), false),
+            Ending::Reached(end) => (Some(end), None, false),
+            Ending::Unconfirmed if self.proof.unproven_end(has_records) => {
+                (Some(ShardEnd { children: Vec::new() }), None, false)
             }
+            Ending::Unconfirmed => (None, None, true),
         };
-        // No await from here on, so a cancelled call cannot lose the event.
-        self.policy.event();
+        if !is_unproven && end.is_none() {
+            self.proof.continued();
+        }
+        // An event that says nothing is no sign of a working subscription.
+        if has_records || !is_unproven {
+            self.policy.event();
+        }
         if let Some(sequence_number) = event.continue_after {
             self.position = ReadPosition::AfterSequenceNumber(sequence_number);
         }
@@ -266,16 +279,18 @@ impl FanOutSource {
             self.session = None;
             self.end.clone_from(&end);
         }
+        if is_unproven {
+            tracing::info!(
+                shard_id = %self.shard_id, records = event.records.len(),
+                "an event has neither a continuation number nor children, asking the listing whether the shard is closed"
+            );
+            self.session_over()?;
+        }
         Ok(Some(FetchedBatch {
             records: event.records,
             millis_behind_latest: Some(event.millis_behind_latest),
             shard_end: end,
         }))
-    }
-
-    async fn is_closed(&self) -> Result<bool, SourceError> {
-        let shards = self.stream.list_shards(&ShardFilter::All).await?;
-        Ok(shards.iter().any(|shard| shard.shard_id == self.shard_id && shard.is_closed))
     }
 
     /// Ends a session that ran its full time.

@@ -20,11 +20,15 @@ pub(super) const MAX_RECORDS: usize = 1 << 16;
 /// characters of up to 12 bytes when escaped).
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
+/// The fault of an answer without the member `Records`, which every answer of Kinesis has. It comes from something else: another
+/// service, a proxy, or an emulator in trouble.
+pub(super) const NO_RECORDS: &str = "the answer has no member `Records`";
+
 /// A decoded answer.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) records: Vec<Record>,
-    /// The next iterator; `None` or empty: the shard has ended.
+    /// The next iterator; `None` or empty: the shard may have ended.
     pub(crate) next_iterator: Option<String>,
     pub(crate) millis_behind_latest: Option<i64>,
     /// The children, at the end of a shard.

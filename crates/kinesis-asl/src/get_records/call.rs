@@ -31,9 +31,9 @@ use crate::connections;
 use crate::error::classify;
 use crate::polling::read_pace::ReadPace;
 
-/// The codes of a refused iterator. Repeating the call does not help.
-const ITERATOR_CODES: [&str; 3] =
-    ["ExpiredIteratorException", "InvalidArgumentException", "ResourceNotFoundException"];
+/// The codes of a refused iterator. The route is right, since its server has read the request. "Not found" is not among them: it is
+/// also the answer of an endpoint that the stream has left.
+const ITERATOR_CODES: [&str; 2] = ["ExpiredIteratorException", "InvalidArgumentException"];
 
 /// The codes of a refused encoding.
 const ENCODING_CODES: [&str; 3] =
@@ -198,7 +198,8 @@ impl Shared {
     async fn with_sdk_parser(&self, iterator: &str, limit: Option<u32>) -> Result<Answer, CallError> {
         let patience = Patience::new(self.attempt_timeout());
         let request = self.client.get_records().shard_iterator(iterator).set_limit(sdk_limit(limit));
-        let request = request.customize().interceptor(patience.clone()).config_override(self.once());
+        let request = request.customize().interceptor(patience.clone()).interceptor(sdk_parser::NeedsRecords);
+        let request = request.config_override(self.once());
         let answer = patience.wait(request.send()).await;
         sdk_parser::convert(answer.map_err(CallError::from)?).map_err(CallError::SequenceNumber)
     }
@@ -217,9 +218,7 @@ impl Shared {
         };
         let Some(result) = result else { return Box::pin(self.via_sdk(encoding, iterator, limit)).await };
         if let Err(CallError::Sdk(error)) = &result {
-            let is_about_the_request = error
-                .code()
-                .is_some_and(|code| ITERATOR_CODES.contains(&code) || ENCODING_CODES.contains(&code));
+            let is_about_the_request = error.code().is_some_and(|code| ITERATOR_CODES.contains(&code));
             if !is_about_the_request && classify(error).0 != SourceErrorKind::Throttled {
                 // The SDK handles clock skew, expired credentials and broken connections. Its next call teaches a new route.
                 tracing::debug!(

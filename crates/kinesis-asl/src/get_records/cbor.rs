@@ -8,7 +8,7 @@ use base64_simd::STANDARD;
 use bytes::Bytes;
 use std::ops::Range;
 
-use super::answer::{Answer, MAX_DEPTH, MAX_RECORDS, RecordParts};
+use super::answer::{Answer, MAX_DEPTH, MAX_RECORDS, NO_RECORDS, RecordParts};
 use super::decode_error::{DecodeError, Malformed};
 use super::encoding::Encoding;
 use super::time;
@@ -345,21 +345,21 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A time in milliseconds. Integers are milliseconds; floating-point numbers are seconds, as in standard CBOR.
+    /// A time in milliseconds. Standard CBOR has seconds, AWS has milliseconds: the size of the number tells which.
     fn millis(&mut self) -> Result<Option<i64>, Malformed> {
         let start = self.at;
-        if let Head::Float(seconds) = self.untagged()? {
-            return Ok(time::rounded(seconds * 1000.0));
+        if let Head::Float(number) = self.untagged()? {
+            return Ok(time::millis_of_float(number));
         }
         self.at = start;
         Ok(self.integer()?.map(time::millis_of_integer))
     }
 
     fn answer(&mut self) -> Result<Answer, DecodeError> {
-        let mut answer = Answer::default();
+        let (mut answer, mut has_records) = (Answer::default(), false);
         let is_map = self.members(|reader, name| {
             match name {
-                b"Records" => answer.records = reader.records()?,
+                b"Records" => (answer.records, has_records) = (reader.records()?, true),
                 b"NextShardIterator" => answer.next_iterator = reader.string()?,
                 b"MillisBehindLatest" => answer.millis_behind_latest = reader.integer()?,
                 b"ChildShards" => answer.children = reader.children()?,
@@ -367,7 +367,11 @@ impl<'a> Reader<'a> {
             }
             Ok(())
         })?;
-        if is_map { Ok(answer) } else { Err(self.malformed("expected a map").into()) }
+        match (is_map, has_records) {
+            (true, true) => Ok(answer),
+            (true, false) => Err(self.malformed(NO_RECORDS).into()),
+            (false, _) => Err(self.malformed("expected a map").into()),
+        }
     }
 
     fn records(&mut self) -> Result<Vec<shard_worker::Record>, DecodeError> {

@@ -92,6 +92,17 @@ fn integer_times_in_seconds_are_accepted() {
 }
 
 #[test]
+fn floating_point_times_are_seconds_or_milliseconds() {
+    let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    for number in [1_700_000_000.123_f64, 1_700_000_000_123.0] {
+        let head =
+            b"\xa1\x67Records\x81\xa2\x6eSequenceNumber\x617\x78\x1bApproximateArrivalTimestamp\xc1\xfb";
+        let body = [&head[..], &number.to_be_bytes()].concat();
+        assert_eq!(decoded(&body).unwrap().records[0].approximate_arrival, Some(arrival), "{number}");
+    }
+}
+
+#[test]
 fn invalid_lengths_and_types_are_malformed() {
     for (body, what) in [
         (&b"\xa1\x67Records\x9b\xff\xff\xff\xff\xff\xff\xff\xff"[..], "an array without items"),
@@ -101,7 +112,9 @@ fn invalid_lengths_and_types_are_malformed() {
         (b"\xa1\x67Records\x81\xa1\x64Data\x5f\x5f\xff\xff", "nested chunks"),
         (b"\xa1\x67Records\x05", "a number instead of an array"),
         (b"\xf6", "null"),
-        (b"\xa0\x00", "bytes after the answer"),
+        (b"\xa1\x67Records\x80\x00", "bytes after the answer"),
+        (b"\xa0", "an answer that says nothing"),
+        (b"\xbf\xff", "an indefinite answer that says nothing"),
         (b"\xa1\x1c", "not a data item"),
         (b"\xa1\x71NextShardIterator\x62\xff\xfe", "not UTF-8"),
     ] {

@@ -1,13 +1,19 @@
 //! The encoding setting of `GetRecords`, and the memory of a fall-back to JSON.
 
 use std::fmt;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::encoding::Encoding;
 
 /// The number of CBOR failures, without decoded records in between, after which JSON is requested.
 const MAX_FAILURES_IN_A_ROW: u32 = 3;
+
+/// How long records are read in JSON before CBOR is tried again. A stray answer of a proxy can look like a server without CBOR.
+const FALL_BACK_TIME: Duration = Duration::from_secs(10 * 60);
 
 /// The outcome of a CBOR request, as evidence of whether the server supports CBOR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub(super) enum CborOutcome {
 #[non_exhaustive]
 pub enum GetRecordsFormat {
     /// CBOR (`application/x-amz-cbor-1.1`), as in the AWS SDK for Java: payloads are bytes, which saves a quarter of the traffic
-    /// and is the cheapest to decode. If a server does not support CBOR, later requests use JSON. The default.
+    /// and is the cheapest to decode. If a server seems not to support CBOR, requests use JSON for ten minutes. The default.
     #[default]
     Cbor,
     /// JSON, decoded by this crate.
@@ -50,11 +56,14 @@ impl fmt::Display for GetRecordsFormat {
     }
 }
 
-/// The format in use: that of the setting, or JSON once the server turned out not to support CBOR.
+/// The format in use: that of the setting, or JSON for a while when the server seems not to support CBOR.
 #[derive(Debug)]
 pub(super) struct FormatMemory {
     setting: GetRecordsFormat,
-    has_fallen_back: AtomicBool,
+    /// Until when JSON is requested instead of CBOR. `None`: CBOR is requested.
+    fallen_back_until: Mutex<Option<Instant>>,
+    /// Whether a fall-back was logged as a warning.
+    has_warned: AtomicBool,
     failures_in_a_row: AtomicU32,
     /// Whether records in CBOR were decoded, so the server supports CBOR.
     has_decoded_records: AtomicBool,
@@ -65,7 +74,8 @@ impl FormatMemory {
     pub(super) fn new(setting: GetRecordsFormat) -> Self {
         Self {
             setting,
-            has_fallen_back: AtomicBool::new(false),
+            fallen_back_until: Mutex::default(),
+            has_warned: AtomicBool::new(false),
             failures_in_a_row: AtomicU32::new(0),
             has_decoded_records: AtomicBool::new(false),
             logged: Once::new(),
@@ -76,7 +86,7 @@ impl FormatMemory {
     pub(super) fn encoding(&self) -> Option<Encoding> {
         match self.setting {
             GetRecordsFormat::Sdk => None,
-            GetRecordsFormat::Cbor if !self.has_fallen_back.load(Ordering::Relaxed) => Some(Encoding::Cbor),
+            GetRecordsFormat::Cbor if !self.is_fallen_back(Instant::now()) => Some(Encoding::Cbor),
             GetRecordsFormat::Cbor | GetRecordsFormat::Json => Some(Encoding::Json),
         }
     }
@@ -87,14 +97,32 @@ impl FormatMemory {
             .call_once(|| tracing::info!(stream, format = %self.setting, "reading records in this format"));
     }
 
-    /// Switches to JSON, and logs that once.
+    fn is_fallen_back(&self, now: Instant) -> bool {
+        let until = *self.fallen_back_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| now < until)
+    }
+
+    /// Switches to JSON for a while, and logs that: the first time as a warning.
     pub(super) fn fall_back(&self, stream: &str, reason: &str) {
-        if !self.has_fallen_back.swap(true, Ordering::Relaxed) {
+        let now = Instant::now();
+        if self.is_fallen_back(now) {
+            return;
+        }
+        *self.fallen_back_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + FALL_BACK_TIME);
+        // The next try needs only one failure to return to JSON.
+        self.failures_in_a_row.store(MAX_FAILURES_IN_A_ROW - 1, Ordering::Relaxed);
+        if self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::debug!(
+                stream,
+                reason,
+                "CBOR failed again, reading records in JSON for another {FALL_BACK_TIME:?}"
+            );
+        } else {
             tracing::warn!(
                 stream,
                 reason,
                 format = %GetRecordsFormat::Json,
-                "the server does not support CBOR, reading records in JSON from now on"
+                "the server seems not to support CBOR, reading records in JSON; CBOR is tried again after {FALL_BACK_TIME:?}"
             );
         }
     }
@@ -123,12 +151,26 @@ impl FormatMemory {
 mod tests {
     use super::*;
 
-    #[test]
-    fn fall_back_to_json_is_remembered() {
+    #[tokio::test(start_paused = true)]
+    async fn fall_back_to_json_ends_after_a_while() {
         let memory = FormatMemory::new(GetRecordsFormat::Cbor);
         assert_eq!(memory.encoding(), Some(Encoding::Cbor));
         memory.fall_back("words", "test");
         assert_eq!(memory.encoding(), Some(Encoding::Json));
+        tokio::time::advance(FALL_BACK_TIME - Duration::from_secs(1)).await;
+        assert_eq!(memory.encoding(), Some(Encoding::Json));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(memory.encoding(), Some(Encoding::Cbor), "CBOR is tried again");
+        memory.record_cbor_outcome("words", CborOutcome::Malformed);
+        assert_eq!(memory.encoding(), Some(Encoding::Json), "one more failure leads back to JSON");
+        tokio::time::advance(FALL_BACK_TIME).await;
+        memory.record_cbor_outcome("words", CborOutcome::Records);
+        memory.record_cbor_outcome("words", CborOutcome::Malformed);
+        assert_eq!(memory.encoding(), Some(Encoding::Cbor), "decoded records clear the failures");
+    }
+
+    #[test]
+    fn other_formats_are_those_of_the_setting() {
         for (setting, expected) in
             [(GetRecordsFormat::Json, Some(Encoding::Json)), (GetRecordsFormat::Sdk, None)]
         {

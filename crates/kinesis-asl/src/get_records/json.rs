@@ -9,7 +9,7 @@ use bytes::Bytes;
 use memchr::memchr2;
 use std::ops::Range;
 
-use super::answer::{Answer, MAX_DEPTH, MAX_RECORDS, RecordParts};
+use super::answer::{Answer, MAX_DEPTH, MAX_RECORDS, NO_RECORDS, RecordParts};
 use super::decode_error::{DecodeError, Malformed};
 use super::encoding::Encoding;
 use super::time;
@@ -44,6 +44,12 @@ pub(crate) fn decode(mut body: Vec<u8>) -> Result<Answer, DecodeError> {
         millis_behind_latest: parsed.millis_behind_latest,
         children: parsed.children,
     })
+}
+
+/// Checks that an answer which the SDK read has the member `Records`. The SDK reads an answer without it as an empty one.
+pub(super) fn check_records(mut body: Vec<u8>) -> Result<(), Malformed> {
+    let mut reader = Reader { body: &mut body, at: 0 };
+    if reader.has_member(b"Records")? { Ok(()) } else { Err(reader.malformed(NO_RECORDS)) }
 }
 
 /// The code and the message of a refusal.
@@ -389,10 +395,10 @@ impl Reader<'_> {
     }
 
     fn answer(&mut self) -> Result<Parsed, Malformed> {
-        let mut parsed = Parsed::default();
+        let (mut parsed, mut has_records) = (Parsed::default(), false);
         let is_object = self.members(|reader, name| {
             match reader.body.get(name).unwrap_or_default() {
-                b"Records" => parsed.records = reader.records()?,
+                b"Records" => (parsed.records, has_records) = (reader.records()?, true),
                 b"NextShardIterator" => parsed.next_iterator = reader.text()?,
                 b"MillisBehindLatest" => parsed.millis_behind_latest = reader.number(0)?,
                 b"ChildShards" => parsed.children = reader.children()?,
@@ -400,7 +406,21 @@ impl Reader<'_> {
             }
             Ok(())
         })?;
-        if is_object { Ok(parsed) } else { Err(self.malformed("expected an object")) }
+        match (is_object, has_records) {
+            (true, true) => Ok(parsed),
+            (true, false) => Err(self.malformed(NO_RECORDS)),
+            (false, _) => Err(self.malformed("expected an object")),
+        }
+    }
+
+    /// Whether an object has this member.
+    fn has_member(&mut self, wanted: &[u8]) -> Result<bool, Malformed> {
+        let mut is_there = false;
+        let is_object = self.members(|reader, name| {
+            is_there |= reader.body.get(name).unwrap_or_default() == wanted;
+            reader.skip(0)
+        })?;
+        Ok(is_object && is_there)
     }
 
     fn records(&mut self) -> Result<Vec<RecordRanges>, Malformed> {

@@ -65,7 +65,9 @@ fn invalid_bodies_are_malformed() {
     for body in [
         &b"null"[..],
         b"[]",
-        b"{} x",
+        b"{}",
+        b"{\"Record\":[]}",
+        b"{\"Records\":[]} x",
         b"{\"Records\":{}}",
         b"{\"Records\":[null]}",
         b"{\"Records\":[{\"Data\":\"a\"}]}",
@@ -138,7 +140,7 @@ proptest! {
                 written.push(character);
             }
         }
-        let answer = decoded(format!("{{\"NextShardIterator\":\"{written}\"}}").as_bytes()).unwrap();
+        let answer = decoded(format!("{{\"Records\":[],\"NextShardIterator\":\"{written}\"}}").as_bytes()).unwrap();
         prop_assert_eq!(answer.next_iterator, Some(text));
     }
 }

@@ -1,5 +1,8 @@
 //! Converts the output of the SDK's own parser. The tests compare the other decoders with it.
 
+use aws_sdk_kinesis::config::interceptors::AfterDeserializationInterceptorContextRef;
+use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_kinesis::error::BoxError;
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::types;
 use bytestring::ByteString;
@@ -7,7 +10,33 @@ use lease_store::{SequenceNumber, StoreError};
 use shard_worker::Record;
 
 use super::answer::Answer;
+use super::json;
 use crate::service_time::to_system_time;
+
+/// Refuses an answer without the member `Records`. The SDK reads one as an answer without records.
+#[derive(Debug)]
+pub(super) struct NeedsRecords;
+
+impl Intercept for NeedsRecords {
+    fn name(&self) -> &'static str {
+        "NeedsRecords"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let output =
+            context.output_or_error().ok().and_then(|output| output.downcast_ref::<GetRecordsOutput>());
+        // Records are there if there is one; then the body is not read again.
+        if output.is_some_and(|output| output.records.is_empty()) {
+            json::check_records(context.response().body().bytes().unwrap_or_default().to_vec())?;
+        }
+        Ok(())
+    }
+}
 
 /// Converts the SDK's output.
 pub(super) fn convert(output: GetRecordsOutput) -> Result<Answer, StoreError> {

@@ -1,6 +1,6 @@
 //! Converts the numbers of the wire to integers: exact to the millisecond, without floating point where possible.
 
-/// March 1973 in milliseconds, long before Kinesis existed. So an integer below this counts seconds. AWS sends milliseconds, but
+/// March 1973 in milliseconds, long before Kinesis existed. So a number below this counts seconds. AWS sends milliseconds, but
 /// some local servers send seconds in CBOR.
 const FIRST_PLAUSIBLE_MILLIS: i64 = 100_000_000_000;
 
@@ -9,6 +9,14 @@ const MILLIS_PER_SECOND: i64 = 1000;
 /// Converts an integer time, in milliseconds or in seconds, to milliseconds.
 pub(super) fn millis_of_integer(number: i64) -> i64 {
     if (0..FIRST_PLAUSIBLE_MILLIS).contains(&number) { number * MILLIS_PER_SECOND } else { number }
+}
+
+/// Converts a floating-point time, in seconds or in milliseconds, to milliseconds. `None`: not finite, or out of range.
+pub(super) fn millis_of_float(number: f64) -> Option<i64> {
+    // As an integer, the bound is exact.
+    #[allow(clippy::cast_precision_loss)]
+    let is_seconds = number.abs() < FIRST_PLAUSIBLE_MILLIS as f64;
+    rounded(if is_seconds { number * 1000.0 } else { number })
 }
 
 /// The most digits that `short_decimal` reads: they fit into a `u64` with a margin for rounding.

@@ -15,6 +15,7 @@ use shard_worker::{
 };
 use tokio::time::Instant;
 
+use crate::end_proof::EndProof;
 use crate::get_records::answer::Answer;
 use crate::get_records::call::CallError;
 use crate::polling::read_pace::ReadPace;
@@ -35,6 +36,7 @@ pub(crate) struct PollingSource {
     /// The iterator for `position`; `None`: not requested yet, or dropped.
     iterator: Option<String>,
     pace: ReadPace,
+    proof: EndProof,
     end: Option<ShardEnd>,
 }
 
@@ -46,7 +48,7 @@ impl PollingSource {
     /// Resumes from the position of another source.
     pub(crate) fn at_position(stream: StreamClient, shard_id: ShardId, position: ReadPosition) -> Self {
         let pace = ReadPace::new(stream.read_rate());
-        Self { stream, shard_id, position, iterator: None, pace, end: None }
+        Self { stream, shard_id, position, iterator: None, pace, proof: EndProof::default(), end: None }
     }
 
     pub(crate) fn position(&self) -> &ReadPosition {
@@ -139,15 +141,42 @@ impl PollingSource {
         SourceError::new(kind, format!("{finding}: {error}")).with_source(error)
     }
 
+    /// Asks the listing whether the shard is closed, after an answer without a next iterator and without children.
+    async fn prove_closed(&mut self) -> Result<(), SourceError> {
+        let is_closed = self.stream.is_closed(&self.shard_id).await?;
+        self.proof.listed(is_closed);
+        if is_closed {
+            return Ok(());
+        }
+        Err(self.stream.unavailable(&format!(
+            "an answer of {} had neither a next iterator nor children, but the stream lists the shard as open; reading resumes \
+             after the last record",
+            self.shard_id
+        )))
+    }
+
     /// Turns an answer into a batch and moves the position; a faulty answer changes nothing.
     fn accept(&mut self, answer: Answer) -> Result<FetchedBatch, SourceError> {
         let millis_behind_latest =
             answer.millis_behind_latest.map(|millis| u64::try_from(millis).unwrap_or(0));
         let mut records = answer.records;
         let iterator = answer.next_iterator.filter(|iterator| !iterator.is_empty());
-        let end = match &iterator {
-            Some(_) => None,
-            None => Some(self.stream.shard_end(answer.children)?),
+        let end = if iterator.is_some() {
+            self.proof.continued();
+            None
+        } else if answer.children.is_empty() {
+            let is_end = self.proof.unproven_end(!records.is_empty());
+            if !is_end {
+                tracing::info!(
+                    shard_id = %self.shard_id, records = records.len(),
+                    "an answer has neither a next iterator nor children, asking the listing whether the shard is closed"
+                );
+                // The next read starts from the position again.
+                self.drop_iterator();
+            }
+            is_end.then(|| ShardEnd { children: Vec::new() })
+        } else {
+            Some(self.stream.shard_end(answer.children)?)
         };
 
         if let Some(last) = records.last_mut() {
@@ -187,6 +216,9 @@ impl RecordSource for PollingSource {
         for _ in 0..MAX_ITERATORS_PER_READ {
             self.pace.wait_until_due().await;
             // Box the rare branches: this future is built for every read, and would contain them otherwise.
+            if self.proof.needs_listing() {
+                Box::pin(self.prove_closed()).await?;
+            }
             if self.iterator.is_none() {
                 self.iterator = Some(Box::pin(self.make_iterator()).await?);
             }

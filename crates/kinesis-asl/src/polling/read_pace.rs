@@ -22,6 +22,13 @@ const WRITTEN_BYTES_PER_SECOND: u64 = 1024 * 1024;
 /// The most payload bytes in one answer (AWS: 10 MiB).
 const MAX_ANSWER_BYTES: u64 = 10 * 1024 * 1024;
 
+/// The payload bytes that a shard yields in one second (AWS: 2 MB), over all applications that poll it. After a larger answer the
+/// service refuses reads until the time is up: for five seconds after 10 MB.
+const READ_BYTES_PER_SECOND: u64 = 2_000_000;
+
+/// The most records in one answer (AWS: 10,000). After a full answer there may be more, whatever lag the service reports.
+const MAX_ANSWER_RECORDS: usize = 10_000;
+
 /// The memory of an answer in flight, as a fraction of its payload: the Base64 text (4/3) plus the decoded bytes.
 const MEMORY_PER_PAYLOAD: (u64, u64) = (7, 3);
 
@@ -34,6 +41,8 @@ pub(crate) struct ReadRate {
     pub(crate) idle_time: Duration,
     /// The idle time grows up to this while reads return no records.
     pub(crate) max_idle_time: Duration,
+    /// Whether the bytes of an answer delay the next read as AWS requires.
+    pub(crate) counts_bytes: bool,
 }
 
 impl ReadRate {
@@ -48,11 +57,13 @@ impl ReadRate {
 pub(crate) struct ReadPace {
     rate: ReadRate,
     last_read_at: Option<Instant>,
+    /// How long the service refuses reads after the last one because of its bytes.
+    byte_wait: Duration,
     /// The idle time between the last read and the next; `None`: the reader is behind.
     idle_time: Option<Duration>,
     /// When the last read started, if it reached the tip: all records written before then were read.
     at_tip_since: Option<Instant>,
-    /// An answer was larger than the write limit allows for its time, so the limit no longer bounds the next answer.
+    /// The last answer was larger than the write limit allows for its time, so the limit does not bound the next one.
     is_bursty: bool,
     /// How many records the next read asks for.
     pub(crate) limit: ReadLimit,
@@ -64,6 +75,7 @@ impl ReadPace {
         Self {
             rate,
             last_read_at: None,
+            byte_wait: Duration::ZERO,
             idle_time: None,
             at_tip_since: None,
             is_bursty: false,
@@ -74,7 +86,7 @@ impl ReadPace {
     /// How long to wait, from now, before the next read may start.
     pub(crate) fn wait(&self, now: Instant) -> Duration {
         let Some(last_read_at) = self.last_read_at else { return Duration::ZERO };
-        let interval = self.idle_time.unwrap_or_default().max(self.rate.interval());
+        let interval = self.idle_time.unwrap_or_default().max(self.rate.interval()).max(self.byte_wait);
         interval.saturating_sub(now.saturating_duration_since(last_read_at))
     }
 
@@ -94,10 +106,21 @@ impl ReadPace {
 
     /// Records the answer of a read: its records, their payload bytes, and the lag if the service reported it.
     pub(crate) fn answered(&mut self, records: usize, payload_bytes: u64, millis_behind_latest: Option<u64>) {
-        self.is_bursty |=
-            self.last_read_at.is_some_and(|read_at| payload_bytes > self.max_payload_bytes(read_at));
-        let is_caught_up = records == 0 && millis_behind_latest.unwrap_or(0) == 0;
-        let longer = self.idle_time.map_or(self.rate.idle_time, |idle_time| idle_time * IDLE_TIME_GROWTH);
+        self.is_bursty = self.last_read_at.zip(self.at_tip_since).is_some_and(|(read_at, since)| {
+            payload_bytes > written_bytes(read_at.saturating_duration_since(since))
+        });
+        self.byte_wait = match self.rate.counts_bytes {
+            true => Duration::from_millis(payload_bytes.saturating_mul(1000) / READ_BYTES_PER_SECOND),
+            false => Duration::ZERO,
+        };
+        let is_caught_up = match millis_behind_latest {
+            Some(millis) => millis == 0 && records < MAX_ANSWER_RECORDS,
+            None => records == 0,
+        };
+        let longer = match self.idle_time {
+            Some(idle_time) if records == 0 => idle_time * IDLE_TIME_GROWTH,
+            _ => self.rate.idle_time,
+        };
         let longest = self.rate.max_idle_time.max(self.rate.idle_time);
         self.idle_time = is_caught_up.then(|| longer.min(longest));
         self.at_tip_since = self.last_read_at.filter(|_| millis_behind_latest == Some(0));
@@ -112,10 +135,14 @@ impl ReadPace {
     /// The most payload bytes that can have been written since the last read; `u64::MAX`: not known.
     fn max_payload_bytes(&self, now: Instant) -> u64 {
         let Some(since) = self.at_tip_since.filter(|_| !self.is_bursty) else { return u64::MAX };
-        // Round up, and add a second: the service's one-second windows start at any time.
-        let seconds = now.saturating_duration_since(since).as_secs().saturating_add(2);
-        seconds.saturating_mul(WRITTEN_BYTES_PER_SECOND)
+        written_bytes(now.saturating_duration_since(since))
     }
+}
+
+/// The most payload bytes that can be written to a shard in a time.
+fn written_bytes(time: Duration) -> u64 {
+    // Round up, and add a second: the service's one-second windows start at any time.
+    time.as_secs().saturating_add(2).saturating_mul(WRITTEN_BYTES_PER_SECOND)
 }
 
 #[cfg(test)]
@@ -128,7 +155,8 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(1);
     const MAX_IDLE: Duration = Duration::from_secs(5);
-    const RATE: ReadRate = ReadRate { share_percent: 100, idle_time: IDLE, max_idle_time: MAX_IDLE };
+    const RATE: ReadRate =
+        ReadRate { share_percent: 100, idle_time: IDLE, max_idle_time: MAX_IDLE, counts_bytes: true };
 
     #[tokio::test(start_paused = true)]
     async fn due_read_does_not_sleep() {
@@ -209,14 +237,15 @@ mod tests {
         fn reader_that_is_behind_has_no_idle_time(reads in reads()) {
             let started = simulate(&reads, RATE);
             for (read, (wait, _)) in reads.iter().zip(started.iter().skip(1)) {
-                let is_behind = matches!(read.answer, Some((1.., _) | (_, Some(1..))));
+                let is_behind = matches!(read.answer, Some((1.., None) | (_, Some(1..))));
                 if is_behind {
                     prop_assert!(*wait <= READ_INTERVAL.saturating_sub(read.took));
                 }
             }
         }
 
-        /// The idle time doubles up to its maximum, and restarts after a read with records; a failed read changes nothing.
+        /// The idle time doubles up to its maximum, and restarts after a read with records; a failed read changes nothing. A reader
+        /// without lag is caught up, even if its reads have records.
         #[test]
         fn idle_time_grows_at_the_tip(reads in reads()) {
             let started = simulate(&reads, RATE);
@@ -224,6 +253,7 @@ mod tests {
             for (index, pair) in started.windows(2).enumerate() {
                 match reads[index].answer {
                     Some((0, None | Some(0))) => idle_time = (idle_time * 2).clamp(IDLE, MAX_IDLE),
+                    Some((1.., Some(0))) => idle_time = IDLE,
                     Some(_) => idle_time = Duration::ZERO,
                     None => {}
                 }
@@ -268,6 +298,44 @@ mod tests {
         pace.started(after(2));
         assert_eq!(pace.max_memory_bytes(after(2)), 4 * MIB * 7 / 3);
         pace.answered(1, 9 * MIB, Some(0));
-        assert_eq!(pace.max_memory_bytes(after(3)), largest, "an answer above the write limit is remembered");
+        assert_eq!(pace.max_memory_bytes(after(3)), largest, "after an answer above the write limit");
+        pace.started(after(8));
+        pace.answered(1, MIB, Some(0));
+        assert_eq!(pace.max_memory_bytes(after(8)), 2 * MIB * 7 / 3, "one burst is not remembered");
+    }
+
+    /// AWS refuses a shard for five seconds after 10 MB.
+    #[test]
+    fn large_answer_delays_the_next_read() {
+        const MIB: u64 = 1024 * 1024;
+        let (start, mut pace) = (Instant::now(), ReadPace::new(RATE));
+        pace.started(start);
+        pace.answered(1000, 10 * MIB, Some(60_000));
+        assert!(pace.wait(start) >= Duration::from_secs(5), "{:?}", pace.wait(start));
+        assert!(pace.wait(start) < Duration::from_secs(6), "{:?}", pace.wait(start));
+        // A small answer leaves the five reads a second.
+        pace.started(start);
+        pace.answered(1000, MIB / 4, Some(60_000));
+        assert_eq!(pace.wait(start), READ_INTERVAL);
+        let mut unlimited = ReadPace::new(ReadRate { counts_bytes: false, ..RATE });
+        unlimited.started(start);
+        unlimited.answered(1000, 10 * MIB, Some(60_000));
+        assert_eq!(unlimited.wait(start), READ_INTERVAL);
+    }
+
+    proptest! {
+        /// Whatever the answers are, the bytes stay within the rate of the shard.
+        #[test]
+        fn bytes_never_exceed_the_rate(answers in prop::collection::vec(0..10_485_760_u64, 1..40)) {
+            let (start, mut pace) = (Instant::now(), ReadPace::new(RATE));
+            let (mut now, mut before) = (start, 0);
+            for bytes in answers {
+                now += pace.wait(now);
+                prop_assert!(before <= (now - start).as_millis() as u64 * READ_BYTES_PER_SECOND / 1000 + 40 * READ_BYTES_PER_SECOND / 1000);
+                pace.started(now);
+                pace.answered(10, bytes, Some(1000));
+                before += bytes;
+            }
+        }
     }
 }

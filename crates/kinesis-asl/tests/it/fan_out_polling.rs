@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::fan_out::{
     LONGEST_READ, MAX_READS, after, default_answer, heartbeat, numbers_of, read, read_error, read_records,
-    records, refused, session, settings, shard_id, starting_position, stream,
+    records, refused, session, settings, shard_id, shards, starting_position, stream,
 };
 use crate::support::scripted::{Answer, Part, ScriptedKinesis, event, record};
 
@@ -138,6 +138,7 @@ async fn end_found_by_polling_is_repeated() {
     let shard = ShardOf { count: 5 };
     let server = ScriptedKinesis::new(move |operation, body| match operation {
         "SubscribeToShard" => Answer::Broken,
+        "ListShards" => shards(true),
         _ => shard.polled(operation, body),
     });
     let mut source = stream(&server, settings()).open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();

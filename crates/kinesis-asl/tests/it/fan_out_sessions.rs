@@ -312,6 +312,7 @@ async fn last_event_is_returned_and_the_end_repeated() {
 
 #[tokio::test(start_paused = true)]
 async fn end_without_children_needs_a_closed_shard() {
+    // The proof is another subscription that finds nothing.
     for is_closed in [true, false] {
         let count = std::sync::atomic::AtomicUsize::new(0);
         let server = ScriptedKinesis::new(move |operation, _| match operation {
@@ -319,16 +320,21 @@ async fn end_without_children_needs_a_closed_shard() {
             "SubscribeToShard" if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 => {
                 session([records(&[1]), Part::Event(event(&[2], None, &[]))])
             }
-            "SubscribeToShard" => session([records(&[2]), Part::Hang]),
+            "SubscribeToShard" if is_closed => session([Part::Event(event(&[], None, &[]))]),
+            "SubscribeToShard" => session([records(&[3]), Part::Hang]),
             _ => default_answer(operation),
         });
         let mut source = open(&server, ReadFrom::TrimHorizon).await;
         assert_eq!(read_records(&mut *source, 2).await, [1, 2]);
-        let batch = read(&mut *source).await.unwrap();
+        let batch = loop {
+            let batch = read(&mut *source).await.unwrap();
+            if batch.shard_end.is_some() || !batch.records.is_empty() {
+                break batch;
+            }
+        };
         assert_eq!(batch.shard_end, is_closed.then(|| ShardEnd { children: Vec::new() }));
-        if !is_closed {
-            assert_eq!(starting_position(&server, 1), after(1));
-        }
+        assert_eq!(numbers_of(&batch), if is_closed { vec![] } else { vec![3] });
+        assert_eq!(starting_position(&server, 1), after(2));
     }
 }
 
@@ -412,18 +418,23 @@ async fn cancelled_read_loses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn read_cancelled_during_the_end_check_loses_nothing() {
+    let listings = std::sync::atomic::AtomicUsize::new(0);
     let server = ScriptedKinesis::new(move |operation, body| match operation {
-        "ListShards" => Answer::Silence,
+        "ListShards" if listings.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 => Answer::Silence,
+        "ListShards" => shards(true),
         "SubscribeToShard" if body["StartingPosition"]["Type"] == "TRIM_HORIZON" => {
             session([records(&[1]), Part::Event(event(&[2], None, &[])), records(&[9])])
         }
-        "SubscribeToShard" => session([records(&[2]), Part::Hang]),
+        "SubscribeToShard" => session([records(&[3]), Part::Hang]),
         _ => default_answer(operation),
     });
     let mut source = open(&server, ReadFrom::TrimHorizon).await;
-    assert_eq!(read_records(&mut *source, 1).await, [1]);
-    assert!(timeout(2 * SECOND, source.next_batch()).await.is_err(), "the listing never returns");
-    assert_eq!(read_records(&mut *source, 1).await, [2]);
+    assert_eq!(read_records(&mut *source, 2).await, [1, 2]);
+    while server.requests("ListShards").is_empty() {
+        let _ = timeout(7 * SECOND, source.next_batch()).await;
+    }
+    assert_eq!(read_records(&mut *source, 1).await, [3]);
+    assert_eq!(starting_position(&server, 1), after(2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ mod fan_out_polling;
 mod fan_out_sessions;
 mod get_records_formats;
 mod local_kinesis;
+mod odd_answers;
 mod polling_answers;
 mod silent_connections;
 mod slow_links;

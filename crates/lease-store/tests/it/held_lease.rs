@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use fastrand::Rng;
 use lease_store::{
-    FaultRates, FaultyLeaseStore, HeldLease, InMemoryLeaseStore, Lease, LeaseChange, LeaseFacts, LeaseStore,
-    LeaseWrite, Position, ShardId, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
+    Consistency, FaultRates, FaultyLeaseStore, HeldLease, InMemoryLeaseStore, Lease, LeaseChange, LeaseFacts,
+    LeaseListing, LeaseStore, LeaseWrite, Position, ShardId, StoreError, StoreErrorKind, WorkerId,
+    WriteOutcome,
 };
 use test_support::{HookedLeaseStore, StoreCall, Switch};
 use tokio::sync::Notify;

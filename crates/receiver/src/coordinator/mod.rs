@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use lease_store::{LeaseListing, MalformedLease, ShardId, StreamIdentity};
-use shard_worker::StreamClock;
+use shard_worker::{RecordDistribution, StreamClock};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
@@ -132,6 +132,8 @@ struct StreamFacts {
 struct RetentionInfo {
     clock: Option<StreamClock>,
     period: Option<Duration>,
+    /// How the stream distributes records over its shards.
+    distribution: Option<RecordDistribution>,
 }
 
 impl Coordinator {

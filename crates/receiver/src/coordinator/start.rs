@@ -91,7 +91,7 @@ impl Coordinator {
         };
         let listing = self.list_all().await?;
         check_identity(store.name(), &listing.leases, &stream.identity)?;
-        self.retention = RetentionInfo { clock, period: stream.retention };
+        self.retention = RetentionInfo { clock, period: stream.retention, distribution: stream.distribution };
         self.check_bound()?;
         let settings = self.receiver.settings.clone();
         let named = &settings.initial_positions;

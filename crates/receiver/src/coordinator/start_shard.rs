@@ -113,6 +113,7 @@ impl ShardStarter {
         options.initial_timestamp = self.start_time_of(lease);
         options.stream_clock = self.retention.clock;
         options.retention = self.retention.period;
+        options.distribution = self.retention.distribution;
         options
     }
 

@@ -14,11 +14,13 @@
 //! | [`wire`] | the part of the protobuf encoding that the format uses |
 //! | [`aggregate`] | detects, verifies and iterates an aggregate |
 //! | [`deaggregate`] | a record in, its sub-records out |
+//! | [`filter_rule`] | where sub-records of another shard are filtered |
 //! | [`hash_filter`] | which sub-records belong to another shard |
 //! | [`aggregator`] | records in, an aggregate out |
 
 pub(crate) mod aggregate;
 pub(crate) mod aggregator;
 pub(crate) mod deaggregate;
+pub(crate) mod filter_rule;
 pub(crate) mod hash_filter;
 mod wire;

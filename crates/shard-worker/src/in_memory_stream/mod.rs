@@ -23,7 +23,9 @@ use crate::aggregation::hash_filter::hash_key_of;
 use crate::error::{SourceError, SourceErrorKind};
 use crate::failure::dead_letter::{DeadLetter, DeadLetterSink};
 use crate::shard::Shard;
-use crate::source::{ReadFrom, RecordSource, ShardFilter, StreamDescription, StreamSource};
+use crate::source::{
+    ReadFrom, RecordDistribution, RecordSource, ShardFilter, StreamDescription, StreamSource,
+};
 
 /// The default capacity of a stream, in bytes of payload and keys.
 const DEFAULT_CAPACITY_BYTES: usize = 256 * 1024 * 1024;
@@ -77,6 +79,7 @@ struct State {
     topology: Topology,
     max_batch_records: usize,
     retention: Option<Duration>,
+    distribution: Option<RecordDistribution>,
     /// How the next reads fail, and how many of them.
     failing_reads: Option<(SourceErrorKind, u32)>,
 }
@@ -114,6 +117,7 @@ impl InMemoryStream {
         let state = State {
             topology: Topology::new(shard_count, capacity_bytes),
             max_batch_records: MAX_BATCH_RECORDS,
+            distribution: None,
             retention: Some(DEFAULT_RETENTION),
             failing_reads: None,
         };
@@ -193,6 +197,12 @@ impl InMemoryStream {
     /// [`trim_older_than`](Self::trim_older_than).
     pub fn set_retention(&self, retention: Option<Duration>) {
         self.change(|state| state.retention = retention);
+    }
+
+    /// Sets the reported distribution of records; by default none is reported. With [`RecordDistribution::Automatic`], write with
+    /// [`put_with_hash_key`](Self::put_with_hash_key) and any hash key, as the service does.
+    pub fn set_distribution(&self, distribution: Option<RecordDistribution>) {
+        self.change(|state| state.distribution = distribution);
     }
 
     /// Makes the next `reads` reads answer `Throttled`.
@@ -279,8 +289,11 @@ impl StreamSource for InMemoryStream {
             arn: format!("arn:aws:kinesis:in-memory:000000000000:stream/{}", self.shared.name),
             creation_epoch_seconds: self.shared.creation_epoch_seconds,
         };
-        let retention = self.state().retention;
-        Ok(StreamDescription { identity, now: Some(self.now()), retention })
+        let (retention, distribution) = {
+            let state = self.state();
+            (state.retention, state.distribution)
+        };
+        Ok(StreamDescription { identity, now: Some(self.now()), retention, distribution })
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
@@ -295,6 +308,10 @@ impl StreamSource for InMemoryStream {
             after,
             announced: None,
         }))
+    }
+
+    fn shard_started_at(&self, shard_id: &ShardId, _record: &SequenceNumber) -> Option<SystemTime> {
+        self.state().topology.started_at(shard_id)
     }
 }
 

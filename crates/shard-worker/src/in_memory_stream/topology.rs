@@ -27,6 +27,8 @@ pub(super) struct Topology {
 struct ShardLog {
     range: HashKeyRange,
     parents: BTreeSet<ShardId>,
+    /// `None`: the shard exists since the creation of the stream.
+    started_at: Option<SystemTime>,
     closed_at: Option<SystemTime>,
     records: VecDeque<Record>,
 }
@@ -64,18 +66,24 @@ impl Topology {
         let mut start = 0u128;
         for index in 0..count {
             let end = if index + 1 == count { u128::MAX } else { start + width - u128::from(index >= rest) };
-            topology.add(start, end, BTreeSet::new());
+            topology.add(start, end, BTreeSet::new(), None);
             start = end.wrapping_add(1);
         }
         topology
     }
 
-    fn add(&mut self, start: u128, end: u128, parents: BTreeSet<ShardId>) -> ShardId {
+    fn add(
+        &mut self,
+        start: u128,
+        end: u128,
+        parents: BTreeSet<ShardId>,
+        started_at: Option<SystemTime>,
+    ) -> ShardId {
         let (start, end) = (start.min(end), start.max(end));
         let shard_id = ShardId::numbered(self.next_shard_number);
         self.next_shard_number += 1;
         let range = HashKeyRange::new(HashKey(start), HashKey(end)).unwrap_or(HashKeyRange::FULL);
-        let log = ShardLog { range, parents, closed_at: None, records: VecDeque::new() };
+        let log = ShardLog { range, parents, started_at, closed_at: None, records: VecDeque::new() };
         self.shards.insert(shard_id.clone(), log);
         shard_id
     }
@@ -88,6 +96,10 @@ impl Topology {
             ShardFilter::After(parent) => *shard_id > parent,
         });
         listed.map(|(shard_id, log)| log.describe(shard_id)).collect()
+    }
+
+    pub(super) fn started_at(&self, shard_id: &ShardId) -> Option<SystemTime> {
+        self.shards.get(shard_id)?.started_at
     }
 
     pub(super) fn open_shards(&self) -> Vec<ShardId> {
@@ -153,7 +165,7 @@ impl Topology {
         }
         self.close(shard_id, now);
         let parents = BTreeSet::from([shard_id.clone()]);
-        Ok([self.add(start, at - 1, parents.clone()), self.add(at, end, parents)])
+        Ok([self.add(start, at - 1, parents.clone(), Some(now)), self.add(at, end, parents, Some(now))])
     }
 
     pub(super) fn merge(
@@ -173,7 +185,8 @@ impl Topology {
         }
         self.close(one, now);
         self.close(other, now);
-        Ok(self.add(low.start().0, high.end().0, BTreeSet::from([one.clone(), other.clone()])))
+        let parents = BTreeSet::from([one.clone(), other.clone()]);
+        Ok(self.add(low.start().0, high.end().0, parents, Some(now)))
     }
 
     /// Removes records that arrived before an instant, and closed shards that are empty then.

@@ -1,9 +1,12 @@
 //! De-aggregates fetched records and drops those that lie at or before the read position, which it keeps.
 
-use lease_store::{HashKeyRange, Position, SequenceNumber, ShardId};
+use std::time::SystemTime;
+
+use lease_store::{Position, SequenceNumber, ShardId};
 
 use crate::aggregation::aggregate::has_magic;
 use crate::aggregation::deaggregate::{Deaggregated, deaggregate};
+use crate::aggregation::filter_rule::FilterRule;
 use crate::progress::ShardProgress;
 use crate::record::Record;
 
@@ -12,8 +15,9 @@ use crate::record::Record;
 pub(crate) struct Unpacker {
     shard_id: ShardId,
     deaggregates: bool,
-    /// The hash keys that the shard covers. `None`: not known.
-    hash_key_range: Option<HashKeyRange>,
+    filter_rule: FilterRule,
+    /// When the shard began to take records. `None`: not known.
+    shard_started_at: Option<SystemTime>,
     /// The position of the newest record that was returned. Records at or before it are dropped.
     read_position: Position,
     /// Whether filtered records of other shards were logged at info level.
@@ -47,10 +51,27 @@ impl Unpacker {
     pub(crate) fn new(
         shard_id: ShardId,
         deaggregates: bool,
-        hash_key_range: Option<HashKeyRange>,
+        filter_rule: FilterRule,
         start: Position,
     ) -> Self {
-        Self { shard_id, deaggregates, hash_key_range, read_position: start, has_reported_filtering: false }
+        Self {
+            shard_id,
+            deaggregates,
+            filter_rule,
+            shard_started_at: None,
+            read_position: start,
+            has_reported_filtering: false,
+        }
+    }
+
+    /// Whether the start of the shard is known.
+    pub(crate) fn knows_start(&self) -> bool {
+        self.shard_started_at.is_some()
+    }
+
+    /// Sets the start of the shard. `None`: not known.
+    pub(crate) fn set_start(&mut self, shard_started_at: Option<SystemTime>) {
+        self.shard_started_at = shard_started_at;
     }
 
     /// How far the shard is read.
@@ -117,7 +138,8 @@ impl Unpacker {
         let first = records.len();
         let sequence_number = record.sequence_number.clone();
         let found = if self.deaggregates && is_aggregate_by_magic {
-            deaggregate(record, self.hash_key_range, records)
+            let range = self.filter_rule.range_for(record.approximate_arrival, self.shard_started_at);
+            deaggregate(record, range, records)
         } else {
             records.push(record);
             Deaggregated::Plain
@@ -171,14 +193,17 @@ impl Unpacker {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use lease_store::HashKey;
+    use lease_store::{HashKey, HashKeyRange};
 
     use super::*;
     use crate::aggregation::aggregator::Aggregator;
+    use crate::aggregation::filter_rule::AggregateFilter;
 
     fn unpacker(deaggregates: bool, read_position: Position) -> Unpacker {
         let range = HashKeyRange::new(HashKey(10), HashKey(19)).unwrap();
-        Unpacker::new(ShardId::numbered(0), deaggregates, Some(range), read_position)
+        let filter = AggregateFilter::Always;
+        let rule = FilterRule { filter, range: Some(range), has_parents: false, distribution: None };
+        Unpacker::new(ShardId::numbered(0), deaggregates, rule, read_position)
     }
 
     fn record(number: u128, data: impl Into<Bytes>) -> Record {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use checkpointer::RetryPolicy;
 use tokio::time::Duration;
 
+use crate::aggregation::filter_rule::AggregateFilter;
 use crate::failure::failure_policy::FailurePolicy;
 use crate::memory::byte_budget::ByteBudget;
 use crate::read::batching::BatchLimits;
@@ -15,6 +16,7 @@ use crate::read::read_guard::ReadChecks;
 use crate::read::run_until::RunUntil;
 use crate::read::stream_clock::StreamClock;
 use crate::shard_context::DEFAULT_PROCESSING_RETRY;
+use crate::source::RecordDistribution;
 
 /// How a shard worker behaves.
 ///
@@ -30,6 +32,10 @@ pub struct ShardWorkerOptions {
     /// Whether aggregated records of the Kinesis Producer Library are de-aggregated. Otherwise the application gets each
     /// aggregate as one record.
     pub deaggregates: bool,
+    /// Which records of an aggregate are dropped because their hash key belongs to another shard.
+    pub aggregate_filter: AggregateFilter,
+    /// How the stream distributes records over its shards. `None`: not reported.
+    pub distribution: Option<RecordDistribution>,
     /// The memory for records; clones of one budget share it over all shards.
     pub budget: ByteBudget,
     /// While the application processes a batch, the worker prefetches the next one if it cannot be larger than this, in
@@ -97,6 +103,8 @@ impl Default for ShardWorkerOptions {
         Self {
             initial_timestamp: None,
             deaggregates: true,
+            aggregate_filter: AggregateFilter::default(),
+            distribution: None,
             budget: ByteBudget::default(),
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
             data_loss: DataLossPolicy::default(),

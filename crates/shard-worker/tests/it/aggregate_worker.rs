@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use lease_store::{HashKey, HashKeyRange, Position};
-use shard_worker::{Aggregator, InMemoryStream, ShardOutcome, ShardWorker};
+use shard_worker::{AggregateFilter, Aggregator, InMemoryStream, ShardOutcome, ShardWorker};
 
 use crate::support::reading::run;
 
@@ -30,6 +30,7 @@ fn stream() -> InMemoryStream {
 
 fn in_range(worker: &mut ShardWorker) {
     worker.context.hash_key_range = HashKeyRange::new(HashKey(10), HashKey(19)).ok();
+    worker.options.aggregate_filter = AggregateFilter::Always;
 }
 
 fn texts(numbers: impl IntoIterator<Item = usize>) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use lease_store::{HashKey, HashKeyRange, Position};
-use shard_worker::{Aggregator, InMemoryStream, ShardOutcome};
+use shard_worker::{AggregateFilter, Aggregator, InMemoryStream, ShardOutcome};
 use test_support::LogCapture;
 use tracing::Level;
 
@@ -28,6 +28,7 @@ async fn filtering_and_malformed_aggregates_log_no_content() {
     stream.split(&stream.open_shards()[0]).unwrap();
     let reading = run(&stream, Position::TrimHorizon, None, |worker| {
         worker.context.hash_key_range = HashKeyRange::new(HashKey(10), HashKey(19)).ok();
+        worker.options.aggregate_filter = AggregateFilter::Always;
     });
     let reading = reading.await;
     assert_eq!(reading.outcome, ShardOutcome::Ended);

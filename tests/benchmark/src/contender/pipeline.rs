@@ -33,6 +33,7 @@ impl RecordProcessor for Counting {
 pub(super) fn start(format: GetRecordsFormat, job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
     // Reads as often as AWS allows, like the other contenders.
     let stream = KinesisStream::from_client(job.client(), "words")
+        .without_byte_limit()
         .with_idle_time_between_reads(Duration::ZERO)
         .with_get_records_format(format);
     let tally = tally.clone();

@@ -1,12 +1,14 @@
 //! The stream of `kinesis-asl`, with its readers and their reads recorded as events.
 
+use std::time::SystemTime;
+
 use async_trait::async_trait;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, IdentityCache, Region};
 use aws_sdk_kinesis::{Client, Config};
 use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 use kinesis_asl::{FanOutSettings, GetRecordsFormat, KinesisStream, RetrievalMode};
-use lease_store::{Position, ShardId};
+use lease_store::{Position, SequenceNumber, ShardId};
 use shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, Shard, ShardFilter, SourceError, StreamDescription, StreamSource,
 };
@@ -79,6 +81,10 @@ impl StreamSource for Watched {
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
         self.inner.list_shards(filter).await
+    }
+
+    fn shard_started_at(&self, shard_id: &ShardId, _record: &SequenceNumber) -> Option<SystemTime> {
+        self.connection.service.kinesis.started_at(shard_number(shard_id))
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {

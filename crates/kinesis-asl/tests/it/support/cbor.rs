@@ -37,11 +37,17 @@ pub(crate) async fn to_cbor(response: Response) -> Response {
     let Ok(json) = serde_json::from_slice::<Value>(&body) else {
         return Response::from_parts(parts, Body::from(body));
     };
-    let mut bytes = Vec::new();
-    ciborium::into_writer(&from_json("", &json), &mut bytes).expect("CBOR");
+    let bytes = encoded(&json);
     parts.headers.insert("content-type", HeaderValue::from_static(CONTENT_TYPE));
     parts.headers.remove("content-length");
     Response::from_parts(parts, Body::from(bytes))
+}
+
+/// The CBOR of a JSON answer, with payloads as bytes and times in milliseconds.
+pub(crate) fn encoded(json: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&from_json("", json), &mut bytes).expect("CBOR");
+    bytes
 }
 
 fn from_json(name: &str, value: &Value) -> Cbor {

@@ -32,6 +32,10 @@ pub(crate) const EPOCH_SECONDS: u64 = 1_700_000_000;
 pub(crate) enum Answer {
     /// A JSON answer with this status.
     Json(u16, Value),
+    /// A successful answer in the encoding of the request.
+    SameEncoding(Value),
+    /// A successful answer with these bytes, labelled with the encoding of the request.
+    Bytes(Vec<u8>),
     /// An event stream.
     Events(Vec<Part>),
     /// A JSON answer that arrives in these parts.
@@ -145,6 +149,8 @@ impl HttpConnector for ScriptedKinesis {
         let body = request.body().bytes().expect("a body in memory");
         // A CBOR request is answered in JSON like all others.
         let is_cbor = request.headers().get("content-type") == Some(cbor::CONTENT_TYPE);
+        let json_type = "application/x-amz-json-1.1";
+        let requested_type = if is_cbor { cbor::CONTENT_TYPE } else { json_type };
         let body = if is_cbor { cbor::to_json(body) } else { serde_json::from_slice(body).expect("JSON") };
         let answer = (self.answer)(&operation, &body);
         locked(&self.requests).push(Request { at: Instant::now(), operation, body });
@@ -153,13 +159,16 @@ impl HttpConnector for ScriptedKinesis {
             Answer::Broken => {
                 return HttpConnectorFuture::ready(Err(ConnectorError::io("the connection broke".into())));
             }
-            Answer::Json(status, body) => {
-                (status, "application/x-amz-json-1.1", SdkBody::from(body.to_string()))
+            Answer::Json(status, body) => (status, json_type, SdkBody::from(body.to_string())),
+            Answer::SameEncoding(body) if is_cbor => {
+                (200, requested_type, SdkBody::from(cbor::encoded(&body)))
             }
             Answer::InParts(parts) => {
                 let body = SdkBody::from_body_1_x(Events::new(parts, self.frames_read.clone()));
                 (200, "application/x-amz-json-1.1", body)
             }
+            Answer::SameEncoding(body) => (200, requested_type, SdkBody::from(body.to_string())),
+            Answer::Bytes(body) => (200, requested_type, SdkBody::from(body)),
             Answer::Events(parts) => {
                 let body = SdkBody::from_body_1_x(Events::new(parts, self.frames_read.clone()));
                 (200, "application/vnd.amazon.eventstream", body)

@@ -117,6 +117,12 @@ impl ShardSteps {
         }
         self.refused = None;
         let fetched_bytes = fetched.memory_bytes();
+        if !self.unpacker.knows_start()
+            && let Some(first) = fetched.records.first()
+        {
+            let shard_id = &self.worker.context.shard_id;
+            self.unpacker.set_start(self.worker.source.shard_started_at(shard_id, &first.sequence_number));
+        }
         let (records, counts) = self.unpacker.unpack(fetched.records);
         self.worker.progress.send_if_modified(|progress| {
             progress.millis_behind_latest = fetched.millis_behind_latest.or(progress.millis_behind_latest);

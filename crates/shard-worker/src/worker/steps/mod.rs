@@ -17,6 +17,7 @@ use super::shard_worker::ShardWorker;
 use super::state_machine::{Event, ShardOutcome, ShardStateMachine, Step};
 use crate::acknowledgement::record_batch::RecordBatch;
 use crate::acknowledgement::tracker::{AcknowledgementTracker, WindowLimits};
+use crate::aggregation::filter_rule::FilterRule;
 use crate::error::SourceErrorKind;
 use crate::failure::panics::panic_error;
 use crate::memory::byte_budget::ByteReservation;
@@ -109,7 +110,12 @@ impl ShardSteps {
             unpacker: Unpacker::new(
                 context.shard_id.clone(),
                 options.deaggregates,
-                context.hash_key_range,
+                FilterRule {
+                    filter: options.aggregate_filter,
+                    range: context.hash_key_range,
+                    has_parents: !context.parent_shard_ids.is_empty(),
+                    distribution: options.distribution,
+                },
                 context.start.clone(),
             ),
             first_delivered: None,
