@@ -81,14 +81,7 @@ impl Acknowledger {
     /// # Errors
     /// `Invalid` when the position was not delivered.
     pub fn acknowledge(&self, position: Position, records: u64) -> Result<(), CheckpointError> {
-        {
-            let mut progress = self.shared.progress();
-            progress.marks.acknowledge(position)?;
-            if progress.marks.unwritten().is_some() {
-                // Count at least one record, so that a position without records becomes due too.
-                progress.unwritten.records += records.max(1);
-            }
-        }
+        self.shared.progress().acknowledge(position, records)?;
         self.shared.acknowledged.notify_one();
         Ok(())
     }
@@ -101,6 +94,47 @@ impl Acknowledger {
     /// The acknowledged position that is not known to be checkpointed; `None` when there is none.
     pub fn unwritten(&self) -> Option<Position> {
         self.shared.progress().marks.unwritten().cloned()
+    }
+}
+
+impl Progress {
+    fn new(start: Position, now: Instant) -> Self {
+        Self {
+            marks: Watermarks::starting_at(start),
+            unwritten: Unwritten { records: 0, last_write_at: now },
+            is_triggered: false,
+            written_at: None,
+        }
+    }
+
+    fn acknowledge(&mut self, position: Position, records: u64) -> Result<(), CheckpointError> {
+        let moves = position > *self.marks.acknowledged();
+        self.marks.acknowledge(position)?;
+        if moves {
+            // Count at least one record, so that a position without records becomes due too.
+            self.unwritten.records = self.unwritten.records.saturating_add(records.max(1));
+        }
+        Ok(())
+    }
+
+    /// The position to write now, and the records that it includes.
+    fn next_write(&mut self, now: Instant) -> Option<(Position, u64)> {
+        self.unwritten.last_write_at = now;
+        self.is_triggered = false;
+        let position = self.marks.unwritten().cloned();
+        if position.is_none() {
+            self.unwritten.records = 0;
+        }
+        Some((position?, self.unwritten.records))
+    }
+
+    /// Records that a write of [`next_write`](Self::next_write) succeeded. Records are left over only if a position is:
+    /// otherwise a write would be due for ever.
+    fn written(&mut self, position: Position, records: u64, now: Instant) {
+        self.marks.checkpoint(position);
+        self.written_at = Some(now);
+        let left = self.unwritten.records.saturating_sub(records);
+        self.unwritten.records = if self.marks.unwritten().is_some() { left.max(1) } else { 0 };
     }
 }
 
@@ -120,12 +154,7 @@ impl Checkpointer {
         rng: Rng,
     ) -> Self {
         let shared = Arc::new(Shared {
-            progress: Mutex::new(Progress {
-                marks: Watermarks::starting_at(start),
-                unwritten: Unwritten { records: 0, last_write_at: Instant::now() },
-                is_triggered: false,
-                written_at: None,
-            }),
+            progress: Mutex::new(Progress::new(start, Instant::now())),
             acknowledged: Notify::new(),
         });
         let (flush_sender, flush_receiver) = mpsc::channel(MAX_WAITING_FLUSHES);
@@ -301,19 +330,11 @@ impl Driver {
     async fn write_newest(&mut self) -> Result<(), WriteFailure> {
         let mut delays = self.new_delays();
         loop {
-            let (position, records) = {
-                let mut progress = self.shared.progress();
-                progress.unwritten.last_write_at = Instant::now();
-                progress.is_triggered = false;
-                let Some(position) = progress.marks.unwritten().cloned() else { return Ok(()) };
-                (position, progress.unwritten.records)
-            };
+            let next_write = self.shared.progress().next_write(Instant::now());
+            let Some((position, records)) = next_write else { return Ok(()) };
             let error = match self.writer.write(&position).await {
                 Ok(()) => {
-                    let mut progress = self.shared.progress();
-                    progress.marks.checkpoint(position);
-                    progress.written_at = Some(Instant::now());
-                    progress.unwritten.records -= records;
+                    self.shared.progress().written(position, records, Instant::now());
                     return Ok(());
                 }
                 Err(error) => error,
@@ -342,4 +363,44 @@ impl Driver {
 struct WriteFailure {
     reaction: Reaction,
     error: CheckpointError,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(number: u8) -> Position {
+        Position::after(u128::from(number).into(), 0)
+    }
+
+    proptest! {
+        /// In any order of acknowledgements and writes, a write is due exactly while a position is not written.
+        #[test]
+        fn write_is_due_only_while_a_position_is_unwritten(
+            steps in prop::collection::vec((0..3u8, any::<u8>(), 0..3u64), 0..64),
+        ) {
+            let cadence = Cadence { interval: std::time::Duration::from_secs(5), records: NonZeroU64::new(1) };
+            let now = Instant::now();
+            let mut progress = Progress::new(Position::TrimHorizon, now);
+            progress.marks.deliver(at(u8::MAX));
+            let mut in_flight = None;
+            for (step, number, records) in steps {
+                match (step, in_flight.take()) {
+                    (0, write) => {
+                        progress.acknowledge(at(number), records).unwrap();
+                        in_flight = write;
+                    }
+                    (1, None) => in_flight = progress.next_write(now),
+                    (_, Some((position, records))) => progress.written(position, records, now),
+                    (_, None) => {}
+                }
+                let is_due = cadence.due(now, progress.unwritten) == Due::Now;
+                prop_assert_eq!(is_due, progress.marks.unwritten().is_some());
+            }
+        }
+    }
 }

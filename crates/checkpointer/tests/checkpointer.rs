@@ -235,3 +235,39 @@ async fn a_trigger_writes_the_newest_position_at_once() {
     advance(Duration::from_secs(300)).await;
     assert_eq!(writer.positions(), [at(2)]);
 }
+
+/// A writer whose writes wait for a permit.
+#[derive(Debug)]
+struct SlowWriter {
+    permits: tokio::sync::Semaphore,
+    positions: Mutex<Vec<Position>>,
+}
+
+#[async_trait]
+impl CheckpointWriter for SlowWriter {
+    async fn write(&self, position: &Position) -> Result<(), StoreError> {
+        self.positions.lock().unwrap().push(position.clone());
+        self.permits.acquire().await.unwrap().forget();
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn position_acknowledged_while_written_is_not_due_again() {
+    let writer =
+        Arc::new(SlowWriter { permits: tokio::sync::Semaphore::new(0), positions: Mutex::default() });
+    let cadence = Cadence { records: NonZeroU64::new(1), ..every(3600) };
+    let rng = fastrand::Rng::with_seed(1);
+    let checkpointer =
+        Checkpointer::start(writer.clone(), Position::TrimHorizon, cadence, RetryPolicy::spark(), rng);
+    acknowledge(&checkpointer, 1);
+    run_task().await;
+    acknowledge(&checkpointer, 1);
+    writer.permits.add_permits(9);
+    // A task that spins never returns from this.
+    run_task().await;
+    assert_eq!(writer.positions.lock().unwrap().as_slice(), [at(1)]);
+    acknowledge(&checkpointer, 2);
+    run_task().await;
+    assert_eq!(writer.positions.lock().unwrap().as_slice(), [at(1), at(2)]);
+}

@@ -92,10 +92,11 @@ impl KinesisAsl {
     /// `InvalidSettings` when that is not a valid table name.
     pub fn lease_store(&self, application: &str) -> Result<DynamoDbLeaseStore, AslError> {
         let table = self.lease_table.as_deref().unwrap_or(application);
-        DynamoDbLeaseStore::new(self.dynamodb.clone(), table).map_err(|error| {
+        let store = DynamoDbLeaseStore::new(self.dynamodb.clone(), table).map_err(|error| {
             AslError::new(AslErrorKind::InvalidSettings, format!("the lease table: {error}"))
                 .with_source(error)
-        })
+        })?;
+        Ok(store.with_application_name(application))
     }
 
     /// A sink that writes dead letters to another stream of the same account and region.

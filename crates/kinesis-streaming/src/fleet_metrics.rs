@@ -10,14 +10,15 @@ use receiver::{ReceiverGroupHandle, ReceiverStatus};
 type Holding = (WorkerId, ShardId, u64);
 
 /// The counts at the previous sample.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counted {
     records: u64,
     bytes: u64,
 }
 
 /// Samples the status of receivers: per shard `MillisBehindLatest`, `RecordsProcessed` and `DataBytesProcessed`, per
-/// worker `CurrentLeases` and `LostLeases`. Each count is the increase since the previous sample.
+/// worker `CurrentLeases` and `LostLeases`. Each count is the increase since the previous sample. The counts between the
+/// last sample of a shard and its release are in the next sample: take one more when the receivers have stopped.
 ///
 /// ```no_run
 /// # async fn example(
@@ -61,20 +62,35 @@ impl FleetMetrics {
             for shard in &status.shards {
                 let (shard_id, progress) = (&shard.shard_id, &shard.progress);
                 let holding = (worker_id.clone(), shard_id.clone(), shard.lease_counter);
-                let before = self.counted.get(&holding).copied().unwrap_or_default();
                 let now =
                     Counted { records: progress.acknowledged_records, bytes: progress.acknowledged_bytes };
-                samples.push(MetricSample::records_processed(shard_id.clone(), now.records - before.records));
-                samples.push(MetricSample::data_bytes_processed(shard_id.clone(), now.bytes - before.bytes));
+                samples.extend(self.increases(shard_id, &holding, now));
                 if let Some(millis) = progress.millis_behind_latest {
                     samples.push(MetricSample::millis_behind_latest(shard_id.clone(), millis));
                 }
                 counted.insert(holding, now);
             }
+            for shard in &status.released_shards {
+                let holding = (worker_id.clone(), shard.shard_id.clone(), shard.lease_counter);
+                let now = Counted { records: shard.acknowledged_records, bytes: shard.acknowledged_bytes };
+                // Once the last counts are published, there is nothing more to say about the shard.
+                if self.counted.get(&holding) != Some(&now) {
+                    samples.extend(self.increases(&shard.shard_id, &holding, now));
+                }
+                counted.insert(holding, now);
+            }
         }
-        // Counts between the last sample and the release of a shard are missing here; the totals contain them.
         self.counted = counted;
         samples
+    }
+
+    /// What was processed under a lease since the previous sample.
+    fn increases(&self, shard_id: &ShardId, holding: &Holding, now: Counted) -> [MetricSample; 2] {
+        let before = self.counted.get(holding).copied().unwrap_or_default();
+        [
+            MetricSample::records_processed(shard_id.clone(), now.records - before.records),
+            MetricSample::data_bytes_processed(shard_id.clone(), now.bytes - before.bytes),
+        ]
     }
 }
 
@@ -120,5 +136,35 @@ mod tests {
         assert_eq!(values(&["x"]).await, expected(1.0, 1.0));
         assert_eq!(values(&[]).await, expected(0.0, 0.0));
         running.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_before_a_release_are_in_the_next_sample() {
+        let stream = InMemoryStream::new("s", NonZeroUsize::MIN);
+        let builder = Consumer::builder()
+            .application("metrics")
+            .worker_id("w")
+            .source(stream.clone())
+            .lease_store(InMemoryLeaseStore::new())
+            .seed(1)
+            .processors(batch_handler(|_, _| async { Ok(()) }));
+        let group = ReceiverGroup::new(&builder, 1).unwrap();
+        let handle = group.handle();
+        let mut metrics = FleetMetrics::new(group.handle());
+        let running = tokio::spawn(group.run());
+        stream.put("key", "one").unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let records = |samples: Vec<MetricSample>| -> f64 {
+            samples.iter().filter(|sample| sample.name == "RecordsProcessed").map(|sample| sample.value).sum()
+        };
+        assert!((records(metrics.sample()) - 1.0).abs() < 1e-9);
+        for text in ["two", "three"] {
+            stream.put("key", text).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        handle.stop();
+        running.await.unwrap().unwrap();
+        assert!((records(metrics.sample()) - 2.0).abs() < 1e-9, "records before the release are counted");
+        assert!(records(metrics.sample()).abs() < 1e-9, "and only once");
     }
 }

@@ -142,6 +142,7 @@ async fn applies_changes_like_the_model(store: &impl LeaseStore) {
         initial_time_millis: Some(initial_time_millis),
         hash_key_range: Some(HashKeyRange::new(HashKey(1), HashKey(2)).unwrap()),
         owner_process: Some(format!("host-1 {initial_time_millis}")),
+        counter_floor: initial_time_millis * 1000,
     };
     let end = LeaseChange::Checkpoint {
         position: Position::ShardEnd,

@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::error::{StoreError, StoreErrorKind};
 use crate::lease::{Lease, LeaseFacts, PendingCheckpoint};
-use crate::lease_state::{LeaseState, MAX_UNSETTLED_WRITES, NextWrite, ReadBack, update};
+use crate::lease_state::{EditedPosition, LeaseState, MAX_UNSETTLED_WRITES, NextWrite, ReadBack, update};
 use crate::position::Position;
 use crate::shard_id::ShardId;
 use crate::store::{LeaseStore, WriteOutcome};
@@ -23,6 +23,8 @@ const MAX_TAKES: usize = 2;
 const MAX_LATE_ARRIVALS: usize = MAX_UNSETTLED_WRITES;
 
 /// Proof of ownership for the application's own sinks: of two holders of a shard, the later one has the larger counter.
+/// Where the takes have a [`counter_floor`](LeaseFacts::counter_floor) that grows with time, this also holds when the table
+/// was deleted or restored in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FencingToken {
     /// The worker that took the lease.
@@ -59,6 +61,8 @@ pub struct HeldLease {
     target: watch::Sender<Option<WorkerId>>,
     /// The time right before the newest confirmed write was sent. The validity of the lease counts from here.
     confirmed_at: StdMutex<Instant>,
+    /// The newest edit of the position by somebody else; a copy of that in the state.
+    edited: StdMutex<Option<EditedPosition>>,
     state: Mutex<LeaseState>,
 }
 
@@ -127,6 +131,7 @@ impl HeldLease {
             ended: AtomicBool::new(false),
             target: watch::channel(taken.hand_over_target().cloned()).0,
             confirmed_at: StdMutex::new(asked_at),
+            edited: StdMutex::new(None),
             state: Mutex::new(LeaseState::new(worker_id.clone(), taken.clone())),
             taken,
         }
@@ -196,6 +201,27 @@ impl HeldLease {
     /// The worker that requests the lease, as far as this holder knows.
     pub fn newest_hand_over_target(&self) -> Option<WorkerId> {
         self.target.borrow().clone()
+    }
+
+    /// The newest position that somebody else stored in the row while this holder had it. It has no effect on this holder,
+    /// whose next checkpoint replaces it.
+    pub fn edited_position(&self) -> Option<EditedPosition> {
+        self.edited.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Compares a listed row with what this holder knows, to notice an edit of the position. While a write is under way it
+    /// does nothing: the answer to that write shows the row too.
+    pub fn compare_listed(&self, row: &Lease) {
+        if let Ok(mut state) = self.state.try_lock() {
+            state.compare_listed(row);
+            self.publish_edit(&state);
+        }
+    }
+
+    fn publish_edit(&self, state: &LeaseState) {
+        if let Some(edited) = state.edited_position() {
+            *self.edited.lock().unwrap_or_else(PoisonError::into_inner) = Some(edited.clone());
+        }
     }
 
     /// The row, as far as this holder knows it.
@@ -358,8 +384,9 @@ impl HeldLease {
         Ok(())
     }
 
-    /// Publishes the worker that requests the lease.
+    /// Publishes the worker that requests the lease, and an edit of the position.
     fn publish_target(&self, state: &LeaseState) {
+        self.publish_edit(state);
         let target = state.hand_over_target().cloned();
         self.target.send_if_modified(|known| {
             let is_new = *known != target;

@@ -145,11 +145,16 @@ pub struct LeaseFacts {
     pub hash_key_range: Option<HashKeyRange>,
     /// The process that takes the lease; see [`Lease::owner_process`]. It replaces the one in the row; `None` removes it.
     pub owner_process: Option<String>,
+    /// The counter is at least this after the take. A table that was deleted, or restored from a backup, counts from a
+    /// smaller number again; a floor that grows with time keeps fencing tokens above those of the earlier table. 0: the take
+    /// only increments the counter.
+    pub counter_floor: u64,
 }
 
 impl LeaseFacts {
-    /// Sets the facts that the lease lacks, and the process.
+    /// Raises the counter to the floor, and sets the facts that the lease lacks, and the process.
     pub(crate) fn fill_in(&self, lease: &mut Lease) {
+        lease.counter = lease.counter.max(self.counter_floor);
         lease.owner_process.clone_from(&self.owner_process);
         lease.stream = lease.stream.take().or_else(|| self.stream.clone());
         lease.initial_time_millis = lease.initial_time_millis.or(self.initial_time_millis);

@@ -28,6 +28,20 @@ pub struct LeaseState {
     worker_id: WorkerId,
     lease: Lease,
     pub(crate) unsettled: Vec<UnsettledWrite>,
+    /// The newest edit of the position by somebody else.
+    edited: Option<EditedPosition>,
+}
+
+/// A position that somebody else stored in the row of a held lease, such as an operator.
+///
+/// The holder does not adopt it: it goes on from its own position, and its next checkpoint replaces the edit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EditedPosition {
+    /// The position that the holder knew to be stored.
+    pub stored: Position,
+    /// The position that it found in the row instead.
+    pub found: Position,
 }
 
 /// A write that may have been applied, or may still be.
@@ -79,7 +93,27 @@ impl LeaseState {
 
     /// A state with writes of unknown outcome.
     pub fn with_unsettled(worker_id: WorkerId, lease: Lease, unsettled: Vec<UnsettledWrite>) -> Self {
-        Self { worker_id, lease, unsettled }
+        Self { worker_id, lease, unsettled, edited: None }
+    }
+
+    /// The newest edit of the position by somebody else.
+    pub fn edited_position(&self) -> Option<&EditedPosition> {
+        self.edited.as_ref()
+    }
+
+    /// Compares a listed row with the known one, and notes an edit. The version tells whether both are the same row: each
+    /// write that changes the position changes the version too, but an edit by hand does not.
+    pub fn compare_listed(&mut self, row: &Lease) {
+        if self.unsettled.is_empty() && self.lease.version().matches(row) {
+            self.note_edit(&self.lease.checkpoint.clone(), row);
+        }
+    }
+
+    fn note_edit(&mut self, expected: &Position, row: &Lease) {
+        if row.checkpoint != *expected {
+            let (stored, found) = (expected.clone(), row.checkpoint.clone());
+            self.edited = Some(EditedPosition { stored, found });
+        }
     }
 
     /// The row, as far as this holder knows it.
@@ -128,6 +162,10 @@ impl LeaseState {
 
     /// Records that the newest write was applied; `row` is the row after it.
     pub fn record_applied(&mut self, row: Lease) {
+        let result = self.unsettled.last().map(|newest| newest.write.decide(Some(&self.lease)));
+        if let Some(Verdict::Applies(Some(expected))) = result {
+            self.note_edit(&expected.checkpoint, &row);
+        }
         self.adopt(row);
     }
 
@@ -148,7 +186,10 @@ impl LeaseState {
         let found = self.compare(row.as_ref());
         match (found, row) {
             // The version is the same, but a request may have been added or withdrawn.
-            (ReadBack::Unchanged, Some(row)) => self.lease = row,
+            (ReadBack::Unchanged, Some(row)) => {
+                self.note_edit(&self.lease.checkpoint.clone(), &row);
+                self.lease = row;
+            }
             (ReadBack::Applied { .. } | ReadBack::HandOverBegun, Some(row)) => self.adopt(row),
             (ReadBack::Lost, _) | (_, None) => {}
         }
@@ -285,5 +326,28 @@ mod tests {
         let (found, is_done) = state.read_back_newest(Some(renewed));
         assert_eq!(found, ReadBack::Applied { asked_at: now, is_newest: false });
         assert!(!is_done, "only the late renewal was applied, not the checkpoint");
+    }
+
+    #[test]
+    fn edit_of_the_position_is_noted_and_replaced() {
+        let me = WorkerId::new("a").unwrap();
+        let at = |number: u128| Position::after(number.into(), 0);
+        let taken = LeaseChange::take(me.clone()).apply(&Lease::unowned(ShardId::numbered(0), at(9)));
+        let mut state = LeaseState::new(me, taken.clone());
+        state.compare_listed(&Lease { counter: taken.counter - 1, checkpoint: at(1), ..taken.clone() });
+        assert_eq!(state.edited_position(), None, "an older row is no edit");
+        let set_back = Lease { checkpoint: at(3), ..taken.clone() };
+        state.compare_listed(&set_back);
+        let edited = |found| Some(EditedPosition { stored: at(9), found });
+        assert_eq!(state.edited_position().cloned(), edited(at(3)));
+        // The answer to a renewal shows the row too.
+        assert!(matches!(
+            state.next_write(&LeaseChange::Renew, false, Instant::now()),
+            Ok(NextWrite::Send(_))
+        ));
+        state.record_applied(LeaseChange::Renew.apply(&Lease { checkpoint: at(2), ..taken }));
+        assert_eq!(state.edited_position().cloned(), edited(at(2)));
+        let checkpoint = LeaseChange::Checkpoint { position: at(10), children: BTreeSet::new() };
+        assert!(matches!(state.next_write(&checkpoint, false, Instant::now()), Ok(NextWrite::Send(_))));
     }
 }

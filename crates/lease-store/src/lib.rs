@@ -60,6 +60,7 @@ pub use hash_key_range::{HashKey, HashKeyRange};
 pub use held_lease::{FencingToken, HeldLease};
 pub use in_memory::InMemoryLeaseStore;
 pub use lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
+pub use lease_state::EditedPosition;
 pub use position::{Position, RecordPosition};
 pub use sequence_number::SequenceNumber;
 pub use shard_id::ShardId;

@@ -27,6 +27,17 @@ pub trait LeaseStore: fmt::Debug + Send + Sync + 'static {
     /// `Invalid` when the table has another layout; the store's own failures otherwise.
     async fn prepare(&self) -> Result<(), StoreError>;
 
+    /// Checks whether the workers may still take leases on their own. A worker calls this at least every minute, and takes no
+    /// lease while it fails with `Invalid`. The text is a warning to log. A store in which nobody else assigns leases need not
+    /// implement it.
+    ///
+    /// # Errors
+    /// `Invalid` when the leader of a KCL 3.x fleet assigns the leases, or may do so; the store's own failures otherwise, which
+    /// leave the answer open.
+    async fn check_fleet_mode(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+
     /// Returns all leases. Malformed rows are returned separately, in addition to the leases.
     ///
     /// # Errors

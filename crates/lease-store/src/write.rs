@@ -229,6 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn a_take_raises_the_counter_to_the_floor() {
+        let take = |lease: &Lease, counter_floor| {
+            let facts = LeaseFacts { counter_floor, ..LeaseFacts::default() };
+            LeaseChange::Take { owner: worker("a"), facts }.apply(lease).counter
+        };
+        let mut row = lease();
+        assert_eq!((take(&row, 0), take(&row, 1), take(&row, 1_700)), (1, 1, 1_700));
+        row.counter = 1_700;
+        assert_eq!((take(&row, 1_700), take(&row, 9)), (1_701, 1_701), "the counter always grows");
+    }
+
+    #[test]
     fn a_changed_version_refuses_the_write() {
         let row = LeaseChange::take(worker("b")).apply(&lease());
         let stale = LeaseWrite::Update {

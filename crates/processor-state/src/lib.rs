@@ -45,6 +45,7 @@ mod shard_state;
 mod snapshot;
 mod snapshot_cadence;
 mod snapshot_retention;
+mod snapshot_series;
 mod snapshot_store;
 mod state_logic;
 mod status;

@@ -12,6 +12,7 @@ use crate::keyed_state::KeyedState;
 use crate::settings::LostState;
 use crate::shard_state::{Common, MAX_BYTES_INLINE, RestoredState};
 use crate::snapshot::{Snapshot, SnapshotHeader, decode_snapshot, decode_snapshot_header};
+use crate::snapshot_series::SnapshotSeries;
 use crate::snapshot_store::{ApplicationStore, ShardObjects, SnapshotName};
 use crate::state_logic::StateLogic;
 
@@ -31,7 +32,7 @@ impl<L: StateLogic> Restore<'_, L> {
         let shard_id = &self.context.shard_id;
         let objects = self.store.list_shard(shard_id).await?;
         let lease = self.common.lease_position(self.context);
-        let incarnation = self.incarnation(&objects.snapshots);
+        let series = self.series(&objects.snapshots);
         let restored = |snapshot: Snapshot<L::State>, is_stored| RestoredState {
             state: snapshot.state,
             ancestors: snapshot.header.ancestors,
@@ -39,7 +40,7 @@ impl<L: StateLogic> Restore<'_, L> {
             passed: snapshot.header.passed,
             is_stored,
             snapshots: objects.snapshots.clone(),
-            incarnation,
+            series,
         };
         let lost = if objects.snapshots.is_empty() {
             if reaches_lease(&Position::TrimHorizon, &lease) {
@@ -51,7 +52,7 @@ impl<L: StateLogic> Restore<'_, L> {
                     passed: None,
                     is_stored: false,
                     snapshots: Vec::new(),
-                    incarnation,
+                    series,
                 });
             }
             StateError::new(
@@ -88,15 +89,26 @@ impl<L: StateLogic> Restore<'_, L> {
             passed: None,
             is_stored: false,
             snapshots: objects.snapshots,
-            incarnation,
+            series,
         })
     }
 
-    fn incarnation(&self, snapshots: &[SnapshotName]) -> u32 {
+    /// The series of the new snapshots. Names that sort after the counter of this lease come from another life of the lease
+    /// table.
+    fn series(&self, snapshots: &[SnapshotName]) -> SnapshotSeries {
         let counter = self.context.fencing_token.counter;
-        let known = snapshots.iter().filter(|name| name.lease_counter == counter);
-        let newest = known.map(|name| name.incarnation).max().unwrap_or(0);
-        self.common.next_incarnation().max(newest.saturating_add(1))
+        if let Some(newest) = snapshots.iter().max().filter(|newest| newest.lease_counter > counter) {
+            tracing::warn!(
+                application = %self.context.application,
+                stream = %self.context.stream,
+                shard_id = %self.context.shard_id,
+                lease_counter = counter,
+                snapshot = %self.store.path(&self.context.shard_id, *newest),
+                "the newest snapshot is from another life of the lease table, which counted further; new snapshots get names \
+                 after it"
+            );
+        }
+        SnapshotSeries::after(snapshots, counter, self.common.next_incarnation())
     }
 
     /// The newest intact snapshot of a shard that reaches the position of its lease.
@@ -165,8 +177,8 @@ impl<L: StateLogic> Restore<'_, L> {
             StateError::new(
                 StateErrorKind::OtherStream,
                 format!(
-                    "the snapshot belongs to {found}, not to {expected}; remove it, or use another prefix or application \
-                     name"
+                    "the snapshot belongs to {found}, not to {expected}; it is not used and never deleted; move it elsewhere, \
+                     or use another prefix or application name"
                 ),
             )
         };
@@ -179,7 +191,7 @@ impl<L: StateLogic> Restore<'_, L> {
                 named(application, stream, shard_id),
             ));
         }
-        match (&header.stream_identity, &self.common.settings.stream_identity) {
+        match (&header.stream_identity, self.common.stream_identity(self.context)) {
             (Some(found), Some(expected)) if found != expected => {
                 Err(other(format!("stream {found}"), format!("stream {expected}")))
             }

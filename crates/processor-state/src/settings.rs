@@ -33,7 +33,8 @@ pub struct StateSettings {
     /// How a shard starts when no snapshot holds the records before its position; by default it does not start.
     pub lost_state: LostState,
     /// The identity of the stream, from [`StreamSource::describe`](shard_worker::StreamSource::describe). With it, snapshots of
-    /// a stream of the same name that was deleted and created again are refused. `None`, the default, compares names only.
+    /// a stream of the same name that was deleted and created again are refused. `None`, the default: the identity in the lease
+    /// of the shard.
     pub stream_identity: Option<StreamIdentity>,
     /// Allows a volatile store, with a warning: a restart loses the state. Default `false`.
     pub accepts_loss_at_restart: bool,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use checkpointer::RetryPolicy;
 use fastrand::Rng;
-use lease_store::{BoxError, HashKeyRange, Position, ShardId};
+use lease_store::{BoxError, HashKeyRange, Position, ShardId, StreamIdentity};
 use shard_worker::{Acknowledgement, RecordBatch, ShardContext};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -20,6 +20,7 @@ use crate::settings::{LostState, StateSettings};
 use crate::snapshot::{SnapshotHeader, encode_snapshot};
 use crate::snapshot_cadence::{Due, SnapshotCadence};
 use crate::snapshot_retention::{KnownSnapshot, obsolete};
+use crate::snapshot_series::SnapshotSeries;
 use crate::snapshot_store::{ApplicationStore, SnapshotName, StateStore};
 use crate::state_logic::StateLogic;
 use crate::status::ShardStateStatus;
@@ -56,6 +57,11 @@ impl<L: StateLogic> Common<L> {
 
     pub(crate) fn lost_state(&self) -> LostState {
         if self.store.is_volatile() { LostState::BeginEmpty } else { self.settings.lost_state }
+    }
+
+    /// The identity of the stream: that of the settings, or else that of the lease.
+    pub(crate) fn stream_identity<'a>(&'a self, context: &'a ShardContext) -> Option<&'a StreamIdentity> {
+        self.settings.stream_identity.as_ref().or(context.stream_identity.as_ref())
     }
 
     pub(crate) fn next_incarnation(&self) -> u32 {
@@ -112,7 +118,8 @@ pub(crate) struct RestoredState<S> {
     pub(crate) is_stored: bool,
     /// The existing snapshots.
     pub(crate) snapshots: Vec<SnapshotName>,
-    pub(crate) incarnation: u32,
+    /// The lease counter and the incarnation in the names of new snapshots.
+    pub(crate) series: SnapshotSeries,
 }
 
 /// The state of one shard.
@@ -121,7 +128,7 @@ pub(crate) struct ShardState<L: StateLogic> {
     context: ShardContext,
     hash_key_range: HashKeyRange,
     store: ApplicationStore,
-    incarnation: u32,
+    series: SnapshotSeries,
     ancestors: BTreeSet<ShardId>,
     inner: Mutex<Inner<L::State>>,
     /// Batches and snapshots take turns, so that a state need not be copied while it is encoded.
@@ -167,8 +174,7 @@ impl<L: StateLogic> ShardState<L> {
         store: ApplicationStore,
         restored: RestoredState<L::State>,
     ) -> Self {
-        let RestoredState { state, ancestors, position, passed, is_stored, snapshots, incarnation } =
-            restored;
+        let RestoredState { state, ancestors, position, passed, is_stored, snapshots, series } = restored;
         let progress = Progress { position, passed };
         let settings = &common.settings;
         let cadence = SnapshotCadence::new(settings.snapshot_interval, settings.snapshot_records.get());
@@ -188,7 +194,7 @@ impl<L: StateLogic> ShardState<L> {
             context,
             hash_key_range,
             store,
-            incarnation,
+            series,
             ancestors,
             inner: Mutex::new(inner),
             turn: tokio::sync::Mutex::new(()),
@@ -304,8 +310,8 @@ impl<L: StateLogic> ShardState<L> {
         // Each attempt uses a new number, so a write that arrives late never looks newer than a later one.
         written.number += 1;
         let mut name = SnapshotName {
-            lease_counter: self.context.fencing_token.counter,
-            incarnation: self.incarnation,
+            lease_counter: self.series.lease_counter,
+            incarnation: self.series.incarnation,
             number: written.number,
         };
         written.names.push(KnownSnapshot { name, is_certain: false });
@@ -375,7 +381,7 @@ impl<L: StateLogic> ShardState<L> {
         SnapshotHeader {
             application: context.application.to_string(),
             stream: context.stream.to_string(),
-            stream_identity: self.common.settings.stream_identity.clone(),
+            stream_identity: self.common.stream_identity(context).cloned(),
             shard_id: context.shard_id.clone(),
             hash_key_range: self.hash_key_range,
             ancestors: self.ancestors.clone(),

@@ -41,7 +41,7 @@ pub struct SnapshotHeader {
     pub application: String,
     /// The name of the stream.
     pub stream: String,
-    /// The identity of the stream, if the settings name it.
+    /// The identity of the stream, if the settings or the lease name it.
     pub stream_identity: Option<StreamIdentity>,
     /// The shard.
     pub shard_id: ShardId,

@@ -1,15 +1,15 @@
 //! The handle of a running receiver, and the state that both share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkpointer::Acknowledger;
-use lease_store::{HeldLease, ShardId, WorkerId};
+use lease_store::{EditedPosition, HeldLease, ShardId, WorkerId};
 use shard_worker::{ByteBudget, ByteUsage, ShardProgress};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::status::{ReceiverState, ReceiverStatus, ShardStatus};
+use crate::status::{MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus};
 
 /// Stops a running [`Receiver`](crate::Receiver) and reads its status.
 #[derive(Debug, Clone)]
@@ -52,6 +52,8 @@ pub(crate) struct Live {
     /// Whether the leases were scanned at least once.
     pub(crate) has_scanned: bool,
     pub(crate) shards: BTreeMap<ShardId, LiveShard>,
+    /// Finished shards, at most [`MAX_RELEASED_SHARDS`].
+    released: VecDeque<ReleasedShard>,
     /// The records of finished shards. Running shards count theirs in their progress.
     pub(crate) acknowledged_records: u64,
     pub(crate) acknowledged_bytes: u64,
@@ -61,6 +63,8 @@ pub(crate) struct Live {
     pub(crate) namesake_sightings: u64,
     pub(crate) namesake: Option<String>,
     pub(crate) is_leader: bool,
+    /// Why this worker takes no leases at present.
+    pub(crate) takes_refused: Option<String>,
 }
 
 /// A running shard.
@@ -69,6 +73,8 @@ pub(crate) struct LiveShard {
     pub(crate) held: Arc<HeldLease>,
     pub(crate) progress: watch::Receiver<ShardProgress>,
     pub(crate) acknowledger: Acknowledger,
+    /// The newest edit of the row that was logged.
+    pub(crate) reported_edit: Option<EditedPosition>,
 }
 
 impl Shared {
@@ -78,6 +84,7 @@ impl Shared {
             start_error: None,
             has_scanned: false,
             shards: BTreeMap::new(),
+            released: VecDeque::new(),
             acknowledged_records: 0,
             acknowledged_bytes: 0,
             lost_leases: 0,
@@ -86,8 +93,17 @@ impl Shared {
             namesake_sightings: 0,
             namesake: None,
             is_leader: false,
+            takes_refused: None,
         };
         Self { worker_id, stop: CancellationToken::new(), budget, live: Mutex::new(live) }
+    }
+
+    /// A seed for the times at which this worker reads the mode of the fleet: the same for the same name.
+    pub(crate) fn mode_seed(&self) -> u64 {
+        self.worker_id
+            .as_str()
+            .bytes()
+            .fold(0, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()))
     }
 
     pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
@@ -96,6 +112,25 @@ impl Shared {
 }
 
 impl Live {
+    /// Adds the counts of a finished shard to the totals.
+    pub(crate) fn record_released(&mut self, shard: &LiveShard) {
+        let (acknowledged_records, acknowledged_bytes) = {
+            let progress = shard.progress.borrow();
+            (progress.acknowledged_records, progress.acknowledged_bytes)
+        };
+        self.acknowledged_records += acknowledged_records;
+        self.acknowledged_bytes += acknowledged_bytes;
+        if self.released.len() >= MAX_RELEASED_SHARDS {
+            self.released.pop_front();
+        }
+        self.released.push_back(ReleasedShard {
+            shard_id: shard.held.shard_id().clone(),
+            lease_counter: shard.held.fencing_token().counter,
+            acknowledged_records,
+            acknowledged_bytes,
+        });
+    }
+
     fn status(&self, worker_id: &WorkerId) -> ReceiverStatus {
         let shards: Vec<ShardStatus> =
             self.shards.iter().map(|(shard_id, shard)| shard.status(shard_id)).collect();
@@ -107,6 +142,7 @@ impl Live {
             start_error: self.start_error.clone(),
             is_standby: self.has_scanned && shards.is_empty() && self.state == ReceiverState::Running,
             shards,
+            released_shards: self.released.iter().cloned().collect(),
             acknowledged_records: self.acknowledged_records + records,
             acknowledged_bytes: self.acknowledged_bytes + bytes,
             lost_leases: self.lost_leases,
@@ -115,6 +151,7 @@ impl Live {
             namesake_sightings: self.namesake_sightings,
             namesake: self.namesake.clone(),
             is_leader: self.is_leader,
+            takes_refused: self.takes_refused.clone(),
             memory: ByteUsage::default(),
         }
     }
@@ -129,6 +166,7 @@ impl LiveShard {
             lease_counter: self.held.fencing_token().counter,
             since_progress: progress.progressed_at.map(|at| at.elapsed()),
             since_checkpoint: self.acknowledger.written_at().map(|at| at.elapsed()),
+            edited_position: self.held.edited_position().map(|edited| edited.found),
             progress,
         }
     }

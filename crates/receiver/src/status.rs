@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_store::{ShardId, WorkerId};
+use lease_store::{Position, ShardId, WorkerId};
 use shard_worker::{ByteUsage, ShardOutcome, ShardProgress};
 
 /// The phase of a receiver.
@@ -32,6 +32,10 @@ pub struct ReceiverStatus {
     pub start_error: Option<String>,
     /// The shards it holds, in the order of their ids.
     pub shards: Vec<ShardStatus>,
+    /// The final counts of shards that it no longer holds, in the order in which they ended: the newest
+    /// [`MAX_RELEASED_SHARDS`]. A periodic reader would otherwise miss what was acknowledged between its last look and the
+    /// end.
+    pub released_shards: Vec<ReleasedShard>,
     /// Whether it runs without a shard: it takes over as soon as another worker leaves or fails.
     pub is_standby: bool,
     /// Records acknowledged since its start, over all shards it held.
@@ -51,6 +55,9 @@ pub struct ReceiverStatus {
     pub namesake: Option<String>,
     /// Whether it is the leader, which lists the shards for the fleet.
     pub is_leader: bool,
+    /// Why this worker takes no leases at present; it keeps those that it holds. `None`: it takes leases. Set when a KCL 3.x
+    /// fleet changes its mode, so that its leader assigns the leases.
+    pub takes_refused: Option<String>,
     /// The memory for records, over all shards that share its budget.
     pub memory: ByteUsage,
 }
@@ -69,8 +76,28 @@ pub struct ShardStatus {
     pub since_progress: Option<Duration>,
     /// The time since the last checkpoint. `None`: this holder has written none yet.
     pub since_checkpoint: Option<Duration>,
+    /// A position that somebody else stored in the row of the lease while this worker held it: the newest one found. It has
+    /// no effect on the running shard, and the next checkpoint replaces it. To move a shard back, stop all workers first.
+    pub edited_position: Option<Position>,
     /// The progress of its worker: state, lag, failures.
     pub progress: ShardProgress,
+}
+
+/// The most entries of [`ReceiverStatus::released_shards`]: more shards than one process holds.
+pub const MAX_RELEASED_SHARDS: usize = 10_000;
+
+/// The final counts of a shard that a receiver no longer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReleasedShard {
+    /// The shard.
+    pub shard_id: ShardId,
+    /// The lease counter when the worker took the lease, as in [`ShardStatus::lease_counter`].
+    pub lease_counter: u64,
+    /// Records acknowledged under this lease.
+    pub acknowledged_records: u64,
+    /// Payload bytes of those records.
+    pub acknowledged_bytes: u64,
 }
 
 /// The report of a receiver that has stopped.

@@ -66,6 +66,7 @@ pub use read::rate_limit::RateLimit;
 pub use read::retention::RetentionAlarm;
 pub use read::run_until::RunUntil;
 pub use read::stream_clock::StreamClock;
+pub use read::stream_retention::StreamRetention;
 pub use record::{Record, RecordId};
 pub use shard::Shard;
 pub use shard_context::{DEFAULT_PROCESSING_RETRY, ShardContext, ShardContextData};

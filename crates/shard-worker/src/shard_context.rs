@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use checkpointer::RetryPolicy;
-use lease_store::{FencingToken, HashKeyRange, PendingCheckpoint, Position, ShardId, WorkerId};
+use lease_store::{
+    FencingToken, HashKeyRange, PendingCheckpoint, Position, ShardId, StreamIdentity, WorkerId,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::failure_policy::FailurePolicy;
@@ -32,11 +34,14 @@ pub struct ShardContextData {
     pub application: Arc<str>,
     /// The name of the stream.
     pub stream: Arc<str>,
+    /// The identity of the stream. `None`: not known. It distinguishes streams of one name that were deleted and created again.
+    pub stream_identity: Option<StreamIdentity>,
     /// The shard.
     pub shard_id: ShardId,
     /// This worker.
     pub worker_id: WorkerId,
-    /// Proof of ownership for the application's own sinks: the owner with the larger counter is the newer one.
+    /// Proof of ownership for the application's own sinks: the owner with the larger counter is the newer one, also after the
+    /// lease table was deleted and created again.
     pub fencing_token: FencingToken,
     /// The position where reading starts.
     pub start: Position,
@@ -70,6 +75,7 @@ impl ShardContext {
         let data = ShardContextData {
             application: application.into(),
             stream: stream.into(),
+            stream_identity: None,
             shard_id,
             worker_id: owner.owner.clone(),
             fencing_token: owner,

@@ -17,6 +17,8 @@ use lease_store::{
 pub enum StoreCall {
     /// [`LeaseStore::prepare`].
     Prepare,
+    /// [`LeaseStore::check_fleet_mode`].
+    CheckFleetMode,
     /// [`LeaseStore::list`].
     List(Consistency),
     /// [`LeaseStore::get`].
@@ -123,6 +125,11 @@ impl<S: LeaseStore> LeaseStore for HookedLeaseStore<S> {
     async fn prepare(&self) -> Result<(), StoreError> {
         (self.before)(StoreCall::Prepare).await?;
         self.table.prepare().await
+    }
+
+    async fn check_fleet_mode(&self) -> Result<Option<String>, StoreError> {
+        (self.before)(StoreCall::CheckFleetMode).await?;
+        self.table.check_fleet_mode().await
     }
 
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {

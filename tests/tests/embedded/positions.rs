@@ -288,6 +288,44 @@ async fn continue_policy_reads_children_of_a_trimmed_unread_shard() {
     assert!(children.iter().all(|child| member.held().contains(child)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn retention_shortened_while_running_still_halts_the_shard() {
+    let (stream, store, journal) = setup(1);
+    stream.set_retention(Some(HOUR * 48));
+    stream.set_max_batch_records(NonZeroUsize::MIN);
+    let shared = journal.clone();
+    let builder = member("a", &stream, &store, &journal)
+        .no_progress_time(Duration::ZERO)
+        .read_ahead_bytes(0)
+        .failover_time(HOUR / 6);
+    let builder = builder.processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
+        let journal = shared.clone();
+        async move {
+            if journal.all().is_empty() {
+                sleep(HOUR * 30).await;
+            }
+            journal.record(&shard, &batch);
+            Ok(())
+        }
+    }));
+    put(&stream, 0..1);
+    let member = Member::start(builder);
+    member.wait_until_holding(1).await;
+    // An operator shortens the retention period while the handler hangs, and the stream removes records 1 to 4.
+    for number in 1..30 {
+        sleep(HOUR).await;
+        put(&stream, number..number + 1);
+    }
+    stream.set_retention(Some(HOUR * 24));
+    stream.trim_older_than(HOUR * 24);
+    sleep(HOUR).await;
+    let shard_id = stream.open_shards()[0].clone();
+    wait_until("the shard is halted", || state(&member, &shard_id) == Some(ShardState::DataLost)).await;
+    assert_eq!(texts(&journal), strings(["0"]));
+    let progress = progress(&member, &shard_id).unwrap();
+    assert_eq!((progress.lost_spans, progress.possibly_lost_spans), (1, 0));
+}
+
 /// A stream that refuses to open a shard at any sequence number, as Kinesis may where the record is gone.
 fn refuses_positions(stream: &InMemoryStream) -> HookedStream {
     HookedStream::new(stream.clone()).before(|call| async move {

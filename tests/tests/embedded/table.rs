@@ -8,7 +8,8 @@ use std::time::Duration;
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, member, put, setup, shards};
 use futures::FutureExt as _;
 use kinesis_streaming::lease_store::{
-    Consistency, Lease, LeaseChange, LeaseWrite, StoreError, StoreErrorKind, WriteOutcome,
+    Consistency, HeldLease, Lease, LeaseChange, LeaseWrite, StoreError, StoreErrorKind, WorkerId,
+    WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::ReceiverErrorKind;
@@ -58,6 +59,93 @@ async fn deleted_row_of_a_held_lease_is_restored_at_its_position() {
         .filter(|(text, times)| text.parse::<usize>().unwrap() < 300 && **times > 1)
         .count();
     assert_eq!(old_again, 0, "checkpointed records are not read again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn restored_row_counts_on_from_later_holders() {
+    let (stream, store, journal) = setup(1);
+    let shard_id = stream.open_shards().swap_remove(0);
+    let is_silent = Arc::new(AtomicBool::new(false));
+    // The table answers this worker's writes no more, so it does not learn of the later holders.
+    let hooked = HookedLeaseStore::new(store.clone()).before({
+        let is_silent = is_silent.clone();
+        move |_| {
+            let is_silent = is_silent.load(Ordering::Relaxed);
+            async move {
+                if is_silent {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    return Err(StoreError::new(StoreErrorKind::Unavailable, "no answer"));
+                }
+                Ok(())
+            }
+        }
+    });
+    let _member = Member::start(member("a", &stream, &store, &journal).lease_store(hooked));
+    put(&stream, 0..10);
+    journal.wait_for(10, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    is_silent.store(true, Ordering::Relaxed);
+    // Another worker takes the lease and renews it often; then an operator deletes the row.
+    let seen = store.get(&shard_id).await.unwrap().unwrap();
+    let other = WorkerId::new("b").unwrap();
+    let held = HeldLease::take(Arc::new(store.clone()), &seen, &other).await.unwrap();
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        held.renew().await.unwrap();
+    }
+    let newest = store.get(&shard_id).await.unwrap().unwrap();
+    delete(&store, &shard_id).await;
+    is_silent.store(false, Ordering::Relaxed);
+    let table = || rows(&store).now_or_never().unwrap();
+    wait_until("the row is restored", || !table().is_empty()).await;
+    wait_until("the lease is taken", || table()[0].owner.is_some()).await;
+    assert!(table()[0].counter > newest.counter, "{} after {}", table()[0].counter, newest.counter);
+}
+
+#[tokio::test(start_paused = true)]
+async fn position_edited_by_hand_is_reported_while_held() {
+    let (stream, store, journal) = setup(1);
+    let shard_id = stream.open_shards().swap_remove(0);
+    let member = Member::start(member("a", &stream, &store, &journal));
+    put(&stream, 0..10);
+    journal.wait_for(10, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    let row = store.get(&shard_id).await.unwrap().unwrap();
+    assert_eq!(member.handle.status().shards[0].edited_position, None);
+    let edited = Lease { checkpoint: Position::TrimHorizon, ..row.clone() };
+    store.write(&LeaseWrite::Delete { shard_id: shard_id.clone(), expected: row.version() }).await.unwrap();
+    store.write(&LeaseWrite::Create(edited)).await.unwrap();
+    let reported = || member.handle.status().shards.first().and_then(|shard| shard.edited_position.clone());
+    wait_until("the edit is reported", || reported().is_some()).await;
+    assert_eq!(reported(), Some(Position::TrimHorizon));
+    put(&stream, 10..20);
+    journal.wait_for(20, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    let stored = store.get(&shard_id).await.unwrap().unwrap().checkpoint;
+    assert!(stored > row.checkpoint, "the holder's next checkpoint replaces the edit: {stored}");
+    assert!(journal.times().values().all(|times| *times == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_only_an_old_kcl_explains_are_deleted() {
+    let (stream, store, journal) = setup(1);
+    let root = stream.open_shards().swap_remove(0);
+    let _member = Member::start(member("a", &stream, &store, &journal));
+    put(&stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    stream.split(&root).unwrap();
+    put(&stream, 100..200);
+    journal.wait_for(200, LIMIT).await;
+    let table = || rows(&store).now_or_never().unwrap();
+    wait_until("the row of the parent is deleted", || table().len() == 2).await;
+    // A finished row that names no children, and one of a shard that the stream does not list.
+    for shard_id in [root, ShardId::numbered(9000)] {
+        store.write(&LeaseWrite::Create(Lease::unowned(shard_id, Position::ShardEnd))).await.unwrap();
+    }
+    wait_until("both rows are deleted", || table().len() == 2).await;
+    put(&stream, 200..300);
+    journal.wait_for(300, LIMIT).await;
+    assert!(journal.times().values().all(|times| *times == 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -128,6 +128,10 @@ impl<S: LeaseStore> LeaseStore for CountingLeaseStore<S> {
         self.store.prepare().await
     }
 
+    async fn check_fleet_mode(&self) -> Result<Option<String>, StoreError> {
+        self.store.check_fleet_mode().await
+    }
+
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
         let listing = self.store.list(consistency).await;
         let rows =

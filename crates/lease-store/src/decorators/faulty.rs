@@ -136,6 +136,10 @@ impl<S: LeaseStore> LeaseStore for FaultyLeaseStore<S> {
         self.store.prepare().await
     }
 
+    async fn check_fleet_mode(&self) -> Result<Option<String>, StoreError> {
+        self.store.check_fleet_mode().await
+    }
+
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
         self.refuse_read()?;
         self.store.list(consistency).await

@@ -61,6 +61,10 @@ impl<S: LeaseStore> LeaseStore for ThrottledLeaseStore<S> {
         self.store.prepare().await
     }
 
+    async fn check_fleet_mode(&self) -> Result<Option<String>, StoreError> {
+        self.store.check_fleet_mode().await
+    }
+
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
         self.admit()?;
         self.store.list(consistency).await

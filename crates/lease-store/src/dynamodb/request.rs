@@ -54,6 +54,13 @@ impl Expression {
             LeaseChange::Checkpoint { position, children } => expression.checkpoint(position, children),
             LeaseChange::PrepareCheckpoint(pending) => expression.prepare_checkpoint(pending),
             LeaseChange::Take { owner, facts } => {
+                // The condition fixes the counter, so the larger value is known here.
+                if facts.counter_floor > expected.counter.saturating_add(1) {
+                    let counter = attributes::number_value(facts.counter_floor);
+                    expression.set(attributes::LEASE_COUNTER, counter);
+                } else {
+                    expression.count_up(attributes::LEASE_COUNTER);
+                }
                 expression.give_to(expected, owner, facts.owner_process.as_deref());
                 expression.add_facts(facts);
             }
@@ -69,6 +76,7 @@ impl Expression {
                     (None, Some(_)) => expression.require(attributes::LEASE_OWNER, None),
                     (_, _) => expression.require(attributes::LEASE_OWNER, worker_value(Some(to))),
                 }
+                expression.count_up(attributes::LEASE_COUNTER);
                 expression.give_to(expected, to, None);
             }
             LeaseChange::Request { by, instead_of } => {
@@ -152,7 +160,6 @@ impl Expression {
     /// Changes the owner. An update expression has no *if*, so it is decided here whether the take counts as a switch.
     /// The rule depends on both owners, and the condition fixes both. The table itself increments the count.
     fn give_to(&mut self, expected: &LeaseVersion, owner: &WorkerId, owner_process: Option<&str>) {
-        self.count_up(attributes::LEASE_COUNTER);
         self.set(attributes::LEASE_OWNER, attributes::text_value(owner.as_str()));
         if LeaseChange::counts_as_owner_switch(expected, owner) {
             self.count_up(attributes::OWNER_SWITCHES_SINCE_CHECKPOINT);
@@ -360,6 +367,7 @@ mod tests {
             initial_time_millis: Some(42),
             hash_key_range: Some(HashKeyRange::FULL),
             owner_process: Some("host-1 17".to_owned()),
+            counter_floor: 0,
         };
         let text = update(&version(None, None), &LeaseChange::Take { owner: worker("a"), facts });
         for filled in [

@@ -52,6 +52,14 @@ impl DynamoDbLeaseStore {
         self
     }
 
+    /// Sets the name of the application. A KCL 3.x fleet stores its mode in a table `<application>-CoordinatorState`, which is
+    /// read to find out whether workers may take leases. Default: the name of the table.
+    #[must_use]
+    pub fn with_application_name(mut self, application: &str) -> Self {
+        self.table.application = application.into();
+        self
+    }
+
     /// The billing mode of the table, if the store creates it. Default: on demand.
     #[must_use]
     pub fn with_billing_mode(mut self, billing_mode: BillingMode) -> Self {
@@ -226,8 +234,14 @@ impl LeaseStore for DynamoDbLeaseStore {
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
-        table::prepare(&self.table).await?;
-        kcl_mode::check(&self.table).await
+        let description = table::prepare(&self.table).await?;
+        kcl_mode::check(&self.table, kcl_mode::has_index(&description)).await.map(drop)
+    }
+
+    async fn check_fleet_mode(&self) -> Result<Option<String>, StoreError> {
+        // A table that is away says nothing about the mode.
+        let Some(description) = table::describe(&self.table).await? else { return Ok(None) };
+        kcl_mode::check(&self.table, kcl_mode::has_index(&description)).await
     }
 
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {

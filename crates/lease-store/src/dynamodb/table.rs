@@ -53,6 +53,9 @@ pub enum BillingMode {
 pub(super) struct Table {
     pub(super) client: Client,
     pub(super) name: Arc<str>,
+    /// The name of the application, from which the KCL derives the name of its table for the mode of the fleet. Default: the
+    /// name of the table.
+    pub(super) application: Arc<str>,
     pub(super) billing_mode: BillingMode,
     pub(super) deletion_protection: bool,
     /// The longest wait for the table to become active.
@@ -66,9 +69,11 @@ impl Table {
     /// `Invalid` when DynamoDB would refuse the name.
     pub(super) fn new(client: Client, name: String) -> Result<Self, StoreError> {
         check_name(&name)?;
+        let name: Arc<str> = name.into();
         Ok(Self {
             client,
-            name: name.into(),
+            application: name.clone(),
+            name,
             billing_mode: BillingMode::default(),
             deletion_protection: false,
             active_wait_limit: DEFAULT_ACTIVE_WAIT_LIMIT,
@@ -94,7 +99,7 @@ enum State {
 }
 
 /// Refuses a name that DynamoDB would refuse.
-fn check_name(table_name: &str) -> Result<(), StoreError> {
+pub(super) fn check_name(table_name: &str) -> Result<(), StoreError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     if (MIN_NAME_LENGTH..=MAX_NAME_LENGTH).contains(&table_name.len()) && table_name.bytes().all(allowed) {
         return Ok(());
@@ -104,15 +109,15 @@ fn check_name(table_name: &str) -> Result<(), StoreError> {
     )))
 }
 
-/// Creates the table if it is absent, waits until it is active, and checks its layout.
-pub(super) async fn prepare(table: &Table) -> Result<(), StoreError> {
+/// Creates the table if it is absent, waits until it is active, and checks its layout. Returns its description.
+pub(super) async fn prepare(table: &Table) -> Result<TableDescription, StoreError> {
     let started_at = Instant::now();
     let mut poll = FIRST_POLL;
     let mut created = false;
     loop {
         let status = match describe(table).await? {
             Some(description) => match state(&description) {
-                State::Usable => return check_layout(&table.name, &description),
+                State::Usable => return check_layout(&table.name, &description).map(|()| description),
                 State::Refused(kind, reason) => {
                     return Err(StoreError::new(kind, format!("the table {:?} {reason}", table.name)));
                 }
@@ -142,7 +147,7 @@ pub(super) async fn prepare(table: &Table) -> Result<(), StoreError> {
 }
 
 /// The description of the table; `None` when the table is absent.
-async fn describe(table: &Table) -> Result<Option<TableDescription>, StoreError> {
+pub(super) async fn describe(table: &Table) -> Result<Option<TableDescription>, StoreError> {
     let watch = CallWatch::default();
     let request = table.client.describe_table().table_name(&*table.name);
     match request.customize().interceptor(watch.clone()).send().await {

@@ -5,8 +5,10 @@
 
 mod bounded;
 mod cooldowns;
+mod fleet_mode;
 mod lease_requests;
 mod namesakes;
+mod rewound;
 mod rounds;
 mod scan;
 mod shard_sync;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use lease_store::{LeaseListing, MalformedLease, ShardId, StreamIdentity};
-use shard_worker::{RecordDistribution, StreamClock};
+use shard_worker::{RecordDistribution, StreamClock, StreamRetention};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
@@ -39,6 +41,7 @@ use crate::assignment::bounded_run::BoundedRun;
 use crate::assignment::lease_observations::LeaseObservations;
 use crate::assignment::namesakes::Namesakes;
 use crate::error::ReceiverError;
+use crate::lease::token_floor::TokenFloor;
 use crate::lease::unwritten::UnwrittenPositions;
 use crate::receiver::Receiver;
 use crate::status::{ReceiverState, StopReport};
@@ -82,6 +85,8 @@ struct Coordinator {
     /// Other live processes under the id of this worker.
     namesakes: Namesakes,
     namesake_reports: NamesakeReports,
+    /// The least counter of the next takes.
+    token_floor: TokenFloor,
     /// A task for each lease that is being taken or is held.
     tasks: JoinMap<ShardId, TaskEnd>,
     take_permits: Arc<Semaphore>,
@@ -128,12 +133,14 @@ struct StreamFacts {
 }
 
 /// The clock that stamps the records of the stream, and how long it keeps them.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct RetentionInfo {
     clock: Option<StreamClock>,
     period: Option<Duration>,
     /// How the stream distributes records over its shards.
     distribution: Option<RecordDistribution>,
+    /// The same, as the shards describe it later.
+    shared: StreamRetention,
 }
 
 impl Coordinator {
@@ -145,6 +152,7 @@ impl Coordinator {
             observations: LeaseObservations::new(),
             namesakes: Namesakes::default(),
             namesake_reports: NamesakeReports::default(),
+            token_floor: TokenFloor::default(),
             tasks: JoinMap::new(),
             take_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_TAKES)),
             scans: JoinSet::new(),
@@ -170,6 +178,8 @@ impl Coordinator {
             started = self.start() => started?,
             () = stop.cancelled() => return Ok(self.report(Vec::new())),
         };
+        let (store, shared) = (self.receiver.store.clone(), self.receiver.shared.clone());
+        let _fleet_mode = fleet_mode::watch(store, shared, Rng::with_seed(self.receiver.shared.mode_seed()));
         self.receiver.shared.live().state = ReceiverState::Running;
         loop {
             let next_poll = self.requests.next_poll();

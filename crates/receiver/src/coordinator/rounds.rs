@@ -158,7 +158,9 @@ impl Coordinator {
         self.observations.observe(&listing.leases, Instant::now());
         self.look_for_namesakes(&listing.leases);
         self.unwritten.settle(&listing.leases, &self.receiver.worker_id);
+        self.token_floor.observe(&listing.leases);
         self.report_malformed(&listing);
+        self.report_edits(&listing.leases);
         self.record_fleet(&listing.leases, requested_at);
         self.repair_holes(facts, &listing, consistency).await;
         // The children of a shard with a malformed row have to wait: the shard may not be finished.
@@ -187,6 +189,28 @@ impl Coordinator {
             tracing::info!("standby: no shard is free, taking over when another worker leaves or fails");
         }
         self.rounds.was_standby = is_standby;
+    }
+
+    /// Reports positions that somebody stored in the rows of held leases. They have no effect here: adopting one would move
+    /// the shard without its application, which may hold state for the old position.
+    fn report_edits(&self, leases: &[Lease]) {
+        let mut live = self.receiver.shared.live();
+        for row in leases {
+            let Some(shard) = live.shards.get_mut(&row.shard_id) else { continue };
+            shard.held.compare_listed(row);
+            let edited = shard.held.edited_position();
+            if edited.is_some() && edited != shard.reported_edit {
+                if let Some(edited) = &edited {
+                    tracing::warn!(
+                        shard_id = %row.shard_id, stored = %edited.stored, found = %edited.found,
+                        "the position in the row was changed by hand while this worker holds the lease, and has no \
+                         effect: the next checkpoint replaces it; to move the shard, stop all workers, edit the row, and \
+                         start them again"
+                    );
+                }
+                shard.reported_edit = edited;
+            }
+        }
     }
 
     fn record_fleet(&mut self, leases: &[Lease], requested_at: Instant) {
@@ -218,6 +242,9 @@ impl Coordinator {
         consistency: Consistency,
         requested_at: Instant,
     ) -> bool {
+        if self.receiver.shared.live().takes_refused.is_some() {
+            return false;
+        }
         let settings = &self.receiver.settings;
         let longest_answer = settings.hand_over_time.max(settings.drain_time);
         self.requests.forget_older_than(longest_answer * REQUEST_MEMORY);

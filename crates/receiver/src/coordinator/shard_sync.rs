@@ -18,6 +18,7 @@ use crate::error::{ReceiverError, source_error, store_error};
 use crate::shards::cleanup::plan_cleanup;
 use crate::shards::coverage::{Coverage, coverage};
 use crate::shards::descendants::is_read_beyond;
+use crate::shards::forgotten::plan_forgotten;
 use crate::shards::initial_position::{InitialPosition, ShardPositions, time_of_millis};
 use crate::shards::plan::{StartTime, plan_new_leases};
 use crate::shards::table_identity::check_shards;
@@ -27,6 +28,9 @@ const PATIENCE_PER_FAILOVER_TIME: u32 = 2;
 
 /// The most leases of ended shards that the leader deletes after one round.
 const MAX_CLEAN_UPS_PER_ROUND: usize = 100;
+
+/// The most rows of forgotten shards that one audit deletes.
+const MAX_FORGOTTEN_PER_AUDIT: usize = 1000;
 
 /// The state of the shard sync.
 #[derive(Debug)]
@@ -38,6 +42,12 @@ pub(super) struct ShardSync {
     hole: Option<Hole>,
     /// Whether unknown shards among the named ones were logged.
     has_reported_unknown: bool,
+    /// The shards at `TRIM_HORIZON`, each with a parent without a row, that were logged last.
+    pub(super) reported_left_out: BTreeSet<(ShardId, ShardId)>,
+    /// All shards, as last listed; empty unless all were listed.
+    listed: Vec<Shard>,
+    /// The rows that were of no more use at the last audit.
+    forgotten: BTreeSet<ShardId>,
 }
 
 /// A range of the hash-key space that no lease covers.
@@ -52,7 +62,15 @@ struct Hole {
 
 impl ShardSync {
     pub(super) fn starting_at(now: Instant) -> Self {
-        Self { next_audit: now, ranges: HashMap::new(), hole: None, has_reported_unknown: false }
+        Self {
+            next_audit: now,
+            ranges: HashMap::new(),
+            hole: None,
+            has_reported_unknown: false,
+            reported_left_out: BTreeSet::new(),
+            listed: Vec::new(),
+            forgotten: BTreeSet::new(),
+        }
     }
 
     pub(super) fn range_of(&self, shard_id: &ShardId) -> Option<HashKeyRange> {
@@ -74,7 +92,12 @@ impl Coordinator {
         }
         let audited = async {
             let listing = self.list_all().await?;
-            self.sync_shards(facts, listing).await.map(drop)
+            let (leases, is_readable) = (listing.leases.clone(), listing.malformed.is_empty());
+            let missing = self.sync_shards(facts, listing).await?;
+            if missing.is_empty() && is_readable {
+                self.clean_up_forgotten(&leases).await;
+            }
+            Ok::<(), ReceiverError>(())
         };
         if let Err(error) = audited.await {
             tracing::warn!(%error, "shard sync failed, trying again after its interval");
@@ -95,7 +118,8 @@ impl Coordinator {
     ) -> Result<Vec<ShardId>, ReceiverError> {
         self.schedule_audit();
         self.report_malformed(&listing);
-        if listing.malformed.is_empty() && coverage(&listing.leases) == Coverage::Complete {
+        let is_complete = listing.malformed.is_empty() && coverage(&listing.leases) == Coverage::Complete;
+        if is_complete && !self.may_be_rewound(&listing) {
             return Ok(Vec::new());
         }
         self.sync_shards(facts, listing).await
@@ -122,6 +146,7 @@ impl Coordinator {
         let shards = source.list_shards(&filter).await;
         let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
         check_shards(store.name(), &listing.leases, &shards, &facts.identity)?;
+        self.sync.listed = if filter == ShardFilter::All { shards.clone() } else { Vec::new() };
         self.sync.ranges =
             shards.iter().filter_map(|shard| Some((shard.shard_id.clone(), shard.hash_key_range?))).collect();
         if !std::mem::replace(&mut self.sync.has_reported_unknown, true)
@@ -135,6 +160,13 @@ impl Coordinator {
             }
             millis => millis.map(StartTime::at_millis),
         };
+        let rewound = self.rewound_ancestors(facts, &shards, &listing).await?;
+        let restored: Vec<ShardId> = rewound.iter().map(|lease| lease.shard_id.clone()).collect();
+        if !rewound.is_empty() {
+            self.schedule_strong_scan();
+            self.create(rewound).await?;
+            listing = self.list_all().await?;
+        }
         let mut missing_at_first = None;
         // Each pass creates at least one lease, or others have created it.
         for _ in 0..=shards.len() {
@@ -153,7 +185,7 @@ impl Coordinator {
             // Other workers create leases too: list again to skip those.
             listing = self.list_all().await?;
         }
-        Ok(missing_at_first.unwrap_or_default())
+        Ok(restored.into_iter().chain(missing_at_first.unwrap_or_default()).collect())
     }
 
     /// The start time, and, where a lineage without leases starts at `LATEST`, the shards that were open at that time.
@@ -243,6 +275,39 @@ impl Coordinator {
         }
     }
 
+    /// Deletes rows that are of no more use by what the stream lists, if the audit before found the same: one listing may
+    /// lag behind. Each deletion is conditional on the row as it was listed.
+    async fn clean_up_forgotten(&mut self, leases: &[Lease]) {
+        let failover_time = self.receiver.settings.failover_time;
+        self.observations.observe(leases, Instant::now());
+        let observed = self.observations.of(leases, Instant::now());
+        let held: BTreeSet<&ShardId> = observed
+            .iter()
+            .filter(|observed| observed.lease.owner.is_some() && observed.unchanged_for < failover_time)
+            .map(|observed| &observed.lease.shard_id)
+            .collect();
+        let shards = std::mem::take(&mut self.sync.listed);
+        let forgotten = plan_forgotten(leases, &shards, |lease| held.contains(&lease.shard_id));
+        let ids = forgotten.iter().map(|lease| lease.shard_id.clone()).collect();
+        let before = std::mem::replace(&mut self.sync.forgotten, ids);
+        let confirmed = forgotten.into_iter().filter(|lease| before.contains(&lease.shard_id));
+        let store = &self.receiver.store;
+        futures::stream::iter(confirmed.take(MAX_FORGOTTEN_PER_AUDIT))
+            .for_each_concurrent(MAX_CONCURRENT_WRITES, |lease| async move {
+                let shard_id = &lease.shard_id;
+                let delete = LeaseWrite::Delete { shard_id: shard_id.clone(), expected: lease.version() };
+                match store.write(&delete).await {
+                    Ok(WriteOutcome::Applied { .. }) => {
+                        tracing::info!(%shard_id, checkpoint = %lease.checkpoint, "lease of a forgotten shard deleted");
+                    }
+                    // It has changed, or the next audit deletes it.
+                    Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
+                    Err(error) => tracing::debug!(%shard_id, %error, "lease of a forgotten shard not deleted"),
+                }
+            })
+            .await;
+    }
+
     /// Repairs a hole in the hash-key space: the leader as soon as a strongly consistent listing shows it, the others when
     /// the leader evidently does not.
     pub(super) async fn repair_holes(
@@ -301,7 +366,7 @@ impl Coordinator {
         let shard_id = last_known.shard_id.clone();
         let lease = Lease {
             owner: None,
-            counter: last_known.counter + 1,
+            counter: counter_of_restored(last_known.counter, vanished_after, self.counter_floor(facts)),
             checkpoint_owner: None,
             requested_by: None,
             offered_by: None,
@@ -358,6 +423,14 @@ async fn delete_all(store: Arc<dyn LeaseStore>, deletes: Vec<(ShardId, LeaseWrit
     futures::stream::iter(deletes).for_each_concurrent(MAX_CONCURRENT_WRITES, delete).await;
 }
 
+/// The counter of a restored row: greater than that of any holder since the newest write that this one knows of, so that no
+/// fencing token comes again. Each write of a holder waits for the answer to the one before it, which takes longer than a
+/// microsecond. It is at least the floor of a take at this time.
+fn counter_of_restored(last_known: u64, vanished_after: Duration, floor: u64) -> u64 {
+    let unseen_writes = u64::try_from(vanished_after.as_micros()).unwrap_or(u64::MAX);
+    last_known.saturating_add(unseen_writes).saturating_add(1).max(floor)
+}
+
 /// The leases that the table lacks.
 fn missing_leases(
     shards: &[Shard],
@@ -383,4 +456,18 @@ fn missing_leases(
 /// The shards whose rows are malformed.
 pub(super) fn malformed_shards(listing: &LeaseListing) -> BTreeSet<ShardId> {
     listing.malformed.iter().filter_map(|row| ShardId::new(row.key.clone()).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restored_counter_is_above_unseen_writes_and_the_floor() {
+        let after = Duration::from_micros(500);
+        assert_eq!(counter_of_restored(7, after, 0), 508);
+        assert_eq!(counter_of_restored(7, after, 508), 508);
+        assert_eq!(counter_of_restored(7, after, 1_700), 1_700);
+        assert_eq!(counter_of_restored(u64::MAX, after, 0), u64::MAX);
+    }
 }

@@ -155,6 +155,7 @@ impl Coordinator {
         let mut cut_off = Vec::new();
         while let Ok(Some((shard_id, ended))) = timeout_at(deadline, self.tasks.join_next()).await {
             if ended.is_ok() {
+                // It ended before it could be aborted.
                 self.record_outcome(&shard_id, ended, outcomes);
                 continue;
             }
@@ -207,5 +208,69 @@ impl Coordinator {
             "receiver stopped"
         );
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpointer::{Cadence, Checkpointer, RetryPolicy};
+    use lease_store::{InMemoryLeaseStore, Lease, LeaseStore, LeaseWrite, Position};
+    use shard_worker::{InMemoryStream, RecordBatch, ShardContext, ShardProgress, batch_handler};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::handle::LiveShard;
+    use crate::receiver::Receiver;
+
+    #[tokio::test(start_paused = true)]
+    async fn task_that_ended_before_the_abort_keeps_its_outcome() {
+        let store = InMemoryLeaseStore::new();
+        let receiver = Receiver::builder()
+            .application("shutdown")
+            .worker_id("a")
+            .source(InMemoryStream::new("s", std::num::NonZeroUsize::MIN))
+            .lease_store(store.clone())
+            .seed(1)
+            .processors(batch_handler(|_: ShardContext, _: RecordBatch| async { Ok(()) }))
+            .build()
+            .unwrap();
+        let worker_id = receiver.worker_id.clone();
+        let mut coordinator = Coordinator::new(receiver);
+        let ids = [0, 1].map(ShardId::numbered);
+        for shard_id in &ids {
+            let lease = Lease::unowned(shard_id.clone(), Position::TrimHorizon);
+            store.write(&LeaseWrite::Create(lease.clone())).await.unwrap();
+            let held = HeldLease::take(Arc::new(store.clone()), &lease, &worker_id).await.unwrap();
+            let held = Arc::new(held);
+            let checkpointer = Checkpointer::start(
+                held.clone(),
+                Position::TrimHorizon,
+                Cadence::default(),
+                RetryPolicy::default(),
+                fastrand::Rng::with_seed(1),
+            );
+            let shard = LiveShard {
+                held,
+                progress: watch::channel(ShardProgress::default()).1,
+                acknowledger: checkpointer.acknowledger(),
+                reported_edit: None,
+            };
+            coordinator.receiver.shared.live().shards.insert(shard_id.clone(), shard);
+        }
+        // The first one has drained, the second one hangs.
+        let outcome = ShardOutcome::Stopped { drained: true };
+        coordinator.tasks.spawn(ids[0].clone(), async move {
+            TaskEnd::Ended(ShardEnding { outcome, handed_over_to: None })
+        });
+        coordinator.tasks.spawn(ids[1].clone(), std::future::pending());
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        let mut outcomes = Vec::new();
+        coordinator.cut_off(&mut outcomes).await;
+        outcomes.sort_by(|left, right| left.0.cmp(&right.0));
+        let [first, second] = ids;
+        assert_eq!(outcomes, [(first, Some(outcome)), (second, None)]);
+        assert!(coordinator.receiver.shared.live().shards.is_empty());
     }
 }

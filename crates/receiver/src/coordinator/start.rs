@@ -2,7 +2,7 @@
 //! service that is throttled or away did not answer.
 
 use fastrand::Rng;
-use shard_worker::{StreamClock, StreamDescription};
+use shard_worker::{StreamClock, StreamDescription, StreamRetention};
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::startup_log::{overridden_positions, too_old_timestamps};
@@ -91,7 +91,10 @@ impl Coordinator {
         };
         let listing = self.list_all().await?;
         check_identity(store.name(), &listing.leases, &stream.identity)?;
-        self.retention = RetentionInfo { clock, period: stream.retention, distribution: stream.distribution };
+        self.token_floor.observe(&listing.leases);
+        let shared = StreamRetention::described(stream.retention);
+        self.retention =
+            RetentionInfo { clock, period: stream.retention, distribution: stream.distribution, shared };
         self.check_bound()?;
         let settings = self.receiver.settings.clone();
         let named = &settings.initial_positions;

@@ -59,6 +59,7 @@ impl ShardStarter {
         context.start = held.taken().checkpoint.clone();
         context.pending_checkpoint.clone_from(&held.taken().pending_checkpoint);
         context.parent_shard_ids.clone_from(&held.taken().parents);
+        context.stream_identity.clone_from(&held.taken().stream);
         context.hash_key_range = held.taken().hash_key_range;
         context.stopping = stop.clone();
         context.lease_lost = lease_lost.clone();
@@ -103,7 +104,10 @@ impl ShardStarter {
             failover_time: settings.failover_time,
             drain_time: settings.drain_time,
         };
-        self.shared.live().shards.insert(shard_id, LiveShard { held, progress, acknowledger });
+        self.shared
+            .live()
+            .shards
+            .insert(shard_id, LiveShard { held, progress, acknowledger, reported_edit: None });
         task.run().instrument(span).await
     }
 
@@ -114,6 +118,7 @@ impl ShardStarter {
         options.stream_clock = self.retention.clock;
         options.retention = self.retention.period;
         options.distribution = self.retention.distribution;
+        options.stream_retention = Some(self.retention.shared.clone());
         options
     }
 
@@ -141,7 +146,7 @@ impl Coordinator {
             processors: receiver.processors.clone(),
             checkpoint_retry: receiver.checkpoint_retry,
             worker_options: receiver.worker_options.clone(),
-            retention: self.retention,
+            retention: self.retention.clone(),
             stop_shards: self.stop_shards.clone(),
             new_leases: self.new_leases.clone(),
         }
@@ -172,9 +177,7 @@ impl Coordinator {
         if let Some(shard) = &shard {
             // From now on no other holder of this lease handle can write.
             shard.held.fence();
-            let progress = shard.progress.borrow().clone();
-            live.acknowledged_records += progress.acknowledged_records;
-            live.acknowledged_bytes += progress.acknowledged_bytes;
+            live.record_released(shard);
             // A lost lease stays in doubt until a row shows another owner or the position.
             if shard.held.lost_to().is_none()
                 && let Some(position) = shard.acknowledger.unwritten()

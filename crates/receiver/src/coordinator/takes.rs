@@ -8,7 +8,7 @@ use lease_store::{HeldLease, Lease, LeaseFacts, Position, ShardId, StoreErrorKin
 use shard_worker::ShardOutcome;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::start_shard::ShardStarter;
 use super::{Coordinator, StreamFacts};
@@ -58,7 +58,7 @@ impl Coordinator {
         }
     }
 
-    /// The facts that a row written by a KCL worker lacks.
+    /// The facts that a row written by a KCL worker lacks, this process, and the floor of the counter.
     fn facts_for(&self, facts: &StreamFacts, lease: &Lease) -> LeaseFacts {
         let is_sentinel = matches!(lease.checkpoint, Position::Latest | Position::AtTimestamp);
         LeaseFacts {
@@ -66,7 +66,13 @@ impl Coordinator {
             initial_time_millis: facts.initial_time_millis.filter(|_| is_sentinel),
             hash_key_range: self.sync.range_of(&lease.shard_id),
             owner_process: Some(self.receiver.process.text().to_owned()),
+            counter_floor: self.counter_floor(facts),
         }
+    }
+
+    /// The least counter of a take at this time.
+    pub(super) fn counter_floor(&self, facts: &StreamFacts) -> u64 {
+        self.token_floor.at(facts.clock.map(|clock| clock.at(Instant::now())))
     }
 
     /// How many takes are not answered yet.

@@ -5,4 +5,5 @@ pub(crate) mod renewal;
 pub(crate) mod shard_task;
 mod supervisor;
 pub(crate) mod take;
+pub(crate) mod token_floor;
 pub(crate) mod unwritten;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use lease_store::{HeldLease, Lease, LeaseFacts, LeaseStore, StoreError, StoreErrorKind, WorkerId};
+use lease_store::{
+    HeldLease, Lease, LeaseChange, LeaseFacts, LeaseStore, StoreError, StoreErrorKind, WorkerId,
+};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Duration, timeout};
 
@@ -31,6 +33,7 @@ pub(crate) async fn take_patiently(
     turn: SemaphorePermit<'_>,
 ) -> Result<HeldLease, StoreError> {
     let shard_id = seen.shard_id.clone();
+    let take = LeaseChange::Take { owner: worker_id.clone(), facts: facts.clone() };
     let mut limit = patience;
     let mut is_abandoned = false;
     let mut turn = Some(turn);
@@ -59,7 +62,7 @@ pub(crate) async fn take_patiently(
         }
         tracing::debug!(%shard_id, attempt, ?limit, "the take was not answered in time, reading the row");
         if let Ok(Ok(row)) = timeout(limit, store.get(&shard_id)).await {
-            match row.filter(|row| can_be_taken_again(&seen, row, worker_id)) {
+            match row.filter(|row| can_be_taken_again(&seen, row, &take)) {
                 Some(row) => seen = row,
                 None => {
                     let why = format!("the lease of {shard_id} changed before {worker_id} could take it");
@@ -73,14 +76,16 @@ pub(crate) async fn take_patiently(
     Err(StoreError::new(StoreErrorKind::Unavailable, why))
 }
 
-/// Whether a take may be repeated on this row: it is as it was seen, or an abandoned take of this worker was applied to it.
-fn can_be_taken_again(seen: &Lease, row: &Lease, worker_id: &WorkerId) -> bool {
-    seen.version().matches(row) || (row.is_owned_by(worker_id) && row.counter == seen.counter + 1)
+/// Whether a take may be repeated on this row: it is as it was seen, or an abandoned attempt of this process was applied to
+/// it.
+fn can_be_taken_again(seen: &Lease, row: &Lease, take: &LeaseChange) -> bool {
+    let taken = take.apply(seen);
+    seen.version().matches(row) || (taken.version().matches(row) && row.owner_process == taken.owner_process)
 }
 
 #[cfg(test)]
 mod tests {
-    use lease_store::{LeaseChange, Position, ShardId};
+    use lease_store::{Position, ShardId};
 
     use super::*;
 
@@ -88,10 +93,22 @@ mod tests {
     fn only_an_unchanged_or_own_row_is_taken_again() {
         let worker = |name: &'static str| WorkerId::new(name).unwrap();
         let seen = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
-        let may_repeat = |row: &Lease| can_be_taken_again(&seen, row, &worker("me"));
+        let take_by = |owner, process: &str, counter_floor| LeaseChange::Take {
+            owner: worker(owner),
+            facts: LeaseFacts {
+                owner_process: Some(process.to_owned()),
+                counter_floor,
+                ..LeaseFacts::default()
+            },
+        };
+        let take = take_by("me", "host-1 17", 1_700);
+        let may_repeat = |row: &Lease| can_be_taken_again(&seen, row, &take);
         assert!(may_repeat(&seen));
-        let mine = LeaseChange::take(worker("me")).apply(&seen);
+        let mine = take.apply(&seen);
+        assert_eq!(mine.counter, 1_700);
         assert!(may_repeat(&mine));
+        assert!(!may_repeat(&take_by("me", "host-2 17", 1_700).apply(&seen)), "a process of the same name");
+        assert!(!may_repeat(&take_by("me", "host-1 17", 1_701).apply(&seen)), "another take");
         assert!(!may_repeat(&LeaseChange::Renew.apply(&mine)), "somebody renews it under this name");
         assert!(!may_repeat(&LeaseChange::take(worker("other")).apply(&seen)));
     }

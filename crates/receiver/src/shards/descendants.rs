@@ -1,6 +1,6 @@
 //! The children and descendants of a shard, as far as the stream and the table know them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lease_store::{Lease, ShardId};
 use shard_worker::Shard;
@@ -21,30 +21,89 @@ pub(crate) fn children<'a>(
     children
 }
 
-/// Whether a condition holds for any descendant of a shard.
-pub(crate) fn any_descendant(
-    children: &HashMap<&ShardId, BTreeSet<&ShardId>>,
-    shard_id: &ShardId,
-    holds: impl Fn(&ShardId) -> bool,
-) -> bool {
-    let children_of = |shard_id| children.get(shard_id).into_iter().flatten().copied();
-    let mut waiting: Vec<&ShardId> = children_of(shard_id).collect();
-    let mut seen = BTreeSet::new();
-    while let Some(descendant) = waiting.pop() {
-        if holds(descendant) {
-            return true;
-        }
-        if seen.insert(descendant) {
-            waiting.extend(children_of(descendant));
+/// The shards that have a descendant among these, as far as the stream and the table know their parents.
+pub(crate) fn with_descendant_in<'a>(
+    descendants: impl Iterator<Item = &'a ShardId>,
+    shards: &'a [Shard],
+    leases: &'a [Lease],
+) -> HashSet<&'a ShardId> {
+    let listed = shards.iter().map(|shard| (&shard.shard_id, &shard.parents));
+    let leased = leases.iter().map(|lease| (&lease.shard_id, &lease.parents));
+    let mut parents: HashMap<&ShardId, Vec<&BTreeSet<ShardId>>> = HashMap::new();
+    for (child, parents_of_child) in listed.chain(leased) {
+        parents.entry(child).or_default().push(parents_of_child);
+    }
+    let mut waiting: Vec<&ShardId> = descendants.collect();
+    let mut found = HashSet::new();
+    while let Some(shard_id) = waiting.pop() {
+        for parent in parents.get(shard_id).into_iter().flatten().copied().flatten() {
+            if found.insert(parent) {
+                waiting.push(parent);
+            }
         }
     }
-    false
+    found
+}
+
+/// The listed shards with a listed ancestor for which a condition holds, through listed shards only.
+pub(crate) fn listed_below<'a>(
+    shards: &'a [Shard],
+    holds: impl Fn(&ShardId) -> bool,
+) -> HashSet<&'a ShardId> {
+    let children = children(shards, &[]);
+    let mut waiting: Vec<&ShardId> =
+        shards.iter().map(|shard| &shard.shard_id).filter(|shard_id| holds(shard_id)).collect();
+    let mut found = HashSet::new();
+    while let Some(shard_id) = waiting.pop() {
+        for child in children.get(shard_id).into_iter().flatten().copied() {
+            if found.insert(child) {
+                waiting.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// The generation of each listed shard: one more than the highest of its listed parents. A shard that is its own ancestor,
+/// as in no shard history, has none.
+pub(crate) fn generations(shards: &[Shard]) -> HashMap<&ShardId, usize> {
+    let listed: HashSet<&ShardId> = shards.iter().map(|shard| &shard.shard_id).collect();
+    let children = children(shards, &[]);
+    let listed_parents =
+        |shard: &Shard| shard.parents.iter().filter(|parent| listed.contains(parent)).count();
+    let mut missing: HashMap<&ShardId, usize> =
+        shards.iter().map(|shard| (&shard.shard_id, listed_parents(shard))).collect();
+    let mut ready: Vec<&ShardId> = shards
+        .iter()
+        .map(|shard| &shard.shard_id)
+        .filter(|shard_id| missing.get(shard_id) == Some(&0))
+        .collect();
+    let mut generations: HashMap<&ShardId, usize> = ready.iter().map(|shard_id| (*shard_id, 0)).collect();
+    // Each round is one generation, so the last parent of a shard to be done is the highest.
+    for generation in 1..=shards.len() {
+        let mut next = Vec::new();
+        for parent in ready {
+            for child in children.get(parent).into_iter().flatten().copied() {
+                if let Some(missing) = missing.get_mut(child) {
+                    *missing -= 1;
+                    if *missing == 0 {
+                        generations.insert(child, generation);
+                        next.push(child);
+                    }
+                }
+            }
+        }
+        if next.is_empty() {
+            break;
+        }
+        ready = next;
+    }
+    generations
 }
 
 /// Whether a descendant of the shard has a lease, which proves that the shard was read to its end.
 pub(crate) fn is_read_beyond(shard_id: &ShardId, shards: &[Shard], leases: &[Lease]) -> bool {
-    let is_leased = |descendant: &ShardId| leases.iter().any(|lease| lease.shard_id == *descendant);
-    any_descendant(&children(shards, leases), shard_id, is_leased)
+    with_descendant_in(leases.iter().map(|lease| &lease.shard_id), shards, leases).contains(shard_id)
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 pub(crate) mod cleanup;
 pub(crate) mod coverage;
 pub(crate) mod descendants;
+pub(crate) mod forgotten;
 pub(crate) mod initial_position;
 pub(crate) mod plan;
+pub(crate) mod rewound;
 pub(crate) mod shard_end;
 pub(crate) mod shard_end_writer;
 pub(crate) mod table_identity;

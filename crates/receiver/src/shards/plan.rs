@@ -1,11 +1,11 @@
 //! Which leases to create: a pure plan over the listed shards and the lease table.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lease_store::{Lease, Position, ShardId};
 use shard_worker::Shard;
 
-use crate::shards::descendants::{any_descendant, children};
+use crate::shards::descendants::{children, generations, listed_below, with_descendant_in};
 use crate::shards::initial_position::{InitialPosition, ShardPosition, ShardPositions, start_of_child};
 
 /// Decides which leases to create, parents before children. The rules are those of the KCL (`HierarchicalShardSyncer`), for
@@ -47,6 +47,12 @@ pub fn plan_new_leases(
         shards: shards.iter().map(|shard| (&shard.shard_id, shard)).collect(),
         leases: leases.iter().map(|lease| (&lease.shard_id, lease)).collect(),
         children: children(shards, leases),
+        with_leased_descendant: with_descendant_in(
+            leases.iter().map(|lease| &lease.shard_id),
+            shards,
+            leases,
+        ),
+        listed: shards,
         initial_position,
         start_time,
         named,
@@ -57,7 +63,10 @@ pub fn plan_new_leases(
     };
     planner.plan_named();
     for shard in shards.iter().filter(|shard| !shard.is_closed) {
-        if !planner.visit(shard).is_descendant {
+        planner.visit(shard);
+        let is_reached =
+            |ancestry: &Option<Ancestry>| ancestry.is_some_and(|ancestry| ancestry.is_descendant);
+        if !planner.visited.get(&shard.shard_id).is_some_and(is_reached) {
             planner.plan_start(shard);
         }
     }
@@ -65,8 +74,8 @@ pub fn plan_new_leases(
     planner.plan_between();
     let mut new_leases: Vec<Lease> = planner.planned.into_values().collect();
     // The lease of a parent must exist before that of its child: a child whose parent has no lease may start at once.
-    let ids: Vec<ShardId> = new_leases.iter().map(|lease| lease.shard_id.clone()).collect();
-    new_leases.sort_by_key(|lease| lease.parents.iter().filter(|parent| ids.contains(parent)).count());
+    let generations = generations(shards);
+    new_leases.sort_by_key(|lease| generations.get(&lease.shard_id).copied());
     new_leases
 }
 
@@ -113,6 +122,9 @@ struct LeasePlanner<'a> {
     shards: HashMap<&'a ShardId, &'a Shard>,
     leases: HashMap<&'a ShardId, &'a Lease>,
     children: HashMap<&'a ShardId, BTreeSet<&'a ShardId>>,
+    /// The shards of which a descendant has a lease.
+    with_leased_descendant: HashSet<&'a ShardId>,
+    listed: &'a [Shard],
     initial_position: &'a InitialPosition,
     start_time: Option<&'a StartTime>,
     named: &'a ShardPositions,
@@ -120,7 +132,8 @@ struct LeasePlanner<'a> {
     active: BTreeMap<&'a ShardId, &'a ShardPosition>,
     /// Shards without a lease that count as read to their ends, because a named descendant is processed up to a record.
     done: BTreeSet<&'a ShardId>,
-    visited: HashMap<&'a ShardId, Ancestry>,
+    /// `None`: its ancestors are being visited.
+    visited: HashMap<&'a ShardId, Option<Ancestry>>,
     planned: BTreeMap<&'a ShardId, Lease>,
 }
 
@@ -134,14 +147,15 @@ impl<'a> LeasePlanner<'a> {
                 && !self.has_leased_descendant(shard_id)
         });
         self.active = active.collect();
-        let mut ancestors = BTreeSet::new();
-        for shard_id in self.active.keys().filter(|shard_id| self.is_at_record(shard_id)) {
-            self.add_ancestors(shard_id, &mut ancestors);
-        }
+        let at_record = self.active.keys().copied().filter(|shard_id| self.is_at_record(shard_id));
+        let ancestors = self.listed_ancestors(at_record);
+        let leads_on =
+            |shard_id: &ShardId| self.active.contains_key(shard_id) || self.leases.contains_key(shard_id);
+        let below_named_or_leased = listed_below(self.listed, leads_on);
         let (below_others, done): (BTreeSet<_>, BTreeSet<_>) = ancestors
             .into_iter()
             .filter(|shard_id| !self.active.contains_key(shard_id) && !self.leases.contains_key(shard_id))
-            .partition(|shard_id| self.is_below_named_or_leased(shard_id));
+            .partition(|shard_id| below_named_or_leased.contains(*shard_id));
         self.done = done;
         for shard_id in below_others {
             if let Some(shard) = self.shards.get(shard_id).copied() {
@@ -179,22 +193,16 @@ impl<'a> LeasePlanner<'a> {
     /// Plans leases for the shards between a leased shard and its named descendant. Without them the named shard would not
     /// wait for its ancestors.
     fn plan_between(&mut self) {
-        let mut ancestors = BTreeSet::new();
-        for shard_id in self.active.keys() {
-            self.add_ancestors(shard_id, &mut ancestors);
-        }
-        let leads_on = |shard_id: &&ShardId| {
+        let ancestors = self.listed_ancestors(self.active.keys().copied());
+        let leads_on = |shard_id: &ShardId| {
             let is_read = |lease: &Lease| !lease.is_finished();
-            self.leases.contains_key(*shard_id) || self.planned.get(*shard_id).is_some_and(is_read)
+            self.leases.contains_key(shard_id) || self.planned.get(shard_id).is_some_and(is_read)
         };
+        let below = listed_below(self.listed, leads_on);
         let between: Vec<&'a Shard> = ancestors
             .iter()
             .filter(|shard_id| !leads_on(shard_id) && !self.done.contains(*shard_id))
-            .filter(|shard_id| {
-                let mut above = BTreeSet::new();
-                self.add_ancestors(shard_id, &mut above);
-                above.iter().any(leads_on)
-            })
+            .filter(|shard_id| below.contains(*shard_id))
             .filter_map(|shard_id| self.shards.get(shard_id).copied())
             .collect();
         for shard in between {
@@ -218,28 +226,24 @@ impl<'a> LeasePlanner<'a> {
     }
 
     fn has_leased_descendant(&self, shard_id: &ShardId) -> bool {
-        let is_leased = |descendant: &ShardId| self.leases.contains_key(descendant);
-        any_descendant(&self.children, shard_id, is_leased)
+        self.with_leased_descendant.contains(shard_id)
     }
 
-    /// Adds the listed ancestors of a shard.
-    fn add_ancestors(&self, shard_id: &ShardId, found: &mut BTreeSet<&'a ShardId>) {
-        let parents = self.shards.get(shard_id).map(|shard| &shard.parents);
-        for parent in parents.into_iter().flatten() {
-            if let Some(parent) = self.shards.get(parent).copied()
-                && found.insert(&parent.shard_id)
-            {
-                self.add_ancestors(&parent.shard_id, found);
+    /// The listed ancestors of these shards.
+    fn listed_ancestors(&self, shards: impl Iterator<Item = &'a ShardId>) -> BTreeSet<&'a ShardId> {
+        let mut waiting: Vec<&ShardId> = shards.collect();
+        let mut found = BTreeSet::new();
+        while let Some(shard_id) = waiting.pop() {
+            let parents = self.shards.get(shard_id).map(|shard| &shard.parents);
+            for parent in parents.into_iter().flatten() {
+                if let Some(parent) = self.shards.get(parent).copied()
+                    && found.insert(&parent.shard_id)
+                {
+                    waiting.push(&parent.shard_id);
+                }
             }
         }
-    }
-
-    fn is_below_named_or_leased(&self, shard_id: &ShardId) -> bool {
-        let mut ancestors = BTreeSet::new();
-        self.add_ancestors(shard_id, &mut ancestors);
-        let leads_on =
-            |ancestor: &&ShardId| self.active.contains_key(*ancestor) || self.leases.contains_key(*ancestor);
-        ancestors.iter().any(leads_on)
+        found
     }
 
     /// Whether a shard that counts as read has a child that has to start because of it.
@@ -253,29 +257,60 @@ impl<'a> LeasePlanner<'a> {
         })
     }
 
-    /// Walks up the ancestors of a shard. The depth is that of the reshard history that the stream still lists.
-    fn visit(&mut self, shard: &'a Shard) -> Ancestry {
-        if let Some(known) = self.visited.get(&shard.shard_id) {
-            return *known;
+    /// Walks up the ancestors of a shard, oldest first, with a stack of its own: a stream that is resharded by schedule has
+    /// more generations than a thread has stack.
+    fn visit(&mut self, shard: &'a Shard) {
+        let mut path = vec![shard];
+        while let Some(shard) = path.last().copied() {
+            let shard_id = &shard.shard_id;
+            if matches!(self.visited.get(shard_id), Some(Some(_))) {
+                path.pop();
+                continue;
+            }
+            if !self.visited.contains_key(shard_id) && self.is_settled(shard_id) {
+                self.visited.insert(shard_id, Some(Ancestry::DESCENDANT));
+                path.pop();
+                continue;
+            }
+            self.visited.insert(shard_id, None);
+            let next = shard.parents.iter().find_map(|parent| {
+                self.shards.get(parent).copied().filter(|parent| !self.visited.contains_key(&parent.shard_id))
+            });
+            if let Some(parent) = next {
+                path.push(parent);
+            } else {
+                let ancestry = self.combine_parents(shard);
+                self.visited.insert(shard_id, Some(ancestry));
+                path.pop();
+            }
         }
-        let ancestry = self.check(shard);
-        self.visited.insert(&shard.shard_id, ancestry);
-        ancestry
     }
 
-    fn check(&mut self, shard: &'a Shard) -> Ancestry {
-        let shard_id = &shard.shard_id;
-        let is_settled = self.leases.contains_key(shard_id)
+    fn is_settled(&self, shard_id: &ShardId) -> bool {
+        self.leases.contains_key(shard_id)
             || self.planned.contains_key(shard_id)
-            || self.done.contains(shard_id);
-        if is_settled { Ancestry::DESCENDANT } else { self.check_ancestors(shard) }
+            || self.done.contains(shard_id)
     }
 
-    fn check_ancestors(&mut self, shard: &'a Shard) -> Ancestry {
+    /// Visits the ancestors of a shard that has a lease.
+    fn check_ancestors(&mut self, shard: &'a Shard) {
+        for parent in &shard.parents {
+            if let Some(parent) = self.shards.get(parent).copied() {
+                self.visit(parent);
+            }
+        }
+        self.combine_parents(shard);
+    }
+
+    /// How a shard is reached, once its parents are visited.
+    fn combine_parents(&mut self, shard: &'a Shard) -> Ancestry {
         let mut parents = Vec::new();
         for parent_id in &shard.parents {
             if let Some(parent) = self.shards.get(parent_id).copied() {
-                parents.push((Some(parent), self.visit(parent)));
+                // A parent that is still being visited is its own ancestor, which no shard history has: do not wait for it.
+                if let Some(ancestry) = self.visited.get(parent_id).copied().flatten() {
+                    parents.push((Some(parent), ancestry));
+                }
             } else if self.leases.contains_key(parent_id) || self.is_named_and_unlisted(parent_id) {
                 // The stream no longer lists the parent, but the table or the named positions have it.
                 parents.push((None, Ancestry::DESCENDANT));
@@ -645,6 +680,95 @@ mod tests {
         assert_eq!(lease_of(9).initial_time_millis, None);
     }
 
+    fn order_of(new_leases: &[Lease]) -> Vec<usize> {
+        new_leases.iter().map(number_of).collect()
+    }
+
+    #[test]
+    fn merge_before_split_is_planned_before_its_children() {
+        // 0 and 1 merged into 2, which split into 3 and 5. The parents of 2 are unknown to none of them.
+        let shards = [
+            shard(0, &[], true),
+            shard(1, &[], true),
+            shard(2, &[0, 1], true),
+            shard(3, &[2], false),
+            shard(5, &[2], false),
+        ];
+        let at_record = |number| (id(number), ShardPosition::TrimHorizon);
+        let named: BTreeMap<ShardId, ShardPosition> = [0, 1, 2, 3, 5].map(at_record).into();
+        let plan = plan_new_leases(&shards, &[], &InitialPosition::TrimHorizon, None, &named);
+        assert_eq!(order_of(&plan), [0, 1, 2, 3, 5]);
+    }
+
+    /// How many generations a history has that no recursion would survive on the stack of a test (2 MiB).
+    const GENERATIONS: usize = 100_000;
+
+    /// One shard that split again and again into a shard that stays open and one that splits. The shards with even numbers
+    /// are those that split.
+    fn deep_history(generations: usize) -> Vec<Shard> {
+        let mut shards = vec![shard(0, &[], true)];
+        for generation in 1..=generations {
+            let (split, open) = (2 * generation, 2 * generation - 1);
+            let parent = split - 2;
+            shards.push(shard(open, &[parent], false));
+            shards.push(shard(split, &[parent], generation < generations));
+        }
+        shards
+    }
+
+    #[test]
+    fn hundred_thousand_generations_are_planned() {
+        // A chain, so that each plan is quick.
+        let shards: Vec<Shard> = (0..=GENERATIONS)
+            .map(|number| {
+                let parents: Vec<usize> = number.checked_sub(1).into_iter().collect();
+                shard(number, &parents, number < GENERATIONS)
+            })
+            .collect();
+        let trim_horizon = InitialPosition::TrimHorizon;
+        let oldest = plan_new_leases(&shards, &[], &trim_horizon, None, &BTreeMap::new());
+        assert_eq!(order_of(&oldest), [0], "the oldest shard leads to all others");
+        let named = BTreeMap::from([(id(0), after(1)), (id(GENERATIONS), after(5))]);
+        let between = plan_new_leases(&shards, &[], &trim_horizon, None, &named);
+        assert!(order_of(&between).into_iter().eq(0..=GENERATIONS), "each waits for the one before it");
+    }
+
+    #[test]
+    fn deep_history_is_planned_like_a_shallow_one() {
+        const DEPTH: usize = 500;
+        let shards = deep_history(DEPTH);
+        let plan = |leases: &[Lease], initial, named: &ShardPositions| {
+            plan_new_leases(&shards, leases, &initial, None, named)
+        };
+        let none = BTreeMap::new();
+        assert_eq!(order_of(&plan(&[], InitialPosition::TrimHorizon, &none)), [0]);
+        assert_eq!(plan(&[], InitialPosition::Latest, &none).len(), DEPTH + 1);
+        let root = |position| [new_lease(&shards[0], position)];
+        assert_eq!(plan(&root(Position::TrimHorizon), InitialPosition::Latest, &none).len(), 0);
+        let ended = plan(&root(Position::ShardEnd), InitialPosition::Latest, &none);
+        assert_eq!(order_of(&ended), [1, 2]);
+        // The ancestors of the named shard count as read, and their other children start.
+        let named = BTreeMap::from([(id(2 * DEPTH), after(5))]);
+        let with_named = plan(&[], InitialPosition::TrimHorizon, &named);
+        assert_eq!(with_named.len(), 2 * DEPTH + 1);
+        assert_eq!(with_named.iter().filter(|lease| lease.is_finished()).count(), DEPTH);
+        // Every row is kept, finished, without the names of its children.
+        let closed = shards.iter().filter(|shard| shard.is_closed);
+        let mut rows: Vec<Lease> = closed.map(|shard| new_lease(shard, Position::ShardEnd)).collect();
+        let missing = plan(&rows, InitialPosition::Latest, &none);
+        assert_eq!(missing.len(), DEPTH + 1);
+        rows.extend(missing);
+        assert_eq!(plan(&rows, InitialPosition::Latest, &none).len(), 0);
+    }
+
+    #[test]
+    fn shards_that_are_their_own_ancestors_are_planned_without_end() {
+        // No stream has such a history; a damaged listing must not stop the receiver.
+        let shards = [shard(0, &[1], true), shard(1, &[0], false)];
+        let plan = plan_new_leases(&shards, &[], &InitialPosition::TrimHorizon, None, &BTreeMap::new());
+        assert!(!plan.is_empty());
+    }
+
     /// The shards of a stream that was resharded at random, all of them still listed.
     fn any_history() -> impl Strategy<Value = Vec<Shard>> {
         let steps = prop::collection::vec((any::<bool>(), any::<usize>(), any::<usize>()), 0..12);
@@ -689,6 +813,10 @@ mod tests {
                 }))
                 .collect();
             let mut leases = plan_new_leases(&shards, &[], &initial, start_time.as_ref(), &named);
+            for (index, lease) in leases.iter().enumerate() {
+                let later = leases[index..].iter().find(|later| lease.parents.contains(&later.shard_id));
+                prop_assert!(later.is_none(), "{:?} comes before its parent", lease.shard_id);
+            }
             for (shard_id, position) in &named {
                 let lease = leases.iter().find(|lease| lease.shard_id == *shard_id);
                 prop_assert_eq!(lease.map(|lease| &lease.checkpoint), Some(&position.position()));

@@ -63,7 +63,8 @@ fn wrong_stream(table: &str, lease: &Lease, mismatch: &str) -> ReceiverError {
         format!(
             "the lease table {table:?} belongs to another stream: its row {} is for {mismatch}. Positions of one stream are \
              invalid in another. Either give the application another name (and with it a table of its own), or, if its \
-             progress in the old stream is no longer needed, stop all its workers and delete the table",
+             progress in the old stream is no longer needed, stop all its workers, delete the table, and, if it keeps \
+             state, move the snapshots of the old stream elsewhere: they are refused for this one, and never deleted",
             lease.shard_id
         ),
     )

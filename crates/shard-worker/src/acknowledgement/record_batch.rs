@@ -205,7 +205,7 @@ pub(crate) struct Delivery {
     /// The attempts so far, this one included.
     attempts: u32,
     is_deferred: AtomicBool,
-    /// The batch was delivered again: handles of this delivery do nothing.
+    /// The batch was delivered again: handles of this delivery do nothing. Read and written with the lock on the window.
     is_void: AtomicBool,
 }
 
@@ -240,7 +240,8 @@ impl Delivery {
 
     /// Changes the progress of the shard, unless the delivery is void.
     pub(super) fn count(&self, change: impl FnOnce(&mut ShardProgress)) {
-        if !self.is_void() {
+        let inner = self.shared.inner();
+        if !self.is_void(&inner) {
             self.shared.progress.send_modify(change);
         }
     }
@@ -254,13 +255,16 @@ impl Delivery {
         self.is_deferred.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_void(&self) -> bool {
-        self.is_void.load(Ordering::Acquire)
+    /// Whether handles of this delivery do nothing. The lock on the window is the proof that the answer stays true until
+    /// the caller has changed the window: an answer from before the lock would let a handle of a void delivery
+    /// acknowledge records that the worker already counts as abandoned.
+    pub(super) fn is_void(&self, _locked: &Inner) -> bool {
+        self.is_void.load(Ordering::Relaxed)
     }
 
     /// Makes all handles of this delivery do nothing.
-    pub(super) fn make_void(&self) {
-        self.is_void.store(true, Ordering::Release);
+    pub(super) fn make_void(&self, _locked: &Inner) {
+        self.is_void.store(true, Ordering::Relaxed);
     }
 
     /// Marks it as acknowledged later; returns `false` if it was marked before.
@@ -297,11 +301,11 @@ impl Delivery {
     }
 
     fn change(&self, acknowledge: impl FnOnce(&mut Inner) -> Option<Advance>) {
-        if self.is_void() {
-            return;
-        }
         // The lock is held until the position has moved: a stop that finds all records acknowledged must flush it.
         let mut inner = self.shared.inner();
+        if self.is_void(&inner) {
+            return;
+        }
         if let Some(advance) = acknowledge(&mut inner) {
             let is_all = inner.window.open() == 0;
             self.shared.advance(advance, is_all);
@@ -319,7 +323,7 @@ impl Delivery {
     ) {
         let mut inner = self.shared.inner();
         let inner = &mut *inner;
-        if self.is_void() {
+        if self.is_void(inner) {
             return;
         }
         let open = indexes.filter(|index| inner.window.is_open(self.batch_number, self.index(*index)));
@@ -347,7 +351,7 @@ impl Delivery {
     pub(super) fn fail_without_records(&self, error: BoxError) {
         let mut inner = self.shared.inner();
         let is_open = inner.window.is_open(self.batch_number, self.index(0));
-        if is_open && !self.is_void() {
+        if is_open && !self.is_void(&inner) {
             inner.reread.get_or_insert(error);
             self.shared.changed.notify_one();
         }

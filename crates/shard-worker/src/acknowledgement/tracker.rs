@@ -49,7 +49,7 @@ impl AcknowledgementTracker {
         let delivery = batch.delivery()?;
         let open: Vec<usize> = {
             let inner = self.shared.inner();
-            delivery.make_void();
+            delivery.make_void(&inner);
             let is_open =
                 |index: &usize| inner.window.is_open(delivery.batch_number(), delivery.index(*index));
             (0..batch.len()).filter(is_open).collect()
@@ -128,7 +128,7 @@ impl AcknowledgementTracker {
             loop {
                 let failed = inner.failed.pop_front()?;
                 // Skip void deliveries: their batch is already queued for redelivery.
-                if !failed.delivery.is_void() {
+                if !failed.delivery.is_void(&inner) {
                     break failed;
                 }
             }
@@ -218,5 +218,80 @@ impl Drop for AcknowledgementTracker {
     fn drop(&mut self) {
         // Failed records hold a reference to the shared window, which holds them: break the cycle.
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use async_trait::async_trait;
+    use checkpointer::{Cadence, CheckpointWriter, Checkpointer, RetryPolicy};
+    use lease_store::{Position, StoreError};
+
+    use super::*;
+    use crate::record::Record;
+
+    #[derive(Debug)]
+    struct Discarding;
+
+    #[async_trait]
+    impl CheckpointWriter for Discarding {
+        async fn write(&self, _position: &Position) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    fn record(number: u64) -> Record {
+        Record {
+            sequence_number: u128::from(number).into(),
+            sub_sequence_number: 0,
+            partition_key: None,
+            data: bytes::Bytes::new(),
+            approximate_arrival: None,
+        }
+    }
+
+    /// The handle is used while the worker, holding the lock, makes its delivery void. How the threads run decides only
+    /// how often the handle comes first: in each case what is open and what is abandoned agree afterwards.
+    #[tokio::test(start_paused = true)]
+    async fn late_acknowledgement_of_void_delivery_changes_nothing() {
+        for _ in 0..50 {
+            let rng = fastrand::Rng::with_seed(1);
+            let checkpointer = Checkpointer::start(
+                Arc::new(Discarding),
+                Position::TrimHorizon,
+                Cadence::default(),
+                RetryPolicy::default(),
+                rng,
+            );
+            let limits = WindowLimits { records: 10, bytes: 10_000 };
+            let progress = watch::channel(ShardProgress::default()).0;
+            let tracker = AcknowledgementTracker::new(checkpointer.acknowledger(), progress, limits);
+            let batch = RecordBatch::new(vec![record(1)], None).unwrap();
+            checkpointer.deliver(batch.last_position());
+            let batch = tracker.deliver(batch);
+            let handle = batch.defer();
+            let inner = tracker.shared.inner();
+            let (started, has_started) = mpsc::channel();
+            let acknowledging = thread::spawn(move || {
+                started.send(()).unwrap();
+                handle.acknowledge();
+            });
+            has_started.recv().unwrap();
+            for _ in 0..1000 {
+                thread::yield_now();
+            }
+            let delivery = batch.delivery().unwrap();
+            delivery.make_void(&inner);
+            drop(inner);
+            acknowledging.join().unwrap();
+            assert!(tracker.is_open(delivery.batch_number()), "a void delivery acknowledged its record");
+            // What a stop does with it.
+            tracker.abandon(&batch);
+            assert!(tracker.is_flushed());
+            checkpointer.close().await;
+        }
     }
 }

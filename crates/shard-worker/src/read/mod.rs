@@ -16,4 +16,5 @@ pub(crate) mod read_guard;
 pub(crate) mod retention;
 pub(crate) mod run_until;
 pub(crate) mod stream_clock;
+pub(crate) mod stream_retention;
 pub(crate) mod unpack;

@@ -9,17 +9,18 @@ use super::data_loss::{DataLossPolicy, LossDetector, LossEvidence, LostSpan, Ret
 use super::retention::RetentionAlarm;
 use super::run_until::{Bound, RunUntil};
 use super::stream_clock::StreamClock;
+use super::stream_retention::StreamRetention;
 use crate::error::{SourceError, SourceErrorKind};
 use crate::progress::ShardProgress;
-use crate::source::{FetchedBatch, ReadFrom};
+use crate::source::{FetchedBatch, ReadFrom, StreamSource};
 
 /// What is checked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct ReadChecks {
     /// What to do when the stream has removed unread records.
     pub(crate) data_loss: DataLossPolicy,
-    /// How long the stream keeps records. `None`: not known.
-    pub(crate) retention: Option<Duration>,
+    /// How long the stream keeps records.
+    pub(crate) retention: StreamRetention,
     /// The clock that stamps the records.
     pub(crate) stream_clock: Option<StreamClock>,
     /// The bound of a bounded run.
@@ -30,7 +31,7 @@ pub(crate) struct ReadChecks {
 #[derive(Debug)]
 pub(crate) struct ReadGuard {
     policy: DataLossPolicy,
-    retention: Option<Duration>,
+    retention: StreamRetention,
     clock: Option<StreamClock>,
     loss_detector: LossDetector,
     bound: Option<Bound>,
@@ -77,6 +78,7 @@ impl ReadGuard {
         let restarted = Self::new(checks, start, self.newest_lag.1);
         *self = Self {
             has_reported_loss: self.has_reported_loss,
+            retention: self.retention.clone(),
             alarm: self.alarm,
             newest_lag: self.newest_lag,
             ..restarted
@@ -170,7 +172,7 @@ impl ReadGuard {
 
     /// Updates the retention alarm. Without new answers the lag grows with time, so a retry calls this too.
     pub(crate) fn watch_retention(&mut self, now: Instant, progress: &watch::Sender<ShardProgress>) {
-        let Some(retention) = self.retention else { return };
+        let Some(retention) = self.retention.period() else { return };
         let (lag, since) = self.newest_lag;
         let lag = lag.saturating_add(now.saturating_duration_since(since));
         let alarm = self.alarm.next(lag, retention);
@@ -194,8 +196,27 @@ impl ReadGuard {
     }
 
     fn retained(&self, now: Instant) -> Option<RetentionWindow> {
-        let (clock, retention) = (self.clock?, self.retention?);
-        Some(RetentionWindow { horizon: clock.at(now).checked_sub(retention)?, retention })
+        self.retention.window(self.clock?.at(now))
+    }
+
+    /// Whether the answer is evidence of a loss only if the retention period was shortened since the stream was described.
+    /// Then the caller has to call [`describe_again`](Self::describe_again) and read again.
+    pub(crate) fn is_doubtful(&self, fetched: &FetchedBatch, now: Instant) -> bool {
+        let Some(clock) = self.clock else { return false };
+        let Some(shortest) = self.retention.shortest_window(clock.at(now), now) else { return false };
+        let is_likely = |retained: Option<RetentionWindow>| {
+            let span = self.loss_detector.check(&fetched.records, retained);
+            span.is_some_and(|span| span.evidence == LossEvidence::Likely)
+        };
+        is_likely(Some(shortest)) && !is_likely(self.retained(now))
+    }
+
+    /// Describes the stream again, for its retention period.
+    ///
+    /// # Errors
+    /// A throttled or unavailable stream: ask again.
+    pub(crate) async fn describe_again(&self, source: &dyn StreamSource) -> Result<(), SourceError> {
+        self.retention.describe_again(source, self.clock).await
     }
 
     /// Checks a refused start position against the first record.

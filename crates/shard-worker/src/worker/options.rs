@@ -15,6 +15,7 @@ use crate::read::rate_limit::RateLimit;
 use crate::read::read_guard::ReadChecks;
 use crate::read::run_until::RunUntil;
 use crate::read::stream_clock::StreamClock;
+use crate::read::stream_retention::StreamRetention;
 use crate::shard_context::DEFAULT_PROCESSING_RETRY;
 use crate::source::RecordDistribution;
 
@@ -45,6 +46,8 @@ pub struct ShardWorkerOptions {
     pub data_loss: DataLossPolicy,
     /// How long the stream keeps records. `None`: not known.
     pub retention: Option<Duration>,
+    /// The same as it is described while shards are read, shared by all of them. `None`: each shard begins with `retention`.
+    pub stream_retention: Option<StreamRetention>,
     /// The clock that stamps the records. Without it, or without the retention period, a loss of records is never more
     /// than possible.
     pub stream_clock: Option<StreamClock>,
@@ -88,7 +91,10 @@ impl ShardWorkerOptions {
     pub(crate) fn read_checks(&self) -> ReadChecks {
         ReadChecks {
             data_loss: self.data_loss,
-            retention: self.retention,
+            retention: self
+                .stream_retention
+                .clone()
+                .unwrap_or_else(|| StreamRetention::described(self.retention)),
             stream_clock: self.stream_clock,
             run_until: self.run_until,
         }
@@ -109,6 +115,7 @@ impl Default for ShardWorkerOptions {
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
             data_loss: DataLossPolicy::default(),
             retention: None,
+            stream_retention: None,
             stream_clock: None,
             run_until: None,
             max_unacknowledged_records: DEFAULT_MAX_UNACKNOWLEDGED_RECORDS,

@@ -132,3 +132,28 @@ async fn a_lost_lease_cancels_the_handler_and_writes_nothing() {
     assert_eq!(running.await.unwrap(), ShardOutcome::LeaseLost);
     assert_eq!(events.all(), ["initialize", "process 3", "lease lost"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn restart_at_latest_keeps_records_that_wait_for_a_batch() {
+    let (shard, events) = scene();
+    let recorder = events.clone();
+    let processors = move |_| Recording { events: recorder.clone(), failing_starts: 0, hangs: false };
+    let stored = Arc::new(events.clone());
+    let (mut worker, progress) =
+        support::worker(&shard.stream, Position::Latest, processors, ONLY_ON_DEMAND, &stored);
+    // The batch waits longer than the test takes.
+    worker.options.batch_limits.max_wait = Duration::from_secs(600);
+    let (commands, stop) = (worker.watchdog_commands.clone(), worker.context.stopping.clone());
+    let running = tokio::spawn(worker.run());
+    wait_a_little().await;
+    shard.put(["d", "e"]);
+    wait_a_little().await;
+    commands.restart();
+    wait_a_little().await;
+    assert_eq!(progress.borrow().restarts, 1);
+    shard.put(["f"]);
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    assert!(events.all().contains(&"process 3".to_owned()), "{:?}", events.all());
+    stop.cancel();
+    assert_eq!(running.await.unwrap(), ShardOutcome::Stopped { drained: true });
+}

@@ -208,6 +208,7 @@ fn changes(lease: &Lease) -> Vec<LeaseChange> {
         initial_time_millis: Some(42),
         hash_key_range: Some(HashKeyRange::FULL),
         owner_process: Some("host-1 17".to_owned()),
+        counter_floor: 1_700_000_000_000_000,
     };
     let mut changes = vec![
         LeaseChange::Renew,

@@ -5,4 +5,5 @@ mod damage;
 mod kills;
 mod objects;
 mod scene;
+mod table_lives;
 mod two_checkpoints;

@@ -144,6 +144,12 @@ impl Scene {
         assert!(!self.ran_ahead.load(Ordering::Relaxed), "a checkpoint ran ahead of its snapshot");
     }
 
+    /// Waits until this member has counted every record that was put, and stops it.
+    pub(crate) async fn wait_until_all_counted_by(&self, member: Member) {
+        self.wait_until_all_counted().await;
+        assert!(member.stop().await.is_drained());
+    }
+
     pub(crate) async fn checkpoint(&self, shard_id: &ShardId) -> Position {
         self.leases.table.get(shard_id).await.unwrap().unwrap().checkpoint
     }

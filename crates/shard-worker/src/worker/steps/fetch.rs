@@ -64,6 +64,15 @@ impl ShardSteps {
                 () = is_due => None,
             };
             if let Some(read) = read {
+                if let Ok((fetched, _)) = &read
+                    && self.guard.is_doubtful(fetched, Instant::now())
+                {
+                    // This answer is read again, so it can be dropped while the stream is described.
+                    self.prefetch = prefetch(&self.worker, self.worker.options.read_ahead_bytes);
+                    drop(read);
+                    self.guard.describe_again(&*self.worker.source).await?;
+                    continue;
+                }
                 let is_new = self.accept_read(read)?;
                 if !is_new && !self.is_end_read && self.buffer.is_empty() {
                     return Ok(Event::Fetched { records: false, end: false });
@@ -116,6 +125,11 @@ impl ShardSteps {
             return Err(error);
         }
         self.refused = None;
+        if self.first_read.is_none()
+            && let Some(first) = fetched.records.first()
+        {
+            self.first_read = first.sequence_number.as_str().parse().ok();
+        }
         let fetched_bytes = fetched.memory_bytes();
         if !self.unpacker.knows_start()
             && let Some(first) = fetched.records.first()
@@ -155,10 +169,6 @@ impl ShardSteps {
         let millis_behind_latest = self.worker.progress.borrow().millis_behind_latest;
         if let Some(batch) = RecordBatch::new(records, millis_behind_latest) {
             self.worker.checkpointer.deliver(batch.last_position());
-            if self.first_delivered.is_none() {
-                let first = batch.first().and_then(|record| record.sequence_number.as_str().parse().ok());
-                self.first_delivered = first;
-            }
             let batch = self.tracker.deliver(batch.holding(memory));
             self.work.push_back(Work::new(batch, false));
         }
@@ -167,7 +177,7 @@ impl ShardSteps {
 
     /// Where to open the shard.
     fn read_from(&self) -> Result<ReadFrom, SourceError> {
-        match (self.unpacker.read_position(), &self.first_delivered) {
+        match (self.unpacker.read_position(), &self.first_read) {
             (Position::TrimHorizon | Position::AtTimestamp | Position::Latest, Some(first)) => {
                 Ok(ReadFrom::At(first.clone()))
             }

@@ -40,8 +40,9 @@ pub(crate) struct ShardSteps {
     refused: Option<ShardState>,
     /// Knows the read position: how far the shard was read.
     unpacker: Unpacker,
-    /// The first delivered record: a restart begins there while no record is acknowledged.
-    first_delivered: Option<SequenceNumber>,
+    /// The first record that was read: a restart begins there while no record is acknowledged. At `LATEST` nothing else
+    /// leads back to records that were read and not delivered.
+    first_read: Option<SequenceNumber>,
     /// Records that were read and are in no batch yet.
     buffer: BatchBuffer,
     /// The memory of the buffered records.
@@ -118,7 +119,7 @@ impl ShardSteps {
                 },
                 context.start.clone(),
             ),
-            first_delivered: None,
+            first_read: None,
             buffer: BatchBuffer::default(),
             buffered_memory: Vec::new(),
             is_end_read: false,
@@ -318,7 +319,7 @@ impl ShardSteps {
         self.paced_until = None;
         self.children.clear();
         let acknowledged = self.worker.checkpointer.watermarks().acknowledged().clone();
-        self.guard.restart(self.worker.options.read_checks(), &acknowledged, self.first_delivered.as_ref());
+        self.guard.restart(self.worker.options.read_checks(), &acknowledged, self.first_read.as_ref());
         tracing::warn!(from = %acknowledged, "restarting the shard with a new processor");
         self.unpacker.read_again_from(acknowledged);
         self.worker.progress.send_modify(|progress| progress.restarts += 1);
