@@ -3,7 +3,8 @@
 use lease_store::{Error, ErrorKind, StoreError, StoreErrorKind};
 use shard_worker::{SourceError, SourceErrorKind};
 
-/// The reason of a [`ReceiverError`]. Only the start can fail. Later failures are retried, and reported in the status.
+/// The reason of a [`ReceiverError`]. After the start only `WrongStream` ends a receiver. Other failures are retried, and
+/// reported in the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReceiverErrorKind {

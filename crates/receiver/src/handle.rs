@@ -9,7 +9,9 @@ use shard_worker::{ByteBudget, ByteUsage, ShardProgress};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::status::{MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus};
+use crate::status::{
+    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus,
+};
 
 /// Stops a running [`Receiver`](crate::Receiver) and reads its status.
 #[derive(Debug, Clone)]
@@ -65,6 +67,7 @@ pub(crate) struct Live {
     pub(crate) is_leader: bool,
     /// Why this worker takes no leases at present.
     pub(crate) takes_refused: Option<String>,
+    pub(crate) lease_table: LeaseTableState,
 }
 
 /// A running shard.
@@ -94,6 +97,7 @@ impl Shared {
             namesake: None,
             is_leader: false,
             takes_refused: None,
+            lease_table: LeaseTableState::Available,
         };
         Self { worker_id, stop: CancellationToken::new(), budget, live: Mutex::new(live) }
     }
@@ -140,7 +144,11 @@ impl Live {
             worker_id: worker_id.clone(),
             state: self.state,
             start_error: self.start_error.clone(),
-            is_standby: self.has_scanned && shards.is_empty() && self.state == ReceiverState::Running,
+            is_standby: self.has_scanned
+                && shards.is_empty()
+                && self.state == ReceiverState::Running
+                && self.lease_table == LeaseTableState::Available,
+            lease_table: self.lease_table,
             shards,
             released_shards: self.released.iter().cloned().collect(),
             acknowledged_records: self.acknowledged_records + records,

@@ -19,6 +19,20 @@ pub enum ReceiverState {
     Stopped,
 }
 
+/// What the receiver knows of its lease table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseTableState {
+    /// The newest listing was answered and complete.
+    Available,
+    /// The newest listing lacks rows that this receiver knows. They are restored at their last known positions.
+    RowsMissing,
+    /// The table does not exist. Shards are read until their leases expire, then the receiver waits for the table.
+    Missing,
+    /// The newest listing failed.
+    Unavailable,
+}
+
 /// The status of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -36,7 +50,10 @@ pub struct ReceiverStatus {
     /// [`MAX_RELEASED_SHARDS`]. A periodic reader would otherwise miss what was acknowledged between its last look and the
     /// end.
     pub released_shards: Vec<ReleasedShard>,
-    /// Whether it runs without a shard: it takes over as soon as another worker leaves or fails.
+    /// Whether the lease table can be listed and is complete.
+    pub lease_table: LeaseTableState,
+    /// Whether it runs without a shard: it takes over as soon as another worker leaves or fails. Without a complete lease
+    /// table it is no standby.
     pub is_standby: bool,
     /// Records acknowledged since its start, over all shards it held.
     pub acknowledged_records: u64,

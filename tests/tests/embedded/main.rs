@@ -5,6 +5,7 @@
 
 mod acknowledgement;
 mod aggregates;
+mod border;
 mod clones;
 mod cost;
 mod delivery;

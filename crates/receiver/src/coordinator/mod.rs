@@ -18,6 +18,7 @@ mod start_shard;
 mod startup_log;
 mod takes;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -44,6 +45,8 @@ use crate::error::ReceiverError;
 use crate::lease::token_floor::TokenFloor;
 use crate::lease::unwritten::UnwrittenPositions;
 use crate::receiver::Receiver;
+use crate::shards::border::{Border, VerifiedStream};
+use crate::shards::last_known::LastKnownLeases;
 use crate::status::{ReceiverState, StopReport};
 
 /// How many leases are created, requested, polled, deleted or released at the same time.
@@ -60,8 +63,9 @@ impl Receiver {
     /// Works until it is stopped or its part of a bounded run is over. Returns the outcome of each shard.
     ///
     /// # Errors
-    /// Only the start can fail: an unknown stream, missing credentials, a table of another layout. Later failures are
-    /// retried, and reported in the status and the log.
+    /// The start can fail: an unknown stream, missing credentials, a table of another layout. Later failures are retried, and
+    /// reported in the status and the log, except `WrongStream`: the table turned out to belong to another stream, or the
+    /// stream was deleted and created again. Then nothing more is read or written, and the leases expire.
     pub async fn run(self) -> Result<StopReport, ReceiverError> {
         let span = tracing::info_span!(
             "receiver",
@@ -105,6 +109,10 @@ struct Coordinator {
     /// Shards that this worker does not take for a while.
     cooldowns: Cooldowns,
     sync: ShardSync,
+    /// What is known of each row, in case it vanishes.
+    known: LastKnownLeases,
+    /// When a row was last recorded there that no listing showed.
+    known_since: Option<Instant>,
     /// Malformed rows that were logged, so that each is logged once.
     reported_malformed: Vec<MalformedLease>,
     /// The retention of the stream, for the shards that are started.
@@ -127,6 +135,7 @@ enum Event {
 #[derive(Debug, Clone)]
 struct StreamFacts {
     identity: StreamIdentity,
+    border: Arc<Border>,
     /// The instant of `LATEST` or `AT_TIMESTAMP`, in milliseconds since 1970.
     initial_time_millis: Option<u64>,
     clock: Option<StreamClock>,
@@ -164,6 +173,8 @@ impl Coordinator {
             requests: LeaseRequests::default(),
             cooldowns: Cooldowns::default(),
             sync: ShardSync::starting_at(now),
+            known: LastKnownLeases::default(),
+            known_since: None,
             reported_malformed: Vec::new(),
             retention: RetentionInfo::default(),
             bounded: BoundedRun::default(),
@@ -180,11 +191,14 @@ impl Coordinator {
         };
         let (store, shared) = (self.receiver.store.clone(), self.receiver.shared.clone());
         let _fleet_mode = fleet_mode::watch(store, shared, Rng::with_seed(self.receiver.shared.mode_seed()));
+        let border = facts.border.clone();
+        self.receiver.source = Arc::new(VerifiedStream::new(self.receiver.source.clone(), border.clone()));
         self.receiver.shared.live().state = ReceiverState::Running;
         loop {
             let next_poll = self.requests.next_poll();
             let event = tokio::select! {
                 biased;
+                () = border.crossed() => return Err(self.leave(&border)),
                 () = stop.cancelled() => break,
                 Some((shard_id, ended)) = self.tasks.join_next() => Event::TaskEnded(shard_id, ended),
                 () = self.new_leases.notified() => Event::NewLeases,
@@ -202,6 +216,7 @@ impl Coordinator {
             // here, and a store that never answers must not block a stop.
             tokio::select! {
                 biased;
+                () = border.crossed() => {}
                 () = self.on(&facts, event) => {}
                 () = stop_and_patience => break,
                 () = sleep(TIME_LIMIT) => tracing::error!(
@@ -211,6 +226,23 @@ impl Coordinator {
             }
         }
         Ok(self.drain().await)
+    }
+
+    /// Ends all work without another read or write: stream and table do not belong together.
+    fn leave(&mut self, border: &Border) -> ReceiverError {
+        for (_, shard) in std::mem::take(&mut self.receiver.shared.live().shards) {
+            shard.held.fence();
+        }
+        self.tasks.abort_all();
+        self.requests.steps.abort_all();
+        self.clean_up.abort_all();
+        self.scans.abort_all();
+        border.error()
+    }
+
+    /// The shards whose leases this worker holds.
+    fn held_shards(&self) -> BTreeSet<ShardId> {
+        self.receiver.shared.live().shards.keys().cloned().collect()
     }
 
     async fn on(&mut self, facts: &StreamFacts, event: Event) {

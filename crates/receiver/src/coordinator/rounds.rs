@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use lease_store::{Consistency, Lease, LeaseListing, ShardId, WorkerId};
+use lease_store::{Consistency, Lease, LeaseListing, ShardId, StoreError, StoreErrorKind, WorkerId};
 use tokio::time::{Duration, Instant};
 
 use super::scan::{Scan, patience_for, scan};
@@ -12,6 +12,8 @@ use crate::assignment::fleet_view::{AssignmentLimits, Holdings};
 use crate::assignment::leader::kcl_leader;
 use crate::assignment::lease_observations::ObservedLease;
 use crate::assignment::{is_sure_of_parents, plan_assignment};
+use crate::shards::table_identity::check_identity;
+use crate::status::LeaseTableState;
 
 /// How many lease rounds there are in the fail-over time.
 const ROUNDS_PER_FAILOVER_TIME: u32 = 4;
@@ -103,6 +105,14 @@ pub(super) fn live_peers(leases: &[ObservedLease<'_>], me: &WorkerId, failover_t
     peers.len()
 }
 
+/// The state of the lease table after a listing failed.
+fn table_state_after(error: &StoreError) -> LeaseTableState {
+    match error.kind() {
+        StoreErrorKind::NotFound => LeaseTableState::Missing,
+        _ => LeaseTableState::Unavailable,
+    }
+}
+
 impl Coordinator {
     /// Makes the next round due now, with a strongly consistent scan.
     pub(super) fn schedule_strong_scan(&mut self) {
@@ -151,10 +161,18 @@ impl Coordinator {
             Err(error) => {
                 tracing::warn!(%error, "listing the leases failed, trying again in the next round");
                 self.rounds.has_new_leases |= consistency == Consistency::Strong;
+                self.report_table(table_state_after(&error));
                 return;
             }
         };
+        if let Err(error) = check_identity(self.receiver.store.name(), &listing.leases, &facts.identity) {
+            facts.border.cross(error);
+            return;
+        }
         self.rounds.listing_time = duration;
+        // What was recorded while the listing was under way may be newer than what it shows.
+        let is_newest = self.known_since.is_none_or(|recorded_at| recorded_at <= requested_at);
+        self.known.observe(&listing.leases, consistency == Consistency::Strong && is_newest);
         self.observations.observe(&listing.leases, Instant::now());
         self.look_for_namesakes(&listing.leases);
         self.unwritten.settle(&listing.leases, &self.receiver.worker_id);
@@ -162,10 +180,14 @@ impl Coordinator {
         self.report_malformed(&listing);
         self.report_edits(&listing.leases);
         self.record_fleet(&listing.leases, requested_at);
+        self.repair_rows_set_back(&listing, consistency).await;
         self.repair_holes(facts, &listing, consistency).await;
         // The children of a shard with a malformed row have to wait: the shard may not be finished.
         let malformed = malformed_shards(&listing);
         listing.leases.retain(|lease| lease.parents.is_disjoint(&malformed));
+        // A child that has not begun waits for a parent whose row vanished.
+        let waiting = self.waiting_children(&listing);
+        listing.leases.retain(|lease| !waiting.contains(&lease.shard_id));
         let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at);
         self.stop_if_run_is_over(&listing, consistency, requested_at);
         if is_partial {
@@ -184,7 +206,8 @@ impl Coordinator {
         let next_expiry = self.observations.next_expiry(of_others, failover_time, Instant::now());
         self.rounds.next = next_expiry.map_or(self.rounds.next, |expiry| expiry.min(self.rounds.next));
         self.receiver.shared.live().has_scanned = true;
-        let is_standby = self.tasks.is_empty();
+        let is_standby =
+            self.tasks.is_empty() && self.receiver.shared.live().lease_table == LeaseTableState::Available;
         if is_standby && !self.rounds.was_standby {
             tracing::info!("standby: no shard is free, taking over when another worker leaves or fails");
         }
@@ -210,6 +233,28 @@ impl Coordinator {
                 }
                 shard.reported_edit = edited;
             }
+        }
+    }
+
+    /// Publishes and logs the state of the lease table.
+    pub(super) fn report_table(&mut self, state: LeaseTableState) {
+        let before = std::mem::replace(&mut self.receiver.shared.live().lease_table, state);
+        if before == state {
+            return;
+        }
+        let table = self.receiver.store.name();
+        match state {
+            LeaseTableState::Missing => tracing::error!(
+                table,
+                "the lease table does not exist; create it again or stop the workers. Positions are kept in memory and \
+                 restored when the table exists"
+            ),
+            LeaseTableState::RowsMissing => tracing::error!(
+                table,
+                "rows of the lease table were deleted; they are restored at their last known positions"
+            ),
+            LeaseTableState::Available => tracing::info!(table, "the lease table is complete"),
+            LeaseTableState::Unavailable => {}
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use lease_store::{
-    Consistency, HashKeyRange, HeldLease, Lease, LeaseListing, LeaseStore, LeaseWrite, Position, ShardId,
-    WriteOutcome,
+    Consistency, HashKeyRange, HeldLease, Lease, LeaseChange, LeaseListing, LeaseStore, LeaseWrite, Position,
+    ShardId, WriteOutcome,
 };
 use shard_worker::{Shard, ShardFilter};
 use tokio::time::{Duration, Instant};
@@ -14,14 +14,19 @@ use tokio::time::{Duration, Instant};
 use super::scan::scan;
 use super::startup_log::unknown_shards;
 use super::{Coordinator, MAX_CONCURRENT_WRITES, StreamFacts, jittered};
+use crate::assignment::namesakes::OwnerProcess;
 use crate::error::{ReceiverError, source_error, store_error};
+use crate::shards::absences::{AbsenceView, Absences};
 use crate::shards::cleanup::plan_cleanup;
 use crate::shards::coverage::{Coverage, coverage};
 use crate::shards::descendants::is_read_beyond;
 use crate::shards::forgotten::plan_forgotten;
 use crate::shards::initial_position::{InitialPosition, ShardPositions, time_of_millis};
+use crate::shards::last_known::{has_begun, restored};
 use crate::shards::plan::{StartTime, plan_new_leases};
-use crate::shards::table_identity::check_shards;
+use crate::shards::table_identity::{check_identity, check_shards};
+use crate::shards::unread_parents::missing_parents;
+use crate::status::LeaseTableState;
 
 /// A worker that does not lead repairs a hole that has existed for this fraction of the fail-over time.
 const PATIENCE_PER_FAILOVER_TIME: u32 = 2;
@@ -40,6 +45,10 @@ pub(super) struct ShardSync {
     /// The hash-key ranges of the shards, as last listed.
     ranges: HashMap<ShardId, HashKeyRange>,
     hole: Option<Hole>,
+    absences: Absences,
+    /// Parents without a row that need none, since the stream does not list them or a named position implies that they are
+    /// read. No child waits for them.
+    accepted_parents: BTreeSet<ShardId>,
     /// Whether unknown shards among the named ones were logged.
     has_reported_unknown: bool,
     /// The shards at `TRIM_HORIZON`, each with a parent without a row, that were logged last.
@@ -50,14 +59,32 @@ pub(super) struct ShardSync {
     forgotten: BTreeSet<ShardId>,
 }
 
-/// A range of the hash-key space that no lease covers.
-#[derive(Debug, Clone, Copy)]
+/// What the table lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Gap {
+    /// A range of the hash-key space that no lease covers.
+    range: Option<HashKeyRange>,
+    /// Shards whose rows vanished, or which a child waits for.
+    shards: BTreeSet<ShardId>,
+}
+
+/// A gap in the table.
+#[derive(Debug, Clone)]
 struct Hole {
-    range: HashKeyRange,
+    gap: Gap,
     since: Instant,
     /// When a shard sync last found no missing lease for this hole. Until the next interval it counts as nothing to repair,
     /// unless that listing did not show all shards yet.
     accepted_at: Option<Instant>,
+}
+
+/// The outcome of a shard sync.
+#[derive(Debug, Default)]
+struct Synced {
+    /// The shards whose leases were missing at first.
+    missing: Vec<ShardId>,
+    /// Whether no missing lease was left to a holder that may be alive.
+    is_complete: bool,
 }
 
 impl ShardSync {
@@ -66,6 +93,8 @@ impl ShardSync {
             next_audit: now,
             ranges: HashMap::new(),
             hole: None,
+            absences: Absences::default(),
+            accepted_parents: BTreeSet::new(),
             has_reported_unknown: false,
             reported_left_out: BTreeSet::new(),
             listed: Vec::new(),
@@ -91,15 +120,18 @@ impl Coordinator {
             return;
         }
         let audited = async {
+            let stream = self.receiver.source.describe().await;
+            stream.map_err(|error| source_error("describing the stream again", error))?;
             let listing = self.list_all().await?;
             let (leases, is_readable) = (listing.leases.clone(), listing.malformed.is_empty());
-            let missing = self.sync_shards(facts, listing).await?;
-            if missing.is_empty() && is_readable {
+            let synced = self.sync_shards(facts, listing).await?;
+            if synced.missing.is_empty() && synced.is_complete && is_readable {
                 self.clean_up_forgotten(&leases).await;
             }
             Ok::<(), ReceiverError>(())
         };
-        if let Err(error) = audited.await {
+        let failure = audited.await.err().and_then(|error| facts.border.cross_if_foreign(error));
+        if let Some(error) = failure {
             tracing::warn!(%error, "shard sync failed, trying again after its interval");
         }
     }
@@ -122,21 +154,23 @@ impl Coordinator {
         if is_complete && !self.may_be_rewound(&listing) {
             return Ok(Vec::new());
         }
-        self.sync_shards(facts, listing).await
+        Ok(self.sync_shards(facts, listing).await?.missing)
     }
 
-    /// Lists the shards and creates the missing leases. Any number of workers may do so at the same time. Returns the
-    /// shards whose leases were missing at first.
+    /// Lists the shards and creates the missing leases, except those that a live holder may still restore. Any number of
+    /// workers may do so at the same time.
     async fn sync_shards(
         &mut self,
         facts: &StreamFacts,
         mut listing: LeaseListing,
-    ) -> Result<Vec<ShardId>, ReceiverError> {
+    ) -> Result<Synced, ReceiverError> {
         let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
         let settings = &self.receiver.settings;
         let (initial_position, named) = (settings.initial_position, settings.initial_positions.clone());
         let is_first = listing.leases.is_empty() && listing.malformed.is_empty();
-        let starts_at_tip = is_first && initial_position == InitialPosition::Latest && named.is_empty();
+        let is_unknown = self.known.rows().next().is_none();
+        let starts_at_tip =
+            is_first && is_unknown && initial_position == InitialPosition::Latest && named.is_empty();
         let filter = match facts.initial_time_millis.and_then(time_of_millis) {
             _ if !starts_at_tip => ShardFilter::All,
             // A shard may have closed since then and hold records from between.
@@ -161,31 +195,162 @@ impl Coordinator {
             millis => millis.map(StartTime::at_millis),
         };
         let rewound = self.rewound_ancestors(facts, &shards, &listing).await?;
-        let restored: Vec<ShardId> = rewound.iter().map(|lease| lease.shard_id.clone()).collect();
+        let rewound_ids: Vec<ShardId> = rewound.iter().map(|lease| lease.shard_id.clone()).collect();
         if !rewound.is_empty() {
             self.schedule_strong_scan();
             self.create(rewound).await?;
             listing = self.list_all().await?;
         }
-        let mut missing_at_first = None;
-        // Each pass creates at least one lease, or others have created it.
-        for _ in 0..=shards.len() {
-            let missing =
-                missing_leases(&shards, &listing, initial_position, start_time.as_ref(), &named, facts);
-            missing_at_first.get_or_insert_with(|| {
-                missing.iter().map(|lease| lease.shard_id.clone()).collect::<Vec<_>>()
-            });
-            if missing.is_empty() {
+        if filter == ShardFilter::All {
+            self.known.keep_listed(&shards, &listing.leases);
+            self.forget_unneeded(&shards, &listing);
+        }
+        let mut synced: Option<Synced> = None;
+        let held = self.held_shards();
+        let process = self.receiver.process.clone();
+        let is_of_namesake = |lease: &Lease| process.owner_of(lease) == OwnerProcess::Other;
+        let mut is_empty_table = is_first;
+        // Each pass creates at least one lease, or others have created it. One more pass claims an empty table.
+        for _ in 0..=shards.len() + 1 {
+            let vanished = self.known.vanished(&listing.leases, &malformed_shards(&listing));
+            let floor = self.counter_floor(facts);
+            let restore = |known: &Lease| {
+                let counter = counter_of_restored(known.counter, Duration::ZERO, floor);
+                restored(known, &facts.identity, counter)
+            };
+            let vanished: Vec<Lease> = vanished.into_iter().map(restore).collect();
+            let mut all = listing.clone();
+            all.leases.extend(vanished.iter().cloned());
+            let planned = missing_leases(&shards, &all, initial_position, start_time.as_ref(), &named, facts);
+            let missing: Vec<Lease> = vanished.into_iter().chain(planned).collect();
+            let is_missing = |parent: &ShardId| missing.iter().any(|lease| lease.shard_id == *parent);
+            let parents = missing_parents(&listing.leases).into_values().flatten();
+            self.sync.accepted_parents = parents.filter(|parent| !is_missing(parent)).collect();
+            let missing_ids = || missing.iter().map(|lease| lease.shard_id.clone()).collect();
+            let missing_at_first = synced.take().map_or_else(missing_ids, |synced| synced.missing);
+            let view = AbsenceView {
+                worker_id: &self.receiver.worker_id,
+                is_of_namesake: &is_of_namesake,
+                held: &held,
+                known: &self.known,
+                leases: &listing.leases,
+                failover_time: self.receiver.settings.failover_time,
+            };
+            let (mut due, later) = self.sync.absences.split(missing, &view, Instant::now());
+            synced = Some(Synced { missing: missing_at_first, is_complete: later.is_empty() });
+            if due.is_empty() {
                 break;
             }
             self.schedule_strong_scan();
-            if self.create(missing).await? {
+            let claim = is_empty_table.then(|| due[..1].to_vec());
+            if claim.is_some() {
+                due.truncate(1);
+            }
+            let is_created = self.create(due).await?;
+            if is_created && claim.is_none() {
                 break;
             }
             // Other workers create leases too: list again to skip those.
             listing = self.list_all().await?;
+            let foreign = check_identity(store.name(), &listing.leases, &facts.identity);
+            if let Err(error) = foreign {
+                if let Some(claim) = claim.filter(|_| is_created) {
+                    self.withdraw_claim(&claim).await;
+                }
+                return Err(error);
+            }
+            is_empty_table = false;
         }
-        Ok(restored.into_iter().chain(missing_at_first.unwrap_or_default()).collect())
+        let mut synced = synced.unwrap_or_default();
+        synced.missing.splice(0..0, rewound_ids);
+        Ok(synced)
+    }
+
+    /// Forgets the known rows whose deletion was no loss: the clean-up deletes them.
+    fn forget_unneeded(&mut self, shards: &[Shard], listing: &LeaseListing) {
+        let malformed = malformed_shards(listing);
+        let listed: BTreeSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
+        // A child may be unneeded once its parent is.
+        loop {
+            let vanished = self.known.vanished(&listing.leases, &malformed);
+            if vanished.is_empty() {
+                return;
+            }
+            let all: Vec<Lease> = listing.leases.iter().chain(vanished).cloned().collect();
+            let unneeded = plan_forgotten(&all, shards, |_| false).into_iter();
+            let unneeded: Vec<&ShardId> =
+                unneeded.map(|lease| &lease.shard_id).filter(|shard_id| !listed.contains(shard_id)).collect();
+            if unneeded.is_empty() {
+                return;
+            }
+            for shard_id in unneeded {
+                self.known.forget(shard_id);
+            }
+        }
+    }
+
+    /// Deletes the first row of a table that another stream claimed at the same moment.
+    async fn withdraw_claim(&self, claim: &[Lease]) {
+        for lease in claim {
+            let delete = LeaseWrite::Delete { shard_id: lease.shard_id.clone(), expected: lease.version() };
+            if let Err(error) = self.receiver.store.write(&delete).await {
+                tracing::warn!(shard_id = %lease.shard_id, %error, "the row of this stream was not deleted; delete it");
+            }
+        }
+    }
+
+    /// The children that wait for a parent whose row vanished.
+    pub(super) fn waiting_children(&self, listing: &LeaseListing) -> BTreeSet<ShardId> {
+        let vanished = self.known.vanished(&listing.leases, &malformed_shards(listing));
+        let vanished: BTreeSet<&ShardId> = vanished.into_iter().map(|lease| &lease.shard_id).collect();
+        let unread = missing_parents(&listing.leases);
+        let waits = |lease: &&Lease| {
+            let is_unread = |parent: &ShardId| !self.sync.accepted_parents.contains(parent);
+            unread.get(&lease.shard_id).is_some_and(|parents| parents.iter().any(is_unread))
+                || !has_begun(lease) && lease.parents.iter().any(|parent| vanished.contains(parent))
+        };
+        listing.leases.iter().filter(waits).map(|lease| lease.shard_id.clone()).collect()
+    }
+
+    /// Moves rows that were deleted and created again at an initial position back to their last known positions.
+    pub(super) async fn repair_rows_set_back(&mut self, listing: &LeaseListing, consistency: Consistency) {
+        let set_back: Vec<(Lease, Lease)> = self
+            .known
+            .set_back(&listing.leases)
+            .into_iter()
+            .map(|(row, known)| (row.clone(), known.clone()))
+            .collect();
+        if set_back.is_empty() {
+            return;
+        }
+        self.schedule_strong_scan();
+        if consistency == Consistency::Eventual {
+            return;
+        }
+        let store = &self.receiver.store;
+        futures::stream::iter(set_back)
+            .for_each_concurrent(MAX_CONCURRENT_WRITES, |(row, known)| async move {
+                let shard_id = row.shard_id.clone();
+                let change = LeaseChange::Checkpoint {
+                    position: known.checkpoint.clone(),
+                    children: known.children.clone(),
+                };
+                let write = LeaseWrite::Update { shard_id, expected: row.version(), change };
+                match store.write(&write).await {
+                    Ok(WriteOutcome::Applied { .. }) => tracing::warn!(
+                        shard_id = %row.shard_id,
+                        created_at = %row.checkpoint,
+                        checkpoint = %known.checkpoint,
+                        "the row of the lease was deleted and created again, its last known position is restored"
+                    ),
+                    // The next round sees the row as it is then.
+                    Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
+                    Err(error) => {
+                        tracing::warn!(shard_id = %row.shard_id, %error, "the last known position was not restored");
+                    }
+                }
+            })
+            .await;
     }
 
     /// The start time, and, where a lineage without leases starts at `LATEST`, the shards that were open at that time.
@@ -291,8 +456,12 @@ impl Coordinator {
         let ids = forgotten.iter().map(|lease| lease.shard_id.clone()).collect();
         let before = std::mem::replace(&mut self.sync.forgotten, ids);
         let confirmed = forgotten.into_iter().filter(|lease| before.contains(&lease.shard_id));
+        let confirmed: Vec<&Lease> = confirmed.take(MAX_FORGOTTEN_PER_AUDIT).collect();
+        for lease in &confirmed {
+            self.known.forget(&lease.shard_id);
+        }
         let store = &self.receiver.store;
-        futures::stream::iter(confirmed.take(MAX_FORGOTTEN_PER_AUDIT))
+        futures::stream::iter(confirmed)
             .for_each_concurrent(MAX_CONCURRENT_WRITES, |lease| async move {
                 let shard_id = &lease.shard_id;
                 let delete = LeaseWrite::Delete { shard_id: shard_id.clone(), expected: lease.version() };
@@ -316,19 +485,31 @@ impl Coordinator {
         listing: &LeaseListing,
         consistency: Consistency,
     ) {
-        // The shard of a malformed row may cover the rest.
-        let found = if listing.malformed.is_empty() { coverage(&listing.leases) } else { Coverage::Unknown };
-        let Coverage::Hole(range) = found else {
+        let gap = self.find_gap(listing);
+        if gap.shards.is_empty() {
+            self.report_table(LeaseTableState::Available);
+        }
+        if gap.range.is_none() && gap.shards.is_empty() {
             self.sync.hole = None;
             return;
-        };
-        let known = self.sync.hole.filter(|hole| hole.range == range);
-        let hole = known.unwrap_or_else(|| Hole { range, since: Instant::now(), accepted_at: None });
-        self.sync.hole = Some(hole);
+        }
+        let known = self.sync.hole.take().filter(|hole| hole.gap == gap);
+        let is_new = known.is_none();
+        let hole = known.unwrap_or_else(|| Hole { gap, since: Instant::now(), accepted_at: None });
+        self.sync.hole = Some(hole.clone());
         let patience = self.receiver.settings.failover_time / PATIENCE_PER_FAILOVER_TIME;
         let listed_again_after = self.receiver.settings.shard_sync_interval;
         let is_accepted = hole.accepted_at.is_some_and(|at| at.elapsed() < listed_again_after);
-        if is_accepted || !(self.rounds.is_leader || hole.since.elapsed() >= patience) {
+        let held = self.held_shards();
+        // The last holder of a row knows its newest position.
+        let is_last_holder = hole.gap.shards.iter().any(|shard_id| {
+            let known = self.known.get(shard_id);
+            known.is_some_and(|known| {
+                known.is_owned_by(&self.receiver.worker_id)
+                    && self.receiver.process.owner_of(known) != OwnerProcess::Other
+            }) && !held.contains(shard_id)
+        });
+        if is_accepted || !(self.rounds.is_leader || is_last_holder || hole.since.elapsed() >= patience) {
             return;
         }
         if consistency == Consistency::Eventual {
@@ -336,16 +517,43 @@ impl Coordinator {
             self.schedule_strong_scan();
             return;
         }
-        tracing::warn!(
-            from = %range.start(),
-            to = %range.end(),
-            "no lease covers these hash keys, listing the shards to create the missing leases"
-        );
-        match self.sync_shards(facts, listing.clone()).await {
-            // The next round sees the created leases. If there were none, there is nothing to repair.
-            Ok(_) => self.sync.hole = Some(Hole { accepted_at: Some(Instant::now()), ..hole }),
-            Err(error) => tracing::warn!(%error, "creating the missing leases failed, trying again"),
+        if is_new {
+            tracing::warn!(
+                hash_keys = ?hole.gap.range,
+                shards = ?hole.gap.shards,
+                "rows of the lease table are missing, listing the shards to create them"
+            );
         }
+        let synced = self.sync_shards(facts, listing.clone()).await;
+        // The clean-up of the leader deletes rows too: only those that have to be created again are missing.
+        if synced.as_ref().is_ok_and(|synced| !synced.missing.is_empty()) && !hole.gap.shards.is_empty() {
+            self.report_table(LeaseTableState::RowsMissing);
+        }
+        match synced {
+            // The next round sees the created leases. If there were none, there is nothing to repair.
+            Ok(synced) if synced.is_complete => {
+                self.sync.hole = Some(Hole { accepted_at: Some(Instant::now()), ..hole });
+            }
+            // A live holder may restore its row first.
+            Ok(_) => {}
+            Err(error) => {
+                if let Some(error) = facts.border.cross_if_foreign(error) {
+                    tracing::warn!(%error, "creating the missing leases failed, trying again");
+                }
+            }
+        }
+    }
+
+    /// What the table lacks, as far as it shows without a listing of the shards.
+    fn find_gap(&self, listing: &LeaseListing) -> Gap {
+        // The shard of a malformed row may cover the rest.
+        let found = if listing.malformed.is_empty() { coverage(&listing.leases) } else { Coverage::Unknown };
+        let range = if let Coverage::Hole(range) = found { Some(range) } else { None };
+        let vanished = self.known.vanished(&listing.leases, &malformed_shards(listing));
+        let vanished = vanished.into_iter().map(|lease| lease.shard_id.clone());
+        let unread = missing_parents(&listing.leases).into_values().flatten();
+        let unread = unread.filter(|parent| !self.sync.accepted_parents.contains(parent));
+        Gap { range, shards: vanished.chain(unread).collect() }
     }
 
     /// Restores a row, at its last position, that was deleted while this worker held the lease.
@@ -364,17 +572,9 @@ impl Coordinator {
         }
         let may_be_read_by_others = vanished_after >= self.receiver.settings.failover_time;
         let shard_id = last_known.shard_id.clone();
-        let lease = Lease {
-            owner: None,
-            counter: counter_of_restored(last_known.counter, vanished_after, self.counter_floor(facts)),
-            checkpoint_owner: None,
-            requested_by: None,
-            offered_by: None,
-            owner_process: None,
-            stream: Some(facts.identity.clone()),
-            ..last_known
-        };
-        match self.recreate(&lease, may_be_read_by_others).await {
+        let counter = counter_of_restored(last_known.counter, vanished_after, self.counter_floor(facts));
+        let lease = restored(&last_known, &facts.identity, counter);
+        match self.recreate(facts, &lease, may_be_read_by_others).await {
             Ok(true) => {
                 tracing::warn!(%shard_id, checkpoint = %lease.checkpoint, "the row of the lease was deleted and is restored");
             }
@@ -382,18 +582,27 @@ impl Coordinator {
                 tracing::debug!(%shard_id, "the row of the lease was deleted, and others have read further or restored it");
             }
             Err(error) => {
-                tracing::warn!(%shard_id, %error, "restoring the row failed, the shard starts again when its hole is repaired");
+                if let Some(error) = facts.border.cross_if_foreign(error) {
+                    tracing::warn!(%shard_id, %error, "restoring the row failed, trying again in the next round");
+                }
             }
         }
         self.schedule_strong_scan();
     }
 
     /// Creates the row again. Returns `false` if it exists or the shard was read to its end.
-    async fn recreate(&self, lease: &Lease, may_be_read_by_others: bool) -> Result<bool, ReceiverError> {
+    async fn recreate(
+        &self,
+        facts: &StreamFacts,
+        lease: &Lease,
+        may_be_read_by_others: bool,
+    ) -> Result<bool, ReceiverError> {
+        // The table may have been made anew for another stream.
+        let listing = self.list_all().await?;
+        check_identity(self.receiver.store.name(), &listing.leases, &facts.identity)?;
         if may_be_read_by_others {
             let shards = self.receiver.source.list_shards(&ShardFilter::All).await;
             let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
-            let listing = self.list_all().await?;
             if is_read_beyond(&lease.shard_id, &shards, &listing.leases) {
                 return Ok(false);
             }

@@ -1,6 +1,8 @@
 //! The start of a worker: it prepares the lease store, describes the stream and creates the first leases, and repeats what a
 //! service that is throttled or away did not answer.
 
+use std::sync::Arc;
+
 use fastrand::Rng;
 use shard_worker::{StreamClock, StreamDescription, StreamRetention};
 use tokio::time::{Duration, Instant, sleep, timeout_at};
@@ -8,6 +10,7 @@ use tokio::time::{Duration, Instant, sleep, timeout_at};
 use super::startup_log::{overridden_positions, too_old_timestamps};
 use super::{Coordinator, RetentionInfo, StreamFacts};
 use crate::error::{ReceiverError, ReceiverErrorKind, source_error, store_error};
+use crate::shards::border::Border;
 use crate::shards::table_identity::check_identity;
 
 /// The mean wait after the first failed attempt. It doubles with each one, up to [`STORM_WAIT`] or [`LONGEST_WAIT`].
@@ -32,11 +35,25 @@ fn start_wait(failures: u32, elapsed: Duration, rng: &mut Rng) -> Duration {
     doubled.min(longest).mul_f64(0.5 + rng.f64())
 }
 
+/// How long a start trusts its description of the stream. In a start that waits longer, the stream may be deleted and created
+/// again.
+const DESCRIBED_FOR: Duration = STORM_TIME;
+
 /// What a start has done already. It is not repeated, since the requests of an account are limited.
 #[derive(Debug, Default)]
 struct Done {
     is_prepared: bool,
-    described: Option<(StreamDescription, Option<StreamClock>)>,
+    described: Option<Described>,
+}
+
+/// The stream as a start described it.
+#[derive(Debug, Clone)]
+struct Described {
+    /// When it was last described.
+    at: Instant,
+    /// The first description of this stream: `LATEST` means its time.
+    stream: StreamDescription,
+    clock: Option<StreamClock>,
 }
 
 impl Coordinator {
@@ -80,14 +97,23 @@ impl Coordinator {
             store.prepare().await.map_err(|error| store_error("preparing the lease store", error))?;
             done.is_prepared = true;
         }
-        let (stream, clock) = if let Some(described) = &done.described {
-            described.clone()
-        } else {
+        if done.described.as_ref().is_none_or(|described| described.at.elapsed() >= DESCRIBED_FOR) {
+            let at = Instant::now();
             let stream = source.describe().await;
             let stream = stream.map_err(|error| source_error("describing the stream", error))?;
-            // The reported time is that of the call or earlier, so the clock is never fast.
-            let clock = stream.now.map(|now| StreamClock::new(now, Instant::now()));
-            done.described.insert((stream, clock)).clone()
+            match &mut done.described {
+                Some(described) if described.stream.identity == stream.identity => described.at = at,
+                described => {
+                    // The reported time is that of the call or earlier, so the clock is never fast.
+                    let clock = stream.now.map(|now| StreamClock::new(now, Instant::now()));
+                    *described = Some(Described { at, stream, clock });
+                }
+            }
+        }
+        // It was described above.
+        let Some(Described { at, stream, clock }) = done.described.clone() else {
+            let message = "the stream was not described";
+            return Err(ReceiverError::new(ReceiverErrorKind::Unavailable, message));
         };
         let listing = self.list_all().await?;
         check_identity(store.name(), &listing.leases, &stream.identity)?;
@@ -99,7 +125,8 @@ impl Coordinator {
         let settings = self.receiver.settings.clone();
         let named = &settings.initial_positions;
         let initial_time_millis = settings.initial_position.frozen_millis(&listing.leases, named, stream.now);
-        let facts = StreamFacts { identity: stream.identity, initial_time_millis, clock };
+        let border = Arc::new(Border::new(store.name(), stream.identity.clone(), at));
+        let facts = StreamFacts { identity: stream.identity, border, initial_time_millis, clock };
         let leases = listing.leases.clone();
         let new_leases = self.create_missing_leases(&facts, listing).await?;
         match overridden_positions(&settings, &leases, &new_leases) {

@@ -13,6 +13,7 @@ use shard_worker::{
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -159,9 +160,16 @@ impl Coordinator {
         shard_id: &ShardId,
         ended: Result<ShardEnding, JoinError>,
     ) {
-        if let Some(held) = self.record_end(shard_id, &ended)
-            && let Some(vanished_after) = held.vanished_after()
-        {
+        let Some(held) = self.record_end(shard_id, &ended) else { return };
+        if held.has_ended() {
+            // The shard is read to its end, whether or not its row says so.
+            self.known.forget(shard_id);
+        } else {
+            // Later than any listing.
+            self.known.record(held.last_known().await);
+            self.known_since = Some(Instant::now());
+        }
+        if let Some(vanished_after) = held.vanished_after() {
             self.restore_row(facts, &held, vanished_after).await;
         }
     }

@@ -15,6 +15,7 @@ use super::{Coordinator, StreamFacts};
 use crate::lease::release::release_or_hand_over;
 use crate::lease::shard_task::ShardEnding;
 use crate::lease::take::take_patiently;
+use crate::shards::table_identity::check_identity;
 
 /// How many leases are taken at the same time.
 pub(super) const MAX_CONCURRENT_TAKES: usize = 32;
@@ -52,6 +53,7 @@ impl Coordinator {
                 seen: lease,
                 patience: self.receiver.settings.failover_time / WRITE_PATIENCE_PER_FAILOVER_TIME,
                 permits: self.take_permits.clone(),
+                stream: facts.clone(),
                 rng: self.receiver.rng.fork(),
             };
             self.tasks.spawn(shard_id, take.run(starter.clone()));
@@ -101,12 +103,13 @@ struct PlannedTake {
     facts: LeaseFacts,
     patience: Duration,
     permits: Arc<Semaphore>,
+    stream: StreamFacts,
     rng: Rng,
 }
 
 impl PlannedTake {
     async fn run(self, starter: Arc<ShardStarter>) -> TaskEnd {
-        let Self { seen, facts, patience, permits, mut rng } = self;
+        let Self { seen, facts, patience, permits, stream, mut rng } = self;
         let (stop, worker_id) = (&starter.shared.stop, &starter.worker_id);
         let shard_id: ShardId = seen.shard_id.clone();
         // A stop takes nothing that is still waiting for its turn.
@@ -131,6 +134,15 @@ impl PlannedTake {
                 return TaskEnd::NotTaken { store_failed: true };
             }
         };
+        let taken_row = std::slice::from_ref(held.taken());
+        if let Err(error) = check_identity(starter.store.name(), taken_row, &stream.identity) {
+            // The row was deleted and created again for another stream after it was listed.
+            if let Err(error) = held.release().await {
+                tracing::debug!(%shard_id, %error, "lease of another stream not released");
+            }
+            stream.border.cross(error);
+            return TaskEnd::NotTaken { store_failed: false };
+        }
         if stop.is_cancelled() {
             return release_at_once(&held).await;
         }

@@ -7,6 +7,7 @@ use shard_worker::Shard;
 
 use crate::shards::descendants::{children, generations, listed_below, with_descendant_in};
 use crate::shards::initial_position::{InitialPosition, ShardPosition, ShardPositions, start_of_child};
+use crate::shards::unread_parents::missing_parents;
 
 /// Decides which leases to create, parents before children. The rules are those of the KCL (`HierarchicalShardSyncer`), for
 /// an empty and for a filled table alike. A *lineage* is a chain of parents and children.
@@ -20,6 +21,9 @@ use crate::shards::initial_position::{InitialPosition, ShardPosition, ShardPosit
 ///   later records. So a lineage without leases starts at its oldest shard, or at the oldest one that was open then.
 /// - Beyond the KCL: a shard without a lease whose leased parents have all ended gets one, so that no hole stays. Its
 ///   lease was deleted, or the worker that ended the parent crashed.
+///
+/// - Beyond the KCL: a listed parent without a lease gets one if the child has not begun and its other parent has a lease.
+///   The lease of the parent was deleted, and its records may be unread.
 ///
 /// A child of an ended parent starts at the `position_of_child` of the initial position. `start_time` is the instant of
 /// `LATEST` or `AT_TIMESTAMP`, where it is known.
@@ -71,6 +75,7 @@ pub fn plan_new_leases(
         }
     }
     planner.plan_holes(shards);
+    planner.plan_unread_parents(leases);
     planner.plan_between();
     let mut new_leases: Vec<Lease> = planner.planned.into_values().collect();
     // The lease of a parent must exist before that of its child: a child whose parent has no lease may start at once.
@@ -359,6 +364,24 @@ impl<'a> LeasePlanner<'a> {
             start_of_child(*self.initial_position, !self.named.is_empty(), parent_millis);
         let millis = millis.or_else(|| self.start_millis().filter(|_| position == Position::AtTimestamp));
         self.plan(shard, position, millis);
+    }
+
+    /// Plans leases for the parents of a merge whose rows vanished before the child has begun.
+    fn plan_unread_parents(&mut self, leases: &[Lease]) {
+        // A named position up to a record implies that the ancestors are read.
+        let mut read = BTreeSet::new();
+        for shard_id in self.named.keys().filter(|shard_id| self.is_at_record(shard_id)) {
+            self.add_ancestors(shard_id, &mut read);
+        }
+        let unread = missing_parents(leases).into_values().flatten();
+        let unread: BTreeSet<ShardId> = unread.filter(|shard_id| !read.contains(shard_id)).collect();
+        for shard_id in &unread {
+            if let Some(shard) = self.shards.get(shard_id).copied() {
+                let millis =
+                    self.start_millis().filter(|_| *self.initial_position != InitialPosition::TrimHorizon);
+                self.plan_child(shard, millis);
+            }
+        }
     }
 
     /// Plans leases for shards whose parents are all read to their ends, but which have none.
@@ -789,6 +812,22 @@ mod tests {
             }
             shards
         })
+    }
+
+    #[test]
+    fn parent_of_a_merge_without_a_row_gets_one_again() {
+        let shards = worked_example();
+        let mut rows = leases(&[0, 4], &Position::TrimHorizon);
+        rows.extend(leases(&[6], &Position::TrimHorizon));
+        rows[0].checkpoint = Position::ShardEnd;
+        let with = |rows: &[Lease], named: &[(usize, ShardPosition)]| -> Vec<usize> {
+            let planned = planned_with(&shards, rows, InitialPosition::TrimHorizon, named);
+            planned.into_iter().map(|(number, _)| number).filter(|number| *number < 2).collect()
+        };
+        assert_eq!(with(&rows, &[]), [1]);
+        assert_eq!(with(&rows, &[(6, after(5))]), [0; 0], "the named position implies that 1 is read");
+        rows[2].checkpoint = Position::after(5.into(), 0);
+        assert_eq!(with(&rows, &[]), [0; 0], "the child has begun");
     }
 
     proptest! {

@@ -57,6 +57,19 @@ pub(crate) fn check_shards(
     Err(wrong_stream(table, lease, &mismatch))
 }
 
+/// The error of a worker whose stream was deleted and created again while it ran.
+pub(crate) fn recreated_stream(table: &str, old: &StreamIdentity, new: &StreamIdentity) -> ReceiverError {
+    ReceiverError::new(
+        ReceiverErrorKind::WrongStream,
+        format!(
+            "the stream that this worker reads, and to which the lease table {table:?} belongs, is {old}, which has been \
+             deleted; the stream of that name is {new} now. Positions of one stream are invalid in another. Either give the \
+             application another name (and with it a table of its own), or, if its progress in the old stream is no longer \
+             needed, stop all its workers and delete the table"
+        ),
+    )
+}
+
 fn wrong_stream(table: &str, lease: &Lease, mismatch: &str) -> ReceiverError {
     ReceiverError::new(
         ReceiverErrorKind::WrongStream,

@@ -1,0 +1,337 @@
+//! The table stops belonging to this stream while a fleet runs: rows and tables vanish, other streams use the same table, and
+//! the stream is deleted and created again.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED, member, put, setup, shards};
+use kinesis_streaming::lease_store::{Consistency, HashKey, Lease, LeaseWrite, StoreError, StoreErrorKind};
+use kinesis_streaming::prelude::*;
+use kinesis_streaming::receiver::{LeaseTableState, ReceiverError, ReceiverErrorKind};
+use kinesis_streaming::shard_worker::{
+    FetchedBatch, ReadFrom, RecordSource, Shard, SourceError, SourceErrorKind, StreamDescription,
+};
+use test_support::{HookedLeaseStore, Journal, LIMIT, run_with_paused_clock, wait_until};
+use tokio::task::JoinHandle;
+
+async fn rows(store: &InMemoryLeaseStore) -> Vec<Lease> {
+    store.list(Consistency::Strong).await.unwrap().leases
+}
+
+/// Deletes a row, as an operator may.
+async fn delete(store: &InMemoryLeaseStore, row: &Lease) {
+    let delete = LeaseWrite::Delete { shard_id: row.shard_id.clone(), expected: row.version() };
+    store.write(&delete).await.unwrap();
+}
+
+/// Deletes all rows at one moment, as if an empty table took the place of this one.
+async fn delete_all(store: &InMemoryLeaseStore) {
+    for row in rows(store).await {
+        delete(store, &row).await;
+    }
+}
+
+/// How many of the first `count` texts were delivered more than once.
+fn repeats(journal: &Journal, count: usize) -> usize {
+    let times = journal.times();
+    times.iter().filter(|(text, times)| text.parse::<usize>().unwrap() < count && **times > 1).count()
+}
+
+/// A member whose end the test looks at.
+fn run(builder: ReceiverBuilder) -> JoinHandle<Result<StopReport, ReceiverError>> {
+    tokio::spawn(builder.build().unwrap().run())
+}
+
+#[test]
+fn row_deleted_under_a_holder_keeps_its_position() {
+    let mut repeated = Vec::new();
+    for run in 0..40u64 {
+        let repeats = run_with_paused_clock(async move {
+            let (stream, store, journal) = setup(4);
+            let members = ["a", "b"]
+                .map(|name| Member::start(member(name, &stream, &store, &journal).seed(SEED + run)));
+            put(&stream, 0..200);
+            journal.wait_for(200, LIMIT).await;
+            wait_until("each holds two", || members.iter().all(|member| member.held().len() == 2)).await;
+            tokio::time::sleep(FAILOVER_TIME + Duration::from_millis(run * 83)).await;
+            let victim = rows(&store).await.swap_remove(run as usize % 4);
+            assert!(matches!(victim.checkpoint, Position::After(_)));
+            delete(&store, &victim).await;
+            // Every other run, a worker without any knowledge starts before the holder notices.
+            let _third = (run % 2 == 0).then(|| Member::start(member("c", &stream, &store, &journal)));
+            tokio::time::sleep(FAILOVER_TIME * 3).await;
+            put(&stream, 200..300);
+            journal.wait_for(300, LIMIT).await;
+            repeats(&journal, 200)
+        });
+        if repeats > 0 {
+            repeated.push((run, repeats));
+        }
+    }
+    assert!(repeated.is_empty(), "runs whose checkpointed records are read again: {repeated:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn merged_shard_waits_for_a_parent_whose_row_vanished() {
+    let (stream, store, journal) = setup(2);
+    let [one, other] = [0, 1].map(|index| stream.open_shards().swap_remove(index));
+    put(&stream, 0..200);
+    let merged = stream.merge(&one, &other).unwrap();
+    put(&stream, 200..250);
+    for shard in stream.list_shards(&ShardFilter::All).await.unwrap() {
+        if shard.shard_id == other {
+            continue;
+        }
+        let mut row = Lease::unowned(shard.shard_id.clone(), Position::TrimHorizon);
+        row.parents = shard.parents;
+        row.hash_key_range = shard.hash_key_range;
+        if shard.shard_id == one {
+            row.checkpoint = Position::ShardEnd;
+            row.children.insert(merged.clone());
+        }
+        store.write(&LeaseWrite::Create(row)).await.unwrap();
+    }
+    let read_before = stream_texts(&stream, &one).await;
+    let _members = ["a", "b"].map(|name| Member::start(member(name, &stream, &store, &journal)));
+    journal.wait_for(250 - read_before, LIMIT).await;
+    let delivered = journal.all();
+    let first_of_child = delivered.iter().position(|entry| entry.shard_id == merged).unwrap();
+    let last_of_parent = delivered.iter().rposition(|entry| entry.shard_id == other).unwrap();
+    assert!(last_of_parent < first_of_child, "the child starts after its parent");
+    assert!(delivered.iter().all(|entry| entry.shard_id != one), "the finished parent stays finished");
+}
+
+async fn stream_texts(stream: &InMemoryStream, shard_id: &ShardId) -> usize {
+    let mut reader = stream.open(shard_id, &ReadFrom::TrimHorizon).await.unwrap();
+    reader.next_batch().await.unwrap().records.len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn emptied_table_gets_the_known_positions() {
+    let (stream, store, journal) = setup(4);
+    let members = ["a", "b"].map(|name| Member::start(member(name, &stream, &store, &journal)));
+    put(&stream, 0..400);
+    journal.wait_for(400, LIMIT).await;
+    wait_until("each holds two", || members.iter().all(|member| member.held().len() == 2)).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    delete_all(&store).await;
+    tokio::time::sleep(FAILOVER_TIME * 3).await;
+    put(&stream, 400..500);
+    journal.wait_for(500, LIMIT).await;
+    assert_eq!(repeats(&journal, 400), 0, "checkpointed records are read again");
+    assert_eq!(rows(&store).await.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn table_missing_for_an_hour_costs_no_position() {
+    let (stream, store, journal) = setup(4);
+    let is_missing = Arc::new(AtomicBool::new(false));
+    let hooked = HookedLeaseStore::new(store.clone()).before({
+        let is_missing = is_missing.clone();
+        move |_| {
+            let is_missing = is_missing.load(Ordering::Relaxed);
+            async move {
+                let error = || StoreError::new(StoreErrorKind::NotFound, "there is no such table");
+                if is_missing { Err(error()) } else { Ok(()) }
+            }
+        }
+    });
+    let members = ["a", "b"].map(|name| Member::start(member(name, &stream, &hooked, &journal)));
+    put(&stream, 0..400);
+    journal.wait_for(400, LIMIT).await;
+    wait_until("each holds two", || members.iter().all(|member| member.held().len() == 2)).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    is_missing.store(true, Ordering::Relaxed);
+    delete_all(&store).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    for member in &members {
+        let status = member.handle.status();
+        assert_eq!(status.lease_table, LeaseTableState::Missing);
+        assert!(!status.is_standby && status.shards.is_empty());
+    }
+    is_missing.store(false, Ordering::Relaxed);
+    put(&stream, 400..500);
+    journal.wait_for(500, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    assert_eq!(repeats(&journal, 400), 0, "checkpointed records are read again");
+    wait_until("the table is complete", || {
+        members.iter().all(|member| member.handle.status().lease_table == LeaseTableState::Available)
+    })
+    .await;
+}
+
+#[test]
+fn two_streams_never_share_a_table() {
+    for run_number in 0..10u64 {
+        run_with_paused_clock(async move {
+            let store = InMemoryLeaseStore::new();
+            let streams = ["one", "two"].map(|name| InMemoryStream::new(name, shards(4)));
+            let journals = [Journal::default(), Journal::default()];
+            let mut ends = Vec::new();
+            for (index, stream) in streams.iter().enumerate() {
+                put(stream, 0..100);
+                for member_number in 0..2u64 {
+                    let rng = Arc::new(Mutex::new(fastrand::Rng::with_seed(
+                        SEED + run_number * 10 + index as u64 * 3 + member_number,
+                    )));
+                    let slow = HookedLeaseStore::new(store.clone()).before(move |_| {
+                        let delay = rng.lock().unwrap().u64(1..30);
+                        async move {
+                            tokio::time::sleep(Duration::from_millis(delay)).await;
+                            Ok(())
+                        }
+                    });
+                    let name = format!("{index}-{member_number}");
+                    ends.push(run(member(&name, stream, &slow, &journals[index])));
+                }
+            }
+            tokio::time::sleep(FAILOVER_TIME * 6).await;
+            let mut identities: Vec<_> = rows(&store).await.into_iter().map(|row| row.stream).collect();
+            identities.dedup();
+            assert!(identities.len() <= 1, "run {run_number}: {identities:?}");
+            let mut survivors = [0, 0];
+            for (number, end) in ends.into_iter().enumerate() {
+                if end.is_finished() {
+                    let error = end.await.unwrap().unwrap_err();
+                    assert_eq!(error.kind(), ReceiverErrorKind::WrongStream, "{error}");
+                } else {
+                    survivors[number / 2] += 1;
+                    end.abort();
+                }
+            }
+            for (index, survivors) in survivors.into_iter().enumerate() {
+                let read = journals[index].times().len();
+                assert_eq!(read, if survivors > 0 { 100 } else { 0 }, "run {run_number}: all or nothing");
+            }
+            assert!(survivors[0] == 0 || survivors[1] == 0, "run {run_number}: {survivors:?}");
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn forgotten_worker_leaves_the_table_of_a_new_stream() {
+    let (stream, store, old_journal) = setup(4);
+    let old = run(member("old", &stream, &store, &old_journal));
+    put(&stream, 0..100);
+    old_journal.wait_for(100, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    // The remedy of the error message, while one worker was forgotten.
+    delete_all(&store).await;
+    let (new_stream, journal) = (InMemoryStream::new("new", shards(4)), Journal::default());
+    put(&new_stream, 0..800);
+    let _new = Member::start(member("new", &new_stream, &store, &journal));
+    journal.wait_for(800, LIMIT).await;
+    wait_until("the forgotten worker has ended", || old.is_finished()).await;
+    let error = old.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ReceiverErrorKind::WrongStream, "{error}");
+    tokio::time::sleep(FAILOVER_TIME * 2).await;
+    let identity = new_stream.describe().await.unwrap().identity;
+    assert!(rows(&store).await.iter().all(|row| row.stream.as_ref() == Some(&identity)));
+    assert_eq!(old_journal.times().len(), 100);
+}
+
+/// A stream that is replaced by another one of the same name under its readers, as AWS does it: an iterator of the old stream
+/// is not found, and a sequence number of the old stream is refused.
+#[derive(Debug, Clone)]
+struct ReplacedStream {
+    current: Arc<Mutex<(u64, Option<InMemoryStream>)>>,
+    /// The first sequence number of the newest stream's positions cannot be told apart, so positions are refused as a whole.
+    refuses_positions: Arc<AtomicBool>,
+}
+
+impl ReplacedStream {
+    fn new(stream: &InMemoryStream) -> Self {
+        Self { current: Arc::new(Mutex::new((0, Some(stream.clone())))), refuses_positions: Arc::default() }
+    }
+
+    fn replace(&self, stream: Option<&InMemoryStream>) {
+        let mut current = self.current.lock().unwrap();
+        *current = (current.0 + 1, stream.cloned());
+        self.refuses_positions.store(true, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Result<(u64, InMemoryStream), SourceError> {
+        let (life, stream) = self.current.lock().unwrap().clone();
+        stream.map(|stream| (life, stream)).ok_or_else(not_found)
+    }
+}
+
+fn not_found() -> SourceError {
+    SourceError::new(SourceErrorKind::StreamNotFound, "there is no such stream")
+}
+
+#[async_trait]
+impl StreamSource for ReplacedStream {
+    fn stream_name(&self) -> &str {
+        "s"
+    }
+
+    async fn describe(&self) -> Result<StreamDescription, SourceError> {
+        self.now()?.1.describe().await
+    }
+
+    async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
+        self.now()?.1.list_shards(filter).await
+    }
+
+    async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
+        let (life, stream) = self.now()?;
+        if matches!(from, ReadFrom::At(_)) && self.refuses_positions.load(Ordering::Relaxed) {
+            return Err(SourceError::new(SourceErrorKind::Invalid, "the position is not of this stream"));
+        }
+        let reader = stream.open(shard_id, from).await?;
+        Ok(Box::new(ReplacedReader { stream: self.clone(), life, reader }))
+    }
+}
+
+#[derive(Debug)]
+struct ReplacedReader {
+    stream: ReplacedStream,
+    life: u64,
+    reader: Box<dyn RecordSource>,
+}
+
+#[async_trait]
+impl RecordSource for ReplacedReader {
+    async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
+        let batch = self.reader.next_batch().await?;
+        if self.stream.now()?.0 == self.life { Ok(batch) } else { Err(not_found()) }
+    }
+}
+
+/// One shard has records and a checkpoint, the other has neither, so the fleet would read it from its beginning.
+#[tokio::test(start_paused = true)]
+async fn recreated_stream_stops_its_old_workers() {
+    for gap in [Duration::ZERO, Duration::from_secs(30)] {
+        let (stream, store, journal) = setup(2);
+        let source = ReplacedStream::new(&stream);
+        let start = |name: &str| run(member(name, &stream, &store, &journal).source(source.clone()));
+        let workers = [start("a"), start("b")];
+        for number in 0..100 {
+            // All in the first shard.
+            stream.put_with_hash_key(HashKey(0), Some("k"), number.to_string()).unwrap();
+        }
+        journal.wait_for(100, LIMIT).await;
+        tokio::time::sleep(FAILOVER_TIME * 2).await;
+        let recreated = stream.recreated(shards(2));
+        put(&recreated, 1000..1100);
+        let checkpoints = |rows: Vec<Lease>| -> Vec<(ShardId, Position)> {
+            rows.into_iter().map(|row| (row.shard_id, row.checkpoint)).collect()
+        };
+        let before = checkpoints(rows(&store).await);
+        if !gap.is_zero() {
+            source.replace(None);
+            tokio::time::sleep(gap).await;
+        }
+        source.replace(Some(&recreated));
+        wait_until("both have ended", || workers.iter().all(JoinHandle::is_finished)).await;
+        for worker in workers {
+            let error = worker.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ReceiverErrorKind::WrongStream, "{error}");
+            assert!(error.to_string().contains("has been deleted"), "{error}");
+        }
+        assert_eq!(checkpoints(rows(&store).await), before, "no position is written");
+        assert_eq!(journal.times().len(), 100, "no record of the new stream is delivered");
+    }
+}
