@@ -41,6 +41,7 @@ pub use receiver::Receiver;
 pub use settings::ReceiverSettings;
 pub use shards::initial_position::{InitialPosition, ShardPosition};
 pub use status::{
-    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus, StopReport,
+    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus,
+    StopReport,
 };
 pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

@@ -44,7 +44,7 @@ pub use acknowledgement::handles::{Acknowledgement, RecordAcknowledgement};
 pub use acknowledgement::record_batch::RecordBatch;
 pub use aggregation::aggregator::{AggregatedRecord, Aggregator};
 pub use aggregation::deaggregate::{Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate};
-pub use aggregation::filter_rule::{AggregateFilter, RE_PUT_WINDOW};
+pub use aggregation::filter_rule::{AggregateFilter, KPL_PARTITION_KEY, RE_PUT_WINDOW};
 pub use aggregation::hash_filter::hash_key_of;
 pub use checkpointer::RetryPolicy;
 pub use decoding::DecodeError;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use fastrand::Rng;
 use lease_store::{HashKey, HashKeyRange, ShardId};
-use shard_worker::{Aggregator, Record, Shard, ShardFilter};
+use shard_worker::{AggregatedRecord, Aggregator, KPL_PARTITION_KEY, Record, Shard, ShardFilter};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
@@ -18,6 +18,15 @@ use crate::observer::Observer;
 
 /// Largest number of sub-records in an aggregate.
 const MAX_PARTS: u64 = 6;
+
+/// How long after a reshard the producer aggregates by the shards of before; shorter than the time for which a reader expects it.
+const OUTDATED_FOR: Duration = Duration::from_secs(45);
+
+/// One of so many aggregates comes from a producer that mixes the keys of all shards and puts it once.
+const MIXED_AGGREGATES: u64 = 5;
+
+/// The partition key of single records and of mixed aggregates.
+const RECORD_KEY: &str = "key";
 
 /// Narrowest shard that is still split, in hash keys.
 const MIN_WIDTH: u128 = 1024;
@@ -38,8 +47,8 @@ struct State {
     shards: BTreeMap<u32, Log>,
     next_shard: u32,
     next_record: u64,
-    /// The hash-key range of a shard that was just resharded. The producer still aggregates by it.
-    outdated: Option<HashKeyRange>,
+    /// The hash-key range of a shard that was just resharded, and until when the producer still aggregates by it.
+    outdated: Option<(HashKeyRange, SystemTime)>,
 }
 
 #[derive(Debug)]
@@ -200,13 +209,20 @@ impl Kinesis {
         self.state().next_record - 1
     }
 
-    /// Puts a record, or an aggregate for a shard range that may be outdated.
-    pub fn produce(&self, rng: &mut Rng, is_aggregate: bool) {
+    /// Puts a record, or an aggregate: for a shard range that may be outdated, or of mixed keys.
+    pub fn produce(&self, rng: &mut Rng, is_aggregate: bool, may_mix: bool) {
         if !is_aggregate {
-            self.put(HashKey(rng.u128(..)), Bytes::from_static(b"simulated"), None);
+            self.put(HashKey(rng.u128(..)), RECORD_KEY, Bytes::from_static(b"simulated"), None);
             return;
         }
+        if may_mix && self.state().next_record % MIXED_AGGREGATES == 0 {
+            let keys: Vec<HashKey> = (0..rng.u64(1..=MAX_PARTS)).map(|_| HashKey(rng.u128(..))).collect();
+            self.put_mixed(&keys);
+            return;
+        }
+        let now = self.clock();
         let outdated = self.state().outdated.filter(|_| rng.u64(..3) > 0);
+        let outdated = outdated.and_then(|(range, until)| (now < until).then_some(range));
         let belief = outdated.unwrap_or_else(|| {
             let key = HashKey(rng.u128(..));
             self.open_range_of(key)
@@ -226,21 +242,24 @@ impl Kinesis {
         open.map_or(HashKeyRange::FULL, |log| log.range)
     }
 
-    /// Puts an aggregate and returns the keys that belong to another shard.
-    fn put_aggregate(&self, keys: &[HashKey]) -> Vec<HashKey> {
-        let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
-        for key in keys {
-            // A few one-byte sub-records always fit.
-            let _ = aggregator.add("key", Some(*key), b"x");
+    /// Puts an aggregate once, as producers other than the KPL do: all its records count, whatever their shard.
+    fn put_mixed(&self, keys: &[HashKey]) {
+        if let Some(aggregate) = aggregate_of(keys) {
+            let subs = (0..).zip(keys).map(|(sub, _)| sub).collect();
+            self.put(aggregate.hash_key, RECORD_KEY, aggregate.data, Some(subs));
         }
-        let Some(aggregate) = aggregator.finish() else { return Vec::new() };
+    }
+
+    /// Puts an aggregate as the KPL does and returns the keys that belong to another shard.
+    fn put_aggregate(&self, keys: &[HashKey]) -> Vec<HashKey> {
+        let Some(aggregate) = aggregate_of(keys) else { return Vec::new() };
         let range = self.open_range_of(aggregate.hash_key);
         let subs = (0..).zip(keys).filter(|(_, key)| range.contains(**key)).map(|(sub, _)| sub).collect();
-        self.put(aggregate.hash_key, aggregate.data, Some(subs));
+        self.put(aggregate.hash_key, KPL_PARTITION_KEY, aggregate.data, Some(subs));
         keys.iter().copied().filter(|key| !range.contains(*key)).collect()
     }
 
-    fn put(&self, key: HashKey, data: Bytes, subs: Option<Vec<u64>>) {
+    fn put(&self, key: HashKey, partition_key: &'static str, data: Bytes, subs: Option<Vec<u64>>) {
         let arrival = self.clock();
         let put = {
             let state = &mut *self.state();
@@ -250,7 +269,7 @@ impl Kinesis {
                 let record = Record {
                     sequence_number: sequence_number(number),
                     sub_sequence_number: 0,
-                    partition_key: Some("key".into()),
+                    partition_key: Some(partition_key.into()),
                     data,
                     approximate_arrival: Some(arrival),
                 };
@@ -310,7 +329,7 @@ impl Kinesis {
         let now = self.clock();
         {
             let state = &mut *self.state();
-            state.outdated = Some(range);
+            state.outdated = Some((range, now + OUTDATED_FOR));
             if let Some(log) = state.shards.get_mut(&shard) {
                 log.is_closed = true;
                 log.closed_at = Some(now);
@@ -348,4 +367,13 @@ impl Kinesis {
             self.observer.record(EventKind::RecordsTrimmed { shard, before });
         }
     }
+}
+
+fn aggregate_of(keys: &[HashKey]) -> Option<AggregatedRecord> {
+    let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+    for key in keys {
+        // A few one-byte sub-records always fit.
+        let _ = aggregator.add(RECORD_KEY, Some(*key), b"x");
+    }
+    aggregator.finish()
 }

@@ -172,11 +172,14 @@ impl<'a> Fleet<'a> {
     async fn run_plan(&mut self) {
         let plan = self.plan;
         let quiet_from = plan.last_fault_end();
+        // The KCL drops records of mixed aggregates.
+        let joins_kcl = plan.faults.iter().any(|fault| matches!(fault.kind, FaultKind::KclJoin));
+        let may_mix = plan.kcl_workers == 0 && !joins_kcl;
         tokio::spawn(produce(
             self.world.kinesis.clone(),
             plan.rng("producer", 0),
             plan.record_interval,
-            plan.aggregates,
+            (plan.aggregates, may_mix),
             self.started_at + millis(quiet_from + PRODUCE_MILLIS),
         ));
         let mut rng = plan.rng("start", 0);
@@ -416,11 +419,17 @@ impl<'a> Fleet<'a> {
     }
 }
 
-async fn produce(kinesis: Kinesis, mut rng: Rng, interval: u64, aggregates: u64, until: Instant) {
+async fn produce(
+    kinesis: Kinesis,
+    mut rng: Rng,
+    interval: u64,
+    (aggregates, may_mix): (u64, bool),
+    until: Instant,
+) {
     while Instant::now() < until {
         sleep(millis(rng.u64(1..interval * 2 + 2))).await;
         let is_aggregate = rng.u64(..100) < aggregates;
-        kinesis.produce(&mut rng, is_aggregate);
+        kinesis.produce(&mut rng, is_aggregate, may_mix);
     }
 }
 

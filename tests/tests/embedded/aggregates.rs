@@ -6,11 +6,9 @@ use end_to_end_tests::fleet::{Member, member, setup};
 use kinesis_streaming::lease_store::HashKeyRange;
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::{
-    AggregateFilter, Aggregator, RE_PUT_WINDOW, RecordDistribution, hash_key_of,
+    AggregateFilter, Aggregator, KPL_PARTITION_KEY, RecordDistribution, hash_key_of,
 };
 use test_support::{LIMIT, wait_until};
-
-const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The largest aggregate that the producer builds, in bytes: about 20 of its records.
 const MAX_AGGREGATE_BYTES: usize = 500;
@@ -64,8 +62,9 @@ impl Producer {
                     None => aggregator.finish(),
                 };
                 if let Some(aggregate) = full {
-                    let put = (aggregate.hash_key, Some(aggregate.partition_key), aggregate.data);
-                    let (shard_id, _) = self.stream.put_with_hash_key(put.0, put.1, put.2).unwrap();
+                    let of_kpl = Some(KPL_PARTITION_KEY);
+                    let put = self.stream.put_with_hash_key(aggregate.hash_key, of_kpl, aggregate.data);
+                    let (shard_id, _) = put.unwrap();
                     let shard = shards.iter().find(|shard| shard.shard_id == shard_id).unwrap();
                     let actual = shard.hash_key_range.unwrap();
                     inside.retain(|number| !actual.contains(hash_key_of(&key(*number))));
@@ -175,11 +174,10 @@ async fn mixed_aggregates_keep_all_their_records() {
     let member = Member::start(member("a", &stream, &store, &journal));
     put_mixed(&stream, 0..100);
     journal.wait_for(100, LIMIT).await;
-    // Across splits and merges: later than the KPL can put records again.
+    // Also right after splits and merges, when the KPL puts records again.
     let open = stream.open_shards();
     stream.split(&open[0]).unwrap();
     stream.merge(&open[2], &open[3]).unwrap();
-    tokio::time::sleep(RE_PUT_WINDOW + SECOND).await;
     put_mixed(&stream, 100..300);
     journal.wait_for(300, LIMIT).await;
     assert_eq!(filtered(&[&member]), 0);

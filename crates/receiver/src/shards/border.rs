@@ -2,9 +2,10 @@
 //! same name while workers run, and its positions then mean nothing.
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
-use lease_store::{Position, ShardId, StreamIdentity};
+use lease_store::{Position, SequenceNumber, ShardId, StreamIdentity};
 use shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, Shard, ShardFilter, SourceError, SourceErrorKind,
     StreamDescription, StreamSource,
@@ -196,6 +197,10 @@ impl StreamSource for VerifiedStream {
             Ok(reader) => Ok(Box::new(VerifiedReader { reader, stream: self.clone() })),
             Err(error) => Err(self.border.explain(self.source.as_ref(), called_at, error).await),
         }
+    }
+
+    fn shard_started_at(&self, shard_id: &ShardId, record: &SequenceNumber) -> Option<SystemTime> {
+        self.source.shard_started_at(shard_id, record)
     }
 }
 

@@ -21,14 +21,14 @@ pub(crate) fn children<'a>(
     children
 }
 
-/// The shards that have a descendant among these, as far as the stream and the table know their parents.
+/// The shards that have a descendant among these, as far as the stream and the leases know their parents.
 pub(crate) fn with_descendant_in<'a>(
     descendants: impl Iterator<Item = &'a ShardId>,
     shards: &'a [Shard],
-    leases: &'a [Lease],
+    leases: impl Iterator<Item = &'a Lease>,
 ) -> HashSet<&'a ShardId> {
     let listed = shards.iter().map(|shard| (&shard.shard_id, &shard.parents));
-    let leased = leases.iter().map(|lease| (&lease.shard_id, &lease.parents));
+    let leased = leases.map(|lease| (&lease.shard_id, &lease.parents));
     let mut parents: HashMap<&ShardId, Vec<&BTreeSet<ShardId>>> = HashMap::new();
     for (child, parents_of_child) in listed.chain(leased) {
         parents.entry(child).or_default().push(parents_of_child);
@@ -103,7 +103,7 @@ pub(crate) fn generations(shards: &[Shard]) -> HashMap<&ShardId, usize> {
 
 /// Whether a descendant of the shard has a lease, which proves that the shard was read to its end.
 pub(crate) fn is_read_beyond(shard_id: &ShardId, shards: &[Shard], leases: &[Lease]) -> bool {
-    with_descendant_in(leases.iter().map(|lease| &lease.shard_id), shards, leases).contains(shard_id)
+    with_descendant_in(leases.iter().map(|lease| &lease.shard_id), shards, leases.iter()).contains(shard_id)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! What this process last knew of each row of the lease table, so that a row that vanishes keeps its position.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use lease_store::{Lease, Position, ShardId, StreamIdentity};
 use shard_worker::Shard;
 
-use crate::shards::descendants::any_descendant;
+use crate::shards::descendants::with_descendant_in;
 
 /// Whether reading the shard has begun, by the rule that decides when the rows of its parents can be deleted.
 pub(crate) fn has_begun(lease: &Lease) -> bool {
@@ -83,18 +83,10 @@ impl LastKnownLeases {
     fn forget_ended(&mut self, leases: &[Lease]) {
         let listed: BTreeSet<&ShardId> = leases.iter().map(|lease| &lease.shard_id).collect();
         let all = || self.rows.values().chain(leases);
-        let mut children: HashMap<&ShardId, BTreeSet<&ShardId>> = HashMap::new();
-        for lease in all() {
-            for parent in &lease.parents {
-                children.entry(parent).or_default().insert(&lease.shard_id);
-            }
-        }
-        let begun: BTreeSet<&ShardId> =
-            all().filter(|lease| has_begun(lease)).map(|lease| &lease.shard_id).collect();
-        let is_ended = |shard_id: &&ShardId| {
-            !listed.contains(*shard_id)
-                && any_descendant(&children, shard_id, |descendant| begun.contains(descendant))
-        };
+        let begun = all().filter(|lease| has_begun(lease)).map(|lease| &lease.shard_id);
+        let ancestors_of_begun = with_descendant_in(begun, &[], all());
+        let is_ended =
+            |shard_id: &&ShardId| !listed.contains(*shard_id) && ancestors_of_begun.contains(*shard_id);
         let ended: Vec<ShardId> = self.rows.keys().filter(is_ended).cloned().collect();
         for shard_id in ended {
             self.rows.remove(&shard_id);

@@ -54,7 +54,7 @@ pub fn plan_new_leases(
         with_leased_descendant: with_descendant_in(
             leases.iter().map(|lease| &lease.shard_id),
             shards,
-            leases,
+            leases.iter(),
         ),
         listed: shards,
         initial_position,
@@ -369,10 +369,8 @@ impl<'a> LeasePlanner<'a> {
     /// Plans leases for the parents of a merge whose rows vanished before the child has begun.
     fn plan_unread_parents(&mut self, leases: &[Lease]) {
         // A named position up to a record implies that the ancestors are read.
-        let mut read = BTreeSet::new();
-        for shard_id in self.named.keys().filter(|shard_id| self.is_at_record(shard_id)) {
-            self.add_ancestors(shard_id, &mut read);
-        }
+        let named = self.named;
+        let read = self.listed_ancestors(named.keys().filter(|shard_id| self.is_at_record(shard_id)));
         let unread = missing_parents(leases).into_values().flatten();
         let unread: BTreeSet<ShardId> = unread.filter(|shard_id| !read.contains(shard_id)).collect();
         for shard_id in &unread {

@@ -7,7 +7,7 @@
 //! Other producers put records of any keys into one aggregate, send it by the first key, and never again. On streams that
 //! distribute records by themselves, every aggregate is like that. There the filter would lose the records outside the range, which
 //! exist nowhere else. So the default filters only where the KPL can have put an aggregate again, and keeps records in doubt: a
-//! record that is delivered twice is better than a lost one.
+//! record that is delivered twice is better than a lost one. The KPL's aggregates are known by their partition key.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,13 +20,18 @@ use crate::source::RecordDistribution;
 /// long until it has listed the new shards.
 pub const RE_PUT_WINDOW: Duration = Duration::from_secs(60);
 
+/// The partition key of every aggregate of two or more records that the KPL puts, always with an explicit hash key
+/// (`KinesisRecord::partition_key` of amazon-kinesis-producer). Other producers use the key of a record inside.
+pub const KPL_PARTITION_KEY: &str = "a";
+
 /// Which records of an aggregate are dropped because their hash key belongs to another shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]
 pub enum AggregateFilter {
-    /// Those that the Kinesis Producer Library can have put again: the shard has parents, the record arrived within
-    /// [`RE_PUT_WINDOW`] after the start of the shard, and the stream distributes records by partition key. All others are kept.
+    /// Those that the Kinesis Producer Library can have put again: the aggregate has [`KPL_PARTITION_KEY`], the shard has
+    /// parents, the record arrived within [`RE_PUT_WINDOW`] after the start of the shard, and the stream distributes records by
+    /// partition key. All others are kept.
     #[default]
     AfterReshard,
     /// All, as in the KCL. Loses records of producers that put different keys into one aggregate.
@@ -49,6 +54,7 @@ impl FilterRule {
     /// The range outside which the records of an aggregate are dropped; `None`: all are kept.
     pub(crate) fn range_for(
         &self,
+        partition_key: Option<&str>,
         arrival: Option<SystemTime>,
         shard_started_at: Option<SystemTime>,
     ) -> Option<HashKeyRange> {
@@ -56,7 +62,8 @@ impl FilterRule {
             AggregateFilter::Always => true,
             AggregateFilter::Never => false,
             AggregateFilter::AfterReshard => {
-                self.has_parents
+                partition_key == Some(KPL_PARTITION_KEY)
+                    && self.has_parents
                     && self.distribution != Some(RecordDistribution::Automatic)
                     && is_soon_after(arrival, shard_started_at)
             }
@@ -120,7 +127,11 @@ mod tests {
             ),
             ("range not known", FilterRule { range: None, ..rule }, at(100), at(100), false),
         ] {
-            assert_eq!(rule.range_for(arrival, started_at).is_some(), is_filtered, "{what}");
+            let key = Some(KPL_PARTITION_KEY);
+            assert_eq!(rule.range_for(key, arrival, started_at).is_some(), is_filtered, "{what}");
+        }
+        for key in [None, Some(""), Some("A"), Some("key")] {
+            assert_eq!(rule.range_for(key, at(100), at(100)), None, "{key:?}");
         }
     }
 }

@@ -138,7 +138,8 @@ impl Unpacker {
         let first = records.len();
         let sequence_number = record.sequence_number.clone();
         let found = if self.deaggregates && is_aggregate_by_magic {
-            let range = self.filter_rule.range_for(record.approximate_arrival, self.shard_started_at);
+            let key = record.partition_key.as_deref();
+            let range = self.filter_rule.range_for(key, record.approximate_arrival, self.shard_started_at);
             deaggregate(record, range, records)
         } else {
             records.push(record);
