@@ -1,6 +1,7 @@
 //! The table stops belonging to this stream while a fleet runs: rows and tables vanish, other streams use the same table, and
 //! the stream is deleted and created again.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -121,6 +122,33 @@ async fn emptied_table_gets_the_known_positions() {
     journal.wait_for(500, LIMIT).await;
     assert_eq!(repeats(&journal, 400), 0, "checkpointed records are read again");
     assert_eq!(rows(&store).await.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fresh_worker_on_an_emptied_table_gets_known_positions() {
+    let (stream, store, journal) = setup(4);
+    let member_of = |name| member(name, &stream, &store, &journal);
+    let members = ["a", "b"].map(|name| Member::start(member_of(name)));
+    put(&stream, 0..400);
+    journal.wait_for(400, LIMIT).await;
+    wait_until("each holds two", || members.iter().all(|member| member.held().len() == 2)).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    let before = rows(&store).await;
+    delete_all(&store).await;
+    // It finds an empty table, and reads all shards from the beginning, slowly.
+    let per_second = NonZeroU64::new(2).unwrap();
+    let fresh = Member::start(member_of("c").max_records_per_second(per_second));
+    wait_until("it reads", || journal.times().values().any(|times| *times > 1)).await;
+    tokio::time::sleep(FAILOVER_TIME * 3).await;
+    for (row, before) in rows(&store).await.iter().zip(&before) {
+        assert_eq!(row.shard_id, before.shard_id);
+        assert!(row.checkpoint >= before.checkpoint, "{} went back to {}", row.shard_id, row.checkpoint);
+    }
+    let repeats = repeats(&journal, 400);
+    assert!(repeats < 100, "{repeats}");
+    put(&stream, 400..500);
+    journal.wait_for(500, LIMIT).await;
+    drop(fresh);
 }
 
 #[tokio::test(start_paused = true)]

@@ -203,7 +203,8 @@ impl Coordinator {
             .filter(|lease| !lease.is_finished() && !self.tasks.contains_key(&lease.shard_id))
             .map(|lease| &lease.shard_id)
             .collect();
-        let next_expiry = self.observations.next_expiry(of_others, failover_time, Instant::now());
+        // A lease that expired while the listing was under way was not in this plan: look again at once.
+        let next_expiry = self.observations.next_expiry(of_others, failover_time, requested_at);
         self.rounds.next = next_expiry.map_or(self.rounds.next, |expiry| expiry.min(self.rounds.next));
         self.receiver.shared.live().has_scanned = true;
         let is_standby =

@@ -312,7 +312,7 @@ impl Coordinator {
         listing.leases.iter().filter(waits).map(|lease| lease.shard_id.clone()).collect()
     }
 
-    /// Moves rows that were deleted and created again at an initial position back to their last known positions.
+    /// Moves rows that were deleted and created again at an earlier position to their last known positions.
     pub(super) async fn repair_rows_set_back(&mut self, listing: &LeaseListing, consistency: Consistency) {
         let set_back: Vec<(Lease, Lease)> = self
             .known
@@ -339,7 +339,7 @@ impl Coordinator {
                 match store.write(&write).await {
                     Ok(WriteOutcome::Applied { .. }) => tracing::warn!(
                         shard_id = %row.shard_id,
-                        created_at = %row.checkpoint,
+                        position = %row.checkpoint,
                         checkpoint = %known.checkpoint,
                         "the row of the lease was deleted and created again, its last known position is restored"
                     ),
