@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use checkpointer::Acknowledger;
 use lease_store::{EditedPosition, HeldLease, ShardId, WorkerId};
-use shard_worker::{ByteBudget, ByteUsage, ShardProgress};
+use shard_worker::{ByteBudget, ByteUsage, ShardProgress, ShardState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::{
-    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus,
+    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus, Unread,
+    UnreadReason,
 };
 
 /// Stops a running [`Receiver`](crate::Receiver) and reads its status.
@@ -118,9 +119,9 @@ impl Shared {
 impl Live {
     /// Adds the counts of a finished shard to the totals.
     pub(crate) fn record_released(&mut self, shard: &LiveShard) {
-        let (acknowledged_records, acknowledged_bytes) = {
+        let (acknowledged_records, acknowledged_bytes, lost_spans) = {
             let progress = shard.progress.borrow();
-            (progress.acknowledged_records, progress.acknowledged_bytes)
+            (progress.acknowledged_records, progress.acknowledged_bytes, lost_spans(&progress))
         };
         self.acknowledged_records += acknowledged_records;
         self.acknowledged_bytes += acknowledged_bytes;
@@ -132,7 +133,33 @@ impl Live {
             lease_counter: shard.held.fencing_token().counter,
             acknowledged_records,
             acknowledged_bytes,
+            lost_spans,
         });
+    }
+
+    /// The shards that are not read, or not wholly.
+    pub(crate) fn unread_shards(&self) -> Vec<Unread> {
+        let released = self.released.iter().filter(|shard| shard.lost_spans > 0);
+        let removed = released.map(|shard| Unread {
+            key: shard.shard_id.to_string(),
+            reason: UnreadReason::Removed(shard.lost_spans),
+        });
+        let unread = self.shards.iter().filter_map(|(shard_id, shard)| {
+            let progress = shard.progress.borrow();
+            let reason = match (progress.state, lost_spans(&progress)) {
+                (
+                    state @ (ShardState::Halted
+                    | ShardState::Denied
+                    | ShardState::KeyUnavailable
+                    | ShardState::DataLost),
+                    _,
+                ) => UnreadReason::Stuck(state),
+                (_, 0) => return None,
+                (_, spans) => UnreadReason::Removed(spans),
+            };
+            Some(Unread { key: shard_id.to_string(), reason })
+        });
+        removed.chain(unread).collect()
     }
 
     fn status(&self, worker_id: &WorkerId) -> ReceiverStatus {
@@ -163,6 +190,10 @@ impl Live {
             memory: ByteUsage::default(),
         }
     }
+}
+
+fn lost_spans(progress: &ShardProgress) -> u64 {
+    progress.lost_spans + progress.possibly_lost_spans
 }
 
 impl LiveShard {

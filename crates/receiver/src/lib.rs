@@ -42,6 +42,6 @@ pub use settings::ReceiverSettings;
 pub use shards::initial_position::{InitialPosition, ShardPosition};
 pub use status::{
     LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus,
-    StopReport,
+    StopReport, Unread, UnreadReason,
 };
 pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lease_store::{Position, ShardId, WorkerId};
-use shard_worker::{ByteUsage, ShardOutcome, ShardProgress};
+use shard_worker::{ByteUsage, ShardOutcome, ShardProgress, ShardState};
 
 /// The phase of a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,8 @@ pub struct ReleasedShard {
     pub acknowledged_records: u64,
     /// Payload bytes of those records.
     pub acknowledged_bytes: u64,
+    /// Spans of records that the stream removed, certainly or possibly, before this worker read them.
+    pub lost_spans: u64,
 }
 
 /// The report of a receiver that has stopped.
@@ -130,11 +132,40 @@ pub struct StopReport {
     /// own: those whose lease was lost because the store could not be reached, also before the stop began. Records before
     /// these positions may be delivered again.
     pub unwritten: Vec<ShardId>,
+    /// What could not be read when the stop began, so that records may be missing for as long as nobody mends it.
+    pub unread: Vec<Unread>,
     /// Records acknowledged since its start.
     pub acknowledged_records: u64,
 }
 
+/// A shard, or a row of the lease table, that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unread {
+    /// The shard, or the key of the row.
+    pub key: String,
+    /// Why.
+    pub reason: UnreadReason,
+}
+
+/// Why a shard could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnreadReason {
+    /// Its row in the lease table is malformed: the fault. No worker takes it.
+    MalformedRow(String),
+    /// This worker held it in a state that only an operator ends: denied, without its key, halted, or with data lost.
+    Stuck(ShardState),
+    /// The stream removed records, or never had the shard: so many spans of records, certainly or possibly.
+    Removed(u64),
+}
+
 impl StopReport {
+    /// Whether the worker is [drained](Self::is_drained) and left nothing unread that it knew of.
+    pub fn is_complete(&self) -> bool {
+        self.is_drained() && self.unread.is_empty()
+    }
+
     /// Whether the next owners deliver no record again that this worker has delivered: all are acknowledged and checkpointed,
     /// and no lease stays with it. A lease that another worker owns by now does not count.
     pub fn is_drained(&self) -> bool {

@@ -206,7 +206,11 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
         "stopped, {}",
         if is_drained { "drained" } else { "NOT drained: some records will be delivered again" }
     );
-    Ok(is_drained)
+    let unread: Vec<_> = reports.iter().flat_map(|report| &report.unread).collect();
+    if !unread.is_empty() {
+        println!("NOT read, records may be missing: {unread:?}");
+    }
+    Ok(is_drained && unread.is_empty())
 }
 
 fn lock(log: &Mutex<DeliveryLog>) -> MutexGuard<'_, DeliveryLog> {

@@ -86,7 +86,7 @@ async fn run() -> Result<bool, BoxError> {
         terminate.recv().await;
         handle.stop();
     });
-    Ok(consumer.run().await?.is_drained())
+    Ok(consumer.run().await?.is_complete())
 }
 
 fn record(file: &Mutex<DeliveryFile>, shard: &ShardContext, batch: &RecordBatch) -> Result<(), BoxError> {

@@ -1,13 +1,15 @@
 //! Our workers and workers that follow the rules of the KCL 2.x on one lease table.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED, member, parents, put, setup};
 use end_to_end_tests::kcl_peer::KclPeer;
 use kinesis_streaming::lease_store::{Consistency, LeaseChange, LeaseWrite, WorkerId};
 use kinesis_streaming::prelude::*;
-use test_support::{LIMIT, wait_until};
+use kinesis_streaming::shard_worker::ReadFrom;
+use test_support::{HookedLeaseStore, LIMIT, StoreCall, wait_until};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -116,4 +118,47 @@ async fn request_left_in_the_row_by_a_kcl_worker_is_ignored() {
     ours.wait_until_holding(2).await;
     tokio::time::sleep(FAILOVER_TIME * 3).await;
     assert_eq!(ours.held().len(), 2, "it was not handed over to a worker that is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn offered_lease_has_its_newest_position() {
+    let (stream, table, journal) = setup(2);
+    let offered: Arc<Mutex<Vec<ShardId>>> = Arc::default();
+    let store = HookedLeaseStore::new(table.clone()).before({
+        let (table, stream, offered) = (table.clone(), stream.clone(), offered.clone());
+        move |call| {
+            let shard_id = match call {
+                StoreCall::Write(LeaseWrite::Update { shard_id, change: LeaseChange::Offer, .. }) => {
+                    Some(shard_id.clone())
+                }
+                _ => None,
+            };
+            let (table, stream, offered) = (table.clone(), stream.clone(), offered.clone());
+            async move {
+                // From now on a KCL worker may take the lease.
+                if let Some(shard_id) = shard_id {
+                    let row = table.get(&shard_id).await.unwrap().unwrap();
+                    assert_eq!(row.checkpoint, newest_of(&stream, &shard_id).await, "{shard_id}");
+                    offered.lock().unwrap().push(shard_id);
+                }
+                Ok(())
+            }
+        }
+    });
+    let interval = FAILOVER_TIME * 100;
+    let ours = Member::start(member("ours", &stream, &store, &journal).checkpoint_interval(interval));
+    ours.wait_until_holding(2).await;
+    let java = KclPeer::start("java", FAILOVER_TIME, &stream, &table, &journal);
+    wait_until("they share", || java.held().len() == 1 && ours.held().len() == 1).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    put(&stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    assert!(ours.stop().await.is_drained());
+    assert!(!offered.lock().unwrap().is_empty());
+}
+
+async fn newest_of(stream: &InMemoryStream, shard_id: &ShardId) -> Position {
+    let mut reader = stream.open(shard_id, &ReadFrom::TrimHorizon).await.unwrap();
+    let records = reader.next_batch().await.unwrap().records;
+    records.last().unwrap().position()
 }

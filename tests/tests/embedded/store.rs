@@ -12,7 +12,7 @@ use kinesis_streaming::lease_store::{
     MalformedLease, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::ReceiverErrorKind;
+use kinesis_streaming::receiver::{ReceiverErrorKind, UnreadReason};
 use test_support::{HookedLeaseStore, Journal, LIMIT, StoreCall, Switch, wait_until};
 use tokio::time::Instant;
 
@@ -106,6 +106,24 @@ async fn a_malformed_row_leaves_the_others_usable() {
     member.wait_until_holding(2).await;
     tokio::time::sleep(FAILOVER_TIME * 5).await;
     assert!(!member.held().contains(&bad));
+    let report = member.stop().await;
+    assert!(report.is_drained() && !report.is_complete(), "a stop names what was never read");
+    let fault = UnreadReason::MalformedRow("attribute \"checkpoint\": absent".into());
+    let unread: Vec<_> = report.unread.iter().map(|unread| (unread.key.as_str(), &unread.reason)).collect();
+    assert_eq!(unread, [(bad.as_str(), &fault)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_of_an_unknown_shard_is_reported_as_unread() {
+    let (stream, store, journal) = setup(2);
+    let unknown = ShardId::numbered(777);
+    store.write(&LeaseWrite::Create(Lease::unowned(unknown.clone(), Position::TrimHorizon))).await.unwrap();
+    let member = Member::start(member("a", &stream, &store, &journal));
+    member.wait_until_holding(3).await;
+    tokio::time::sleep(FAILOVER_TIME * 5).await;
+    let report = member.stop().await;
+    let keys: Vec<_> = report.unread.iter().map(|unread| unread.key.as_str()).collect();
+    assert_eq!((report.is_complete(), keys), (false, vec![unknown.as_str()]), "{report:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,11 @@ use crate::assignment::shares::{Shares, part_of, random_move, surplus_for};
 /// evidently cannot (KCL: `veryOldLeaseDurationNanosMultiplier`).
 const ABANDONED_AFTER_FAILOVER_TIMES: u32 = 3;
 
+/// After this many fail-over times without a renewal an expired lease is taken even beyond the fair share. A worker of ours
+/// takes its part as soon as the lease expires; a KCL worker scans every two fail-over times, and the shard would stand still
+/// until then.
+const EXPIRED_AFTER_FAILOVER_TIMES: f64 = 1.5;
+
 /// The leases to take and to request, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AssignmentPlan<'a> {
@@ -52,7 +57,7 @@ pub struct AssignmentPlan<'a> {
 /// - A worker that the others cannot see yet takes or requests a single lease and plans again: by then it sees the
 ///   others that started at the same time. After that each plan at most doubles what it has, so that workers which got
 ///   nothing at first have the time to become visible too.
-/// - Free leases that no worker took for a long time are taken even beyond the share.
+/// - Free leases that no worker took for a long time are taken even beyond the share, and those of crashed workers sooner.
 ///
 /// `rng` decides where the distribution is the same for several workers, so that they choose different leases.
 pub fn plan_assignment<'a>(
@@ -168,11 +173,16 @@ impl<'a> Planner<'a, '_> {
     /// Takes a random part of the abandoned leases. Each worker takes a part, so that no single worker gets them all.
     fn take_abandoned(&mut self, fleet: &FleetView<'a>, limits: &AssignmentLimits, rng: &mut Rng) {
         let abandoned_after = limits.failover_time * ABANDONED_AFTER_FAILOVER_TIMES;
+        let expired_after = limits.failover_time.mul_f64(EXPIRED_AFTER_FAILOVER_TIMES);
+        let is_abandoned = |observed: &&ObservedLease<'_>| {
+            let after = if observed.lease.owner.is_some() { expired_after } else { abandoned_after };
+            observed.unchanged_for >= after
+        };
         let planned: HashSet<&ShardId> = self.plan.take.iter().map(|lease| &lease.shard_id).collect();
         let mut abandoned: Vec<&Lease> = fleet
             .free
             .iter()
-            .filter(|observed| observed.unchanged_for >= abandoned_after)
+            .filter(is_abandoned)
             .map(|observed| observed.lease)
             .filter(|lease| !planned.contains(&lease.shard_id))
             .collect();

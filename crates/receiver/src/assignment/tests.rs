@@ -176,6 +176,16 @@ fn free_leases_are_left_to_workers_below_their_share() {
 }
 
 #[test]
+fn expired_lease_is_not_left_to_a_slow_worker_for_long() {
+    let leases = leases([Some(ME), Some(ME), Some(1), Some(2)]);
+    let mut observed = fresh(&leases);
+    observed[3].unchanged_for = LIMITS.failover_time;
+    assert_eq!(plan(&observed, &held(&leases)).take, NOTHING, "left to the worker below its share");
+    observed[3].unchanged_for = LIMITS.failover_time.mul_f64(EXPIRED_AFTER_FAILOVER_TIMES);
+    assert_eq!(plan(&observed, &held(&leases)).take, [&leases[3]], "that worker scans too seldom");
+}
+
+#[test]
 fn abandoned_leases_are_taken_part_by_part() {
     let mut leases: Vec<Lease> = (0..3).map(|index| lease(index, Some(ME))).collect();
     leases.push(lease(3, Some(1)));

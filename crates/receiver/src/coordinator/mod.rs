@@ -187,7 +187,7 @@ impl Coordinator {
         let facts = tokio::select! {
             biased;
             started = self.start() => started?,
-            () = stop.cancelled() => return Ok(self.report(Vec::new())),
+            () = stop.cancelled() => return Ok(self.report(Vec::new(), Vec::new())),
         };
         let (store, shared) = (self.receiver.store.clone(), self.receiver.shared.clone());
         let _fleet_mode = fleet_mode::watch(store, shared, Rng::with_seed(self.receiver.shared.mode_seed()));

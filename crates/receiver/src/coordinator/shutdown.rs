@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use lease_store::{Consistency, HeldLease, ShardId, StoreError};
+use lease_store::{Consistency, HeldLease, Position, ShardId, StoreError};
 use shard_worker::ShardOutcome;
 use tokio::task::JoinError;
 use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
@@ -16,7 +16,7 @@ use super::takes::TaskEnd;
 use super::{Coordinator, MAX_CONCURRENT_WRITES, STOP_PATIENCE};
 use crate::lease::release::release_or_hand_over;
 use crate::lease::shard_task::ShardEnding;
-use crate::status::{ReceiverState, StopReport};
+use crate::status::{ReceiverState, StopReport, Unread, UnreadReason};
 
 /// How long it may take to abort shards and release their leases after the drain time.
 const CUT_OFF_TIME: Duration = Duration::from_secs(5);
@@ -38,6 +38,7 @@ impl Coordinator {
         self.receiver.shared.live().state = ReceiverState::Stopping;
         let deadline = Instant::now() + self.receiver.settings.drain_time;
         let mut outcomes = Vec::new();
+        let unread = self.unread();
         let withdrawals = self.withdraw_requests().await;
         if self.rounds.live_peers > 0 && !self.tasks.is_empty() {
             self.offer_shards(deadline, &mut outcomes).await;
@@ -50,7 +51,17 @@ impl Coordinator {
         self.finish_withdrawals(withdrawals, deadline, &mut outcomes).await;
         self.settle_unwritten().await;
         outcomes.sort_by(|left, right| left.0.cmp(&right.0));
-        self.report(outcomes)
+        self.report(outcomes, unread)
+    }
+
+    /// The rows and shards that could not be read.
+    fn unread(&self) -> Vec<Unread> {
+        let malformed = self.reported_malformed.iter().map(|row| {
+            let fault = format!("attribute {:?}: {}", row.attribute, row.reason);
+            Unread { key: row.key.clone(), reason: UnreadReason::MalformedRow(fault) }
+        });
+        let shards = self.receiver.shared.live().unread_shards();
+        malformed.chain(shards).collect()
     }
 
     /// Waits for the withdrawals of requests. A lease whose withdrawal is not known to have succeeded may have been handed
@@ -130,15 +141,23 @@ impl Coordinator {
         live_peers(&observed, &self.receiver.worker_id, self.receiver.settings.failover_time) > 0
     }
 
-    /// Offers these shards. The answer to each write also shows a request on the row.
+    /// Offers these shards, with their newest positions: a KCL worker may take an offered lease at once. The answer to each
+    /// write also shows a request on the row.
     async fn offer(&self, which: impl Fn(&ShardId) -> bool) {
-        let held: Vec<Arc<HeldLease>> = {
+        let held: Vec<(Arc<HeldLease>, Option<Position>)> = {
             let live = self.receiver.shared.live();
-            let chosen = live.shards.iter().filter(|(shard_id, _)| which(shard_id));
-            chosen.map(|(_, shard)| shard.held.clone()).filter(|held| !held.is_requested()).collect()
+            let chosen = live.shards.iter().filter(|(shard_id, _)| which(shard_id)).map(|(_, shard)| shard);
+            let unrequested = chosen.filter(|shard| !shard.held.is_requested());
+            unrequested.map(|shard| (shard.held.clone(), shard.acknowledger.unwritten())).collect()
         };
         futures::stream::iter(held)
-            .for_each_concurrent(MAX_CONCURRENT_WRITES, |held| async move {
+            .for_each_concurrent(MAX_CONCURRENT_WRITES, |(held, unwritten)| async move {
+                // If it fails, the checkpointer writes the position, or has written a newer one.
+                if let Some(position) = unwritten
+                    && let Err(error) = held.checkpoint(&position, &[]).await
+                {
+                    tracing::debug!(shard_id = %held.shard_id(), %error, "no checkpoint before the offer");
+                }
                 if let Err(error) = held.offer().await {
                     tracing::debug!(shard_id = %held.shard_id(), %error, "lease not offered");
                 }
@@ -196,11 +215,18 @@ impl Coordinator {
         outcomes.push((shard_id.clone(), ended.ok().map(|ending| ending.outcome)));
     }
 
-    pub(super) fn report(&self, shards: Vec<(ShardId, Option<ShardOutcome>)>) -> StopReport {
+    pub(super) fn report(
+        &self,
+        shards: Vec<(ShardId, Option<ShardOutcome>)>,
+        unread: Vec<Unread>,
+    ) -> StopReport {
         let acknowledged_records = self.receiver.shared.live().acknowledged_records;
         let worker_id = self.receiver.worker_id.clone();
-        let report =
-            StopReport { worker_id, shards, unwritten: self.unwritten.shards(), acknowledged_records };
+        let unwritten = self.unwritten.shards();
+        let report = StopReport { worker_id, shards, unwritten, unread, acknowledged_records };
+        for unread in &report.unread {
+            tracing::warn!(key = unread.key, reason = ?unread.reason, "not read, and its records may be missing");
+        }
         tracing::info!(
             drained = report.is_drained(),
             shards = report.shards.len(),

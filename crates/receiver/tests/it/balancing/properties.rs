@@ -14,6 +14,9 @@ use crate::balancing::fleet::{Fleet, LIMITS, ROUNDS_PER_FAILOVER_TIME, Snapshot,
 /// After this many fail-over times every worker may take a free lease.
 const ABANDONED_AFTER: u32 = 3;
 
+/// The same for a lease whose owner does not renew it any more.
+const EXPIRED_AFTER: f64 = 1.5;
+
 fn seconds(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
     range.prop_map(Duration::from_secs)
 }
@@ -113,7 +116,11 @@ fn check_plan(rows: &[Row], limits: AssignmentLimits, seed: u64) -> Result<(), T
     let row_of = |lease: &Lease| rows.iter().find(|row| row.lease.shard_id == lease.shard_id).unwrap();
     let is_live = |row: &Row| row.lease.owner.is_some() && row.unchanged_for < limits.failover_time;
     let is_own = |row: &Row| row.lease.is_owned_by(&me) && row.lease.checkpoint_owner.is_none();
-    let is_abandoned = |row: &Row| row.unchanged_for >= limits.failover_time * ABANDONED_AFTER;
+    let is_abandoned = |row: &Row| {
+        let is_owned = row.lease.owner.is_some();
+        let after = if is_owned { EXPIRED_AFTER } else { f64::from(ABANDONED_AFTER) };
+        row.unchanged_for >= limits.failover_time.mul_f64(after)
+    };
     let requested_by_me = |row: &Row| is_live(row) && row.lease.hand_over_target() == Some(&me);
     let unfinished: BTreeSet<&ShardId> =
         rows.iter().filter(|row| !row.lease.is_finished()).map(|row| &row.lease.shard_id).collect();
