@@ -9,7 +9,7 @@ use crate::process::Outcome;
 use crate::testing::LONG_TESTS;
 
 /// Documents with such a table.
-const LEDGERS: [&str; 14] = [
+const LEDGERS: [&str; 15] = [
     "README.md",
     "ARCHITECTURE.md",
     "docs/behaviours.md",
@@ -17,6 +17,7 @@ const LEDGERS: [&str; 14] = [
     "docs/first-start.md",
     "docs/fuzzing.md",
     "docs/hand-over.md",
+    "docs/kcl-mode.md",
     "docs/lease.md",
     "docs/models.md",
     "docs/performance.md",
