@@ -189,7 +189,7 @@ async fn wire_fan_out_delivers_once_through_renewals_and_a_split() {
     }
 }
 
-// As above, the server may deadlock with few threads.
+// With few threads, the server may deadlock here too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 32)]
 async fn wire_fan_out_resumes_from_the_checkpoint_after_a_crash() {
     let servers = InProcessServers::start().await.unwrap();

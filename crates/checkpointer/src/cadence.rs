@@ -39,7 +39,7 @@ pub(crate) enum Due {
     Now,
     /// Write at this time, or earlier once enough records are acknowledged.
     At(Instant),
-    /// There is nothing to write.
+    /// Never: every acknowledged position is written.
     Never,
 }
 

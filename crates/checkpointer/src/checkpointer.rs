@@ -128,8 +128,8 @@ impl Progress {
         Some((position?, self.unwritten.records))
     }
 
-    /// Records that a write of [`next_write`](Self::next_write) succeeded. Records are left over only if a position is:
-    /// otherwise a write would be due for ever.
+    /// Records that a write of [`next_write`](Self::next_write) succeeded. Without an unwritten position no records
+    /// stay counted, or another write would be due.
     fn written(&mut self, position: Position, records: u64, now: Instant) {
         self.marks.checkpoint(position);
         self.written_at = Some(now);

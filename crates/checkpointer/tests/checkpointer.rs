@@ -264,7 +264,7 @@ async fn position_acknowledged_while_written_is_not_due_again() {
     run_task().await;
     acknowledge(&checkpointer, 1);
     writer.permits.add_permits(9);
-    // A task that spins never returns from this.
+    // A checkpointer that writes without end never returns from this.
     run_task().await;
     assert_eq!(writer.positions.lock().unwrap().as_slice(), [at(1)]);
     acknowledge(&checkpointer, 2);

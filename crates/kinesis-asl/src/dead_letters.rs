@@ -30,14 +30,14 @@ pub struct KinesisDeadLetters {
     overflow: Option<Arc<dyn DeadLetterSink>>,
 }
 
-/// Where a letter of some size goes.
+/// The destination of a letter, by its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
-    /// Every stream has room for it.
+    /// Every stream accepts a letter of this size.
     Stream,
-    /// The stream may have a limit that is large enough.
+    /// The size limit of the stream may be large enough.
     StreamThenOverflow,
-    /// No stream has room for it.
+    /// No stream accepts a letter of this size.
     Overflow,
 }
 
@@ -81,7 +81,7 @@ impl DeadLetterSink for KinesisDeadLetters {
         let Err(error) = request.interceptor(ResponseMetadata::default()).send().await else { return Ok(()) };
         let error = source_error("writing a dead letter", &self.destination, error);
         match &self.overflow {
-            // A refusal for the size has no code of its own.
+            // A record that is too large is refused as an invalid request, without a code of its own.
             Some(overflow) if route != Route::Stream && error.kind() == SourceErrorKind::Invalid => {
                 tracing::debug!(letter = letter.id(), %error, "the stream refused a large dead letter");
                 overflow.put(letter).await

@@ -44,7 +44,7 @@ mod tests {
 
     use super::*;
 
-    /// What happens to a reader.
+    /// An answer or a listing that a reader gets.
     #[derive(Debug, Clone, Copy)]
     enum Step {
         Continued,

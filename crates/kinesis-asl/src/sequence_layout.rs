@@ -1,8 +1,7 @@
 //! The start of a shard, from the sequence number of one of its records. Pure.
 //!
-//! Kinesis has no call that tells when a shard began. But its sequence numbers hold it, and the servers for local use follow. The
-//! layout is not documented by AWS. So a number in any other form, or with times that contradict each other, has no start: a caller
-//! must do without one.
+//! No call of Kinesis returns when a shard began. But its sequence numbers contain that time, also on local servers. AWS does not
+//! document the layout. So the start is not known if a number has another form, or if its times contradict each other.
 //!
 //! ```text
 //! hexadecimal, 47 digits:  2 │ 9: start of the shard │ 1 │ 16: index │ 2 │ 9: time of the record │ 8: shard │ 2

@@ -54,8 +54,8 @@ pub struct AwsSettings {
     /// The longest time to connect; 3 s by default.
     pub connect_timeout: Duration,
     /// The longest attempt of a call; 10 s by default. Attempts of lease calls are limited to 3 s. For a read of records it is the
-    /// longest wait for an answer, and then for further bytes of it, so that a large answer can arrive over a slow link. An
-    /// attempt that takes longer also gives up its connection.
+    /// longest wait for an answer, and then for further bytes of it, so that a large answer can arrive over a slow link. The
+    /// connection of an attempt that takes longer is not used again.
     pub attempt_timeout: Duration,
     /// The longest call, with all its attempts; 30 s by default. Lease calls are limited to 10 s.
     pub operation_timeout: Duration,

@@ -68,8 +68,8 @@ impl KinesisStream {
         self
     }
 
-    /// Reads as many bytes as five answers a second hold. By default the bytes of an answer delay the next read of its shard, since
-    /// AWS yields 2 MB a second and shard and refuses further reads; a server without that limit needs no such delay.
+    /// Reads five answers a second, whatever their size. By default the bytes of an answer delay the next read of its shard,
+    /// because AWS refuses reads beyond 2 MB a second and shard. A server without that limit needs no such delay.
     #[must_use]
     pub fn without_byte_limit(mut self) -> Self {
         self.client.read_rate_mut().counts_bytes = false;

@@ -73,7 +73,7 @@ impl FleetMetrics {
             for shard in &status.released_shards {
                 let holding = (worker_id.clone(), shard.shard_id.clone(), shard.lease_counter);
                 let now = Counted { records: shard.acknowledged_records, bytes: shard.acknowledged_bytes };
-                // Once the last counts are published, there is nothing more to say about the shard.
+                // The final counts of a released shard are published once.
                 if self.counted.get(&holding) != Some(&now) {
                     samples.extend(self.increases(&shard.shard_id, &holding, now));
                 }
@@ -84,7 +84,7 @@ impl FleetMetrics {
         samples
     }
 
-    /// What was processed under a lease since the previous sample.
+    /// The records and bytes processed under a lease since the previous sample.
     fn increases(&self, shard_id: &ShardId, holding: &Holding, now: Counted) -> [MetricSample; 2] {
         let before = self.counted.get(holding).copied().unwrap_or_default();
         [

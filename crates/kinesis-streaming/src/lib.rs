@@ -55,7 +55,7 @@ pub use shard_worker;
 /// A fleet member: the consumer of a stream. The one builder of this crate is [`Consumer::builder`].
 pub use receiver::Receiver as Consumer;
 
-/// What most programs need, to be imported as a whole.
+/// The items that most programs need: `use kinesis_streaming::prelude::*`.
 pub mod prelude {
     pub use async_trait::async_trait;
     pub use lease_store::{BoxError, InMemoryLeaseStore, LeaseStore, Position, SequenceNumber, ShardId};

@@ -53,7 +53,7 @@ pub struct HeldLease {
     vanished_after: StdMutex<Option<Duration>>,
     /// The row of another process under the same worker id, which took the lease from this one.
     namesake: StdMutex<Option<Lease>>,
-    /// The owner that the row named when this holder found its lease lost.
+    /// The owner in the row when this holder noticed that its lease was lost.
     lost_to: StdMutex<Option<WorkerId>>,
     /// Whether a write of `SHARD_END` was attempted.
     ended: AtomicBool,
@@ -61,7 +61,7 @@ pub struct HeldLease {
     target: watch::Sender<Option<WorkerId>>,
     /// The time right before the newest confirmed write was sent. The validity of the lease counts from here.
     confirmed_at: StdMutex<Instant>,
-    /// The newest edit of the position by somebody else; a copy of that in the state.
+    /// The newest edit of the position by another writer; a copy of the one in the state.
     edited: StdMutex<Option<EditedPosition>>,
     state: Mutex<LeaseState>,
 }
@@ -107,8 +107,8 @@ impl HeldLease {
                 WriteOutcome::Unknown(error) => error,
             };
             match store.get(shard_id).await.map_err(|_| unsettled(shard_id, error))? {
-                // The row names this process because of this take, or of an earlier one that was applied late. Only an
-                // answer shows since when the lease is valid, so take it once more.
+                // The row names this process because this take or an earlier one was applied. Only an answered take
+                // shows since when the lease is valid, so take it once more.
                 Some(row) if row.is_owned_by(worker_id) && row.owner_process == facts.owner_process => {
                     seen = row;
                 }
@@ -203,8 +203,8 @@ impl HeldLease {
         self.target.borrow().clone()
     }
 
-    /// The newest position that somebody else stored in the row while this holder had it. It has no effect on this holder,
-    /// whose next checkpoint replaces it.
+    /// The newest position that another writer stored in the row while this holder held the lease. It has no effect on
+    /// this holder, whose next checkpoint replaces it.
     pub fn edited_position(&self) -> Option<EditedPosition> {
         self.edited.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

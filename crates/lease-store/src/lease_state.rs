@@ -28,13 +28,13 @@ pub struct LeaseState {
     worker_id: WorkerId,
     lease: Lease,
     pub(crate) unsettled: Vec<UnsettledWrite>,
-    /// The newest edit of the position by somebody else.
+    /// The newest edit of the position by another writer.
     edited: Option<EditedPosition>,
 }
 
-/// A position that somebody else stored in the row of a held lease, such as an operator.
+/// A position that another writer, such as an operator, stored in the row of a held lease.
 ///
-/// The holder does not adopt it: it goes on from its own position, and its next checkpoint replaces the edit.
+/// The holder does not adopt it: it continues from its own position, and its next checkpoint replaces the edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EditedPosition {
@@ -69,9 +69,9 @@ pub enum NextWrite {
 /// The result of reading the row back: which of the unsettled writes was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadBack {
-    /// None was applied so far; one may still be.
+    /// No unsettled write was applied so far; one may still be applied later.
     Unchanged,
-    /// One of them was applied.
+    /// One of the unsettled writes was applied.
     Applied {
         /// The time right before its request.
         asked_at: Instant,
@@ -96,7 +96,7 @@ impl LeaseState {
         Self { worker_id, lease, unsettled, edited: None }
     }
 
-    /// The newest edit of the position by somebody else.
+    /// The newest edit of the position by another writer.
     pub fn edited_position(&self) -> Option<&EditedPosition> {
         self.edited.as_ref()
     }
@@ -218,7 +218,8 @@ impl LeaseState {
                 Verdict::Applies(Some(result)) => {
                     let version = result.version();
                     let is_result = version.matches(row) || is_being_handed_over(&version, row);
-                    // Another process of the same name changes the version as this one does.
+                    // A take by another process of the same name leads to the same version, so the processes are
+                    // compared too.
                     let is_same_process = result.owner_process == row.owner_process;
                     is_result && is_same_process && result.checkpoint == row.checkpoint
                 }

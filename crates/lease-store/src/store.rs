@@ -28,8 +28,8 @@ pub trait LeaseStore: fmt::Debug + Send + Sync + 'static {
     async fn prepare(&self) -> Result<(), StoreError>;
 
     /// Checks whether the workers may still take leases on their own. A worker calls this at least every minute, and takes no
-    /// lease while it fails with `Invalid`. The text is a warning to log. A store in which nobody else assigns leases need not
-    /// implement it.
+    /// lease while it fails with `Invalid`. The text is a warning to log. A store in which no other process assigns leases
+    /// need not implement it.
     ///
     /// # Errors
     /// `Invalid` when the leader of a KCL 3.x fleet assigns the leases, or may do so; the store's own failures otherwise, which

@@ -59,7 +59,7 @@ impl ReceiverGroup {
 
     /// Runs all receivers until each is stopped or its bounded run is over. If one fails to start for a reason that waiting
     /// does not cure, the others are stopped. If one could not start within the `start_timeout` because a service was throttled
-    /// or away, the others go on, and its failure is logged.
+    /// or unavailable, the others continue, and its failure is logged.
     ///
     /// # Errors
     /// The first failure to start that waiting does not cure, or, when no receiver could start, the first of all. After all

@@ -23,7 +23,7 @@ const MAX_TEXT_BYTES: usize = 2048;
 /// The field of `/proc/PID/stat` with the start time of the process, counted from the one after the name.
 const START_TICKS_FIELD: usize = 19;
 
-/// The receivers of this process that run or are about to.
+/// The receivers of this process that run or are being started.
 static LIVE_INSTANCES: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
@@ -31,14 +31,14 @@ static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
 /// The identity of one receiver in one process. Its text is one attribute of the row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProcessIdentity {
-    /// `None`: not known, and no other host counts as the same.
+    /// `None`: not known; then no other process counts as one of the same host.
     host: Option<String>,
     pid: u32,
     /// The start of the process by the clock of the kernel. It tells two processes with one pid apart. `None`: not known.
     start_ticks: Option<u64>,
     /// The start of the receiver for people, in UTC. Nothing is decided by it.
     started: String,
-    /// The number of the receiver in its process.
+    /// The number of this receiver among those of its process.
     instance: u64,
     /// A KCL worker keeps the attribute when it takes the lease, so it counts only while this worker owns the lease.
     worker_id: String,
@@ -49,7 +49,7 @@ pub(crate) struct ProcessIdentity {
 enum Liveness {
     Alive,
     Gone,
-    /// It runs on another host, if it runs.
+    /// The process belongs to another host, so this host cannot find out.
     Unknown,
 }
 
@@ -57,7 +57,7 @@ enum Liveness {
 struct HostFacts<'a> {
     /// Whether this receiver of this process runs.
     is_live_instance: &'a dyn Fn(u64) -> bool,
-    /// The start of a process. `Err`: this host cannot tell.
+    /// The start of the process with this pid; `None` without such a process. `Err`: this host does not report it.
     start_ticks_of: &'a dyn Fn(u32) -> Result<Option<u64>, ()>,
 }
 
@@ -67,7 +67,7 @@ impl ProcessIdentity {
         let pid = std::process::id();
         let (host, start_ticks) =
             HOST_AND_START.get_or_init(|| (host_name(), start_ticks_of(pid).ok().flatten())).clone();
-        // For people only.
+        // The time is shown to people; no decision uses it.
         #[allow(clippy::disallowed_methods)]
         let started = utc_text(SystemTime::now());
         Self { host, pid, start_ticks, started, instance, worker_id: worker_id.as_str().to_owned() }
@@ -92,8 +92,8 @@ impl ProcessIdentity {
 
     /// Decides whether the process of another identity runs.
     ///
-    /// A process with the same host name, another pid and another pid namespace looks gone. So it counts only for what this
-    /// process sees first; see [`Namesakes`](crate::assignment::namesakes::Namesakes).
+    /// A live process in another pid namespace of a host with the same name looks gone. So `Gone` has an effect only at the
+    /// first look of this process; see [`Namesakes`](crate::assignment::namesakes::Namesakes).
     fn liveness_of(&self, other: &Self, facts: &HostFacts<'_>) -> Liveness {
         if self.host.is_none() || self.host != other.host {
             return Liveness::Unknown;

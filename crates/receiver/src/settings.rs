@@ -47,8 +47,8 @@ pub struct ReceiverSettings {
     /// 10 s by default. The same in the whole fleet. A lease is renewed three times in this time.
     #[serde(rename = "failover_time_ms", with = "millis")]
     pub failover_time: Duration,
-    /// How long a start may wait for a stream or a lease store that is throttled or cannot be reached. `None`: without an
-    /// end, as by default. Only what waiting cannot cure ends such a start: a call that is denied or invalid, a stream that
+    /// How long a start may wait for a stream or a lease store that is throttled or cannot be reached. `None`, the default:
+    /// without an end. Only what waiting cannot cure ends such a start: a call that is denied or invalid, a stream that
     /// does not exist, a table of another stream.
     #[serde(rename = "start_timeout_ms", with = "optional_millis")]
     pub start_timeout: Option<Duration>,
@@ -247,7 +247,7 @@ mod millis {
 }
 
 mod optional_millis {
-    //! Durations as whole milliseconds, or nothing.
+    //! Optional durations as whole milliseconds.
 
     use std::time::Duration;
 

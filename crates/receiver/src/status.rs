@@ -93,8 +93,8 @@ pub struct ShardStatus {
     pub since_progress: Option<Duration>,
     /// The time since the last checkpoint. `None`: this holder has written none yet.
     pub since_checkpoint: Option<Duration>,
-    /// A position that somebody else stored in the row of the lease while this worker held it: the newest one found. It has
-    /// no effect on the running shard, and the next checkpoint replaces it. To move a shard back, stop all workers first.
+    /// The newest position that another writer stored in the row of the lease while this worker held it. It has no effect
+    /// on the running shard, and the next checkpoint replaces it. To move a shard back, stop all workers first.
     pub edited_position: Option<Position>,
     /// The progress of its worker: state, lag, failures.
     pub progress: ShardProgress,

@@ -150,9 +150,9 @@ impl FetchedBatch {
 
 /// The end of a closed shard.
 ///
-/// Only the source knows its position to the record, so the source makes sure of the end. A service that names the children has
-/// said it. If it names none, the source reports the end only if the stream lists the shard as closed and a later read from the
-/// last position found nothing. An answer that says nothing is not an end.
+/// Only the source knows its position to the record, so the source makes sure of the end. If the service names the children,
+/// the shard has ended. If it names none, the source reports the end only if the stream lists the shard as closed and a later
+/// read from the last position found nothing. An answer that says nothing is not an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardEnd {
     /// The children of the shard; empty when the source does not report them.

@@ -19,10 +19,10 @@ use crate::observer::Observer;
 /// Largest number of sub-records in an aggregate.
 const MAX_PARTS: u64 = 6;
 
-/// How long after a reshard the producer aggregates by the shards of before; shorter than the time for which a reader expects it.
+/// How long after a reshard the producer still aggregates by the old shards. Shorter than the time in which a reader expects it.
 const OUTDATED_FOR: Duration = Duration::from_secs(45);
 
-/// One of so many aggregates comes from a producer that mixes the keys of all shards and puts it once.
+/// One of this many aggregates comes from a producer that mixes the keys of all shards and puts it once.
 const MIXED_AGGREGATES: u64 = 5;
 
 /// The partition key of single records and of mixed aggregates.

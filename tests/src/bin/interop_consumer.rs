@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// About as often as the Java worker checkpoints, so that both repeat about as much after a kill.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// As in the settings of the Java worker.
+/// The idle time in the settings of the Java worker.
 const IDLE_TIME_BETWEEN_READS: Duration = Duration::from_millis(250);
 
 #[tokio::main]

@@ -82,7 +82,7 @@ impl InProcessServers {
         Ok(Self { endpoints, _servers: servers })
     }
 
-    /// Where they listen.
+    /// The endpoints at which the servers listen.
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }

@@ -64,7 +64,7 @@ impl NodeServers {
         Ok(Self { endpoints, _kinesis: kinesis, _dynamodb: dynamodb })
     }
 
-    /// Where they listen.
+    /// The endpoints at which the servers listen.
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }

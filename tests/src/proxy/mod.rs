@@ -99,7 +99,7 @@ impl Proxy {
         Ok(Self { address, period_changes, tally, tasks })
     }
 
-    /// Where it listens.
+    /// The address at which the proxy listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -114,7 +114,7 @@ impl Proxy {
         &self.tally
     }
 
-    /// Waits until the plan has ended. From then on the mode is clear.
+    /// Waits for the last period of the plan, which causes no faults and never ends.
     pub async fn wait_until_over(&self) {
         // An error means that the task has ended, which also happens at the end of the plan.
         let _ = self.period_changes().wait_for(Period::is_last).await;

@@ -21,11 +21,11 @@ const CLEAR_MILLIS: std::ops::RangeInclusive<u64> = 1000..=3500;
 /// A span of time with one mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Period {
-    /// Its index in the plan.
+    /// The index of this period in the plan.
     pub index: usize,
-    /// When it begins, since the start of the proxy.
+    /// When this period begins, since the start of the proxy.
     pub from: Duration,
-    /// When it ends; [`Duration::MAX`] for the last one.
+    /// When this period ends; [`Duration::MAX`] for the last one.
     pub until: Duration,
     /// The mode.
     pub mode: FaultMode,

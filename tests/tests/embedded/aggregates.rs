@@ -174,7 +174,7 @@ async fn mixed_aggregates_keep_all_their_records() {
     let member = Member::start(member("a", &stream, &store, &journal));
     put_mixed(&stream, 0..100);
     journal.wait_for(100, LIMIT).await;
-    // Also right after splits and merges, when the KPL puts records again.
+    // Records are kept also right after splits and merges, when the KPL puts records again.
     let open = stream.open_shards();
     stream.split(&open[0]).unwrap();
     stream.merge(&open[2], &open[3]).unwrap();

@@ -39,7 +39,7 @@ fn repeats(journal: &Journal, count: usize) -> usize {
     times.iter().filter(|(text, times)| text.parse::<usize>().unwrap() < count && **times > 1).count()
 }
 
-/// A member whose end the test looks at.
+/// Runs a member so that the test can check how it ends.
 fn run(builder: ReceiverBuilder) -> JoinHandle<Result<StopReport, ReceiverError>> {
     tokio::spawn(builder.build().unwrap().run())
 }
@@ -244,7 +244,7 @@ async fn forgotten_worker_leaves_the_table_of_a_new_stream() {
     put(&stream, 0..100);
     old_journal.wait_for(100, LIMIT).await;
     tokio::time::sleep(FAILOVER_TIME).await;
-    // The remedy of the error message, while one worker was forgotten.
+    // The operator follows the remedy of the error message, but forgets to stop one worker.
     delete_all(&store).await;
     let (new_stream, journal) = (InMemoryStream::new("new", shards(4)), Journal::default());
     put(&new_stream, 0..800);
@@ -264,7 +264,7 @@ async fn forgotten_worker_leaves_the_table_of_a_new_stream() {
 #[derive(Debug, Clone)]
 struct ReplacedStream {
     current: Arc<Mutex<(u64, Option<InMemoryStream>)>>,
-    /// The first sequence number of the newest stream's positions cannot be told apart, so positions are refused as a whole.
+    /// The in-memory streams count the same sequence numbers, so after a replacement every position is refused.
     refuses_positions: Arc<AtomicBool>,
 }
 
@@ -337,7 +337,7 @@ async fn recreated_stream_stops_its_old_workers() {
         let start = |name: &str| run(member(name, &stream, &store, &journal).source(source.clone()));
         let workers = [start("a"), start("b")];
         for number in 0..100 {
-            // All in the first shard.
+            // Put all records into the first shard.
             stream.put_with_hash_key(HashKey(0), Some("k"), number.to_string()).unwrap();
         }
         journal.wait_for(100, LIMIT).await;

@@ -128,7 +128,7 @@ async fn a_live_namesake_is_counted_and_shown_in_the_status() {
     wait_until("the namesake is gone", || second.handle.status().namesake.is_none()).await;
 }
 
-/// Writes to a row as somebody else.
+/// Writes to a row as another process would.
 async fn write(store: &InMemoryLeaseStore, row: &Lease, change: LeaseChange) {
     let update = LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
     assert!(matches!(store.write(&update).await.unwrap(), WriteOutcome::Applied { .. }));

@@ -66,7 +66,7 @@ async fn restored_row_counts_on_from_later_holders() {
     let (stream, store, journal) = setup(1);
     let shard_id = stream.open_shards().swap_remove(0);
     let is_silent = Arc::new(AtomicBool::new(false));
-    // The table answers this worker's writes no more, so it does not learn of the later holders.
+    // The table no longer answers the writes of this worker, so it does not learn of the later holders.
     let hooked = HookedLeaseStore::new(store.clone()).before({
         let is_silent = is_silent.clone();
         move |_| {

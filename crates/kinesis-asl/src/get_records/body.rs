@@ -40,7 +40,7 @@ const RECORD_MARK: &[u8] = b"SequenceNumber";
 pub(crate) struct CutOff {
     /// The bytes that arrived.
     pub(crate) bytes: u64,
-    /// The records that these bytes begin, approximately.
+    /// The number of records that begin in these bytes, approximately.
     pub(crate) records: usize,
     /// The limit that was exceeded.
     pub(crate) limit: Duration,
@@ -59,12 +59,12 @@ impl fmt::Display for CutOff {
 
 impl std::error::Error for CutOff {}
 
-/// The number of records that these bytes of an answer begin.
+/// The number of records that begin in these bytes of an answer.
 fn records_in(bytes: &[u8]) -> usize {
     memmem::find_iter(bytes, RECORD_MARK).count()
 }
 
-/// The timer of the waits for bytes. It is set only when a wait begins, since most frames are there already.
+/// The timer of the waits for bytes. It is set only when a wait begins, since most frames have already arrived.
 #[derive(Debug)]
 struct Silence {
     limit: Duration,
@@ -125,7 +125,8 @@ pub(super) async fn read_whole(
     Err(CutOff { bytes: whole.len() as u64, records: records_in(whole), limit }.into())
 }
 
-/// The same for a call through the SDK, as its interceptor. Clones share the state of the call.
+/// Bounds the waits for an answer and its bytes in a call through the SDK, as its interceptor. Clones share the state
+/// of the call.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
     limit: Duration,
@@ -143,7 +144,7 @@ impl Patience {
         Self { limit, call: Arc::default() }
     }
 
-    /// The result of a call with this interceptor, which needs no time-out of its own for an attempt.
+    /// Waits for a call with this interceptor, within the limits. The call needs no time-out for an attempt.
     pub(super) async fn wait<T, E>(
         &self,
         call: impl Future<Output = Result<T, SdkError<E>>>,

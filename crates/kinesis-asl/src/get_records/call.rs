@@ -125,8 +125,8 @@ impl GetRecords {
         }))
     }
 
-    /// Reads the records at an iterator, at once. Records each attempt in the pace, which also delays a second attempt. After an
-    /// answer that was cut off, the next one has fewer records.
+    /// Reads the records at an iterator, at once. Each attempt is noted in the pace, so a second attempt is delayed too. After
+    /// an answer that was cut off, the next one has fewer records.
     pub(crate) async fn call(&self, iterator: &str, pace: &mut ReadPace) -> Result<Answer, CallError> {
         let result = self.read(iterator, pace).await;
         match &result {
@@ -180,7 +180,7 @@ impl GetRecords {
 
 impl Shared {
     /// The client's settings, but with one attempt. The retry mode stays, so that an adaptive client keeps its rate limit. The
-    /// time-outs only bound the whole call: [`Patience`] has the others.
+    /// time-outs bound only the whole call; [`Patience`] bounds the waits within it.
     fn once(&self) -> Builder {
         let retry = self.client.config().retry_config().cloned().unwrap_or_else(RetryConfig::standard);
         let longest = self.attempt_timeout().saturating_add(MAX_BODY_TIME);

@@ -109,7 +109,7 @@ impl FormatMemory {
             return;
         }
         *self.fallen_back_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + FALL_BACK_TIME);
-        // The next try needs only one failure to return to JSON.
+        // When CBOR is tried again, one failure is enough to return to JSON.
         self.failures_in_a_row.store(MAX_FAILURES_IN_A_ROW - 1, Ordering::Relaxed);
         if self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::debug!(

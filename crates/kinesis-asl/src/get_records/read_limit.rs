@@ -72,7 +72,7 @@ mod tests {
     }
 
     proptest! {
-        /// A link that carries at most some number of records at a time gets there within the doublings of the maximum.
+        /// Whatever number of records a link carries at a time, one cut-off answer is enough to fit the limit to it.
         #[test]
         fn limit_fits_any_link_soon(carried in 1..MAX_RECORDS, available in 1..=MAX_RECORDS) {
             let mut limit = ReadLimit::default();

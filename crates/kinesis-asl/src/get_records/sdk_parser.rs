@@ -30,7 +30,7 @@ impl Intercept for NeedsRecords {
     ) -> Result<(), BoxError> {
         let output =
             context.output_or_error().ok().and_then(|output| output.downcast_ref::<GetRecordsOutput>());
-        // Records are there if there is one; then the body is not read again.
+        // A record proves that the member exists. Only a body without records is read again.
         if output.is_some_and(|output| output.records.is_empty()) {
             json::check_records(context.response().body().bytes().unwrap_or_default().to_vec())?;
         }

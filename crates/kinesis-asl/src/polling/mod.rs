@@ -171,7 +171,7 @@ impl PollingSource {
                     shard_id = %self.shard_id, records = records.len(),
                     "an answer has neither a next iterator nor children, asking the listing whether the shard is closed"
                 );
-                // The next read starts from the position again.
+                // The next read gets a new iterator at the read position.
                 self.drop_iterator();
             }
             is_end.then(|| ShardEnd { children: Vec::new() })

@@ -313,7 +313,7 @@ mod tests {
         pace.answered(1000, 10 * MIB, Some(60_000));
         assert!(pace.wait(start) >= Duration::from_secs(5), "{:?}", pace.wait(start));
         assert!(pace.wait(start) < Duration::from_secs(6), "{:?}", pace.wait(start));
-        // A small answer leaves the five reads a second.
+        // After a small answer five reads a second are still allowed.
         pace.started(start);
         pace.answered(1000, MIB / 4, Some(60_000));
         assert_eq!(pace.wait(start), READ_INTERVAL);

@@ -33,7 +33,7 @@ const CLOSED: ShardModel = ShardModel { is_closed: true, names_children: true };
 const CLOSED_WITHOUT_CHILDREN: ShardModel = ShardModel { is_closed: true, names_children: false };
 const OPEN: ShardModel = ShardModel { is_closed: false, names_children: false };
 
-/// The last record of an iterator request.
+/// The number of the last record before the position of an iterator request.
 fn position_of(request: &Value) -> u64 {
     let number = request["StartingSequenceNumber"].as_str().and_then(|number| number.parse().ok());
     match (request["ShardIteratorType"].as_str(), number) {
@@ -51,7 +51,7 @@ fn child() -> Value {
     })
 }
 
-/// The right answer of a shard with this many records at an iterator.
+/// The correct answer to a read at an iterator, for a shard with this many records.
 fn right_answer(model: ShardModel, records: u64, request: &Value) -> Value {
     let done: u64 = request["ShardIterator"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut answer = json!({ "Records": [], "MillisBehindLatest": 0 });
@@ -110,7 +110,7 @@ async fn read_all(reader: &mut dyn RecordSource, records: u64) -> (Vec<u64>, Opt
     panic!("neither all records nor the end after {MAX_READS} reads: {numbers:?}");
 }
 
-/// The bodies that say nothing, in JSON and in CBOR.
+/// Bodies without records, iterator and children, in JSON and in CBOR.
 fn silent_bodies() -> [&'static [u8]; 5] {
     [
         b"{}",
@@ -159,7 +159,7 @@ async fn body_without_records_is_malformed_in_every_format() {
 async fn answer_without_continuation_does_not_end_a_shard() {
     for format in every_format() {
         for model in [CLOSED, CLOSED_WITHOUT_CHILDREN, OPEN] {
-            // Twice, so that the proof of the first one does not count for the second.
+            // Two answers are odd: the proof after the first one must not count for the second one.
             let server = service(model, |read| {
                 [ODD, 40].contains(&read).then(|| Answer::SameEncoding(json!({ "Records": [] })))
             });

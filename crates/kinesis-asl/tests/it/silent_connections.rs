@@ -72,7 +72,7 @@ fn answer(operation: &str) -> Response {
             let answer = Response::builder().header("content-type", "application/vnd.amazon.eventstream");
             answer.body(body).expect("an answer")
         }
-        // DynamoDB.
+        // The only call here that goes to DynamoDB.
         "Scan" => ok(&json!({ "Items": [], "Count": 0, "ScannedCount": 0 })),
         _ => refusal(400, "UnknownOperationException"),
     }

@@ -36,7 +36,7 @@ fn over_the_link(body: &Value, carried: usize) -> Answer {
     Answer::InParts(parts)
 }
 
-/// An answer with these records, each with so many characters of Base64.
+/// An answer with these records, each with this many characters of Base64.
 fn answer(numbers: impl Iterator<Item = u64>, payload: usize, next: u64) -> Value {
     let data = "A".repeat(payload);
     let records: Vec<_> = numbers

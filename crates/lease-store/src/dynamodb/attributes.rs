@@ -47,7 +47,7 @@ pub(super) const THROUGHPUT: &str = "throughputKBps";
 pub(super) const REQUESTED_BY: &str = "handOverRequestedBy";
 /// S, not of the KCL: the owner that offers the lease.
 pub(super) const OFFERED_BY: &str = "handOverOfferedBy";
-/// S, not of the KCL: the process that took the lease. Of another type it counts as absent.
+/// S, not of the KCL: the process that took the lease. An attribute of another type counts as absent.
 pub(super) const OWNER_PROCESS: &str = "leaseOwnerProcess";
 /// S, not of the KCL: the stream.
 pub(super) const STREAM_ARN: &str = "streamArn";

@@ -22,16 +22,16 @@ const MIGRATION_KEY: &str = "Migration3.0";
 /// S, the mode.
 const CLIENT_VERSION: &str = "cv";
 
-/// The key of the item that says which of both tables counts.
+/// The key of the item that decides which of the two tables contains the mode.
 const TABLE_MIGRATION_KEY: &str = "TableMigration3.5";
 
 /// S, the state of the move into the lease table.
 const TABLE_MIGRATION: &str = "tm";
 
-/// The state after which the lease table counts.
+/// The state from which on the lease table contains the mode.
 const TABLE_MIGRATION_COMPLETE: &str = "TABLE_MIGRATION_STATUS_COMPLETE";
 
-/// The mode in which every worker takes leases, and stays so until the fleet is rolled forward.
+/// The mode in which every worker takes leases, until an operator rolls the fleet forward.
 const TAKES: &str = "CLIENT_VERSION_2X";
 
 /// The mode in which every worker takes leases, until the fleet moves itself to 3.x.
@@ -64,7 +64,7 @@ pub(super) fn has_index(table: &TableDescription) -> bool {
 pub(super) async fn check(table: &Table, has_index: bool) -> Result<Option<String>, StoreError> {
     let coordinator = coordinator_table(&table.application);
     let mut found = Found::Absent;
-    // The KCL could not have created a table of another name.
+    // A name that is not valid for a table cannot be that of a table of the KCL.
     if table::check_name(&coordinator).is_ok() {
         found = item(table, &coordinator, "key", MIGRATION_KEY, CLIENT_VERSION).await?;
         if let Found::Value(_) = found {
@@ -123,7 +123,7 @@ enum Remark {
     ModeNotFound,
 }
 
-/// Judges what was found. Only known modes are accepted.
+/// Decides whether workers may take leases. Only known modes are accepted.
 fn judge(found: &Found, has_index: bool) -> Verdict {
     match found {
         Found::Absent if has_index => Verdict::Refused(Remark::ModeNotFound),

@@ -54,7 +54,7 @@ impl Expression {
             LeaseChange::Checkpoint { position, children } => expression.checkpoint(position, children),
             LeaseChange::PrepareCheckpoint(pending) => expression.prepare_checkpoint(pending),
             LeaseChange::Take { owner, facts } => {
-                // The condition fixes the counter, so the larger value is known here.
+                // The write applies only to a row with the expected counter, so the new counter can be computed here.
                 if facts.counter_floor > expected.counter.saturating_add(1) {
                     let counter = attributes::number_value(facts.counter_floor);
                     expression.set(attributes::LEASE_COUNTER, counter);

@@ -239,7 +239,7 @@ impl LeaseStore for DynamoDbLeaseStore {
     }
 
     async fn check_fleet_mode(&self) -> Result<Option<String>, StoreError> {
-        // A table that is away says nothing about the mode.
+        // A missing table shows no mode.
         let Some(description) = table::describe(&self.table).await? else { return Ok(None) };
         kcl_mode::check(&self.table, kcl_mode::has_index(&description)).await
     }

@@ -48,7 +48,7 @@ impl BoundedRun {
     ) -> bool {
         let by_id: HashMap<&ShardId, &Lease> =
             leases.iter().map(|observed| (&observed.lease.shard_id, observed.lease)).collect();
-        // In an empty table the leases are yet to be created.
+        // An empty table gets its leases later, so the run is not over.
         !leases.is_empty()
             && leases.iter().all(|observed| {
                 let lease = observed.lease;

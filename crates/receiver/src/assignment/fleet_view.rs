@@ -192,7 +192,7 @@ impl<'a> FleetView<'a> {
                 self.work += usize::from(is_ready);
                 self.offered.extend(is_ready.then_some(observed));
             } else {
-                // The others count a namesake's lease for this worker's name, so this worker does too.
+                // The other workers count a namesake's lease for this worker's name, so this worker does too.
                 self.count(observed, owner);
                 let may_move = observed.owned_for.is_none_or(|age| age >= limits.failover_time);
                 let may_move = may_move && is_ready && owner != ME;

@@ -19,13 +19,14 @@ pub(crate) enum OwnerProcess {
 
 /// What this process knows about other processes under its worker id.
 ///
-/// A lease of the own name that this process does not hold is its own to take again only if no other live process can be
-/// behind it. Otherwise each would fence the other in every round. Such a lease is left alone like that of any other owner:
-/// it is free when it has not changed for the fail-over time.
+/// This process may take a lease of its own name again only if no other live process can hold it. Otherwise both processes
+/// would fence each other in every round. A lease that another process may hold is left alone like that of any other owner:
+/// it is free once it has not changed for the fail-over time.
 #[derive(Debug, Default)]
 pub(crate) struct Namesakes {
     has_looked: bool,
-    /// The leases of a predecessor that was gone at the first look. Each can be taken at once, as long as nobody writes to it.
+    /// The leases of a predecessor that was gone at the first look. Each can be taken at once, as long as its row does not
+    /// change.
     of_predecessor: HashMap<ShardId, LeaseVersion>,
     /// Leases that another process of this name took from this one.
     lost: HashSet<ShardId>,
@@ -44,12 +45,12 @@ struct Row {
 pub(crate) struct Look<'a> {
     /// The shards whose leases belong to another process of this name.
     pub(crate) shards: HashSet<ShardId>,
-    /// Those of them that the other process has renewed since the last look: it lives.
+    /// The leases of these shards that the other process has renewed since the last look, so it is alive.
     pub(crate) renewed: Vec<&'a Lease>,
 }
 
 impl Namesakes {
-    /// Looks at a listing. `process_of` tells which process a row with the name of this worker is from.
+    /// Looks at a listing. `process_of` returns the process that wrote a row with the name of this worker.
     pub(crate) fn look<'a>(
         &mut self,
         leases: &'a [Lease],
@@ -126,8 +127,8 @@ mod tests {
         LeaseChange::Take { owner: me(), facts }.apply(&lease)
     }
 
-    /// Looks at one lease that this process does not hold. Returns whether it is a namesake's, and whether that one renewed
-    /// it.
+    /// Looks at one lease that this process does not hold. Returns whether the lease belongs to a namesake, and whether the
+    /// namesake has renewed it.
     fn look(namesakes: &mut Namesakes, lease: &Lease) -> (bool, bool) {
         let process_of = |lease: &Lease| match lease.owner_process.as_deref() {
             None => OwnerProcess::Unnamed,

@@ -25,7 +25,7 @@ struct FleetMode {
     warning: Option<String>,
 }
 
-/// What to log about a new answer.
+/// The change that a new answer brings, to be logged.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
     Refused(String),
@@ -52,7 +52,7 @@ impl FleetMode {
     }
 }
 
-/// Reads the mode now and then, and shows a refusal in the status, until the handle is dropped.
+/// Reads the mode at least every minute and shows a refusal in the status, until the handle is dropped.
 pub(super) fn watch(store: Arc<dyn LeaseStore>, shared: Arc<Shared>, mut rng: Rng) -> AbortOnDropHandle<()> {
     let watching = async move {
         let mut mode = FleetMode::default();

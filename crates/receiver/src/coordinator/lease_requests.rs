@@ -49,7 +49,7 @@ impl Default for LeaseRequests {
 struct Request {
     owner: WorkerId,
     requested_at: Instant,
-    /// Whether the write of the request is over. Its row is not read before.
+    /// Whether the write of the request was answered. Its row is read only afterwards.
     is_written: bool,
 }
 
@@ -58,7 +58,7 @@ struct Request {
 pub(super) enum RequestStep {
     Written(Result<WriteOutcome, StoreError>),
     Polled(Result<Option<Lease>, StoreError>),
-    /// The call was not answered in time. The next poll settles it.
+    /// The call was not answered in time. The next poll shows its effect.
     NotAnswered,
 }
 

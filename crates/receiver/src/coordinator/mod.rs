@@ -109,9 +109,9 @@ struct Coordinator {
     /// Shards that this worker does not take for a while.
     cooldowns: Cooldowns,
     sync: ShardSync,
-    /// What is known of each row, in case it vanishes.
+    /// The last known row of each shard, in case a row vanishes.
     known: LastKnownLeases,
-    /// When a row was last recorded there that no listing showed.
+    /// When `known` last got a row from another source than a listing.
     known_since: Option<Instant>,
     /// Malformed rows that were logged, so that each is logged once.
     reported_malformed: Vec<MalformedLease>,
@@ -148,7 +148,7 @@ struct RetentionInfo {
     period: Option<Duration>,
     /// How the stream distributes records over its shards.
     distribution: Option<RecordDistribution>,
-    /// The same, as the shards describe it later.
+    /// The retention period, with the later readings of all shards.
     shared: StreamRetention,
 }
 

@@ -10,7 +10,7 @@ use super::Coordinator;
 /// The most other processes that are remembered, so that each is logged once.
 const MAX_LOGGED: usize = 64;
 
-/// What was reported about other processes under this worker's id.
+/// The sightings of other processes under this worker's id that were reported.
 #[derive(Debug, Default)]
 pub(super) struct NamesakeReports {
     last_seen: Option<Instant>,

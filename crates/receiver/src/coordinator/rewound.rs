@@ -12,7 +12,7 @@ use crate::error::{ReceiverError, store_error};
 use crate::shards::initial_position::InitialPosition;
 use crate::shards::rewound::{RewoundPlan, is_at_start, may_be_rewound, plan_rewound};
 
-/// How many shards a line names.
+/// The most shards that one log line names.
 const MAX_NAMED_SHARDS: usize = 10;
 
 impl Coordinator {

@@ -34,7 +34,8 @@ const MAX_TAKES_PER_ROUND: usize = 1000;
 /// How many times the longest answer time a request of this worker is remembered.
 const REQUEST_MEMORY: u32 = 2;
 
-/// A listing that is not answered within this part of the fail-over time is repeated while it goes on.
+/// A listing that is not answered within this part of the fail-over time is sent again, while the first one stays in
+/// flight.
 const LIST_PATIENCE_PER_FAILOVER_TIME: u32 = 20;
 
 /// When the next round is due, and the results of the last one.
@@ -127,7 +128,7 @@ impl Coordinator {
         let failover_time = self.receiver.settings.failover_time;
         let follow_up = failover_time / ROUNDS_PER_FAILOVER_TIME / FOLLOW_UPS_PER_ROUND;
         if self.rounds.is_follow_up && now < self.rounds.next_regular {
-            // Most of the last plan is under way: the other workers do not see it yet.
+            // Most writes of the last plan are not answered yet, so the other workers cannot act on them.
             let unanswered = self.takes_in_flight() + self.requests.unanswered_writes();
             if 2 * unanswered > self.tasks.len() + self.requests.len() {
                 self.rounds.next = self.rounds.next_regular.min(now + follow_up);
@@ -170,7 +171,7 @@ impl Coordinator {
             return;
         }
         self.rounds.listing_time = duration;
-        // What was recorded while the listing was under way may be newer than what it shows.
+        // A row recorded while the listing was in flight may be newer than the listed one.
         let is_newest = self.known_since.is_none_or(|recorded_at| recorded_at <= requested_at);
         self.known.observe(&listing.leases, consistency == Consistency::Strong && is_newest);
         self.observations.observe(&listing.leases, Instant::now());
@@ -215,8 +216,8 @@ impl Coordinator {
         self.rounds.was_standby = is_standby;
     }
 
-    /// Reports positions that somebody stored in the rows of held leases. They have no effect here: adopting one would move
-    /// the shard without its application, which may hold state for the old position.
+    /// Reports positions that an operator stored in the rows of held leases. They have no effect here: adopting one would
+    /// move the shard without its application, which may hold state for the old position.
     fn report_edits(&self, leases: &[Lease]) {
         let mut live = self.receiver.shared.live();
         for row in leases {

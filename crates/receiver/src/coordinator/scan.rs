@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 /// The most listings of one scan that are in flight at the same time.
 const MAX_LISTINGS: usize = 3;
 
-/// How many times as long as the last answer took a listing may take before it is repeated.
+/// A listing is repeated after this many times the duration of the last answered one.
 const LAST_ANSWER_FACTOR: u32 = 2;
 
 /// The outcome of a scan.
@@ -29,8 +29,8 @@ pub(super) fn patience_for(shortest: Duration, last_answer: Duration) -> Duratio
     shortest.max(last_answer.saturating_mul(LAST_ANSWER_FACTOR))
 }
 
-/// Lists the leases. A listing without an answer after `patience` is repeated while it goes on, each time after twice the
-/// wait. The first answer counts. An error counts only if no other listing is in flight.
+/// Lists the leases. A listing without an answer after `patience` is sent again, each time after twice the wait; the
+/// earlier ones stay in flight. The first answer counts. An error counts only if no other listing is in flight.
 pub(super) async fn scan(store: Arc<dyn LeaseStore>, consistency: Consistency, patience: Duration) -> Scan {
     let list = || {
         let (store, requested_at) = (store.clone(), Instant::now());

@@ -46,29 +46,29 @@ pub(super) struct ShardSync {
     ranges: HashMap<ShardId, HashKeyRange>,
     hole: Option<Hole>,
     absences: Absences,
-    /// Parents without a row that need none, since the stream does not list them or a named position implies that they are
-    /// read. No child waits for them.
+    /// Parents that need no row: the stream does not list them, or a named position implies that they are read. No child
+    /// waits for them.
     accepted_parents: BTreeSet<ShardId>,
     /// Whether unknown shards among the named ones were logged.
     has_reported_unknown: bool,
-    /// The shards at `TRIM_HORIZON`, each with a parent without a row, that were logged last.
+    /// The pairs that were logged last: a shard at `TRIM_HORIZON`, and its parent that has no row.
     pub(super) reported_left_out: BTreeSet<(ShardId, ShardId)>,
     /// All shards, as last listed; empty unless all were listed.
     listed: Vec<Shard>,
-    /// The rows that were of no more use at the last audit.
+    /// The rows that the last audit found to be no longer needed.
     forgotten: BTreeSet<ShardId>,
 }
 
-/// What the table lacks.
+/// The rows that the table lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Gap {
     /// A range of the hash-key space that no lease covers.
     range: Option<HashKeyRange>,
-    /// Shards whose rows vanished, or which a child waits for.
+    /// Shards whose rows vanished, and parents that a child waits for.
     shards: BTreeSet<ShardId>,
 }
 
-/// A gap in the table.
+/// A gap in the table, and the progress of its repair.
 #[derive(Debug, Clone)]
 struct Hole {
     gap: Gap,
@@ -270,7 +270,7 @@ impl Coordinator {
     fn forget_unneeded(&mut self, shards: &[Shard], listing: &LeaseListing) {
         let malformed = malformed_shards(listing);
         let listed: BTreeSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
-        // A child may be unneeded once its parent is.
+        // Once a parent is forgotten, its child may be unneeded too.
         loop {
             let vanished = self.known.vanished(&listing.leases, &malformed);
             if vanished.is_empty() {
@@ -343,7 +343,7 @@ impl Coordinator {
                         checkpoint = %known.checkpoint,
                         "the row of the lease was deleted and created again, its last known position is restored"
                     ),
-                    // The next round sees the row as it is then.
+                    // The next round lists the row again.
                     Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
                     Err(error) => {
                         tracing::warn!(shard_id = %row.shard_id, %error, "the last known position was not restored");
@@ -440,8 +440,8 @@ impl Coordinator {
         }
     }
 
-    /// Deletes rows that are of no more use by what the stream lists, if the audit before found the same: one listing may
-    /// lag behind. Each deletion is conditional on the row as it was listed.
+    /// Deletes rows that are no longer needed according to the shards that the stream lists, if the audit before agreed:
+    /// one listing may be outdated. Each deletion is conditional on the row as it was listed.
     async fn clean_up_forgotten(&mut self, leases: &[Lease]) {
         let failover_time = self.receiver.settings.failover_time;
         self.observations.observe(leases, Instant::now());
@@ -469,7 +469,7 @@ impl Coordinator {
                     Ok(WriteOutcome::Applied { .. }) => {
                         tracing::info!(%shard_id, checkpoint = %lease.checkpoint, "lease of a forgotten shard deleted");
                     }
-                    // It has changed, or the next audit deletes it.
+                    // The row has changed, or the next audit deletes it.
                     Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
                     Err(error) => tracing::debug!(%shard_id, %error, "lease of a forgotten shard not deleted"),
                 }
@@ -544,7 +544,7 @@ impl Coordinator {
         }
     }
 
-    /// What the table lacks, as far as it shows without a listing of the shards.
+    /// The gap in the table, as far as the table alone shows it.
     fn find_gap(&self, listing: &LeaseListing) -> Gap {
         // The shard of a malformed row may cover the rest.
         let found = if listing.malformed.is_empty() { coverage(&listing.leases) } else { Coverage::Unknown };
@@ -624,7 +624,7 @@ async fn delete_all(store: Arc<dyn LeaseStore>, deletes: Vec<(ShardId, LeaseWrit
             Ok(WriteOutcome::Applied { .. }) => {
                 tracing::info!(%shard_id, "lease of an ended shard deleted");
             }
-            // Another worker deleted it, or a later round does.
+            // Another worker deleted the row, or a later round deletes it.
             Ok(WriteOutcome::Lost { .. } | WriteOutcome::Unknown(_)) => {}
             Err(error) => tracing::debug!(%shard_id, %error, "lease of an ended shard not deleted"),
         }
@@ -633,7 +633,7 @@ async fn delete_all(store: Arc<dyn LeaseStore>, deletes: Vec<(ShardId, LeaseWrit
 }
 
 /// The counter of a restored row: greater than that of any holder since the newest write that this one knows of, so that no
-/// fencing token comes again. Each write of a holder waits for the answer to the one before it, which takes longer than a
+/// fencing token is used twice. Each write of a holder waits for the answer to the one before it, which takes longer than a
 /// microsecond. It is at least the floor of a take at this time.
 fn counter_of_restored(last_known: u64, vanished_after: Duration, floor: u64) -> u64 {
     let unseen_writes = u64::try_from(vanished_after.as_micros()).unwrap_or(u64::MAX);

@@ -101,7 +101,7 @@ impl Coordinator {
         let failover_time = self.receiver.settings.failover_time;
         let until = deadline.min(Instant::now() + failover_time.mul_f64(OFFER_SHARE));
         tracing::info!(shards = self.tasks.len(), "stopping, offering the shards to the other workers");
-        // The tasks of the shards go on when an offer is not answered in time.
+        // If an offer is not answered in time, the tasks of the shards continue.
         drop(timeout_at(until, self.offer(|_| true)).await);
         let mut next_scan = Instant::now();
         while !self.tasks.is_empty() && Instant::now() < until {
@@ -174,7 +174,7 @@ impl Coordinator {
         let mut cut_off = Vec::new();
         while let Ok(Some((shard_id, ended))) = timeout_at(deadline, self.tasks.join_next()).await {
             if ended.is_ok() {
-                // It ended before it could be aborted.
+                // The task ended before it could be aborted.
                 self.record_outcome(&shard_id, ended, outcomes);
                 continue;
             }

@@ -1,5 +1,5 @@
-//! The start of a worker: it prepares the lease store, describes the stream and creates the first leases, and repeats what a
-//! service that is throttled or away did not answer.
+//! The start of a worker: it prepares the lease store, describes the stream and creates the first leases. Calls that a
+//! throttled or unavailable service did not answer are repeated.
 
 use std::sync::Arc;
 
@@ -16,15 +16,14 @@ use crate::shards::table_identity::check_identity;
 /// The mean wait after the first failed attempt. It doubles with each one, up to [`STORM_WAIT`] or [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
-/// The longest mean wait during the first [`STORM_TIME`] of a start. Workers that start together use up the requests that
-/// the account has per second (20 descriptions) only if enough of them ask in each second: with this wait, as long as 40 of
-/// them are left.
+/// The longest mean wait during the first [`STORM_TIME`] of a start. It is short enough that a large fleet uses all
+/// requests that its account has per second (20 descriptions), until only 40 workers are left.
 const STORM_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a start counts as one of many at the same time.
 const STORM_TIME: Duration = Duration::from_secs(120);
 
-/// The longest mean wait after that: a service is away, and every attempt is in vain.
+/// The longest mean wait after that time, when a service is probably unavailable.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 /// The wait after a number of failed attempts: exponential, and half of it to one and a half times at random, so that
@@ -39,7 +38,7 @@ fn start_wait(failures: u32, elapsed: Duration, rng: &mut Rng) -> Duration {
 /// again.
 const DESCRIBED_FOR: Duration = STORM_TIME;
 
-/// What a start has done already. It is not repeated, since the requests of an account are limited.
+/// The steps that a start has completed. They are not repeated, since the requests of an account are limited.
 #[derive(Debug, Default)]
 struct Done {
     is_prepared: bool,
@@ -49,16 +48,16 @@ struct Done {
 /// The stream as a start described it.
 #[derive(Debug, Clone)]
 struct Described {
-    /// When it was last described.
+    /// When the stream was last described.
     at: Instant,
-    /// The first description of this stream: `LATEST` means its time.
+    /// The first description of this stream. `LATEST` means the time of this description.
     stream: StreamDescription,
     clock: Option<StreamClock>,
 }
 
 impl Coordinator {
-    /// Prepares the lease store and creates the first leases. What a service did not answer because it is throttled or away
-    /// is repeated without an end, or until the `start_timeout`. All workers of a fleet may do this at the same time.
+    /// Prepares the lease store and creates the first leases. Calls that fail because a service is throttled or unavailable
+    /// are repeated without an end, or until the `start_timeout`. All workers of a fleet may do this at the same time.
     pub(super) async fn start(&mut self) -> Result<StreamFacts, ReceiverError> {
         let begun_at = Instant::now();
         let deadline = self.receiver.settings.start_timeout.map(|limit| begun_at + limit);
@@ -110,7 +109,7 @@ impl Coordinator {
                 }
             }
         }
-        // It was described above.
+        // The stream was described above.
         let Some(Described { at, stream, clock }) = done.described.clone() else {
             let message = "the stream was not described";
             return Err(ReceiverError::new(ReceiverErrorKind::Unavailable, message));

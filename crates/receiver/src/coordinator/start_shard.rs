@@ -24,7 +24,7 @@ use crate::settings::ReceiverSettings;
 use crate::shards::initial_position::time_of_millis;
 use crate::shards::shard_end_writer::ShardEndWriter;
 
-/// All that the work on a shard needs besides its lease.
+/// The parts that the work on a shard needs besides its lease.
 pub(super) struct ShardStarter {
     pub(super) worker_id: WorkerId,
     pub(super) store: Arc<dyn LeaseStore>,
@@ -165,7 +165,7 @@ impl Coordinator {
             // The shard is read to its end, whether or not its row says so.
             self.known.forget(shard_id);
         } else {
-            // Later than any listing.
+            // This row is newer than that of any listing.
             self.known.record(held.last_known().await);
             self.known_since = Some(Instant::now());
         }

@@ -1,5 +1,5 @@
-//! Takes of leases. Each is a task of its own that goes on with the work on its shard, so that no shard waits for the answer
-//! to the take of another one, and the first renewal counts from the answer.
+//! Takes of leases. Each is a task of its own that continues with the work on its shard, so that no shard waits for the
+//! answer to the take of another one, and the first renewal counts from the answer.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(super) enum TaskEnd {
     },
 }
 
-/// What ended a task: the work on a shard, or `None` if its lease was not taken.
+/// The end of the work on a shard; an error if its task panicked or was aborted.
 pub(super) type WorkEnd = Result<ShardEnding, JoinError>;
 
 impl Coordinator {

@@ -16,10 +16,10 @@ const MAX_ATTEMPTS: u32 = 4;
 const LAST_ATTEMPT_TIME: Duration = Duration::from_secs(120);
 
 /// Takes a lease. An attempt that is not answered within `patience` is abandoned: it may have been applied, may be applied
-/// later, or is lost. The row tells the first, and the condition of the next attempt excludes the second.
+/// later, or is lost. The row shows the first case, and the condition of the next attempt excludes the second one.
 ///
-/// Each attempt holds one of the `permits`, the first one `turn`, and the last one only for its patience: calls without an
-/// answer do not keep other takes waiting.
+/// Each attempt holds one of the `permits`; the first one holds `turn`. The last attempt returns its permit after its
+/// patience, so that calls without an answer do not keep other takes waiting.
 ///
 /// # Errors
 /// As [`HeldLease::take`].
@@ -109,7 +109,7 @@ mod tests {
         assert!(may_repeat(&mine));
         assert!(!may_repeat(&take_by("me", "host-2 17", 1_700).apply(&seen)), "a process of the same name");
         assert!(!may_repeat(&take_by("me", "host-1 17", 1_701).apply(&seen)), "another take");
-        assert!(!may_repeat(&LeaseChange::Renew.apply(&mine)), "somebody renews it under this name");
+        assert!(!may_repeat(&LeaseChange::Renew.apply(&mine)), "a renewal under this name");
         assert!(!may_repeat(&LeaseChange::take(worker("other")).apply(&seen)));
     }
 }

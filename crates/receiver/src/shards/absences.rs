@@ -11,7 +11,7 @@ use crate::shards::last_known::LastKnownLeases;
 /// its row every third of that time, finds it missing, and restores it at the newest position.
 const PATIENCE_PER_FAILOVER_TIME: u32 = 2;
 
-/// What a worker knows when rows are missing.
+/// The facts that a worker knows when rows are missing.
 #[derive(Clone, Copy)]
 pub(crate) struct AbsenceView<'a> {
     /// This worker.
@@ -42,8 +42,7 @@ impl AbsenceView<'_> {
         Some(match self.known.get(shard_id) {
             Some(known) if is_of_another(known) => self.failover_time / PATIENCE_PER_FAILOVER_TIME,
             Some(_) => Duration::ZERO,
-            // Without any other worker nobody can hold the lease. A holder that has not written for the fail-over time has
-            // lost it.
+            // Only another worker can hold the lease. A holder that has not written for the fail-over time has lost it.
             None if self.leases.iter().chain(self.known.rows()).any(is_of_another) => self.failover_time,
             None => Duration::ZERO,
         })
@@ -118,7 +117,7 @@ mod tests {
         };
         assert_eq!(patience(&known, &[], &[0], 0), None, "this worker holds it");
         assert_eq!(patience(&known, &[], &[], 0), Some(seconds(0)), "this worker was its last holder");
-        assert_eq!(patience(&known, &[], &[], 1), Some(seconds(0)), "nobody held it");
+        assert_eq!(patience(&known, &[], &[], 1), Some(seconds(0)), "no worker held it");
         assert_eq!(patience(&known, &[], &[], 2), Some(seconds(5)));
         let of_namesake = Lease { owner_process: Some("other".to_owned()), ..row(0, Some("me")) };
         let mut with_namesake = LastKnownLeases::default();

@@ -64,8 +64,8 @@ pub(crate) fn listed_below<'a>(
     found
 }
 
-/// The generation of each listed shard: one more than the highest of its listed parents. A shard that is its own ancestor,
-/// as in no shard history, has none.
+/// The generation of each listed shard: one more than the highest of its listed parents. A shard that is its own ancestor
+/// has none; no valid history contains one.
 pub(crate) fn generations(shards: &[Shard]) -> HashMap<&ShardId, usize> {
     let listed: HashSet<&ShardId> = shards.iter().map(|shard| &shard.shard_id).collect();
     let children = children(shards, &[]);
@@ -79,7 +79,7 @@ pub(crate) fn generations(shards: &[Shard]) -> HashMap<&ShardId, usize> {
         .filter(|shard_id| missing.get(shard_id) == Some(&0))
         .collect();
     let mut generations: HashMap<&ShardId, usize> = ready.iter().map(|shard_id| (*shard_id, 0)).collect();
-    // Each round is one generation, so the last parent of a shard to be done is the highest.
+    // Each pass handles one generation, so the parent that is handled last has the highest generation.
     for generation in 1..=shards.len() {
         let mut next = Vec::new();
         for parent in ready {

@@ -1,8 +1,8 @@
-//! Which rows are of no more use by what the stream lists: a pure plan.
+//! Which rows are no longer needed according to the shards that the stream lists: a pure plan.
 //!
 //! [`plan_cleanup`](crate::shards::cleanup::plan_cleanup) knows the children of a finished shard from its row. Rows of old
-//! KCL versions name no children, and the stream forgets its shards after the retention period: both stay for ever by that
-//! rule, and cost every scan.
+//! KCL versions name no children, and the stream forgets its shards after the retention period: by that rule both kinds of
+//! rows stay for ever, and every scan reads them.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -94,9 +94,9 @@ impl LastKnownLeases {
     }
 }
 
-/// Whether a row was deleted and created again at an earlier position than the known one. It may have been taken since, so its
-/// counter tells nothing. No worker moves a position back; an operator who edits one leaves the counter as it is, and a holder
-/// that keeps its lease through an edit knows its position itself.
+/// Whether a row was deleted and created again at an earlier position than the known one. It may have been taken since, so a
+/// larger counter proves nothing. No worker moves a position back. An operator who edits a position does not change the
+/// counter, and a holder whose lease continues knows its own position.
 fn is_set_back(known: &Lease, row: &Lease) -> bool {
     let is_reached = matches!(known.checkpoint, Position::After(_) | Position::ShardEnd);
     let has_same_holder = row.owner.is_some()

@@ -707,7 +707,7 @@ mod tests {
 
     #[test]
     fn merge_before_split_is_planned_before_its_children() {
-        // 0 and 1 merged into 2, which split into 3 and 5. The parents of 2 are unknown to none of them.
+        // 0 and 1 merged into 2, which split into 3 and 5. All shards are named, so all of them get leases.
         let shards = [
             shard(0, &[], true),
             shard(1, &[], true),
@@ -721,7 +721,7 @@ mod tests {
         assert_eq!(order_of(&plan), [0, 1, 2, 3, 5]);
     }
 
-    /// How many generations a history has that no recursion would survive on the stack of a test (2 MiB).
+    /// More generations than a recursive plan survives on the stack of a test (2 MiB).
     const GENERATIONS: usize = 100_000;
 
     /// One shard that split again and again into a shard that stays open and one that splits. The shards with even numbers

@@ -2,7 +2,7 @@
 //!
 //! The clean-up deletes the row of a parent only after all its children are past `TRIM_HORIZON`. So a child at `TRIM_HORIZON`
 //! whose listed parent has no row was set back by hand, or the row of its parent was deleted. The records of the parent come
-//! before those of the child, and nobody would read them.
+//! before those of the child, and without a row no worker would read them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -12,19 +12,19 @@ use shard_worker::Shard;
 use crate::shards::descendants::children;
 use crate::shards::plan::new_lease;
 
-/// What becomes of ancestors without rows.
+/// The plan for ancestors without rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RewoundPlan {
     /// The leases to create at `TRIM_HORIZON`: their records are wanted again, since no child of theirs has begun.
     pub(crate) restore: Vec<Lease>,
     /// Shards at `TRIM_HORIZON` with a parent that gets no lease, because another child of the parent has begun.
     pub(crate) left_out: BTreeSet<(ShardId, ShardId)>,
-    /// The rows at `TRIM_HORIZON` that prove it. They have to be read again before anything is created: a listing is not taken
-    /// at one instant.
+    /// The rows at `TRIM_HORIZON` on which the plan relies. They must be read again before a lease is created, since a listing
+    /// does not show all rows at one instant.
     pub(crate) evidence: BTreeSet<ShardId>,
 }
 
-/// Whether a row stands at the beginning of its shard, without an instant before which records are not wanted.
+/// Whether a row is at the beginning of its shard, without an instant before which records are skipped.
 pub(crate) fn is_at_start(lease: &Lease) -> bool {
     lease.checkpoint == Position::TrimHorizon && lease.initial_time_millis.is_none()
 }
@@ -59,7 +59,7 @@ pub(crate) fn plan_rewound(
     while let Some(shard_id) = waiting.pop() {
         for parent in parents_without_row(shard_id) {
             candidates.push((shard_id, parent));
-            // Looked at again for each child: the last one decides.
+            // A parent is checked once for each child, and restored when its last child is known to be at the start.
             let all = children.get(&parent.shard_id).into_iter().flatten();
             if all.clone().all(|child| at_start.contains(child)) && at_start.insert(&parent.shard_id) {
                 plan.evidence.extend(all.filter(|child| has_row(child)).map(|child| (*child).clone()));

@@ -53,7 +53,7 @@ impl Acknowledgement {
     /// The batch is done: the position passes it once all records before it are done.
     pub fn acknowledge(mut self) {
         if let Some(Claim { delivery: Some(delivery), batch, .. }) = self.claim.take() {
-            // Without records the delivery covers a whole batch, which needs no count.
+            // A handle without records covers its whole batch, which is acknowledged without a count.
             delivery.acknowledge_all(batch.map_or(0, |batch| batch.len()));
         }
     }

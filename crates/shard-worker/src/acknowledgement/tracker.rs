@@ -253,8 +253,8 @@ mod tests {
         }
     }
 
-    /// The handle is used while the worker, holding the lock, makes its delivery void. How the threads run decides only
-    /// how often the handle comes first: in each case what is open and what is abandoned agree afterwards.
+    /// The handle is used while the worker, holding the lock, makes its delivery void. The schedule of the threads only
+    /// decides how often the handle is first. In both cases the open and the abandoned batches agree afterwards.
     #[tokio::test(start_paused = true)]
     async fn late_acknowledgement_of_void_delivery_changes_nothing() {
         for _ in 0..50 {
@@ -288,7 +288,7 @@ mod tests {
             drop(inner);
             acknowledging.join().unwrap();
             assert!(tracker.is_open(delivery.batch_number()), "a void delivery acknowledged its record");
-            // What a stop does with it.
+            // A stop abandons the batch in the same way.
             tracker.abandon(&batch);
             assert!(tracker.is_flushed());
             checkpointer.close().await;

@@ -79,7 +79,7 @@ impl<'a> Aggregate<'a> {
 /// A record of an aggregate, as encoded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SubRecord<'a> {
-    /// The index of its partition key in the table.
+    /// The index of its partition key in the aggregate's table of keys.
     pub(super) partition_key_index: u64,
     /// The index of its explicit hash key in the table, if it has one.
     pub(super) explicit_hash_key_index: Option<u64>,

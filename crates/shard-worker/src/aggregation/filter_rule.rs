@@ -40,7 +40,7 @@ pub enum AggregateFilter {
     Never,
 }
 
-/// What decides about the filter of one shard.
+/// The facts that decide whether the records of one shard are filtered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FilterRule {
     pub(crate) filter: AggregateFilter,

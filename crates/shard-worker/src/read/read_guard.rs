@@ -14,7 +14,7 @@ use crate::error::{SourceError, SourceErrorKind};
 use crate::progress::ShardProgress;
 use crate::source::{FetchedBatch, ReadFrom, StreamSource};
 
-/// What is checked.
+/// The limits that each answer is checked against.
 #[derive(Debug, Clone)]
 pub(crate) struct ReadChecks {
     /// What to do when the stream has removed unread records.

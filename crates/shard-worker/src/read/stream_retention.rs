@@ -35,7 +35,7 @@ pub struct StreamRetention {
 struct RetentionHistory {
     /// The newest one.
     period: Option<Duration>,
-    /// The horizon under an earlier, shorter period when it was last known: what lay before it is gone for good.
+    /// The last horizon under an earlier, shorter period. Records before it are gone for good.
     floor: Option<SystemTime>,
     described_at: Option<Instant>,
 }
@@ -59,7 +59,8 @@ impl RetentionHistory {
         Some(RetentionWindow { horizon: self.floor.map_or(horizon, |floor| floor.max(horizon)), retention })
     }
 
-    /// The window if the operator has made the period as short as possible. `None`: it is known well enough.
+    /// The window under the shortest possible period, in case the operator has shortened it. `None`: the known period
+    /// is recent, or cannot be shorter.
     fn shortest_window(&self, now: SystemTime, at: Instant) -> Option<RetentionWindow> {
         let is_fresh = self.described_at.is_some_and(|described| at < described + FRESH_FOR);
         let can_be_shorter = self.period? > SHORTEST_RETENTION;
@@ -69,7 +70,7 @@ impl RetentionHistory {
 }
 
 impl StreamRetention {
-    /// The retention period of a description of this instant. `None`: not reported.
+    /// The retention period of a description made just now. `None`: not reported.
     pub fn described(period: Option<Duration>) -> Self {
         let retention = Self::default();
         retention.history().describe(period, None, Instant::now());
@@ -85,7 +86,7 @@ impl StreamRetention {
         self.history().period
     }
 
-    /// Which records the stream keeps at this time of its own.
+    /// Which records the stream keeps at this time by its own clock.
     pub(crate) fn window(&self, now: SystemTime) -> Option<RetentionWindow> {
         self.history().window(now)
     }

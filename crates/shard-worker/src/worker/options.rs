@@ -46,7 +46,7 @@ pub struct ShardWorkerOptions {
     pub data_loss: DataLossPolicy,
     /// How long the stream keeps records. `None`: not known.
     pub retention: Option<Duration>,
-    /// The same as it is described while shards are read, shared by all of them. `None`: each shard begins with `retention`.
+    /// The retention period with all later readings, shared by all shards. `None`: each shard begins with `retention`.
     pub stream_retention: Option<StreamRetention>,
     /// The clock that stamps the records. Without it, or without the retention period, a loss of records is never more
     /// than possible.
@@ -87,7 +87,7 @@ pub const DEFAULT_MAX_UNACKNOWLEDGED_BYTES: u64 = 64 * 1024 * 1024;
 pub const DEFAULT_READ_AHEAD_BYTES: u64 = 24 * 1024 * 1024;
 
 impl ShardWorkerOptions {
-    /// What is checked before the records of an answer are delivered.
+    /// The limits that an answer is checked against before its records are delivered.
     pub(crate) fn read_checks(&self) -> ReadChecks {
         ReadChecks {
             data_loss: self.data_loss,
