@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 /// The seed of every fleet in these tests. Change it to try another schedule.
 pub const SEED: u64 = 20_261_124;
 
-/// The default of the setting with this name.
+/// The fail-over time of these tests: the default of the setting.
 pub const FAILOVER_TIME: Duration = Duration::from_secs(10);
 
 /// A number of shards.

@@ -4,7 +4,7 @@
 //! an answer only raises a suspicion. It is the end if then, in this order, a listing shows the shard as closed, and another read
 //! from the last position finds nothing. A closed shard takes no more records, so a read after the listing misses none.
 
-/// What is known about the end of a shard whose children are not named.
+/// The evidence for the end of a shard whose children are not named.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct EndProof {
     /// The last answer had neither a continuation nor children.
@@ -21,7 +21,7 @@ impl EndProof {
         is_end
     }
 
-    /// An answer with a continuation arrived: the shard goes on.
+    /// An answer with a continuation arrived, so the shard has not ended.
     pub(crate) fn continued(&mut self) {
         self.is_suspected = false;
     }

@@ -101,8 +101,8 @@ impl LeaseState {
         self.edited.as_ref()
     }
 
-    /// Compares a listed row with the known one, and notes an edit. The version tells whether both are the same row: each
-    /// write that changes the position changes the version too, but an edit by hand does not.
+    /// Compares a listed row with the known one, and notes an edit. The version shows whether both are the same write of
+    /// the row: each write that changes the position changes the version too, but an edit by hand does not.
     pub fn compare_listed(&mut self, row: &Lease) {
         if self.unsettled.is_empty() && self.lease.version().matches(row) {
             self.note_edit(&self.lease.checkpoint.clone(), row);

@@ -62,14 +62,14 @@ pub enum LeaseChange {
     /// Ask the owner for the lease. The counter is not changed: it is the owner's heartbeat, and the condition of the
     /// owner's next write (a KCL worker's too) must still hold.
     Request {
-        /// The worker that asks.
+        /// The worker that requests the lease.
         by: WorkerId,
         /// The requester in the row, as last seen, which this request replaces.
         instead_of: Option<WorkerId>,
     },
     /// Withdraw a request. The counter is not changed, as for the request.
     Withdraw {
-        /// The worker that asked.
+        /// The worker that requested the lease.
         by: WorkerId,
     },
     /// Offer the lease to other workers. It is also a heartbeat.

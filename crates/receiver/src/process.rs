@@ -34,7 +34,8 @@ pub(crate) struct ProcessIdentity {
     /// `None`: not known; then no other process counts as one of the same host.
     host: Option<String>,
     pid: u32,
-    /// The start of the process by the clock of the kernel. It tells two processes with one pid apart. `None`: not known.
+    /// The start of the process by the clock of the kernel. It distinguishes two processes with the same pid. `None`: not
+    /// known.
     start_ticks: Option<u64>,
     /// The start of the receiver for people, in UTC. Nothing is decided by it.
     started: String,

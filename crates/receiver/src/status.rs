@@ -19,7 +19,7 @@ pub enum ReceiverState {
     Stopped,
 }
 
-/// What the receiver knows of its lease table.
+/// The state of the lease table, by the newest listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseTableState {
@@ -47,8 +47,8 @@ pub struct ReceiverStatus {
     /// The shards it holds, in the order of their ids.
     pub shards: Vec<ShardStatus>,
     /// The final counts of shards that it no longer holds, in the order in which they ended: the newest
-    /// [`MAX_RELEASED_SHARDS`]. A periodic reader would otherwise miss what was acknowledged between its last look and the
-    /// end.
+    /// [`MAX_RELEASED_SHARDS`]. Without them, a periodic reader misses the records acknowledged between its last reading
+    /// and the end of a shard.
     pub released_shards: Vec<ReleasedShard>,
     /// Whether the lease table can be listed and is complete.
     pub lease_table: LeaseTableState,

@@ -34,7 +34,7 @@ pub struct ObjectStoreFaults {
 #[derive(Debug, Clone)]
 pub struct FaultyObjectStore {
     inner: Arc<dyn ObjectStore>,
-    /// What it refuses.
+    /// The faults: which calls it refuses.
     pub faults: Arc<ObjectStoreFaults>,
 }
 

@@ -1,4 +1,4 @@
-//! Starts against services that are away, throttled, or refuse the call.
+//! Starts against services that are unavailable, throttled, or refuse the call.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -14,7 +14,7 @@ use crate::process::{Outcome, root};
 /// Where the files are.
 const FOLDER: &str = "docs/api";
 
-/// What is written at the head of each file.
+/// The first lines of each file.
 const HEAD: &str = "# Written by `cargo xtask api`; do not edit.\n\n";
 
 /// Writes the files, and removes those of crates that no longer exist.

@@ -118,7 +118,7 @@ impl SubscriptionPolicy {
         self.failures
     }
 
-    /// Decides what follows a session that ended or was refused.
+    /// Decides the next step after a session that ended or was refused.
     pub(crate) fn ended(&mut self, how: SessionEnd, now: Instant) -> Next {
         let age = self.subscribed_at.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let was_good = self.had_events && (how == SessionEnd::Over || age >= STEADY_SESSION);

@@ -225,7 +225,7 @@ impl Registration {
 }
 
 impl CheckState {
-    /// Schedules the next check; `None`: the limit is over, and the next check starts a new one.
+    /// Schedules the next check; `None`: the time limit has passed, and the next check starts a new one.
     fn next_check(&mut self, now: Instant) -> Option<Readiness> {
         let since = *self.since.get_or_insert(now);
         if now - since >= REGISTRATION_LIMIT {

@@ -345,7 +345,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A time in milliseconds. Standard CBOR has seconds, AWS has milliseconds: the size of the number tells which.
+    /// A time in milliseconds. Standard CBOR has seconds, AWS has milliseconds: the size of the number shows which of
+    /// the two it is.
     fn millis(&mut self) -> Result<Option<i64>, Malformed> {
         let start = self.at;
         if let Head::Float(number) = self.untagged()? {

@@ -22,7 +22,7 @@ const ODD: usize = 9;
 /// More reads than any of these tests needs.
 const MAX_READS: usize = 400;
 
-/// The shard as it is, and which answers are odd.
+/// The real state of the shard, which an odd answer contradicts.
 #[derive(Debug, Clone, Copy)]
 struct ShardModel {
     is_closed: bool,

@@ -106,7 +106,7 @@ struct Planner<'a, 'w> {
     capacity: usize,
     takes: usize,
     moves: usize,
-    /// How many more leases it takes and requests: at most as many as it has.
+    /// How many more leases the plan takes and requests: at most as many as this worker has.
     growth: usize,
     plan: AssignmentPlan<'a>,
 }

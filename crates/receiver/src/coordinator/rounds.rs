@@ -122,7 +122,7 @@ impl Coordinator {
         self.rounds.has_new_leases = true;
     }
 
-    /// Starts the scan of a lease round. It is not waited for: its answer is an event of its own.
+    /// Starts the scan of a lease round. The loop does not wait for it: the answer arrives as an event.
     pub(super) fn start_round(&mut self) {
         let now = Instant::now();
         let failover_time = self.receiver.settings.failover_time;
@@ -204,7 +204,7 @@ impl Coordinator {
             .filter(|lease| !lease.is_finished() && !self.tasks.contains_key(&lease.shard_id))
             .map(|lease| &lease.shard_id)
             .collect();
-        // A lease that expired while the listing was under way was not in this plan: look again at once.
+        // A lease that expired while the listing was in flight is not in this plan, so the next round is due at once.
         let next_expiry = self.observations.next_expiry(of_others, failover_time, requested_at);
         self.rounds.next = next_expiry.map_or(self.rounds.next, |expiry| expiry.min(self.rounds.next));
         self.receiver.shared.live().has_scanned = true;

@@ -24,7 +24,7 @@ pub(super) struct Scan {
     pub(super) listing: Result<LeaseListing, StoreError>,
 }
 
-/// How long to wait for a listing before it is repeated. A table that always takes longer is not asked more often.
+/// How long to wait for a listing before it is repeated. A table that always takes longer gets no additional listings.
 pub(super) fn patience_for(shortest: Duration, last_answer: Duration) -> Duration {
     shortest.max(last_answer.saturating_mul(LAST_ANSWER_FACTOR))
 }

@@ -597,7 +597,7 @@ impl Coordinator {
         lease: &Lease,
         may_be_read_by_others: bool,
     ) -> Result<bool, ReceiverError> {
-        // The table may have been made anew for another stream.
+        // The table may have been created again for another stream.
         let listing = self.list_all().await?;
         check_identity(self.receiver.store.name(), &listing.leases, &facts.identity)?;
         if may_be_read_by_others {

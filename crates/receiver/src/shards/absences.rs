@@ -1,4 +1,4 @@
-//! When a missing row may be created: a pure decision over what is known of the shard.
+//! When a missing row may be created: a pure decision over the known rows.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -8,7 +8,7 @@ use shard_worker::Shard;
 use crate::shards::initial_position::{InitialPosition, start_of_child};
 use crate::shards::plan::new_lease;
 
-/// How many listings without children it takes before the stream is asked whether it still has the shard.
+/// After this many listings without children, the next step checks whether the stream still lists the shard.
 ///
 /// The children exist from the moment the parent closes, but a listing may show them late. If the shard ended without
 /// them and they were resharded meanwhile, *their* children could start before them. So a shard ends without children

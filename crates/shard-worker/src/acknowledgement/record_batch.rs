@@ -267,7 +267,7 @@ impl Delivery {
         self.is_void.store(true, Ordering::Relaxed);
     }
 
-    /// Marks it as acknowledged later; returns `false` if it was marked before.
+    /// Marks the delivery as one that the application acknowledges later; returns `false` if it was marked before.
     pub(super) fn defer(&self) -> bool {
         let is_first = !self.is_deferred.swap(true, Ordering::Relaxed);
         if is_first {

@@ -33,7 +33,7 @@ pub struct StreamRetention {
 /// The retention periods so far, as pure data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct RetentionHistory {
-    /// The newest one.
+    /// The newest period.
     period: Option<Duration>,
     /// The last horizon under an earlier, shorter period. Records before it are gone for good.
     floor: Option<SystemTime>,

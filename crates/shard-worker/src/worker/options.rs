@@ -102,9 +102,10 @@ impl ShardWorkerOptions {
 }
 
 impl Default for ShardWorkerOptions {
-    /// De-aggregates and filters nothing; has its own budget of 128 MiB and prefetches one batch of up to 24 MiB; allows
-    /// 100,000 unacknowledged records and 64 MiB, for which a stop waits 20 s; delivers what a read returned as one batch,
-    /// at any rate; halts the shard at a batch that keeps failing.
+    /// De-aggregates, and drops records of aggregates only where the KPL can have put them again. Has its own budget of
+    /// 128 MiB, and prefetches one batch of up to 24 MiB. Allows 100,000 unacknowledged records and 64 MiB of them; a stop
+    /// waits 20 s for their acknowledgements. Delivers the records of a read as one batch, without a rate limit. Halts the
+    /// shard at a batch that keeps failing.
     fn default() -> Self {
         Self {
             initial_timestamp: None,

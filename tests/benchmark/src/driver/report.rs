@@ -18,8 +18,8 @@ const MAX_ALLOCATIONS_PER_ANSWER: f64 = 90.0;
 /// Fewest shards over which the fixed cost of a process is spread.
 const MANY_SHARDS: u64 = 64;
 
-/// Most bytes allocated per byte of payload, in CBOR at 1 KB. An answer is read into a buffer of 1.15 bytes, copied
-/// once into one piece, and holds the records themselves.
+/// Most bytes allocated per byte of payload, in CBOR at 1 KB. The body is read into a buffer of 1.15 bytes and copied
+/// once; the records themselves take the rest.
 const MAX_ALLOCATED_PER_PAYLOAD: f64 = 2.5;
 
 /// Largest heap of an idle shard, in bytes.

@@ -50,7 +50,7 @@ pub(super) struct ProcessFacts {
     pub(super) crashed_at: Option<u64>,
     pub(super) stop_requested_at: Option<u64>,
     pub(super) is_over: bool,
-    /// Times at which it may lose leases or answers.
+    /// Times at which the process may lose leases or answers.
     pub(super) disturbed: Vec<(u64, u64)>,
 }
 

@@ -64,7 +64,7 @@ enum Ending {
     WithChildren,
     /// Neither children nor a continuation sequence number.
     WithoutChildren,
-    /// Like other servers: the children and a continuation sequence number, and then the session ends.
+    /// As other servers do: the last event has children and a continuation sequence number, and then the session ends.
     ChildrenNamedEarly,
 }
 

@@ -1,4 +1,4 @@
-//! The lease table is deleted and made anew, or counts from a smaller number: nothing acknowledged is thrown away.
+//! The lease table is deleted and created again, or its counters are smaller: no acknowledged state is lost.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn without_table(scene: Scene) -> Scene {
     Scene { leases: HookedLeaseStore::new(InMemoryLeaseStore::new()), ..scene }
 }
 
-/// Counts what is put in three further runs, each of which has to start where the one before ended.
+/// Counts the records of three further runs, each of which must start where the previous one ended.
 async fn run_on(scene: &Scene, first: usize) {
     for round in 0..3 {
         let member = scene.start(["third", "fourth", "fifth"][round]);
