@@ -36,7 +36,7 @@ fn test(seconds: u64, seed: u64) -> Outcome {
         .run()
 }
 
-/// The time as a seed: the only one that is not an argument.
+/// The present time as a seed. All other seeds are arguments.
 #[allow(clippy::disallowed_methods)]
 fn fresh_seed() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()

@@ -211,7 +211,7 @@ impl Writer {
             let encoded = block.encode();
             let bytes = encoded.len() as u64;
             reservation.resize(bytes);
-            // The replica first: a block that is found in the local store then has its replica.
+            // Store the replica first, so that every block in the local store has its replica.
             for (store, is_required) in
                 [(&shard.stores.replica, level.is_replicated()), (&shard.stores.local, goes_to_disk)]
             {

@@ -341,7 +341,7 @@ struct AbruptEnd {
 }
 
 impl AbruptEnd {
-    /// Records the first batch of a shard that its next owner's handler got. The ledger's own queue does not count.
+    /// Records when the handler of the next owner got the first batch of a shard. The time in the ledger's queue does not count.
     fn record(&mut self, delivered: &Delivered) {
         if delivered.worker_id != self.worker_id
             && self.shards.contains(&delivered.shard_id)

@@ -28,7 +28,7 @@ fn needs_space(text: &str, next: &str) -> bool {
     {
         return false;
     }
-    // `f(x)`, `Vec<u8>`, `name!(...)` are tight; `-> (A, B)` and `for (A, B)` are not.
+    // No space before the bracket of `f(x)`, `Vec<u8>` and `name!(...)`; a space in `-> (A, B)` and `for (A, B)`.
     let is_keyword =
         KEYWORDS.iter().any(|keyword| text == *keyword || text.ends_with(&format!(" {keyword}")));
     let ends_name = text.ends_with(|last: char| last.is_alphanumeric() || last == '_' || last == '>');

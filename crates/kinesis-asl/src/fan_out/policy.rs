@@ -132,7 +132,7 @@ impl SubscriptionPolicy {
             due = due.max(now + self.backoff());
         }
         if how == SessionEnd::InUse {
-            // The other subscriber may have subscribed just now.
+            // The other subscriber may have subscribed just now, so wait a whole interval.
             due = due.max(now + self.interval());
         }
         self.not_before = Some(due);

@@ -106,7 +106,7 @@ impl FanOutSettings {
         Self::new(ConsumerChoice::Name(name.into()))
     }
 
-    /// Fan-out as a consumer that is registered already.
+    /// Fan-out with a consumer that is already registered.
     pub fn with_consumer_arn(arn: impl Into<String>) -> Self {
         Self::new(ConsumerChoice::Arn(arn.into()))
     }

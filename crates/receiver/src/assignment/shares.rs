@@ -20,7 +20,7 @@ pub(super) struct Shares {
     pub(super) floor: usize,
     /// The most leases of any worker.
     pub(super) ceil: usize,
-    /// How many workers have one more than the floor.
+    /// How many workers have one lease more than `floor`.
     remainder: usize,
 }
 

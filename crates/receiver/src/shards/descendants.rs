@@ -45,7 +45,7 @@ pub(crate) fn with_descendant_in<'a>(
     found
 }
 
-/// The listed shards with a listed ancestor for which a condition holds, through listed shards only.
+/// The listed shards below a listed ancestor that meets a condition, reached through listed shards only.
 pub(crate) fn listed_below<'a>(
     shards: &'a [Shard],
     holds: impl Fn(&ShardId) -> bool,

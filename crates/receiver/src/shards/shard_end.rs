@@ -25,40 +25,40 @@ pub enum EndStep {
     FindShard,
     /// Does this child of a merge have a lease?
     LookUpChild {
-        /// The child.
+        /// The index of the child.
         child: usize,
     },
     /// It has none. Does this other parent of the child have a lease? Without one the child would start at once, since a
     /// parent without a row counts as done (KCL: `BlockedOnParentShard`).
     LookUpParent {
-        /// The child.
+        /// The index of the child.
         child: usize,
-        /// The other parent.
+        /// The index of the other parent.
         parent: usize,
     },
     /// The other parent has no lease. Does the stream still list it?
     FindParent {
-        /// The child.
+        /// The index of the child.
         child: usize,
-        /// The other parent.
+        /// The index of the other parent.
         parent: usize,
     },
     /// The stream lists the other parent. Does a descendant of the child have a lease? Then all of these shards were read
     /// before and their rows deleted, and this shard is read a second time because its row was created again.
     LookBeyondChild {
-        /// The child.
+        /// The index of the child.
         child: usize,
-        /// The other parent.
+        /// The index of the other parent.
         parent: usize,
     },
     /// Create the lease of this child. Is the lease known to exist?
     Create {
-        /// The child.
+        /// The index of the child.
         child: usize,
     },
     /// The outcome of the write is unknown. Does the lease exist?
     LookAgain {
-        /// The child.
+        /// The index of the child.
         child: usize,
     },
     /// Write `SHARD_END` with the names of the children: the last step.
@@ -72,14 +72,14 @@ pub enum EndObstacle {
     NoChildren,
     /// This other parent of this child has no lease.
     ParentWithoutLease {
-        /// The child.
+        /// The index of the child.
         child: usize,
-        /// The other parent.
+        /// The index of the other parent.
         parent: usize,
     },
     /// The lease of this child does not exist.
     ChildWithoutLease {
-        /// The child.
+        /// The index of the child.
         child: usize,
     },
 }

@@ -195,7 +195,7 @@ impl AcknowledgementTracker {
                     self.shared.inner().released += batch.len();
                 }
             }
-            // The number of these records is not known, so the flush waits for no open record any more.
+            // The number of these records is not known, so the flush no longer waits for open records.
             Redelivery::Reread(_) => {
                 let mut inner = self.shared.inner();
                 inner.abandoned = inner.window.open() - inner.released;

@@ -72,7 +72,7 @@ pub(super) struct ShardFacts {
     pub(super) is_removed: bool,
     /// The records to deliver, in order.
     pub(super) log: Vec<RecordPosition>,
-    /// When each of them arrived, in milliseconds.
+    /// When each record arrived, in milliseconds.
     pub(super) arrived: Vec<u64>,
     pub(super) acknowledged: Vec<Option<Acknowledged>>,
     /// Records that arrived before this time need not be read.

@@ -33,7 +33,7 @@ pub(crate) struct Faults {
     pub(crate) fails_writes: bool,
     /// Writes are applied, and their answers are lost.
     pub(crate) loses_answers: bool,
-    /// Requests never answer.
+    /// Requests are never answered.
     pub(crate) hangs: bool,
     /// The store does not support conditional writes.
     pub(crate) lacks_conditions: bool,
