@@ -137,7 +137,7 @@ impl Live {
         });
     }
 
-    /// The shards that are not read, or not wholly.
+    /// The shards that are not read, or only in part.
     pub(crate) fn unread_shards(&self) -> Vec<Unread> {
         let released = self.released.iter().filter(|shard| shard.lost_spans > 0);
         let removed = released.map(|shard| Unread {

@@ -132,7 +132,8 @@ pub struct StopReport {
     /// own: those whose lease was lost because the store could not be reached, also before the stop began. Records before
     /// these positions may be delivered again.
     pub unwritten: Vec<ShardId>,
-    /// What could not be read when the stop began, so that records may be missing for as long as nobody mends it.
+    /// The rows and shards that could not be read when the stop began. Their records are missing until an operator
+    /// repairs them.
     pub unread: Vec<Unread>,
     /// Records acknowledged since its start.
     pub acknowledged_records: u64,
@@ -152,16 +153,16 @@ pub struct Unread {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnreadReason {
-    /// Its row in the lease table is malformed: the fault. No worker takes it.
+    /// Its row in the lease table is malformed, for this reason. No worker takes it.
     MalformedRow(String),
     /// This worker held it in a state that only an operator ends: denied, without its key, halted, or with data lost.
     Stuck(ShardState),
-    /// The stream removed records, or never had the shard: so many spans of records, certainly or possibly.
+    /// The stream removed records, or never had the shard: the number of certain and possible spans of records.
     Removed(u64),
 }
 
 impl StopReport {
-    /// Whether the worker is [drained](Self::is_drained) and left nothing unread that it knew of.
+    /// Whether the worker is [drained](Self::is_drained), and it knows of no row or shard that was not read.
     pub fn is_complete(&self) -> bool {
         self.is_drained() && self.unread.is_empty()
     }

@@ -26,7 +26,7 @@ use crate::assignment::shares::{Shares, part_of, random_move, surplus_for};
 const ABANDONED_AFTER_FAILOVER_TIMES: u32 = 3;
 
 /// After this many fail-over times without a renewal an expired lease is taken even beyond the fair share. A worker of ours
-/// takes its part as soon as the lease expires; a KCL worker scans every two fail-over times, and the shard would stand still
+/// takes its part as soon as the lease expires; a KCL worker scans every two fail-over times, and the shard would not be read
 /// until then.
 const EXPIRED_AFTER_FAILOVER_TIMES: f64 = 1.5;
 
