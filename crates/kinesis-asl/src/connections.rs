@@ -4,14 +4,10 @@
 //! over HTTP/2 all calls of a process share one. So each time-out retires the connection that it happened on: calls under way
 //! stay on it, the next call opens another one. The SDK does not, since a timed-out attempt skips its own check.
 
-use std::error::Error as StdError;
-
 use aws_sdk_kinesis::config::ConfigBag;
 use aws_sdk_kinesis::config::interceptors::FinalizerInterceptorContextRef;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::orchestrator::OrchestratorError;
-
-use crate::get_records::body::CutOff;
 
 /// Excludes a connection from further calls. Does nothing if the call had no connection yet, or its HTTP client does not report
 /// it.
@@ -39,9 +35,4 @@ pub(crate) fn retire_if_silent(context: &FinalizerInterceptorContextRef<'_>, con
 
 fn shows_silence<E: std::fmt::Debug>(error: &OrchestratorError<E>) -> bool {
     error.is_timeout_error() || error.as_connector_error().is_some_and(|error| error.is_timeout())
-}
-
-/// The time-out within an answer, if it is the cause of an error.
-pub(crate) fn cut_off<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CutOff> {
-    std::iter::successors(Some(error), |&error| error.source()).find_map(|cause| cause.downcast_ref())
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED, member, put, setup};
@@ -12,7 +12,9 @@ use kinesis_streaming::lease_store::{
 };
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::ShardOutcome;
-use test_support::{HookedLeaseStore, LIMIT, StoreCall, Switch, wait_until, wait_until_within};
+use test_support::{
+    HookedLeaseStore, HookedStream, LIMIT, StoreCall, StreamCall, Switch, wait_until, wait_until_within,
+};
 use tokio::time::Instant;
 
 fn is_take(write: &LeaseWrite) -> bool {
@@ -357,4 +359,33 @@ async fn a_listing_without_an_answer_delays_no_fail_over() {
     assert!(!hangs.is_on());
     let gap = crashed_at.elapsed();
     assert!(gap <= FAILOVER_TIME + Duration::from_secs(3), "{gap:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_description_delays_no_open() {
+    let (stream, table, journal) = setup(8);
+    let hangs = Arc::new(AtomicBool::new(false));
+    let slow = HookedStream::new(stream.clone()).before({
+        let hangs = hangs.clone();
+        move |call| {
+            let hangs = matches!(call, StreamCall::Describe) && hangs.load(Ordering::Relaxed);
+            async move {
+                if hangs {
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                }
+                Ok(())
+            }
+        }
+    });
+    let member_of = |name| member(name, &stream, &table, &journal).source(slow.clone());
+    let [a, b] = ["a", "b"].map(|name| Member::start(member_of(name)));
+    wait_until("both hold their shares", || a.held().len() == 4 && b.held().len() == 4).await;
+    hangs.store(true, Ordering::Relaxed);
+    tokio::time::sleep(FAILOVER_TIME).await;
+    let crashed_at = Instant::now();
+    a.crash().await;
+    put(&stream, 0..200);
+    journal.wait_for(200, LIMIT).await;
+    let gap = crashed_at.elapsed();
+    assert!(gap <= FAILOVER_TIME + Duration::from_secs(5), "{gap:?}");
 }

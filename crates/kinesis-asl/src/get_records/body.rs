@@ -3,6 +3,7 @@
 //! A slow link needs longer for 10 MB than a call may take without an answer. So the time-out of an attempt applies to the wait
 //! for the answer, and then to each wait for further bytes.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -57,7 +58,12 @@ impl fmt::Display for CutOff {
     }
 }
 
-impl std::error::Error for CutOff {}
+impl StdError for CutOff {}
+
+/// The time-out within an answer, if it is the cause of an error.
+pub(crate) fn cut_off<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CutOff> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|cause| cause.downcast_ref())
+}
 
 /// The number of records that begin in these bytes of an answer.
 fn records_in(bytes: &[u8]) -> usize {

@@ -18,7 +18,7 @@ use shard_worker::SourceErrorKind;
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::body::{CutOff, MAX_BODY_TIME, Patience};
+use super::body::{self, CutOff, MAX_BODY_TIME, Patience};
 use super::codec::read_answer;
 use super::decode_error::DecodeError;
 use super::direct::{DEFAULT_ATTEMPT_TIMEOUT, Route};
@@ -27,7 +27,6 @@ use super::format::{CborOutcome, FormatMemory, GetRecordsFormat};
 use super::sdk_parser;
 use super::signing::Signer;
 use super::via_sdk::ViaSdk;
-use crate::connections;
 use crate::error::classify;
 use crate::polling::read_pace::ReadPace;
 
@@ -70,7 +69,7 @@ impl CallError {
     /// How far the answer had arrived when it was cut off.
     fn cut_off(&self) -> Option<&CutOff> {
         let Self::Sdk(error) = self else { return None };
-        connections::cut_off(&**error)
+        body::cut_off(&**error)
     }
 
     fn code(&self) -> Option<&str> {

@@ -190,7 +190,10 @@ impl PollingSource {
         self.iterator = iterator;
         self.end.clone_from(&end);
         let payload_bytes = records.iter().map(|record| record.data.len() as u64).sum();
+        // Some servers always report no lag: a full answer is not the tip.
+        let is_full = self.pace.is_full(records.len());
         self.pace.answered(records.len(), payload_bytes, millis_behind_latest);
+        let millis_behind_latest = millis_behind_latest.filter(|millis| *millis > 0 || !is_full);
         Ok(FetchedBatch { records, millis_behind_latest, shard_end: end })
     }
 }

@@ -114,7 +114,7 @@ impl ReadPace {
             false => Duration::ZERO,
         };
         let is_caught_up = match millis_behind_latest {
-            Some(millis) => millis == 0 && records < MAX_ANSWER_RECORDS,
+            Some(millis) => millis == 0 && !self.is_full(records),
             None => records == 0,
         };
         let longer = match self.idle_time {
@@ -124,6 +124,12 @@ impl ReadPace {
         let longest = self.rate.max_idle_time.max(self.rate.idle_time);
         self.idle_time = is_caught_up.then(|| longer.min(longest));
         self.at_tip_since = self.last_read_at.filter(|_| millis_behind_latest == Some(0));
+    }
+
+    /// Whether an answer has as many records as it can have, so that there may be more, whatever lag it reports.
+    pub(crate) fn is_full(&self, records: usize) -> bool {
+        let asked_for = self.limit.get().and_then(|limit| usize::try_from(limit).ok());
+        records >= asked_for.unwrap_or(MAX_ANSWER_RECORDS)
     }
 
     /// The most memory that the next answer takes, in bytes, in flight and decoded.

@@ -11,7 +11,7 @@ use shard_worker::{
     StreamDescription, StreamSource,
 };
 use tokio::sync::Mutex;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ReceiverError, ReceiverErrorKind};
@@ -19,6 +19,10 @@ use crate::shards::table_identity::recreated_stream;
 
 /// How long a description of the stream is trusted when a shard is opened. It bounds the calls of one process.
 const VERIFIED_FOR: Duration = Duration::from_secs(5);
+
+/// How long a description may hold up the opening of shards. After that they are opened without it: a refused position or the
+/// next audit still shows another stream.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The stream that a worker reads, and whether it or the table was found to be another one. Once that is found, the worker
 /// reads and writes nothing more.
@@ -112,7 +116,18 @@ impl Border {
         }
         verified.is_doubtful |= is_doubtful;
         let called_at = Instant::now();
-        match source.describe().await {
+        let described = match verified.is_doubtful {
+            true => source.describe().await,
+            false => match timeout(VERIFY_PATIENCE, source.describe()).await {
+                Ok(described) => described,
+                Err(_) => {
+                    tracing::debug!("describing the stream again was not answered in time, reading goes on");
+                    verified.at = Instant::now();
+                    return Ok(());
+                }
+            },
+        };
+        match described {
             Ok(description) => {
                 self.compare(&description)?;
                 *verified = Verified { at: called_at, is_doubtful: false };
