@@ -179,6 +179,31 @@ async fn record_may_have_no_partition_key() {
     }
 }
 
+/// Servers that always report no lag would end a run to the tip after its first answer.
+#[tokio::test]
+async fn full_answer_without_lag_is_not_the_tip() {
+    for format in every_format() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let server = CannedKinesis::start(move |operation, request| match operation {
+            "GetRecords" => {
+                let numbers =
+                    if reads.fetch_add(1, Ordering::Relaxed) == 0 { 1..10_001 } else { 10_001..20_000 };
+                let records: Vec<_> = numbers.map(|number| record(&number.to_string())).collect();
+                ok(&json!({ "Records": records, "NextShardIterator": "next", "MillisBehindLatest": 0 }))
+            }
+            _ => iterator_for(request),
+        })
+        .await;
+        let mut reader = reader(&server, format, ReadFrom::TrimHorizon).await;
+        let mut lags = Vec::new();
+        for _ in 0..2 {
+            let batch = reader.next_batch().await.unwrap();
+            lags.push((batch.records.len(), batch.millis_behind_latest));
+        }
+        assert_eq!(lags, [(10_000, None), (9_999, Some(0))], "{format:?}");
+    }
+}
+
 #[tokio::test]
 async fn invalid_sequence_number_is_named_without_loss() {
     for format in every_format() {
