@@ -10,6 +10,8 @@ use crate::error::{AslError, AslErrorKind};
 use crate::metrics::CloudWatchPublisher;
 use crate::settings::{AwsSettings, endpoint_fault};
 use crate::stream::KinesisStream;
+use crate::stream_arn::{MAX_NAME_BYTES, STREAM_FORM, StreamId, is_name};
+use crate::stream_client::in_region;
 use crate::timeouts::{lease_timeouts, timeouts};
 
 /// How often the SDK attempts a call, including the first attempt (the SDK's default, made explicit).
@@ -40,7 +42,8 @@ impl KinesisAsl {
 
     fn with_config(settings: &AwsSettings, loaded: &SdkConfig) -> Result<Self, AslError> {
         let endpoints = Endpoints::new(settings, loaded)?;
-        let Some(region) = loaded.region() else { return Err(no_region(&endpoints)) };
+        let region = settings.stream_region().map(Region::new).or_else(|| loaded.region().cloned());
+        let Some(region) = region else { return Err(no_region(&endpoints)) };
         let region_or = |own: &Option<String>| own.clone().map_or_else(|| region.clone(), Region::new);
         let dynamodb_region = region_or(&settings.dynamodb_region);
         let cloudwatch_region = region_or(&settings.cloudwatch_region);
@@ -56,7 +59,7 @@ impl KinesisAsl {
             "created the AWS clients"
         );
 
-        let mut kinesis = aws_sdk_kinesis::config::Builder::from(loaded);
+        let mut kinesis = aws_sdk_kinesis::config::Builder::from(loaded).region(region.clone());
         kinesis.set_endpoint_url(endpoints.kinesis.url);
         let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(loaded)
             .region(dynamodb_region)
@@ -99,9 +102,30 @@ impl KinesisAsl {
         Ok(store.with_application_name(application))
     }
 
-    /// A sink that writes dead letters to another stream of the same account and region.
-    pub fn dead_letters(&self, stream_name: impl Into<String>) -> KinesisDeadLetters {
-        KinesisDeadLetters::from_client(self.kinesis.clone(), stream_name)
+    /// A sink that writes dead letters to another stream: by name one of the same account and region, by ARN also one of another
+    /// account or region.
+    ///
+    /// # Errors
+    /// `InvalidSettings` when that is neither a valid name nor the ARN of a stream.
+    pub fn dead_letters(&self, stream: impl Into<String>) -> Result<KinesisDeadLetters, AslError> {
+        let stream = stream.into();
+        let arn = match StreamId::parse(&stream) {
+            Ok(StreamId { arn: None, .. }) if !is_name(&stream) => Err(format!(
+                "{stream:?} must be 1 to {MAX_NAME_BYTES} letters, digits, '_', '.' or '-', or an ARN like {STREAM_FORM}"
+            )),
+            Ok(stream) => Ok(stream.arn),
+            Err(fault) => Err(fault),
+        };
+        let arn = arn.map_err(|fault| {
+            AslError::new(AslErrorKind::InvalidSettings, format!("the dead-letter stream {fault}"))
+        })?;
+        let client = match arn {
+            Some(arn) if self.kinesis.config().region().is_none_or(|own| own.as_ref() != arn.region) => {
+                in_region(&self.kinesis, arn.region)
+            }
+            _ => self.kinesis.clone(),
+        };
+        Ok(KinesisDeadLetters::from_client(client, stream))
     }
 
     /// A publisher of CloudWatch metrics. The KCL uses the name of the application as the namespace.
@@ -117,8 +141,8 @@ fn loader(settings: &AwsSettings) -> ConfigLoader {
     let loader = aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(timeouts(settings))
         .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS));
-    match &settings.region {
-        Some(region) => loader.region(Region::new(region.clone())),
+    match settings.stream_region() {
+        Some(region) => loader.region(Region::new(region)),
         None => loader,
     }
 }
@@ -235,6 +259,37 @@ mod tests {
         assert_eq!(region_of(aws.kinesis.config().region()), "ap-south-1");
         assert_eq!(region_of(aws.dynamodb.config().region()), "ap-south-1");
         assert_eq!(region_of(aws.cloudwatch.config().region()), "ap-south-1");
+    }
+
+    #[test]
+    fn the_arn_of_the_stream_decides_the_region() {
+        let settings = AwsSettings::new("arn:aws:kinesis:eu-west-1:111122223333:stream/words");
+        for of_environment in [None, Some("ap-south-1")] {
+            let aws = KinesisAsl::with_config(&settings, &loaded(of_environment)).unwrap();
+            assert_eq!(aws.stream().stream_name(), "words");
+            assert_eq!(region_of(aws.kinesis.config().region()), "eu-west-1");
+            assert_eq!(region_of(aws.dynamodb.config().region()), "eu-west-1");
+            assert_eq!(region_of(aws.cloudwatch.config().region()), "eu-west-1");
+        }
+    }
+
+    #[test]
+    fn dead_letter_streams_have_the_region_of_their_arn() {
+        let aws = KinesisAsl::with_config(&AwsSettings::new("words"), &loaded(Some("ap-south-1"))).unwrap();
+        for (stream, region) in [
+            ("rejected", "ap-south-1"),
+            ("arn:aws:kinesis:ap-south-1:111122223333:stream/rejected", "ap-south-1"),
+            ("arn:aws:kinesis:eu-west-1:111122223333:stream/rejected", "eu-west-1"),
+        ] {
+            let sink = format!("{:?}", aws.dead_letters(stream).unwrap());
+            assert!(sink.contains(&format!("region: Some(\"{region}\")")), "{sink}");
+            assert!(sink.contains("fault: None"), "{sink}");
+        }
+        for stream in ["", "two words", "arn:aws:sqs:eu-west-1:111122223333:rejected"] {
+            let error = aws.dead_letters(stream).unwrap_err();
+            assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
+            assert!(error.to_string().contains(&format!("{stream:?}")), "{error}");
+        }
     }
 
     #[test]

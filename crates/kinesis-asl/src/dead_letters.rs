@@ -1,6 +1,6 @@
 //! Writes dead letters to a Kinesis stream.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
@@ -9,6 +9,7 @@ use shard_worker::{BoxError, DeadLetter, DeadLetterSink, SourceErrorKind};
 
 use crate::error::{Destination, source_error};
 use crate::response_metadata::ResponseMetadata;
+use crate::stream_client::with_stream_region;
 
 /// The size limit of the records of every stream, in bytes: payload and partition key (AWS default). A stream may have a larger
 /// one.
@@ -50,12 +51,13 @@ fn route(bytes: usize) -> Route {
 }
 
 impl KinesisDeadLetters {
-    /// Writes letters to this stream through a configured client.
-    pub fn from_client(client: Client, stream_name: impl Into<String>) -> Self {
+    /// Writes letters to this stream, given by its name or its ARN, through a configured client. With an ARN that is not valid,
+    /// or not in the region of the client, no letter can be written.
+    pub fn from_client(client: Client, stream: impl Into<String>) -> Self {
+        let stream = stream.into();
+        let client = with_stream_region(client, &stream);
         let region = client.config().region().map(|region| region.as_ref().to_owned());
-        let stream_name = stream_name.into();
-        let destination = Arc::new(Destination { stream_name, region, endpoint: OnceLock::new() });
-        Self { client, destination, overflow: None }
+        Self { client, destination: Arc::new(Destination::new(stream, region)), overflow: None }
     }
 
     /// Stores letters that are too large for the stream in another sink, for example in a
@@ -69,6 +71,7 @@ impl KinesisDeadLetters {
 #[async_trait]
 impl DeadLetterSink for KinesisDeadLetters {
     async fn put(&self, letter: &DeadLetter) -> Result<(), BoxError> {
+        self.destination.check()?;
         let key = letter.record.partition_key.as_deref().filter(|key| !key.is_empty());
         let key = key.unwrap_or(letter.shard_id.as_str());
         let data = letter.to_binary()?;
@@ -76,7 +79,8 @@ impl DeadLetterSink for KinesisDeadLetters {
         if let (Route::Overflow, Some(overflow)) = (route, &self.overflow) {
             return overflow.put(letter).await;
         }
-        let request = self.client.put_record().stream_name(&self.destination.stream_name);
+        let request = self.client.put_record().stream_name(&self.destination.stream.name);
+        let request = request.set_stream_arn(self.destination.arn());
         let request = request.partition_key(key).data(Blob::new(data)).customize();
         let Err(error) = request.interceptor(ResponseMetadata::default()).send().await else { return Ok(()) };
         let error = source_error("writing a dead letter", &self.destination, error);

@@ -4,11 +4,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::OnceLock;
 
-use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_kinesis::config::http::HttpResponse;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_kinesis::operation::RequestId;
-use lease_store::{Error, ErrorKind};
+use lease_store::{CredentialFault, Error, ErrorKind, ServiceCause};
 use shard_worker::{SourceError, SourceErrorKind};
+
+use crate::stream_arn::StreamId;
 
 /// The kinds of errors in creating the AWS clients and publishing metrics. Reading a stream fails with a [`SourceError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,21 +56,6 @@ const THROTTLING_CODES: [&str; 15] = [
     "KMSThrottlingException",
 ];
 
-/// The codes of denied credentials. Codes about the KMS key of the stream are separate, and all begin with `KMS`.
-const DENIAL_CODES: [&str; 11] = [
-    "AccessDeniedException",
-    "AccessDenied",
-    "UnrecognizedClientException",
-    "InvalidClientTokenId",
-    "InvalidSignatureException",
-    "IncompleteSignatureException",
-    "MissingAuthenticationTokenException",
-    "MissingAuthenticationToken",
-    "ExpiredTokenException",
-    "ExpiredToken",
-    "RequestExpired",
-];
-
 /// The codes of failures that a retry may resolve: the service failed, the stream is being created or changed, or an iterator
 /// or a token expired.
 const TRANSIENT_CODES: [&str; 8] = [
@@ -83,21 +69,64 @@ const TRANSIENT_CODES: [&str; 8] = [
     "ExpiredNextTokenException",
 ];
 
+/// The header with the second id of a request.
+const EXTENDED_REQUEST_ID: &str = "x-amz-id-2";
+
 /// The stream of the calls, as error messages name it.
 #[derive(Debug)]
 pub(crate) struct Destination {
-    pub(crate) stream_name: String,
+    pub(crate) stream: StreamId,
+    /// Why no call can be made: the stream was given by an ARN that is not valid here.
+    pub(crate) fault: Option<String>,
     pub(crate) region: Option<String>,
     /// The URL of the first call. It is not known before, since it may come from the environment, the profile, or the SDK's
     /// endpoint rules.
     pub(crate) endpoint: OnceLock<String>,
 }
 
+impl Destination {
+    /// The stream with this name or ARN, called through a client for this region.
+    pub(crate) fn new(stream: String, region: Option<String>) -> Self {
+        let (stream, fault) = match StreamId::parse(&stream) {
+            Ok(stream) => {
+                let other =
+                    stream.arn.as_ref().filter(|arn| region.as_ref().is_some_and(|own| *own != arn.region));
+                let fault = other.map(|arn| {
+                    format!(
+                        "\"{arn}\" is not in the region {} of the client; create the client for {}",
+                        region.as_deref().unwrap_or_default(),
+                        arn.region
+                    )
+                });
+                (stream, fault)
+            }
+            Err(fault) => (StreamId { name: stream, arn: None }, Some(fault)),
+        };
+        Self { stream, fault, region, endpoint: OnceLock::new() }
+    }
+
+    /// The ARN of a stream that was given by its ARN. Each call has it.
+    pub(crate) fn arn(&self) -> Option<String> {
+        self.stream.arn.as_ref().map(ToString::to_string)
+    }
+
+    /// Refuses a stream whose ARN is not valid, before a call is made.
+    pub(crate) fn check(&self) -> Result<(), SourceError> {
+        match &self.fault {
+            None => Ok(()),
+            Some(fault) => Err(SourceError::new(SourceErrorKind::Invalid, format!("the stream {fault}"))),
+        }
+    }
+}
+
 impl fmt::Display for Destination {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let region = self.region.as_deref().unwrap_or("not set");
         let endpoint = self.endpoint.get().map_or("not known yet", String::as_str);
-        write!(formatter, "stream {:?}, region {region}, endpoint {endpoint}", self.stream_name)
+        match &self.stream.arn {
+            Some(arn) => write!(formatter, "stream {arn}, region {region}, endpoint {endpoint}"),
+            None => write!(formatter, "stream {:?}, region {region}, endpoint {endpoint}", self.stream.name),
+        }
     }
 }
 
@@ -106,9 +135,22 @@ pub(crate) fn source_error<E>(action: &str, destination: &Destination, error: Sd
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    let (kind, message) = classify(&error);
-    let code = error.code().map(str::to_owned);
-    with_hint(action, destination, kind, code.as_deref(), &message).with_source(error)
+    source_error_of_call(action, destination, error, &RequestIds::default())
+}
+
+/// As [`source_error`], for a call whose ids are known although the SDK's error may lack them.
+pub(crate) fn source_error_of_call<E>(
+    action: &str,
+    destination: &Destination,
+    error: SdkError<E>,
+    ids: &RequestIds,
+) -> SourceError
+where
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let (kind, cause) = classify(&error);
+    let has_ids = cause.request_id().or(cause.extended_request_id()).is_some();
+    with_hint(action, destination, kind, if has_ids { cause } else { ids.added_to(cause) })
 }
 
 /// An error that the service sent inside a stream of events.
@@ -118,6 +160,35 @@ pub(crate) struct ServiceError<'a> {
     pub(crate) status: u16,
     pub(crate) code: &'a str,
     pub(crate) text: String,
+    /// The ids of the call that opened the stream of events.
+    pub(crate) ids: RequestIds,
+}
+
+/// The ids of a call, from the headers of its answer. AWS support asks for them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RequestIds {
+    pub(crate) request_id: Option<String>,
+    pub(crate) extended_request_id: Option<String>,
+}
+
+impl RequestIds {
+    /// The ids in the headers of an answer.
+    pub(crate) fn of(response: &HttpResponse) -> Self {
+        let header = |name: &str| response.headers().get(name).map(str::to_owned);
+        Self {
+            request_id: header("x-amzn-requestid").or_else(|| header("x-amz-request-id")),
+            extended_request_id: header(EXTENDED_REQUEST_ID),
+        }
+    }
+
+    /// A cause with this text and these ids.
+    pub(crate) fn cause(&self, text: &str) -> ServiceCause {
+        self.added_to(ServiceCause::new(text))
+    }
+
+    fn added_to(&self, cause: ServiceCause) -> ServiceCause {
+        cause.with_ids(self.request_id.as_deref(), self.extended_request_id.as_deref())
+    }
 }
 
 /// The error for an exception inside a stream of events.
@@ -127,24 +198,25 @@ pub(crate) fn service_error(
     answer: &ServiceError<'_>,
 ) -> SourceError {
     let kind = classify_answer(answer.status, answer.code);
-    with_hint(action, destination, kind, Some(answer.code), &answer.text)
+    let fault = CredentialFault::of_answer(answer.status, answer.code);
+    let cause = answer.ids.cause(&answer.text).with_answer(answer.status, Some(answer.code));
+    with_hint(action, destination, kind, cause.with_credential_fault(fault))
 }
 
 fn with_hint(
     action: &str,
     destination: &Destination,
     kind: SourceErrorKind,
-    code: Option<&str>,
-    message: &str,
+    cause: ServiceCause,
 ) -> SourceError {
     let hint = match kind {
         SourceErrorKind::StreamNotFound => {
             "; check the name of the stream, the region, the endpoint, and the account of the credentials"
+                .to_owned()
         }
-        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => denial_hint(code),
-        _ => "",
+        kind => hint(kind, &cause),
     };
-    SourceError::new(kind, format!("{action} failed ({destination}): {message}{hint}"))
+    SourceError::new(kind, format!("{action} failed ({destination}): {cause}{hint}")).with_source(cause)
 }
 
 /// The error of a failed call to another service.
@@ -152,39 +224,49 @@ pub(crate) fn asl_error<E>(action: &str, error: SdkError<E>) -> AslError
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    let (kind, message) = classify(&error);
-    let (kind, hint) = match kind {
-        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => {
-            (AslErrorKind::Denied, denial_hint(error.code()))
-        }
-        SourceErrorKind::Throttled => (AslErrorKind::Throttled, ""),
-        SourceErrorKind::Unavailable => (AslErrorKind::Unavailable, ""),
-        _ => (AslErrorKind::Invalid, ""),
+    let (kind, cause) = classify(&error);
+    let hint = hint(kind, &cause);
+    let kind = match kind {
+        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => AslErrorKind::Denied,
+        SourceErrorKind::Throttled => AslErrorKind::Throttled,
+        SourceErrorKind::Unavailable => AslErrorKind::Unavailable,
+        _ => AslErrorKind::Invalid,
     };
-    AslError::new(kind, format!("{action} failed: {message}{hint}")).with_source(error)
+    AslError::new(kind, format!("{action} failed: {cause}{hint}")).with_source(cause)
 }
 
-/// Classifies an error of the SDK, and returns its message. "Not found" is classified as a missing stream; a caller that reads a
-/// shard finds out whether the shard is missing instead.
-pub(crate) fn classify<E>(error: &SdkError<E>) -> (SourceErrorKind, String)
+/// Classifies an error of the SDK, and returns it without the bodies of its request and answer. "Not found" is classified as a
+/// missing stream; a caller that reads a shard finds out whether the shard is missing instead.
+pub(crate) fn classify<E>(error: &SdkError<E>) -> (SourceErrorKind, ServiceCause)
 where
     E: StdError + ProvideErrorMetadata + 'static,
 {
-    let kind = match error {
-        SdkError::ServiceError(answer) => {
-            classify_answer(answer.raw().status().as_u16(), error.code().unwrap_or_default())
-        }
-        _ => classify_no_answer(error),
-    };
-    let mut text = match (error.code(), error.message()) {
+    let text = match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
         (None, _) => error_chain(error),
     };
-    if let Some(request_id) = error.request_id() {
-        text += &format!(" (request id {request_id})");
+    let ids = error.raw_response().map(RequestIds::of).unwrap_or_default();
+    let cause = ids.cause(&text);
+    if let SdkError::ServiceError(answer) = error {
+        let (status, code) = (answer.raw().status().as_u16(), error.code());
+        let fault = CredentialFault::of_answer(status, code.unwrap_or_default());
+        let kind = classify_answer(status, code.unwrap_or_default());
+        return (kind, cause.with_answer(status, code).with_credential_fault(fault));
     }
-    (kind, text)
+    // Without an answer: the request was not built, not signed or not sent, or no valid answer arrived.
+    match (error.raw_response(), CredentialFault::of_unsent(&text)) {
+        (Some(raw), _) => (SourceErrorKind::Unavailable, cause.with_answer(raw.status().as_u16(), None)),
+        (None, Some(fault)) => {
+            let kind =
+                if fault.is_retryable() { SourceErrorKind::Unavailable } else { SourceErrorKind::Denied };
+            (kind, cause.with_credential_fault(Some(fault)))
+        }
+        (None, None) if matches!(error, SdkError::ConstructionFailure(_)) => {
+            (SourceErrorKind::Invalid, cause)
+        }
+        (None, None) => (SourceErrorKind::Unavailable, cause),
+    }
 }
 
 fn classify_answer(status: u16, code: &str) -> SourceErrorKind {
@@ -192,7 +274,7 @@ fn classify_answer(status: u16, code: &str) -> SourceErrorKind {
         SourceErrorKind::Throttled
     } else if code.starts_with("KMS") {
         SourceErrorKind::KeyUnavailable
-    } else if DENIAL_CODES.contains(&code) || matches!(status, 401 | 403) {
+    } else if CredentialFault::of_answer(status, code).is_some() {
         SourceErrorKind::Denied
     } else if TRANSIENT_CODES.contains(&code) || status == 408 || !(400..500).contains(&status) {
         SourceErrorKind::Unavailable
@@ -200,23 +282,6 @@ fn classify_answer(status: u16, code: &str) -> SourceErrorKind {
         SourceErrorKind::StreamNotFound
     } else {
         SourceErrorKind::Invalid
-    }
-}
-
-/// Classifies a call without an answer: its request was not built, not signed or not sent, or no answer arrived.
-fn classify_no_answer<E: StdError + 'static>(error: &SdkError<E>) -> SourceErrorKind {
-    for cause in causes(error) {
-        match cause.downcast_ref::<CredentialsError>() {
-            Some(CredentialsError::ProviderTimedOut(_)) => return SourceErrorKind::Unavailable,
-            Some(_) => return SourceErrorKind::Denied,
-            // The client has no credentials provider. The SDK's type of this error is private, so match its text.
-            None if cause.to_string().contains("no identity resolver") => return SourceErrorKind::Denied,
-            None => {}
-        }
-    }
-    match error {
-        SdkError::ConstructionFailure(_) => SourceErrorKind::Invalid,
-        _ => SourceErrorKind::Unavailable,
     }
 }
 
@@ -235,39 +300,29 @@ pub(crate) fn error_chain(error: &(dyn StdError + 'static)) -> String {
     messages.join(": ")
 }
 
-fn denial_hint(code: Option<&str>) -> &'static str {
-    match code {
-        None => {
-            "; configure credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the role of the \
-             container or instance"
-        }
-        Some(code) if code.starts_with("KMS") => {
+/// What to do about a failure; empty: nothing special.
+fn hint(kind: SourceErrorKind, cause: &ServiceCause) -> String {
+    match (kind, cause.credential_fault()) {
+        (SourceErrorKind::KeyUnavailable, _) => {
             "; check that the key of the stream is enabled and that the credentials allow kms:Decrypt with it"
+                .to_owned()
         }
-        Some("ExpiredTokenException" | "ExpiredToken" | "RequestExpired") => {
-            "; renew the session, and check the clock of this machine"
-        }
-        Some("InvalidSignatureException" | "SignatureDoesNotMatch") => {
-            "; check the secret key, the region, and the clock of this machine"
-        }
-        Some(_) => "; check which credentials are in use and that their policy allows the call",
+        (_, Some(fault)) => format!("; {}", fault.remedy(&cause.to_string())),
+        _ => String::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_kinesis::config::http::HttpResponse;
+    use aws_credential_types::provider::error::CredentialsError;
     use aws_sdk_kinesis::error::{ConnectorError, ErrorMetadata};
     use aws_sdk_kinesis::operation::get_records::GetRecordsError;
 
     use super::*;
 
     fn destination() -> Destination {
-        Destination {
-            stream_name: "words".to_owned(),
-            region: Some("eu-west-1".to_owned()),
-            endpoint: OnceLock::from("https://kinesis.test".to_owned()),
-        }
+        let endpoint = OnceLock::from("https://kinesis.test".to_owned());
+        Destination { endpoint, ..Destination::new("words".to_owned(), Some("eu-west-1".to_owned())) }
     }
 
     fn answer(status: u16, code: &str) -> SdkError<GetRecordsError> {
@@ -356,6 +411,73 @@ mod tests {
         assert_eq!(source_error("reading", &destination(), timeout).kind(), SourceErrorKind::Unavailable);
         let unfinished = SdkError::<GetRecordsError>::construction_failure("a member is missing");
         assert_eq!(source_error("reading", &destination(), unfinished).kind(), SourceErrorKind::Invalid);
+    }
+
+    #[test]
+    fn no_error_shows_the_body_of_an_answer() {
+        const MARKER: &str = "PAYLOAD-MARKER";
+        let errors = || {
+            let response = || HttpResponse::new(400.try_into().unwrap(), MARKER.into());
+            let refusal =
+                GetRecordsError::generic(ErrorMetadata::builder().code("ValidationException").build());
+            [
+                SdkError::service_error(refusal, response()),
+                SdkError::<GetRecordsError>::response_error("unreadable", response()),
+            ]
+        };
+        for error in errors() {
+            assert!(format!("{error:?}").contains(MARKER), "the SDK's error shows the body");
+            let error = source_error("reading", &destination(), error);
+            assert!(!format!("{error} {error:?}").contains(MARKER), "{error:?}");
+        }
+        for error in errors() {
+            let error = asl_error("publishing", error);
+            assert!(!format!("{error} {error:?}").contains(MARKER), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn faults_of_credentials_are_told_apart() {
+        let unsent = |cause: CredentialsError| {
+            let dispatch = ConnectorError::other(cause.into(), None);
+            source_error("reading", &destination(), SdkError::<GetRecordsError>::dispatch_failure(dispatch))
+        };
+        let refused = |status, code| source_error("reading", &destination(), answer(status, code));
+        for (error, fault, remedy) in [
+            (refused(400, "AccessDeniedException"), CredentialFault::Denied, "policy allows the call"),
+            (refused(400, "ExpiredTokenException"), CredentialFault::Expired, "log in again"),
+            (refused(400, "UnrecognizedClientException"), CredentialFault::Unknown, "AWS_ACCESS_KEY_ID"),
+            (refused(400, "InvalidSignatureException"), CredentialFault::Unknown, "secret key"),
+            (
+                unsent(CredentialsError::provider_error("the SSO token has expired and cannot be refreshed")),
+                CredentialFault::Expired,
+                "aws sso login",
+            ),
+            (
+                unsent(CredentialsError::unhandled("cached Login token is expired")),
+                CredentialFault::Expired,
+                "again with aws login",
+            ),
+            (unsent(CredentialsError::not_loaded_no_source()), CredentialFault::Unknown, "AWS_ACCESS_KEY_ID"),
+            (
+                unsent(CredentialsError::provider_error("dispatch failure: io error")),
+                CredentialFault::Unreachable,
+                "try again",
+            ),
+            (
+                unsent(CredentialsError::provider_timed_out(std::time::Duration::from_secs(5))),
+                CredentialFault::Unreachable,
+                "try again",
+            ),
+        ] {
+            assert_eq!(error.service_cause().unwrap().credential_fault(), Some(fault), "{error}");
+            assert!(error.to_string().contains(remedy), "{error}");
+            assert_eq!(error.is_retryable(), fault == CredentialFault::Unreachable, "{error}");
+            let kind =
+                if fault.is_retryable() { SourceErrorKind::Unavailable } else { SourceErrorKind::Denied };
+            assert_eq!(error.kind(), kind, "{error}");
+        }
+        assert_eq!(refused(400, "ValidationException").service_cause().unwrap().credential_fault(), None);
     }
 
     #[test]

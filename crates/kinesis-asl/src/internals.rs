@@ -42,7 +42,7 @@ impl HandMade {
     // The wall clock is used only for the signature.
     #[allow(clippy::disallowed_methods)]
     pub fn request(&self, iterator: &str) -> Option<HandMadeRequest> {
-        let body = codec::request(self.encoding, iterator, None);
+        let body = codec::request(self.encoding, iterator, None, None);
         let content_type = self.encoding.content_type();
         let now = std::time::SystemTime::now();
         let (date, authorization) =

@@ -16,7 +16,7 @@
 //!
 //! | purpose | types |
 //! | --- | --- |
-//! | credentials, regions, endpoints, time-outs | [`AwsSettings`], [`KinesisAsl`] |
+//! | streams by name or ARN, credentials, regions, endpoints, time-outs | [`AwsSettings`], [`KinesisAsl`] |
 //! | listing and reading a stream | [`KinesisStream`], which is a [`StreamSource`](shard_worker::StreamSource) |
 //! | polling or enhanced fan-out, registered consumers | [`RetrievalMode`], [`FanOutSettings`], [`KinesisStream::list_consumers`] |
 //! | the encoding of records on the wire | [`GetRecordsFormat`] |
@@ -71,6 +71,7 @@ mod connect;
 mod connections;
 mod dead_letters;
 mod end_proof;
+mod environment;
 mod error;
 mod fan_out;
 mod get_records;
@@ -85,6 +86,7 @@ mod sequence_layout;
 mod service_time;
 mod settings;
 mod stream;
+mod stream_arn;
 mod stream_client;
 mod timeouts;
 

@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use lease_store::BoxError;
 
 use crate::connections;
+use crate::error::RequestIds;
 use crate::service_time::to_system_time;
 
 /// The resolution of the service's clock: the `Date` header has whole seconds, rounded down.
@@ -26,6 +27,7 @@ pub(crate) struct ResponseMetadata(Arc<Recorded>);
 struct Recorded {
     endpoint: OnceLock<String>,
     date: OnceLock<SystemTime>,
+    ids: OnceLock<RequestIds>,
     connection: Mutex<Option<CaptureSmithyConnection>>,
 }
 
@@ -38,6 +40,11 @@ impl ResponseMetadata {
     /// The service's clock at the first answer, rounded down to a second; `None`: the answer had no date.
     pub(crate) fn date(&self) -> Option<SystemTime> {
         self.0.date.get().copied()
+    }
+
+    /// The ids of the first answer.
+    pub(crate) fn ids(&self) -> RequestIds {
+        self.0.ids.get().cloned().unwrap_or_default()
     }
 
     /// Excludes the connection of the last attempt from further calls.
@@ -72,6 +79,7 @@ impl Intercept for ResponseMetadata {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        self.0.ids.get_or_init(|| RequestIds::of(context.response()));
         let date = context.response().headers().get("date");
         let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
         if let Some(date) = date.and_then(to_system_time) {

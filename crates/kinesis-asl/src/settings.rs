@@ -4,8 +4,9 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::error::{AslError, AslErrorKind};
-use crate::fan_out::settings::RetrievalMode;
+use crate::fan_out::settings::{ConsumerChoice, RetrievalMode};
 use crate::get_records::format::GetRecordsFormat;
+use crate::stream_arn::{self, MAX_NAME_BYTES, StreamArn, StreamId, is_name_byte};
 
 /// The longest time to connect.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,12 +23,6 @@ pub(crate) const DEFAULT_IDLE_TIME_BETWEEN_READS: Duration = Duration::from_secs
 /// The longest idle time: a read must return within a minute, and an iterator expires after 5 min.
 const MAX_IDLE_TIME_BETWEEN_READS: Duration = Duration::from_secs(60);
 
-/// The longest name of a stream, in bytes (Kinesis API).
-const MAX_STREAM_NAME_BYTES: usize = 128;
-
-/// The longest accepted region, in bytes: the region becomes a label of a host name.
-const MAX_REGION_BYTES: usize = 63;
-
 /// The stream to read, and how to call AWS. Unless a field says otherwise, `None` means the environment or the profile, as
 /// with every AWS tool: `AWS_REGION`, `AWS_ENDPOINT_URL_KINESIS`, `AWS_PROFILE` and so on.
 ///
@@ -35,9 +30,13 @@ const MAX_REGION_BYTES: usize = 63;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AwsSettings {
-    /// The name of the stream: 1 to 128 letters, digits, `_`, `.` and `-`.
+    /// The stream: its name, of 1 to 128 letters, digits, `_`, `.` and `-`, or its ARN.
+    ///
+    /// With an ARN, every call names the stream by it, so the stream may belong to another account. The lease table is the
+    /// same as with the name.
     pub stream_name: String,
-    /// The region of the stream.
+    /// The region of the stream; `None`: that of the ARN of the stream or of the consumer, then that of the environment or the
+    /// profile.
     pub region: Option<String>,
     /// The URL of Kinesis, for local servers and VPC endpoints.
     pub kinesis_endpoint_url: Option<String>,
@@ -75,10 +74,10 @@ pub struct AwsSettings {
 }
 
 impl AwsSettings {
-    /// Settings for this stream, with defaults for the rest.
-    pub fn new(stream_name: impl Into<String>) -> Self {
+    /// Settings for this stream, given by its name or its ARN, with defaults for the rest.
+    pub fn new(stream: impl Into<String>) -> Self {
         Self {
-            stream_name: stream_name.into(),
+            stream_name: stream.into(),
             region: None,
             kinesis_endpoint_url: None,
             dynamodb_endpoint_url: None,
@@ -135,18 +134,62 @@ impl AwsSettings {
         }
         faults.extend(self.timeout_faults());
         faults.extend(self.retrieval.faults());
+        faults.extend(self.contradictions());
+        faults
+    }
+
+    /// The region of the stream, as far as the settings tell it.
+    pub(crate) fn stream_region(&self) -> Option<String> {
+        let of_arns = || {
+            let of_stream = StreamId::parse(&self.stream_name).ok().and_then(|stream| stream.arn);
+            of_stream.or_else(|| self.consumer_stream()).map(|arn| arn.region)
+        };
+        self.region.clone().or_else(of_arns)
+    }
+
+    /// The stream of a consumer that was given by a valid ARN.
+    fn consumer_stream(&self) -> Option<StreamArn> {
+        let RetrievalMode::FanOut(fan_out) = &self.retrieval else { return None };
+        let ConsumerChoice::Arn(arn) = &fan_out.consumer else { return None };
+        stream_arn::stream_of_consumer(arn).ok()
+    }
+
+    /// The settings that name different streams or regions. A setting with a fault of its own is left out.
+    fn contradictions(&self) -> Vec<String> {
+        let Ok(stream) = StreamId::parse(&self.stream_name) else { return Vec::new() };
+        let mut faults = Vec::new();
+        let consumer = self.consumer_stream();
+        if let Some(of) = &consumer
+            && stream.arn.as_ref().map_or(of.name != stream.name, |arn| of != arn)
+        {
+            faults.push(format!(
+                "consumer ARN belongs to the stream {of}, not to stream_name {:?}; give a consumer of that stream",
+                self.stream_name
+            ));
+        }
+        if let (Some(region), Some(arn)) = (&self.region, stream.arn.as_ref().or(consumer.as_ref()))
+            && *region != arn.region
+        {
+            faults.push(format!(
+                "region {region:?} contradicts the region {:?} of the ARN {arn}; leave region out, or correct the ARN",
+                arn.region
+            ));
+        }
         faults
     }
 
     fn stream_name_fault(&self) -> Option<String> {
         let name = &self.stream_name;
         if name.is_empty() {
-            return Some("stream_name is empty; set the name of the stream to read".to_owned());
+            return Some("stream_name is empty; set the name or the ARN of the stream to read".to_owned());
         }
-        (name.len() > MAX_STREAM_NAME_BYTES || !name.bytes().all(is_name_byte)).then(|| {
+        if stream_arn::is_arn(name) {
+            return StreamId::parse(name).err().map(|fault| format!("stream_name {fault}"));
+        }
+        (!stream_arn::is_name(name)).then(|| {
             format!(
-                "stream_name {name:?} must be 1 to {MAX_STREAM_NAME_BYTES} letters, digits, '_', '.' or '-' \
-                 (the name, not the ARN)"
+                "stream_name {name:?} must be 1 to {MAX_NAME_BYTES} letters, digits, '_', '.' or '-', or an ARN like {}",
+                stream_arn::STREAM_FORM
             )
         })
     }
@@ -194,16 +237,11 @@ impl AwsSettings {
     }
 }
 
-fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
-}
-
 fn region_fault(name: &str, region: &str) -> Option<String> {
     if region.is_empty() {
         return Some(format!("{name} is empty; set a region such as eu-west-1, or leave it out"));
     }
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (region.len() > MAX_REGION_BYTES || !region.bytes().all(allowed))
+    (!stream_arn::is_region(region))
         .then(|| format!("{name} {region:?} is not a region; a region looks like eu-west-1"))
 }
 
@@ -301,13 +339,61 @@ mod tests {
 
     #[test]
     fn stream_names_follow_the_rules_of_the_api() {
-        let longest = "a".repeat(MAX_STREAM_NAME_BYTES);
+        let longest = "a".repeat(MAX_NAME_BYTES);
         for name in ["a", "My_stream.2-x", longest.as_str()] {
             assert_eq!(AwsSettings::new(name).faults(), Vec::<String>::new(), "{name}");
         }
-        let too_long = "a".repeat(MAX_STREAM_NAME_BYTES + 1);
+        let too_long = "a".repeat(MAX_NAME_BYTES + 1);
         for name in ["", "a b", "wörter", "arn:aws:kinesis:eu-west-1:1:stream/words", too_long.as_str()] {
             assert_eq!(AwsSettings::new(name).faults().len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_region_is_that_of_the_arn() {
+        const ARN: &str = "arn:aws:kinesis:eu-west-1:111122223333:stream/words";
+        let consumer = || FanOutSettings::with_consumer_arn(format!("{ARN}/consumer/count:17"));
+        let region_of = |settings: &AwsSettings| {
+            assert_eq!(settings.faults(), Vec::<String>::new());
+            settings.stream_region()
+        };
+        assert_eq!(region_of(&AwsSettings::new("words")), None);
+        assert_eq!(region_of(&AwsSettings::new(ARN)).as_deref(), Some("eu-west-1"));
+        let retrieval = RetrievalMode::FanOut(consumer());
+        let by_consumer = AwsSettings { retrieval: retrieval.clone(), ..AwsSettings::new("words") };
+        assert_eq!(region_of(&by_consumer).as_deref(), Some("eu-west-1"));
+        let both = AwsSettings { retrieval, region: Some("eu-west-1".to_owned()), ..AwsSettings::new(ARN) };
+        assert_eq!(region_of(&both).as_deref(), Some("eu-west-1"));
+    }
+
+    #[test]
+    fn contradicting_arns_and_regions_are_faults() {
+        const ARN: &str = "arn:aws:kinesis:eu-west-1:111122223333:stream/words";
+        let with_consumer = |stream: &str, consumer: &str, region: Option<&str>| {
+            let fan_out = FanOutSettings::with_consumer_arn(consumer);
+            let retrieval = RetrievalMode::FanOut(fan_out);
+            AwsSettings { retrieval, region: region.map(str::to_owned), ..AwsSettings::new(stream) }.faults()
+        };
+        let region = Some("us-east-1".to_owned());
+        let faults = AwsSettings { region, ..AwsSettings::new(ARN) }.faults();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        for part in ["region \"us-east-1\"", "\"eu-west-1\"", ARN] {
+            assert!(faults[0].contains(part), "{faults:?}");
+        }
+        let consumer = |account: &str, stream: &str| {
+            format!("arn:aws:kinesis:eu-west-1:{account}:stream/{stream}/consumer/count:17")
+        };
+        let own = consumer("111122223333", "words");
+        assert_eq!(with_consumer(ARN, &own, None), Vec::<String>::new());
+        assert_eq!(with_consumer("words", &own, Some("eu-west-1")), Vec::<String>::new());
+        for (stream, consumer, region) in [
+            (ARN, consumer("444455556666", "words"), None),
+            (ARN, consumer("111122223333", "lines"), None),
+            ("words", consumer("111122223333", "lines"), None),
+            ("words", own, Some("us-east-1")),
+        ] {
+            let faults = with_consumer(stream, &consumer, region);
+            assert_eq!(faults.len(), 1, "{faults:?}");
         }
     }
 

@@ -33,8 +33,11 @@ pub struct KinesisStream {
 impl KinesisStream {
     /// A stream read through a configured client. A client without time-outs gets those of
     /// [`AwsSettings`](crate::AwsSettings); otherwise a call to a server that never answers would wait for ever.
-    pub fn from_client(client: Client, stream_name: impl Into<String>) -> Self {
-        Self { client: StreamClient::new(client, stream_name.into()), fan_out: None }
+    ///
+    /// The stream is given by its name or by its ARN. With an ARN that is not valid, or not in the region of the client, every
+    /// call fails with `Invalid`, and no request is sent. A client without a region gets that of the ARN.
+    pub fn from_client(client: Client, stream: impl Into<String>) -> Self {
+        Self { client: StreamClient::new(client, stream.into()), fan_out: None }
     }
 
     /// The encoding of `GetRecords`; see [`GetRecordsFormat`]. Set it before the first shard is opened: readers of the stream
@@ -110,9 +113,10 @@ impl KinesisStream {
     /// or fail early.
     ///
     /// # Errors
-    /// `Invalid` when the consumer of a given ARN does not exist; `Unavailable` when it does not become active in time, or
+    /// `Invalid` when the consumer of a given ARN does not exist, or the ARN of the stream is not valid; `Unavailable` when it does not become active in time, or
     /// the stream has reached its limit of consumers; the errors of the calls.
     pub async fn ensure_consumer(&self) -> Result<Option<StreamConsumer>, SourceError> {
+        self.client.destination().check()?;
         match &self.fan_out {
             None => Ok(None),
             Some(fan_out) => Ok(Some(fan_out.registration().ensure(&self.client).await?)),
@@ -170,6 +174,7 @@ impl StreamSource for KinesisStream {
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
+        self.client.destination().check()?;
         let (client, shard_id, from) = (self.client.clone(), shard_id.clone(), from.clone());
         Ok(match &self.fan_out {
             None => Box::new(PollingSource::new(client, shard_id, from)),

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::Region;
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
@@ -28,6 +29,7 @@ use crate::polling::read_pace::ReadRate;
 use crate::response_metadata::ResponseMetadata;
 use crate::service_time::to_system_time;
 use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
+use crate::stream_arn::StreamId;
 use crate::timeouts::default_timeouts;
 
 /// How many shards one page of a listing may hold (AWS default: 1000).
@@ -58,13 +60,13 @@ pub(crate) struct StreamClient {
 
 impl StreamClient {
     /// Adds default time-outs where the SDK client has none.
-    pub(crate) fn new(sdk: Client, stream_name: String) -> Self {
-        let sdk = with_timeouts(sdk);
+    pub(crate) fn new(sdk: Client, stream: String) -> Self {
+        let sdk = with_stream_region(with_timeouts(sdk), &stream);
         let region = sdk.config().region().map(|region| region.as_ref().to_owned());
-        let destination = Destination { stream_name, region, endpoint: OnceLock::new() };
+        let destination = Destination::new(stream, region);
         let format = GetRecordsFormat::default();
         Self {
-            get_records: GetRecords::new(sdk.clone(), &destination.stream_name, format),
+            get_records: GetRecords::new(sdk.clone(), &destination.stream, format),
             sdk,
             destination: Arc::new(destination),
             rng: Arc::new(Mutex::new(fresh_rng())),
@@ -78,7 +80,7 @@ impl StreamClient {
     }
 
     pub(crate) fn set_get_records_format(&mut self, format: GetRecordsFormat) {
-        self.get_records = GetRecords::new(self.sdk.clone(), &self.destination.stream_name, format);
+        self.get_records = GetRecords::new(self.sdk.clone(), &self.destination.stream, format);
     }
 
     pub(crate) fn set_rng(&mut self, rng: Rng) {
@@ -94,7 +96,12 @@ impl StreamClient {
     }
 
     pub(crate) fn stream_name(&self) -> &str {
-        &self.destination.stream_name
+        &self.destination.stream.name
+    }
+
+    /// The ARN of a stream that was given by its ARN.
+    pub(crate) fn stream_arn(&self) -> Option<String> {
+        self.destination.arn()
     }
 
     pub(crate) fn get_records(&self) -> &GetRecords {
@@ -140,7 +147,9 @@ impl StreamClient {
     }
 
     pub(crate) async fn describe(&self) -> Result<StreamDescription, SourceError> {
+        self.destination.check()?;
         let request = self.sdk.describe_stream_summary().stream_name(self.stream_name());
+        let request = request.set_stream_arn(self.stream_arn());
         let metadata = ResponseMetadata::default();
         let called_at = Instant::now();
         let answer = request.customize().interceptor(metadata.clone()).send().await;
@@ -149,6 +158,12 @@ impl StreamClient {
         let summary = answer
             .stream_description_summary
             .ok_or_else(|| self.unavailable("DescribeStreamSummary returned no description"))?;
+        if self.stream_arn().is_some_and(|arn| arn != summary.stream_arn) {
+            return Err(self.invalid(&format!(
+                "the service described {}, another stream: it ignores ARNs; give the name of the stream",
+                summary.stream_arn
+            )));
+        }
         let created_at = to_system_time(summary.stream_creation_timestamp);
         let created_at = created_at.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let created_at = created_at
@@ -168,6 +183,7 @@ impl StreamClient {
     }
 
     pub(crate) async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
+        self.destination.check()?;
         let mut rng = self.fork_rng();
         let mut shards = Vec::new();
         let mut tokens = BTreeSet::new();
@@ -214,6 +230,7 @@ impl StreamClient {
             let request = match token {
                 None => request
                     .stream_name(self.stream_name())
+                    .set_stream_arn(self.stream_arn())
                     .max_results(SHARDS_PER_PAGE)
                     .set_shard_filter(shard_filter(filter)),
                 Some(token) => request.next_token(token),
@@ -296,6 +313,20 @@ fn with_timeouts(client: Client) -> Client {
     Client::from_conf(client.config().to_builder().timeout_config(timeouts).build())
 }
 
+/// The same client, for the region of the stream's ARN if it has no region of its own.
+pub(crate) fn with_stream_region(client: Client, stream: &str) -> Client {
+    let arn = StreamId::parse(stream).ok().and_then(|stream| stream.arn);
+    match arn {
+        Some(arn) if client.config().region().is_none() => in_region(&client, arn.region),
+        _ => client,
+    }
+}
+
+/// The same client for a region.
+pub(crate) fn in_region(client: &Client, region: String) -> Client {
+    Client::from_conf(client.config().to_builder().region(Region::new(region)).build())
+}
+
 /// The API's form of a shard filter; `None`: all shards.
 fn shard_filter(filter: &ShardFilter) -> Option<types::ShardFilter> {
     let builder = types::ShardFilter::builder();
@@ -321,7 +352,7 @@ fn fresh_rng() -> Rng {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_kinesis::config::{BehaviorVersion, Config, Region};
+    use aws_sdk_kinesis::config::{BehaviorVersion, Config};
 
     use super::*;
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::service_cause::ServiceCause;
+
 /// A boxed error of any origin, as a source or from application code.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
@@ -42,6 +44,13 @@ impl<K: ErrorKind> Error<K> {
     /// Whether the same call may succeed when it is made again later.
     pub fn is_retryable(&self) -> bool {
         self.kind.is_retryable()
+    }
+
+    /// What the service answered, if a call to a service is the cause: its code, the ids of the request, and whether the
+    /// credentials were at fault.
+    pub fn service_cause(&self) -> Option<&ServiceCause> {
+        let first = std::error::Error::source(self);
+        std::iter::successors(first, |&error| error.source()).find_map(|cause| cause.downcast_ref())
     }
 }
 

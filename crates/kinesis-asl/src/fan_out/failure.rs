@@ -9,7 +9,7 @@ use lease_store::ShardId;
 use shard_worker::{SourceError, SourceErrorKind};
 
 use super::policy::SessionEnd;
-use crate::error::{ServiceError, error_chain, service_error};
+use crate::error::{RequestIds, ServiceError, error_chain, service_error, source_error_of_call};
 use crate::stream_client::StreamClient;
 
 /// The HTTP status by which an exception inside a stream of events is classified; it has none of its own.
@@ -52,9 +52,11 @@ impl Failure {
         stream: &StreamClient,
         shard_id: &ShardId,
         error: SdkError<SubscribeToShardError>,
+        ids: &RequestIds,
     ) -> Self {
         let code = error.code().unwrap_or_default().to_owned();
-        let error = stream.error(&format!("subscribing to {shard_id}"), error);
+        let action = format!("subscribing to {shard_id}");
+        let error = source_error_of_call(&action, stream.destination(), error, ids);
         Self::of_code(&code, error)
     }
 
@@ -63,6 +65,7 @@ impl Failure {
         stream: &StreamClient,
         shard_id: &ShardId,
         error: SdkError<SubscribeToShardEventStreamError, R>,
+        ids: RequestIds,
     ) -> Self
     where
         R: std::fmt::Debug + Send + Sync + 'static,
@@ -75,11 +78,14 @@ impl Failure {
         };
         let error = match error {
             SdkError::ServiceError(_) => {
-                let answer = ServiceError { status: STATUS_OF_EVENTS, code: &code, text };
-                service_error(&action, stream.destination(), &answer).with_source(error)
+                let answer = ServiceError { status: STATUS_OF_EVENTS, code: &code, text, ids };
+                service_error(&action, stream.destination(), &answer)
             }
             // The connection broke, or an event is truncated or corrupt: the next session reads the event again.
-            _ => stream.unavailable(&format!("{action} broke: {text}")).with_source(error),
+            _ => {
+                let cause = ids.cause(&text);
+                stream.unavailable(&format!("{action} broke: {cause}")).with_source(cause)
+            }
         };
         Self::of_code(&code, error)
     }

@@ -3,7 +3,7 @@
 //! Many processes do this at the same time. Each one checks first and registers only a missing consumer. A refusal because the
 //! consumer exists means that another process registered it first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(crate) enum Readiness {
 #[derive(Debug)]
 pub(crate) struct Registration {
     choice: ConsumerChoice,
+    /// The tags of the consumer when it is registered here.
+    tags: BTreeMap<String, String>,
     /// Locked by the shard that checks; the others do not wait for the lock.
     checks: Mutex<CheckState>,
     known: SyncMutex<Known>,
@@ -74,9 +76,9 @@ struct Known {
 }
 
 impl Registration {
-    pub(crate) fn new(choice: ConsumerChoice, rng: Rng) -> Self {
+    pub(crate) fn new(choice: ConsumerChoice, tags: BTreeMap<String, String>, rng: Rng) -> Self {
         let state = CheckState { rng, stream_arn: None, since: None, retries: 0, not_before: None };
-        Self { choice, checks: Mutex::new(state), known: SyncMutex::default() }
+        Self { choice, tags, checks: Mutex::new(state), known: SyncMutex::default() }
     }
 
     /// The consumer, once a check found it active.
@@ -139,6 +141,8 @@ impl Registration {
     ) -> Result<Readiness, SourceError> {
         let stream_arn = stream_arn(stream, state).await?;
         let request = stream.sdk().register_stream_consumer().stream_arn(stream_arn).consumer_name(name);
+        let tags = self.tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let request = request.set_tags((!self.tags.is_empty()).then_some(tags));
         let request = request.customize().interceptor(ResponseMetadata::default());
         let fault = match request.send().await {
             Ok(answer) => {
@@ -248,11 +252,20 @@ async fn stream_arn(stream: &StreamClient, state: &mut CheckState) -> Result<Str
     if let Some(arn) = &state.stream_arn {
         return Ok(arn.clone());
     }
-    let arn = stream.describe().await?.identity.arn;
+    let arn = stream.known_arn().await?;
     Ok(state.stream_arn.insert(arn).clone())
 }
 
 impl StreamClient {
+    /// The ARN of the stream: as given, or as the service describes it.
+    async fn known_arn(&self) -> Result<String, SourceError> {
+        self.destination().check()?;
+        match self.stream_arn() {
+            Some(arn) => Ok(arn),
+            None => Ok(self.describe().await?.identity.arn),
+        }
+    }
+
     /// The consumer with this ARN, or with this name on this stream; `None`: it does not exist.
     async fn describe_consumer(
         &self,
@@ -289,7 +302,7 @@ impl StreamClient {
     }
 
     pub(crate) async fn list_consumers(&self) -> Result<Vec<StreamConsumer>, SourceError> {
-        let stream_arn = self.describe().await?.identity.arn;
+        let stream_arn = self.known_arn().await?;
         let (mut consumers, mut tokens, mut token) = (Vec::new(), BTreeSet::new(), None);
         for _ in 0..MAX_PAGES {
             let request =

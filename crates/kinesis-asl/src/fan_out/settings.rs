@@ -1,7 +1,10 @@
 //! The settings of retrieval: polling, or enhanced fan-out and its consumer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+
+use crate::stream_arn::{MAX_NAME_BYTES, is_arn, is_name, stream_of_consumer};
 
 /// How long a subscription may be silent before it is replaced. AWS sends an event every few seconds, empty if there is no
 /// record.
@@ -19,8 +22,14 @@ const DEFAULT_RETRY_FAN_OUT_AFTER: Duration = Duration::from_secs(5 * 60);
 /// The shortest polling time: AWS refuses two subscriptions within five seconds.
 const MIN_RETRY_FAN_OUT_AFTER: Duration = Duration::from_secs(5);
 
-/// The longest name of a consumer, in bytes (Kinesis API).
-const MAX_CONSUMER_NAME_BYTES: usize = 128;
+/// The most tags of a consumer (AWS).
+const MAX_TAGS: usize = 50;
+
+/// The longest key of a tag, in characters (AWS).
+const MAX_TAG_KEY_CHARS: usize = 128;
+
+/// The longest value of a tag, in characters (AWS).
+const MAX_TAG_VALUE_CHARS: usize = 256;
 
 /// How the records of a stream are fetched. The mode is logged at start-up, and the ARN of the consumer once it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -98,6 +107,9 @@ pub struct FanOutSettings {
     /// How long a shard is polled before fan-out is tried again; 5 min by default, at least 5 s. The actual time is randomly
     /// 0.75 to 1.25 times this, so that the shards do not all return at once.
     pub retry_fan_out_after: Duration,
+    /// The tags of the consumer, set when it is registered; none by default. A consumer that exists already keeps its tags. With
+    /// tags, registration also needs the permission `kinesis:TagResource`.
+    pub consumer_tags: BTreeMap<String, String>,
 }
 
 impl FanOutSettings {
@@ -111,6 +123,12 @@ impl FanOutSettings {
         Self::new(ConsumerChoice::Arn(arn.into()))
     }
 
+    /// Fan-out as the consumer with this name or ARN.
+    pub fn with_consumer(name_or_arn: impl Into<String>) -> Self {
+        let consumer = name_or_arn.into();
+        if is_arn(&consumer) { Self::with_consumer_arn(consumer) } else { Self::with_consumer_name(consumer) }
+    }
+
     fn new(consumer: ConsumerChoice) -> Self {
         Self {
             consumer,
@@ -118,6 +136,7 @@ impl FanOutSettings {
             fall_back_to_polling: true,
             inactivity_timeout: DEFAULT_INACTIVITY_TIMEOUT,
             retry_fan_out_after: DEFAULT_RETRY_FAN_OUT_AFTER,
+            consumer_tags: BTreeMap::new(),
         }
     }
 
@@ -125,12 +144,12 @@ impl FanOutSettings {
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         match &self.consumer {
-            ConsumerChoice::Name(name) if !is_consumer_name(name) => faults.push(format!(
-                "consumer name {name:?} must be 1 to {MAX_CONSUMER_NAME_BYTES} letters, digits, '_', '.' or '-'"
+            ConsumerChoice::Name(name) if !is_name(name) => faults.push(format!(
+                "consumer name {name:?} must be 1 to {MAX_NAME_BYTES} letters, digits, '_', '.' or '-'"
             )),
-            ConsumerChoice::Arn(arn) if !is_consumer_arn(arn) => faults.push(format!(
-                "consumer ARN {arn:?} must look like arn:aws:kinesis:<region>:<account>:stream/<stream>/consumer/<name>:<time>"
-            )),
+            ConsumerChoice::Arn(arn) if stream_of_consumer(arn).is_err() => {
+                faults.extend(stream_of_consumer(arn).err().map(|fault| format!("consumer ARN {fault}")));
+            }
             ConsumerChoice::Arn(_) if self.deregister_at_end => faults.push(
                 "deregister_at_end has no effect on a consumer given by its ARN, which is never deregistered; leave it \
                  out, or give the name"
@@ -151,30 +170,39 @@ impl FanOutSettings {
                 self.retry_fan_out_after
             ));
         }
+        faults.extend(self.tag_faults());
         faults
     }
-}
 
-fn is_consumer_name(name: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    (1..=MAX_CONSUMER_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_allowed)
-}
-
-fn is_consumer_arn(arn: &str) -> bool {
-    let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let [prefix, _partition, service, _region, _account, resource] = parts[..] else { return false };
-    let Some((stream, consumer)) =
-        resource.strip_prefix("stream/").and_then(|rest| rest.split_once("/consumer/"))
-    else {
-        return false;
-    };
-    let Some((name, created_at)) = consumer.split_once(':') else { return false };
-    prefix == "arn"
-        && service == "kinesis"
-        && !stream.is_empty()
-        && is_consumer_name(name)
-        && !created_at.is_empty()
-        && created_at.bytes().all(|byte| byte.is_ascii_digit())
+    fn tag_faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if matches!(self.consumer, ConsumerChoice::Arn(_)) && !self.consumer_tags.is_empty() {
+            faults.push(
+                "consumer_tags have no effect on a consumer given by its ARN, which is never registered; leave them out, \
+                 or give the name"
+                    .to_owned(),
+            );
+        }
+        if self.consumer_tags.len() > MAX_TAGS {
+            faults.push(format!(
+                "consumer_tags has {} tags; at most {MAX_TAGS} are allowed",
+                self.consumer_tags.len()
+            ));
+        }
+        for (key, value) in &self.consumer_tags {
+            if !(1..=MAX_TAG_KEY_CHARS).contains(&key.chars().count()) || key.starts_with("aws:") {
+                faults.push(format!(
+                    "consumer_tags key {key:?} must be 1 to {MAX_TAG_KEY_CHARS} characters and not begin with aws:"
+                ));
+            }
+            if value.chars().count() > MAX_TAG_VALUE_CHARS {
+                faults.push(format!(
+                    "consumer_tags value of {key:?} must be at most {MAX_TAG_VALUE_CHARS} characters"
+                ));
+            }
+        }
+        faults
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +226,7 @@ mod tests {
 
     #[test]
     fn names_and_arns_follow_the_rules_of_the_api() {
-        let longest = "a".repeat(MAX_CONSUMER_NAME_BYTES);
+        let longest = "a".repeat(MAX_NAME_BYTES);
         for name in ["a", "Count_2.x-y", longest.as_str()] {
             assert_eq!(FanOutSettings::with_consumer_name(name).faults(), Vec::<String>::new(), "{name}");
         }
@@ -217,6 +245,34 @@ mod tests {
         ] {
             assert_eq!(FanOutSettings::with_consumer_arn(arn).faults().len(), 1, "{arn}");
         }
+    }
+
+    #[test]
+    fn tags_follow_the_rules_of_the_api() {
+        let with_tags = |settings: FanOutSettings, tags: &[(&str, &str)]| {
+            let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            FanOutSettings { consumer_tags: tags, ..settings }.faults()
+        };
+        let name = || FanOutSettings::with_consumer("count");
+        let (longest_key, longest_value) = ("k".repeat(MAX_TAG_KEY_CHARS), "v".repeat(MAX_TAG_VALUE_CHARS));
+        for tags in [&[("team", "orders")][..], &[("empty", "")], &[(&longest_key, &longest_value)]] {
+            assert_eq!(with_tags(name(), tags), Vec::<String>::new());
+        }
+        for tags in [
+            ("", "v"),
+            ("aws:team", "v"),
+            (&*format!("{longest_key}k"), "v"),
+            ("k", &format!("{longest_value}v")),
+        ] {
+            assert_eq!(with_tags(name(), &[tags]).len(), 1, "{tags:?}");
+        }
+        assert!(
+            with_tags(FanOutSettings::with_consumer(ARN), &[("team", "orders")])[0]
+                .contains("never registered")
+        );
+        let keys: Vec<String> = (0..=MAX_TAGS).map(|key| key.to_string()).collect();
+        let many: Vec<_> = keys.iter().map(|key| (key.as_str(), "")).collect();
+        assert_eq!(with_tags(name(), &many).len(), 1);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) struct FanOut {
 
 impl FanOut {
     pub(crate) fn new(settings: FanOutSettings, rng: Rng) -> Self {
-        let registration = Registration::new(settings.consumer.clone(), rng);
+        let registration = Registration::new(settings.consumer.clone(), settings.consumer_tags.clone(), rng);
         Self { settings, registration, counters: Counters::default() }
     }
 

@@ -96,7 +96,7 @@ impl Subscription {
                 body.set_open(false);
                 Ok(Self { events: answer.event_stream, body, call: call.clone(), buffered: None })
             }
-            Ok(Err(error)) => Err(Failure::refused(stream, shard_id, error)),
+            Ok(Err(error)) => Err(Failure::refused(stream, shard_id, error, &call.metadata.ids())),
             Err(_) => {
                 call.metadata.retire_connection();
                 Err(Failure::new(stream.unavailable(&format!(
@@ -145,7 +145,7 @@ impl Subscription {
                 event(&mut self.events).await
             }
         };
-        event.map_err(|error| Failure::broken(stream, shard_id, error))
+        event.map_err(|error| Failure::broken(stream, shard_id, error, self.call.metadata.ids()))
     }
 }
 

@@ -29,6 +29,7 @@ use super::signing::Signer;
 use super::via_sdk::ViaSdk;
 use crate::error::classify;
 use crate::polling::read_pace::ReadPace;
+use crate::stream_arn::StreamId;
 
 /// The codes of a refused iterator. The route is right, since its server has read the request. "Not found" is not among them: it is
 /// also the answer of an endpoint that the stream has left.
@@ -107,6 +108,8 @@ pub(crate) struct GetRecords(Arc<Shared>);
 struct Shared {
     client: Client,
     stream: String,
+    /// The ARN of a stream that was given by its ARN. Each request has it: its policy may be that of another account.
+    stream_arn: Option<String>,
     format: FormatMemory,
     /// The route of direct requests; `None`: not known yet, or not allowed.
     route: RwLock<Option<Arc<Route>>>,
@@ -114,10 +117,11 @@ struct Shared {
 }
 
 impl GetRecords {
-    pub(crate) fn new(client: Client, stream: &str, format: GetRecordsFormat) -> Self {
+    pub(crate) fn new(client: Client, stream: &StreamId, format: GetRecordsFormat) -> Self {
         Self(Arc::new(Shared {
             client,
-            stream: stream.to_owned(),
+            stream: stream.name.clone(),
+            stream_arn: stream.arn.as_ref().map(ToString::to_string),
             format: FormatMemory::new(format),
             route: RwLock::default(),
             signer: Signer::default(),
@@ -197,6 +201,7 @@ impl Shared {
     async fn with_sdk_parser(&self, iterator: &str, limit: Option<u32>) -> Result<Answer, CallError> {
         let patience = Patience::new(self.attempt_timeout());
         let request = self.client.get_records().shard_iterator(iterator).set_limit(sdk_limit(limit));
+        let request = request.set_stream_arn(self.stream_arn.clone());
         let request = request.customize().interceptor(patience.clone()).interceptor(sdk_parser::NeedsRecords);
         let request = request.config_override(self.once());
         let answer = patience.wait(request.send()).await;
@@ -220,9 +225,10 @@ impl Shared {
             let is_about_the_request = error.code().is_some_and(|code| ITERATOR_CODES.contains(&code));
             if !is_about_the_request && classify(error).0 != SourceErrorKind::Throttled {
                 // The SDK handles clock skew, expired credentials and broken connections. Its next call teaches a new route.
+                // The SDK's error would show the body of the answer.
                 tracing::debug!(
                     stream = self.stream,
-                    ?error,
+                    error = %classify(error).1,
                     "a direct request failed, the next one goes through the SDK"
                 );
                 self.set_route(None);
@@ -243,10 +249,11 @@ impl Shared {
         iterator: &str,
         limit: Option<u32>,
     ) -> Option<Result<Answer, CallError>> {
-        let attempt = match route.attempt(&self.signer, encoding, iterator, limit).await? {
-            Ok(attempt) => attempt,
-            Err(error) => return Some(Err(error.into())),
-        };
+        let attempt =
+            match route.attempt(&self.signer, encoding, iterator, limit, self.stream_arn.as_deref()).await? {
+                Ok(attempt) => attempt,
+                Err(error) => return Some(Err(error.into())),
+            };
         if !attempt.response.status().is_success() {
             return Some(Err(attempt.into_error().into()));
         }
@@ -275,10 +282,12 @@ impl Shared {
         limit: Option<u32>,
     ) -> Result<Answer, CallError> {
         let attempt_timeout = self.attempt_timeout();
-        let (via_sdk, patience) =
-            (ViaSdk::new(encoding, iterator, limit, attempt_timeout), Patience::new(attempt_timeout));
-        let request =
-            self.client.get_records().shard_iterator(iterator).set_limit(sdk_limit(limit)).customize();
+        let stream_arn = self.stream_arn.as_deref();
+        let via_sdk = ViaSdk::new(encoding, iterator, limit, stream_arn, attempt_timeout);
+        let patience = Patience::new(attempt_timeout);
+        let request = self.client.get_records().shard_iterator(iterator).set_limit(sdk_limit(limit));
+        // Also for CBOR, whose body replaces the SDK's: the ARN chooses the endpoint.
+        let request = request.set_stream_arn(self.stream_arn.clone()).customize();
         let request = request.interceptor(via_sdk.clone()).interceptor(patience.clone());
         let result = patience.wait(request.config_override(self.once()).send()).await;
         let captured = via_sdk.captured();

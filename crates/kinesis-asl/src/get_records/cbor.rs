@@ -529,18 +529,25 @@ impl<'a> Reader<'a> {
 }
 
 /// A request in CBOR: a map with the iterator.
-pub(super) fn request(iterator: &str, limit: Option<u32>) -> Vec<u8> {
+pub(super) fn request(iterator: &str, limit: Option<u32>, stream_arn: Option<&str>) -> Vec<u8> {
     const NAME: &[u8] = b"ShardIterator";
     const LIMIT: &[u8] = b"Limit";
+    const STREAM_ARN: &[u8] = b"StreamARN";
+    const MAP: u8 = 0xa0;
     const UNSIGNED_32: u8 = 0x1a;
-    let mut request = Vec::with_capacity(iterator.len() + NAME.len() + LIMIT.len() + 10);
-    request.push(if limit.is_some() { 0xa2 } else { 0xa1 });
+    let for_arn = stream_arn.map_or(0, |arn| STREAM_ARN.len() + arn.len() + 4);
+    let mut request = Vec::with_capacity(iterator.len() + NAME.len() + LIMIT.len() + 10 + for_arn);
+    request.push(MAP + 1 + u8::from(limit.is_some()) + u8::from(stream_arn.is_some()));
     push_text(&mut request, NAME);
     push_text(&mut request, iterator.as_bytes());
     if let Some(limit) = limit {
         push_text(&mut request, LIMIT);
         request.push(UNSIGNED_32);
         request.extend(limit.to_be_bytes());
+    }
+    if let Some(arn) = stream_arn {
+        push_text(&mut request, STREAM_ARN);
+        push_text(&mut request, arn.as_bytes());
     }
     request
 }

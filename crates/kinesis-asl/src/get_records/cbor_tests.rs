@@ -142,8 +142,12 @@ fn refusal_is_decoded() {
 
 #[test]
 fn requests_use_the_shortest_length_encoding() {
-    assert_eq!(request("ab", None), b"\xa1\x6dShardIterator\x62ab");
-    assert_eq!(request("ab", Some(5000)), b"\xa2\x6dShardIterator\x62ab\x65Limit\x1a\x00\x00\x13\x88");
+    assert_eq!(request("ab", None, None), b"\xa1\x6dShardIterator\x62ab");
+    assert_eq!(
+        request("ab", Some(5000), Some("arn:x")),
+        b"\xa3\x6dShardIterator\x62ab\x65Limit\x1a\x00\x00\x13\x88\x69StreamARN\x65arn:x"
+    );
+    assert_eq!(request("ab", Some(5000), None), b"\xa2\x6dShardIterator\x62ab\x65Limit\x1a\x00\x00\x13\x88");
     for length in [23, 24, 255, 256, 70_000] {
         let iterator = "i".repeat(length);
         let body = Bytes::from(request(&iterator, None));

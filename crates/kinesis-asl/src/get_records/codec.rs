@@ -9,11 +9,17 @@ use super::decode_error::{DecodeError, Malformed};
 use super::encoding::Encoding;
 use super::{cbor, json};
 
-/// The body of a request for the records at an iterator; `limit`: at most this many.
-pub(crate) fn request(encoding: Encoding, iterator: &str, limit: Option<u32>) -> Vec<u8> {
+/// The body of a request for the records at an iterator; `limit`: at most this many. `stream_arn` names a stream that was given
+/// by its ARN, and needs no escapes.
+pub(crate) fn request(
+    encoding: Encoding,
+    iterator: &str,
+    limit: Option<u32>,
+    stream_arn: Option<&str>,
+) -> Vec<u8> {
     match encoding {
-        Encoding::Cbor => cbor::request(iterator, limit),
-        Encoding::Json => json::request(iterator, limit),
+        Encoding::Cbor => cbor::request(iterator, limit, stream_arn),
+        Encoding::Json => json::request(iterator, limit, stream_arn),
     }
 }
 

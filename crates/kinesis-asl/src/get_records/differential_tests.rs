@@ -22,6 +22,7 @@ use super::answer::Answer;
 use super::call::{CallError, GetRecords};
 use super::format::GetRecordsFormat;
 use crate::polling::read_pace::{ReadPace, ReadRate};
+use crate::stream_arn::StreamId;
 
 /// The pace of a reader that makes one call.
 fn pace() -> ReadPace {
@@ -68,7 +69,7 @@ impl Canned {
             .retry_config(RetryConfig::disabled())
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .build();
-        GetRecords::new(Client::from_conf(config), "words", format)
+        GetRecords::new(Client::from_conf(config), &StreamId::parse("words").unwrap(), format)
     }
 }
 

@@ -131,25 +131,20 @@ impl Route {
         encoding: Encoding,
         iterator: &str,
         limit: Option<u32>,
+        stream_arn: Option<&str>,
     ) -> Option<Result<Attempt, SdkError<GetRecordsError>>> {
-        let request = self.request(signer, encoding, iterator, limit).await?;
+        let body = codec::request(encoding, iterator, limit, stream_arn);
+        let request = self.request(signer, encoding, body).await?;
         Some(self.exchange(request).await)
     }
 
-    async fn request(
-        &self,
-        signer: &Signer,
-        encoding: Encoding,
-        iterator: &str,
-        limit: Option<u32>,
-    ) -> Option<HttpRequest> {
+    async fn request(&self, signer: &Signer, encoding: Encoding, body: Vec<u8>) -> Option<HttpRequest> {
         let identity = match self.cached_identity() {
             Some(identity) => identity,
             None => Box::pin(self.resolved_identity()).await?,
         };
         let credentials = identity.data::<Credentials>()?;
         let now = self.components.time_source()?.now();
-        let body = codec::request(encoding, iterator, limit);
         let signable = Signable {
             region: &self.region,
             service: &self.service,

@@ -68,10 +68,12 @@ pub(super) fn refusal(mut body: Vec<u8>) -> Result<(Option<String>, Option<Strin
 }
 
 /// A request in JSON: an object with the iterator.
-pub(super) fn request(iterator: &str, limit: Option<u32>) -> Vec<u8> {
+pub(super) fn request(iterator: &str, limit: Option<u32>, stream_arn: Option<&str>) -> Vec<u8> {
     const HEAD: &[u8] = b"{\"ShardIterator\":\"";
     const LIMIT: &str = ",\"Limit\":";
-    let mut request = Vec::with_capacity(HEAD.len() + iterator.len() + LIMIT.len() + 12);
+    const STREAM_ARN: &str = ",\"StreamARN\":\"";
+    let for_arn = stream_arn.map_or(0, |arn| STREAM_ARN.len() + arn.len() + 1);
+    let mut request = Vec::with_capacity(HEAD.len() + iterator.len() + LIMIT.len() + 12 + for_arn);
     request.extend(HEAD);
     for byte in iterator.bytes() {
         match byte {
@@ -83,6 +85,9 @@ pub(super) fn request(iterator: &str, limit: Option<u32>) -> Vec<u8> {
     request.push(b'"');
     if let Some(limit) = limit {
         request.extend(format!("{LIMIT}{limit}").bytes());
+    }
+    if let Some(arn) = stream_arn {
+        request.extend([STREAM_ARN, arn, "\""].concat().bytes());
     }
     request.push(b'}');
     request

@@ -98,8 +98,12 @@ fn number_of_records_is_bounded() {
 
 #[test]
 fn iterator_is_escaped_in_requests() {
-    assert_eq!(request("a\"b\\c\n", None), br#"{"ShardIterator":"a\"b\\c\u000a"}"#);
-    assert_eq!(request("ab", Some(5000)), br#"{"ShardIterator":"ab","Limit":5000}"#);
+    assert_eq!(request("a\"b\\c\n", None, None), br#"{"ShardIterator":"a\"b\\c\u000a"}"#);
+    assert_eq!(
+        request("ab", Some(5000), Some("arn:x")),
+        br#"{"ShardIterator":"ab","Limit":5000,"StreamARN":"arn:x"}"#
+    );
+    assert_eq!(request("ab", Some(5000), None), br#"{"ShardIterator":"ab","Limit":5000}"#);
 }
 
 #[test]

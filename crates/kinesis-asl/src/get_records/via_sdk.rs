@@ -53,10 +53,11 @@ impl ViaSdk {
         encoding: Encoding,
         iterator: &str,
         limit: Option<u32>,
+        stream_arn: Option<&str>,
         attempt_timeout: Duration,
     ) -> Self {
         let request = match encoding {
-            Encoding::Cbor => Some(codec::request(encoding, iterator, limit).into()),
+            Encoding::Cbor => Some(codec::request(encoding, iterator, limit, stream_arn).into()),
             Encoding::Json => None,
         };
         Self { encoding, request, attempt_timeout, captured: Arc::default() }

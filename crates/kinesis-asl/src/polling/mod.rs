@@ -57,7 +57,8 @@ impl PollingSource {
 
     async fn make_iterator(&mut self) -> Result<String, SourceError> {
         let request = self.stream.sdk().get_shard_iterator();
-        let request = request.stream_name(self.stream.stream_name()).shard_id(self.shard_id.as_str());
+        let request = request.stream_name(self.stream.stream_name()).set_stream_arn(self.stream.stream_arn());
+        let request = request.shard_id(self.shard_id.as_str());
         let request = match &self.position {
             ReadPosition::TrimHorizon => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
             ReadPosition::Latest { .. } => request.shard_iterator_type(ShardIteratorType::Latest),

@@ -10,9 +10,11 @@ use aws_sdk_dynamodb::config::interceptors::{
 };
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::RequestId;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 
 use crate::error::{StoreError, StoreErrorKind};
+use crate::service_cause::{CredentialFault, ServiceCause};
 use crate::store::WriteOutcome;
 
 /// The error text of the HTTP client for a connection that was never established. The error type is not public. If the
@@ -132,24 +134,11 @@ impl Classification {
             }
             Some("InternalServerError" | "RequestTimeout" | "RequestTimeoutException") => Self::UNANSWERED,
             Some("ResourceNotFoundException") => Self::refused(StoreErrorKind::NotFound),
-            Some(
-                "AccessDeniedException"
-                | "UnrecognizedClientException"
-                | "ExpiredTokenException"
-                | "ExpiredToken"
-                | "RequestExpired"
-                | "AccessDenied"
-                | "InvalidClientTokenId"
-                | "InvalidSignatureException"
-                | "IncompleteSignatureException"
-                | "MissingAuthenticationTokenException"
-                | "MissingAuthenticationToken",
-            ) => Self::refused(StoreErrorKind::Denied),
-            _ => match status {
-                401 | 403 => Self::refused(StoreErrorKind::Denied),
-                429 => Self::refused(StoreErrorKind::Throttled),
-                _ => Self::refused(StoreErrorKind::Invalid),
-            },
+            _ if status == 429 => Self::refused(StoreErrorKind::Throttled),
+            _ if CredentialFault::of_answer(status, code.unwrap_or_default()).is_some() => {
+                Self::refused(StoreErrorKind::Denied)
+            }
+            _ => Self::refused(StoreErrorKind::Invalid),
         }
     }
 
@@ -157,12 +146,11 @@ impl Classification {
     fn of_unsent(reason: &str) -> Self {
         // The error type of the credentials is not public either. The text only selects the kind: it is certain that
         // nothing was sent.
-        Self::refused(if reason.contains("timed out") || reason.contains("while loading credentials") {
-            StoreErrorKind::Unavailable
-        } else if reason.contains("credential") {
-            StoreErrorKind::Denied
-        } else {
-            StoreErrorKind::Invalid
+        Self::refused(match CredentialFault::of_unsent(reason) {
+            Some(fault) if fault.is_retryable() => StoreErrorKind::Unavailable,
+            Some(_) => StoreErrorKind::Denied,
+            None if reason.contains("timed out") => StoreErrorKind::Unavailable,
+            None => StoreErrorKind::Invalid,
         })
     }
 
@@ -195,14 +183,15 @@ impl Call<'_> {
     {
         let sent_to = watch.sent_to.get();
         let classification = Classification::of(&error, sent_to.is_some());
-        let message = self.message(&reason(&error), classification, sent_to.map(String::as_str));
+        let cause = cause(&error, sent_to.is_some());
+        let message = self.message(&cause, classification, sent_to.map(String::as_str));
         Failure {
-            error: StoreError::new(classification.kind, message).with_source(error),
+            error: StoreError::new(classification.kind, message).with_source(cause),
             may_be_applied: classification.may_be_applied,
         }
     }
 
-    fn message(self, reason: &str, classification: Classification, sent_to: Option<&str>) -> String {
+    fn message(self, reason: &ServiceCause, classification: Classification, sent_to: Option<&str>) -> String {
         let Self { operation, table_name, region } = self;
         let place = match sent_to {
             Some(endpoint) => format!("region {region}, endpoint {endpoint}"),
@@ -212,6 +201,13 @@ impl Call<'_> {
             return format!(
                 "the table {table_name:?} does not exist in {place}; prepare() creates it; if it should be there, \
                  check its name, the region and the endpoint ({reason})"
+            );
+        }
+        if let Some(fault) = reason.credential_fault() {
+            let remedy = fault.remedy(&reason.to_string());
+            return format!(
+                "{operation} on table {table_name:?} in {place} failed: {reason}; nothing was written; the credentials do \
+                 not work for the table: {remedy}"
             );
         }
         let remedy = match classification.kind {
@@ -230,6 +226,26 @@ impl Call<'_> {
             _ => "nothing was written, and trying again will not help; check the configuration of the client",
         };
         format!("{operation} on table {table_name:?} in {place} failed: {reason}; {remedy}")
+    }
+}
+
+/// The failure without the bodies of its request and answer.
+fn cause<E: Error + ProvideErrorMetadata + 'static>(error: &SdkError<E>, sent: bool) -> ServiceCause {
+    let text = reason(error);
+    let raw = error.raw_response();
+    let extended = raw.and_then(|raw| raw.headers().get("x-amz-id-2"));
+    let cause = ServiceCause::new(&text).with_ids(error.request_id(), extended);
+    match error {
+        SdkError::ServiceError(answer) => {
+            let (status, code) = (answer.raw().status().as_u16(), answer.err().code());
+            let fault = CredentialFault::of_answer(status, code.unwrap_or_default());
+            cause.with_answer(status, code).with_credential_fault(fault)
+        }
+        _ if !sent => cause.with_credential_fault(CredentialFault::of_unsent(&text)),
+        _ => match raw {
+            Some(raw) => cause.with_answer(raw.status().as_u16(), None),
+            None => cause,
+        },
     }
 }
 
@@ -349,10 +365,89 @@ mod tests {
     }
 
     #[test]
+    fn no_error_shows_the_body_of_an_answer() {
+        use aws_sdk_dynamodb::config::http::HttpResponse;
+        use aws_sdk_dynamodb::error::ErrorMetadata;
+        const MARKER: &str = "PAYLOAD-MARKER";
+        let response = |status: u16| {
+            let mut response = HttpResponse::new(status.try_into().unwrap(), MARKER.into());
+            response.headers_mut().insert("x-amzn-requestid", "id-1");
+            response.headers_mut().insert("x-amz-id-2", "id-2");
+            response
+        };
+        let refusal = |code: &str| {
+            UpdateItemError::generic(ErrorMetadata::builder().code(code).message("some reason").build())
+        };
+        for (status, code) in [
+            (400, "ValidationException"),
+            (400, "ExpiredTokenException"),
+            (500, ""),
+            (404, "ResourceNotFoundException"),
+        ] {
+            let watch = CallWatch::default();
+            watch.sent_to.set("https://dynamodb.test".to_owned()).unwrap();
+            let call = Call { operation: "UpdateItem", table_name: "orders", region: "eu-west-1" };
+            for error in [
+                SdkError::service_error(refusal(code), response(status)),
+                SdkError::response_error("unreadable", response(status)),
+            ] {
+                assert!(format!("{error:?}").contains(MARKER), "the SDK's error shows the body");
+                let error = call.failed(error, &watch).error;
+                let shown = format!("{error} {error:?}");
+                assert!(!shown.contains(MARKER), "{shown}");
+                assert!(error.to_string().contains("(request id id-1, extended request id id-2)"), "{error}");
+                let cause = error.service_cause().unwrap();
+                assert_eq!((cause.request_id(), cause.extended_request_id()), (Some("id-1"), Some("id-2")));
+                assert_eq!(cause.status(), Some(status));
+            }
+        }
+    }
+
+    #[test]
+    fn faults_of_credentials_are_told_apart() {
+        type Error = SdkError<UpdateItemError>;
+        let call = Call { operation: "UpdateItem", table_name: "orders", region: "eu-west-1" };
+        let unsent = |text: &str| {
+            let error = Error::dispatch_failure(ConnectorError::other(text.into(), None));
+            call.failed(error, &CallWatch::default()).error
+        };
+        for (text, kind, fault, remedy) in [
+            (
+                "an error occurred while loading credentials: the SSO token has expired and cannot be refreshed",
+                StoreErrorKind::Denied,
+                CredentialFault::Expired,
+                "aws sso login",
+            ),
+            (
+                "an error occurred while loading credentials: dispatch failure",
+                StoreErrorKind::Unavailable,
+                CredentialFault::Unreachable,
+                "try again",
+            ),
+            (
+                "the credential provider was not enabled",
+                StoreErrorKind::Denied,
+                CredentialFault::Unknown,
+                "AWS_ACCESS_KEY_ID",
+            ),
+        ] {
+            let error = unsent(text);
+            assert_eq!(error.kind(), kind, "{error}");
+            assert_eq!(error.service_cause().unwrap().credential_fault(), Some(fault), "{error}");
+            let message = error.to_string();
+            assert!(message.contains(remedy) && message.contains("nothing was written"), "{message}");
+        }
+    }
+
+    #[test]
     fn messages_name_the_table_the_cause_and_the_remedy() {
         let call = Call { operation: "UpdateItem", table_name: "orders", region: "eu-west-1" };
         let message_for = |kind, may_be_applied| {
-            call.message("the cause", Classification { kind, may_be_applied }, Some("http://localhost:8000/"))
+            call.message(
+                &ServiceCause::new("the cause"),
+                Classification { kind, may_be_applied },
+                Some("http://localhost:8000/"),
+            )
         };
         for (kind, may_be_applied, remedy) in [
             (StoreErrorKind::Throttled, false, "more capacity"),

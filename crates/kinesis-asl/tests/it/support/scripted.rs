@@ -27,6 +27,9 @@ use super::{REGION, cbor, client_config, locked};
 /// The start of the virtual time by the service's clock, in seconds since 1970.
 pub(crate) const EPOCH_SECONDS: u64 = 1_700_000_000;
 
+/// The ids in the headers `x-amzn-requestid` and `x-amz-id-2` of every answer.
+pub(crate) const REQUEST_IDS: (&str, &str) = ("request-1", "extended-2");
+
 /// The service's reaction to one request.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
@@ -176,6 +179,8 @@ impl HttpConnector for ScriptedKinesis {
         };
         let mut response = HttpResponse::new(status.try_into().expect("a status"), body);
         response.headers_mut().insert("content-type", content_type);
+        response.headers_mut().insert("x-amzn-requestid", REQUEST_IDS.0);
+        response.headers_mut().insert("x-amz-id-2", REQUEST_IDS.1);
         if self.sends_date {
             response.headers_mut().insert("date", self.date());
         }
