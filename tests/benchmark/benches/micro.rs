@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fastrand::Rng;
+use kinesis_streaming::kinesis_asl::internals::read;
 use kinesis_streaming::lease_store::{Lease, LeaseChange, Position, SequenceNumber, ShardId, WorkerId};
 use receiver::internals::{AssignmentLimits, Holdings, ObservedLease, plan_assignment};
 use shard_worker::internals::Window;
@@ -79,6 +80,53 @@ fn acknowledgement(criterion: &mut Criterion) {
     acknowledge("acknowledge in order", &order);
     order.reverse();
     acknowledge("acknowledge in reverse order", &order);
+    group.finish();
+}
+
+/// The body of an answer in CBOR: as AWS writes it, or with stated lengths.
+fn answer_body(records: u64, payload_bytes: usize, is_indefinite: bool) -> Vec<u8> {
+    let mut rng = Rng::with_seed(1);
+    let mut body =
+        if is_indefinite { b"\xbf\x67Records\x9f".to_vec() } else { b"\xa3\x67Records\x99".to_vec() };
+    if !is_indefinite {
+        body.extend(u16::try_from(records).unwrap().to_be_bytes());
+    }
+    for number in 0..records {
+        body.extend(if is_indefinite {
+            b"\xbf\x6eSequenceNumber\x78\x38"
+        } else {
+            b"\xa4\x6eSequenceNumber\x78\x38"
+        });
+        body.extend(format!("49{number:054}").bytes());
+        body.extend(b"\x78\x1bApproximateArrivalTimestamp\xc1\x1b");
+        body.extend((1_700_000_000_123 + number).to_be_bytes());
+        body.extend(b"\x64Data\x59");
+        body.extend(u16::try_from(payload_bytes).unwrap().to_be_bytes());
+        body.extend(std::iter::repeat_with(|| rng.u8(..)).take(payload_bytes));
+        body.extend(b"\x6cPartitionKey\x76partition-key-");
+        body.extend(format!("{:08}", rng.u32(..100_000_000)).bytes());
+        body.extend(is_indefinite.then_some(0xff));
+    }
+    body.extend(is_indefinite.then_some(0xff));
+    body.extend(b"\x71NextShardIterator\x78\xe0");
+    body.extend([b'i'; 224]);
+    body.extend(b"\x72MillisBehindLatest\x00");
+    body.extend(is_indefinite.then_some(0xff));
+    body
+}
+
+fn decoding(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decoding an answer in CBOR");
+    for (what, records, payload_bytes) in [("1,000 of 1 KB", 1000, 1000), ("10,000 of 100 B", 10_000, 100)] {
+        group.throughput(Throughput::Elements(records));
+        for (form, is_indefinite) in [("stated lengths", false), ("as AWS", true)] {
+            let body = answer_body(records, payload_bytes, is_indefinite);
+            assert_eq!(read(body.clone()).unwrap().0.len() as u64, records);
+            group.bench_function(format!("{what}, {form}"), |bencher| {
+                bencher.iter_batched(|| body.clone(), |body| read(body).unwrap(), BatchSize::LargeInput);
+            });
+        }
+    }
     group.finish();
 }
 
@@ -154,5 +202,5 @@ fn planner(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sequence_numbers, acknowledgement, deaggregation, planner);
+criterion_group!(benches, sequence_numbers, decoding, acknowledgement, deaggregation, planner);
 criterion_main!(benches);

@@ -36,7 +36,7 @@ pub(crate) struct Answer {
 }
 
 /// The members of a record, before validation.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct RecordParts {
     pub(super) sequence_number: Bytes,
     pub(super) arrival_millis: Option<i64>,

@@ -6,14 +6,12 @@
 use aws_sdk_kinesis::types::{ChildShard, HashKeyRange};
 use base64_simd::STANDARD;
 use bytes::Bytes;
-use std::ops::Range;
 
 use super::answer::{Answer, MAX_DEPTH, MAX_RECORDS, NO_RECORDS, RecordParts};
+use super::cbor_record::{BREAK, common_record, further_records};
 use super::decode_error::{DecodeError, Malformed};
 use super::encoding::Encoding;
 use super::time;
-
-const BREAK: u8 = 0xff;
 
 /// Decodes an answer. Its records are slices of `body`.
 pub(crate) fn decode(body: &Bytes) -> Result<Answer, DecodeError> {
@@ -61,75 +59,6 @@ enum Head {
 struct Reader<'a> {
     body: &'a Bytes,
     at: usize,
-}
-
-/// Reads items in their most common form. `None`: the item is in another form, or truncated.
-struct FastReader<'a> {
-    body: &'a [u8],
-    at: usize,
-}
-
-impl FastReader<'_> {
-    #[inline]
-    fn peek(&self) -> Option<u8> {
-        self.body.get(self.at).copied()
-    }
-
-    #[inline]
-    fn byte(&mut self) -> Option<u8> {
-        let byte = self.peek()?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    #[inline]
-    fn array<const WIDTH: usize>(&mut self) -> Option<[u8; WIDTH]> {
-        let bytes = self.body.get(self.at..)?.first_chunk::<WIDTH>()?;
-        self.at += WIDTH;
-        Some(*bytes)
-    }
-
-    #[inline]
-    fn consume(&mut self, literal: &[u8]) -> bool {
-        let is_there = self.body.get(self.at..).is_some_and(|rest| rest.starts_with(literal));
-        self.at += if is_there { literal.len() } else { 0 };
-        is_there
-    }
-
-    /// The range of the text whose head is next.
-    #[inline]
-    fn text(&mut self) -> Option<Range<usize>> {
-        self.string_range(0x60)
-    }
-
-    #[inline]
-    fn bytes(&mut self) -> Option<Range<usize>> {
-        self.string_range(0x40)
-    }
-
-    #[inline]
-    fn string_range(&mut self, major: u8) -> Option<Range<usize>> {
-        let length = match self.byte()?.checked_sub(major)? {
-            length @ 0..=23 => usize::from(length),
-            24 => usize::from(self.byte()?),
-            25 => usize::from(u16::from_be_bytes(self.array()?)),
-            26 => usize::try_from(u32::from_be_bytes(self.array()?)).ok()?,
-            _ => return None,
-        };
-        let start = self.at;
-        let end = start.checked_add(length).filter(|&end| end <= self.body.len())?;
-        self.at = end;
-        Some(start..end)
-    }
-
-    /// A time: a tag and an eight-byte integer.
-    #[inline]
-    fn millis(&mut self) -> Option<i64> {
-        if self.array()? != [0xc1, 0x1b] {
-            return None;
-        }
-        i64::try_from(u64::from_be_bytes(self.array()?)).ok().map(time::millis_of_integer)
-    }
 }
 
 impl<'a> Reader<'a> {
@@ -382,6 +311,7 @@ impl<'a> Reader<'a> {
             Head::Array(Some(length)) => usize::try_from(length).unwrap_or(MAX_RECORDS),
             _ => 0,
         };
+        let first_at = self.at;
         self.at = start;
         let capacity = expected.min(MAX_RECORDS).min((self.body.len() - self.at) / RecordParts::MIN_BYTES);
         let mut records = Vec::with_capacity(capacity);
@@ -389,62 +319,40 @@ impl<'a> Reader<'a> {
             if records.len() == MAX_RECORDS {
                 return Err(reader.malformed("too many records").into());
             }
-            if let Some(parts) = reader.common_record() {
-                records.push(parts.into_record(|fault| reader.malformed(fault))?);
-                return Ok(());
+            if records.len() == records.capacity() {
+                let (read, rest) = (reader.at - first_at, reader.body.len() - reader.at);
+                records.reserve_exact(further_records(records.len(), read, rest));
             }
-            let mut parts = RecordParts::default();
-            reader.map(|reader, name| {
-                match name {
-                    b"SequenceNumber" => parts.sequence_number = reader.blob()?.unwrap_or_default(),
-                    b"ApproximateArrivalTimestamp" => parts.arrival_millis = reader.millis()?,
-                    b"Data" => parts.data = reader.payload()?,
-                    b"PartitionKey" => parts.partition_key = reader.blob()?,
-                    _ => reader.skip(0)?,
-                }
-                Ok(())
-            })?;
+            let parts = reader.record()?;
             records.push(parts.into_record(|fault| reader.malformed(fault))?);
             Ok(())
         })?;
         Ok(records)
     }
 
-    /// Reads a record in its most common form: a map of stated length with known members in any order, and definite lengths.
-    /// `None`: the record has another form, and nothing was consumed; the general code reads it.
-    ///
-    /// An answer with small records has many small items, and the general code's decisions for each item dominate its cost.
     #[inline]
-    fn common_record(&mut self) -> Option<RecordParts> {
-        let mut quick = FastReader { body: self.body.as_ref(), at: self.at };
-        let members = match quick.byte()? {
-            head @ 0xa0..=0xb7 => head & 0x1f,
-            _ => return None,
-        };
-        let (mut sequence_number, mut data, mut key, mut arrival_millis) = (0..0, 0..0, None, None);
-        for _ in 0..members {
-            // The first byte of a name is its length, and only two known names have the same.
-            match quick.peek()? {
-                0x6e if quick.consume(b"\x6eSequenceNumber") => sequence_number = quick.text()?,
-                0x6e if quick.consume(b"\x6eEncryptionType") => {
-                    quick.text()?;
-                }
-                0x78 if quick.consume(b"\x78\x1bApproximateArrivalTimestamp") => {
-                    arrival_millis = Some(quick.millis()?);
-                }
-                0x64 if quick.consume(b"\x64Data") => data = quick.bytes()?,
-                0x6c if quick.consume(b"\x6cPartitionKey") => key = Some(quick.text()?),
-                _ => return None,
-            }
+    fn record(&mut self) -> Result<RecordParts, Malformed> {
+        if let Some((parts, end)) = common_record(self.body, self.at) {
+            self.at = end;
+            return Ok(parts);
         }
-        self.at = quick.at;
-        let slice = |range: Range<usize>| self.body.slice(range);
-        Some(RecordParts {
-            sequence_number: slice(sequence_number),
-            arrival_millis,
-            data: slice(data),
-            partition_key: key.map(slice),
-        })
+        self.general_record()
+    }
+
+    /// Reads a record in any form.
+    fn general_record(&mut self) -> Result<RecordParts, Malformed> {
+        let mut parts = RecordParts::default();
+        self.map(|reader, name| {
+            match name {
+                b"SequenceNumber" => parts.sequence_number = reader.blob()?.unwrap_or_default(),
+                b"ApproximateArrivalTimestamp" => parts.arrival_millis = reader.millis()?,
+                b"Data" => parts.data = reader.payload()?,
+                b"PartitionKey" => parts.partition_key = reader.blob()?,
+                _ => reader.skip(0)?,
+            }
+            Ok(())
+        })?;
+        Ok(parts)
     }
 
     fn children(&mut self) -> Result<Vec<ChildShard>, DecodeError> {

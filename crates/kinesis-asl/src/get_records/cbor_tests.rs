@@ -48,6 +48,45 @@ fn recorded_answer_is_decoded_without_copies() {
 }
 
 #[test]
+fn common_record_reads_the_form_of_aws() {
+    let body = Bytes::from(recorded());
+    let mut reader = Reader { body: &body, at: b"\xbf\x67Records\x9f".len() };
+    let (common, end) = common_record(&body, reader.at).expect("the record has the form of AWS");
+    assert_eq!(reader.general_record().unwrap(), common);
+    assert_eq!(reader.at, end);
+}
+
+/// The members of a record in any order and number, with lengths and heads of any width.
+fn written_records() -> impl Strategy<Value = Vec<u8>> {
+    fn string(major: u8, bytes: &[u8], width: usize) -> Vec<u8> {
+        let mut out = match (width, u8::try_from(bytes.len())) {
+            (0, Ok(length @ 0..=23)) => vec![major | length],
+            (0 | 1, Ok(length)) => vec![major | 24, length],
+            (0..=2, _) => [&[major | 25][..], &u16::try_from(bytes.len()).unwrap().to_be_bytes()].concat(),
+            _ => [&[major | 26][..], &u32::try_from(bytes.len()).unwrap().to_be_bytes()].concat(),
+        };
+        out.extend(bytes);
+        out
+    }
+    let member = (0..5_usize, 0..4_usize, "[0-9a-z]{0,40}", 0..4_000_000_000_000_u64).prop_map(
+        |(name, width, text, millis)| match name {
+            0 => [b"\x6eSequenceNumber", &string(0x60, text.as_bytes(), width)[..]].concat(),
+            1 => [&b"\x64Data"[..], &string(0x40, text.as_bytes(), width)].concat(),
+            2 => [&b"\x6cPartitionKey"[..], &string(0x60, text.as_bytes(), width)].concat(),
+            3 => [&b"\x6eEncryptionType"[..], &string(0x60, text.as_bytes(), width)].concat(),
+            _ => [&b"\x78\x1bApproximateArrivalTimestamp\xc1\x1b"[..], &millis.to_be_bytes()].concat(),
+        },
+    );
+    (proptest::collection::vec(member, 0..8), any::<bool>()).prop_map(|(members, is_indefinite)| {
+        let head = if is_indefinite { 0xbf } else { 0xa0 | u8::try_from(members.len()).unwrap() };
+        let mut out = vec![head];
+        members.iter().for_each(|member| out.extend(member));
+        out.extend(is_indefinite.then_some(BREAK));
+        out
+    })
+}
+
+#[test]
 fn every_truncation_is_malformed_with_its_offset() {
     let body = recorded();
     for length in 0..body.len() {
@@ -165,6 +204,29 @@ fn requests_use_the_shortest_length_encoding() {
 }
 
 proptest! {
+    #[test]
+    fn common_record_reads_what_the_general_code_reads(written in written_records(), rest: Vec<u8>, change: Option<(prop::sample::Index, u8)>) {
+        let mut body = [&written[..], &rest].concat();
+        if let Some((index, byte)) = change {
+            let index = index.index(body.len());
+            body[index] = byte;
+        }
+        let body = Bytes::from(body);
+        let common = common_record(&body, 0);
+        prop_assert!(common.is_some() || change.is_some(), "neither form may need the general code");
+        if let Some((parts, end)) = common {
+            let mut reader = Reader::new(&body);
+            prop_assert_eq!(reader.general_record().unwrap(), parts);
+            prop_assert_eq!(reader.at, end);
+        }
+        // A truncated record is left to the general code, which reports the offset.
+        if change.is_none() {
+            for length in 0..written.len() {
+                prop_assert!(common_record(&Bytes::copy_from_slice(&written[..length]), 0).is_none());
+            }
+        }
+    }
+
     #[test]
     fn any_bytes_are_decoded_without_panic(body: Vec<u8>) {
         let _ = decoded(&body);

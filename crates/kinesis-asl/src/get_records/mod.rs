@@ -22,6 +22,7 @@ pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod call;
 mod cbor;
+mod cbor_record;
 pub(crate) mod codec;
 mod decode_error;
 mod direct;

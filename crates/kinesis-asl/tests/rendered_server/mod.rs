@@ -28,8 +28,8 @@ impl Shape {
     pub(crate) fn render(self) -> Rendered {
         let mut rng = fastrand::Rng::with_seed(1);
         let iterator = "i".repeat(ITERATOR_LENGTH);
-        let mut cbor = b"\xa3\x67Records\x99".to_vec();
-        cbor.extend(u16::try_from(self.records).expect("an answer has few records").to_be_bytes());
+        // As in AWS, maps and arrays have indefinite lengths.
+        let mut cbor = b"\xbf\x67Records\x9f".to_vec();
         let mut json = b"{\"Records\":[".to_vec();
         for index in 0..self.records {
             let sequence_number = format!("49{index:054}");
@@ -37,7 +37,7 @@ impl Shape {
             let millis = 1_700_000_000_000 + index as u64;
             let data: Vec<u8> = (0..self.payload_bytes).map(|_| rng.u8(..)).collect();
 
-            cbor.extend(b"\xa4\x6eSequenceNumber\x78\x38");
+            cbor.extend(b"\xbf\x6eSequenceNumber\x78\x38");
             cbor.extend(sequence_number.as_bytes());
             cbor.extend(b"\x78\x1bApproximateArrivalTimestamp\xc1\x1b");
             cbor.extend(millis.to_be_bytes());
@@ -46,6 +46,7 @@ impl Shape {
             cbor.extend(&data);
             cbor.extend(b"\x6cPartitionKey\x76");
             cbor.extend(key.as_bytes());
+            cbor.push(0xff);
 
             let comma = if index == 0 { "" } else { "," };
             let data = base64_simd::STANDARD.encode_to_string(&data);
@@ -59,9 +60,9 @@ impl Shape {
                 .bytes(),
             );
         }
-        cbor.extend(b"\x71NextShardIterator\x78\xe0");
+        cbor.extend(b"\xff\x71NextShardIterator\x78\xe0");
         cbor.extend(iterator.as_bytes());
-        cbor.extend(b"\x72MillisBehindLatest\x00");
+        cbor.extend(b"\x72MillisBehindLatest\x00\xff");
         json.extend(format!("],\"NextShardIterator\":\"{iterator}\",\"MillisBehindLatest\":0}}").bytes());
         Rendered { cbor, json }
     }

@@ -1,5 +1,7 @@
 //! Answers of `GetRecords` in both encodings, rendered in advance.
 //!
+//! CBOR is in the form of AWS: maps and arrays of indefinite length, each length in its shortest encoding.
+//!
 //! A body ends before its iterator and its lag, which differ from shard to shard. Sequence numbers grow with the
 //! answer index, because a consumer drops records that it has seen.
 
@@ -16,6 +18,14 @@ pub(crate) const ITERATOR_MARK: &str = "AAAAAAAAAAAA";
 
 /// Arrival time of the first record, in milliseconds since 1970.
 const FIRST_ARRIVAL_MILLIS: u64 = 1_700_000_000_123;
+
+/// The major types of CBOR.
+const UNSIGNED: u8 = 0x00;
+const BYTES: u8 = 0x40;
+const TEXT: u8 = 0x60;
+
+/// The end of a map or array of indefinite length.
+const BREAK: u8 = 0xff;
 
 /// Number of partition keys in an aggregate.
 const KEYS_PER_AGGREGATE: u64 = 10;
@@ -89,21 +99,19 @@ impl Body {
     }
 
     pub(crate) fn of(records: &[Rendering<'_>]) -> Self {
-        let mut cbor = b"\xbf\x67Records\x9a".to_vec();
-        cbor.extend(length(records.len()));
+        let mut cbor = b"\xbf\x67Records\x9f".to_vec();
         let mut json = b"{\"Records\":[".to_vec();
         for (index, record) in records.iter().enumerate() {
             let Rendering { sequence_number, arrival_millis, key, data } = record;
-            cbor.extend(b"\xa4\x6eSequenceNumber\x78\x38");
-            cbor.extend(sequence_number.as_bytes());
+            cbor.extend(b"\xbf\x6eSequenceNumber");
+            push_string(&mut cbor, TEXT, sequence_number.as_bytes());
             cbor.extend(b"\x78\x1bApproximateArrivalTimestamp\xc1\x1b");
             cbor.extend(arrival_millis.to_be_bytes());
-            cbor.extend(b"\x64Data\x5a");
-            cbor.extend(length(data.len()));
-            cbor.extend(*data);
-            cbor.extend(b"\x6cPartitionKey\x7a");
-            cbor.extend(length(key.len()));
-            cbor.extend(key.as_bytes());
+            cbor.extend(b"\x64Data");
+            push_string(&mut cbor, BYTES, data);
+            cbor.extend(b"\x6cPartitionKey");
+            push_string(&mut cbor, TEXT, key.as_bytes());
+            cbor.push(BREAK);
 
             let comma = if index == 0 { "" } else { "," };
             // The format of AWS: 1.700000000123E9.
@@ -132,18 +140,36 @@ impl Body {
             );
             return end.into_bytes();
         }
-        let mut end = b"\x71NextShardIterator\x78\xe0".to_vec();
-        end.extend(iterator.as_bytes());
-        end.extend(b"\x72MillisBehindLatest\x1b");
-        end.extend(millis_behind_latest.to_be_bytes());
-        end.push(0xff);
+        let mut end = b"\xff\x71NextShardIterator".to_vec();
+        push_string(&mut end, TEXT, iterator.as_bytes());
+        end.extend(b"\x72MillisBehindLatest");
+        push_head(&mut end, UNSIGNED, millis_behind_latest);
+        end.push(BREAK);
         end
     }
 }
 
-/// Encodes a CBOR length in four bytes.
-fn length(length: usize) -> [u8; 4] {
-    u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
+fn push_string(out: &mut Vec<u8>, major: u8, bytes: &[u8]) {
+    push_head(out, major, bytes.len() as u64);
+    out.extend(bytes);
+}
+
+/// Encodes the head of an item with its number in the shortest encoding.
+fn push_head(out: &mut Vec<u8>, major: u8, number: u64) {
+    if let Ok(number @ 0..=23) = u8::try_from(number) {
+        out.push(major | number);
+    } else if let Ok(number) = u8::try_from(number) {
+        out.extend([major | 24, number]);
+    } else if let Ok(number) = u16::try_from(number) {
+        out.push(major | 25);
+        out.extend(number.to_be_bytes());
+    } else if let Ok(number) = u32::try_from(number) {
+        out.push(major | 26);
+        out.extend(number.to_be_bytes());
+    } else {
+        out.push(major | 27);
+        out.extend(number.to_be_bytes());
+    }
 }
 
 /// Draws partition keys of typical length that belong to this range.
