@@ -1,7 +1,6 @@
 //! Creates the AWS clients: shared credentials, and a region and an endpoint for each service.
 
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
-use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_types::service_config::ServiceConfigKey;
 use lease_store::dynamodb::DynamoDbLeaseStore;
 
@@ -12,10 +11,8 @@ use crate::settings::{AwsSettings, endpoint_fault};
 use crate::stream::KinesisStream;
 use crate::stream_arn::{MAX_NAME_BYTES, STREAM_FORM, StreamId, is_name};
 use crate::stream_client::in_region;
+use crate::surroundings::Surroundings;
 use crate::timeouts::{lease_timeouts, timeouts};
-
-/// How often the SDK attempts a call, including the first attempt (the SDK's default, made explicit).
-const MAX_ATTEMPTS: u32 = 3;
 
 /// The clients of an application: its stream, lease table, dead letters and metrics, with the credentials of this process.
 #[derive(Debug, Clone)]
@@ -35,9 +32,22 @@ impl KinesisAsl {
     /// `InvalidSettings`, whose message lists all faults at once.
     pub async fn connect(settings: AwsSettings) -> Result<Self, AslError> {
         settings.validate()?;
+        let surroundings = Surroundings::of_process();
+        let settings = surroundings.settings(settings);
+        let loader = surroundings.loader(loader(&settings))?;
         // Boxed because the future is large.
-        let loaded = Box::pin(loader(&settings).load()).await;
+        let loaded = Box::pin(loader.load()).await;
         Self::with_config(&settings, &loaded)
+    }
+
+    /// Creates the clients from a configuration of the caller's own: its credentials, HTTP client, retries, and whatever else it
+    /// sets. The settings take precedence, and their time-outs apply. Makes no calls.
+    ///
+    /// # Errors
+    /// `InvalidSettings`, whose message lists all faults at once.
+    pub fn from_sdk_config(settings: &AwsSettings, config: &SdkConfig) -> Result<Self, AslError> {
+        settings.validate()?;
+        Self::with_config(settings, config)
     }
 
     fn with_config(settings: &AwsSettings, loaded: &SdkConfig) -> Result<Self, AslError> {
@@ -59,13 +69,17 @@ impl KinesisAsl {
             "created the AWS clients"
         );
 
-        let mut kinesis = aws_sdk_kinesis::config::Builder::from(loaded).region(region.clone());
+        let mut kinesis = aws_sdk_kinesis::config::Builder::from(loaded)
+            .region(region.clone())
+            .timeout_config(timeouts(settings));
         kinesis.set_endpoint_url(endpoints.kinesis.url);
         let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(loaded)
             .region(dynamodb_region)
             .timeout_config(lease_timeouts(settings));
         dynamodb.set_endpoint_url(endpoints.dynamodb.url);
-        let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(loaded).region(cloudwatch_region);
+        let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(loaded)
+            .region(cloudwatch_region)
+            .timeout_config(timeouts(settings));
         cloudwatch.set_endpoint_url(endpoints.cloudwatch.url);
 
         let kinesis = aws_sdk_kinesis::Client::from_conf(kinesis.build());
@@ -138,9 +152,8 @@ impl KinesisAsl {
 }
 
 fn loader(settings: &AwsSettings) -> ConfigLoader {
-    let loader = aws_config::defaults(BehaviorVersion::latest())
-        .timeout_config(timeouts(settings))
-        .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS));
+    // The SDK reads AWS_MAX_ATTEMPTS and AWS_RETRY_MODE. Its default is three attempts.
+    let loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts(settings));
     match settings.stream_region() {
         Some(region) => loader.region(Region::new(region)),
         None => loader,

@@ -25,8 +25,8 @@
 //! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] |
 //! | errors | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
 //!
-//! Only three functions have SDK types in their signatures: [`KinesisStream::from_client`], [`KinesisDeadLetters::from_client`]
-//! and [`CloudWatchPublisher::new`] take a client that the caller configured.
+//! Only four functions have SDK types in their signatures: [`KinesisStream::from_client`], [`KinesisDeadLetters::from_client`]
+//! and [`CloudWatchPublisher::new`] take a client that the caller configured, and [`KinesisAsl::from_sdk_config`] a configuration.
 //!
 //! # Reading from `LATEST`
 //!
@@ -88,6 +88,7 @@ mod settings;
 mod stream;
 mod stream_arn;
 mod stream_client;
+mod surroundings;
 mod timeouts;
 
 pub use connect::KinesisAsl;

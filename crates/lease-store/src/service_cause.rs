@@ -116,6 +116,10 @@ impl CredentialFault {
                 "the session is over: renew it, or log in again with aws sso login or aws login, and check the clock of \
                  this machine"
             }
+            Self::Unknown if text.contains("credentials-login") => {
+                "profiles of aws login are not built in: use a profile with credential_process = aws configure \
+                 export-credentials --profile <name> --format process"
+            }
             Self::Unknown if is_answer_about_signature => {
                 "check the secret key, the region, and the clock of this machine"
             }

@@ -3,6 +3,7 @@
 //! ```text
 //! kinesis_word_count --stream words --application word-count --region eu-west-1
 //! kinesis_word_count --stream words --application word-count --retrieval fan-out
+//! kinesis_word_count --stream arn:aws:kinesis:eu-west-1:111122223333:stream/words --application word-count
 //! ```
 //!
 //! SIGTERM and Ctrl-C stop it gracefully. Exit status: 0 if all delivered records are checkpointed, 3 if not, 1 after an error.
@@ -31,13 +32,13 @@ const UNITED_BUFFER: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
 /// Count the words of a Kinesis stream.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The stream to read.
+    /// The stream to read: its name or its ARN.
     #[arg(long)]
     stream: String,
     /// The application: all processes with this name share the stream. Also the name of the lease table.
     #[arg(long)]
     application: String,
-    /// The region of the stream; by default that of the environment.
+    /// The region of the stream; by default that of its ARN, or else of the environment.
     #[arg(long)]
     region: Option<String>,
     /// Another endpoint for Kinesis, and for DynamoDB unless that has its own.
@@ -70,9 +71,13 @@ struct Arguments {
     /// How records are fetched: by polling, or by enhanced fan-out, which AWS charges for.
     #[arg(long, value_enum, default_value_t = Retrieval::Polling)]
     retrieval: Retrieval,
-    /// The fan-out consumer to subscribe as; it is registered if it is absent. By default it has the name of the application.
+    /// The fan-out consumer to subscribe as: its name, which is registered if it is absent, or its ARN. By default it has the name
+    /// of the application.
     #[arg(long)]
     consumer_name: Option<String>,
+    /// A tag of the consumer when it is registered; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    consumer_tag: Vec<(String, String)>,
     /// Deregister the consumer at the end, if this process registered it. Others that still use it are interrupted.
     #[arg(long)]
     deregister_at_end: bool,
@@ -90,16 +95,25 @@ enum Retrieval {
 impl Arguments {
     fn retrieval_mode(&self) -> Result<RetrievalMode, BoxError> {
         if self.retrieval == Retrieval::Polling {
-            return match (&self.consumer_name, self.deregister_at_end) {
-                (None, false) => Ok(RetrievalMode::Polling),
-                _ => Err("--consumer-name and --deregister-at-end need --retrieval fan-out".into()),
+            return match (&self.consumer_name, self.deregister_at_end, self.consumer_tag.as_slice()) {
+                (None, false, []) => Ok(RetrievalMode::Polling),
+                _ => {
+                    Err("--consumer-name, --consumer-tag and --deregister-at-end need --retrieval fan-out"
+                        .into())
+                }
             };
         }
         let name = self.consumer_name.as_ref().unwrap_or(&self.application);
-        let mut settings = FanOutSettings::with_consumer_name(name);
+        let mut settings = FanOutSettings::with_consumer(name);
+        settings.consumer_tags = self.consumer_tag.iter().cloned().collect();
         settings.deregister_at_end = self.deregister_at_end;
         Ok(RetrievalMode::FanOut(settings))
     }
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn initial_position(text: &str) -> Result<InitialPosition, String> {

@@ -15,10 +15,10 @@ use kinesis_streaming::prelude::*;
 /// List the registered consumers of a Kinesis stream.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The stream.
+    /// The stream: its name or its ARN.
     #[arg(long)]
     stream: String,
-    /// The region of the stream; by default that of the environment.
+    /// The region of the stream; by default that of its ARN, or else of the environment.
     #[arg(long)]
     region: Option<String>,
     /// Another endpoint for Kinesis.

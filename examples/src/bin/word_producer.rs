@@ -37,10 +37,10 @@ const ACTIVE_LIMIT: Duration = Duration::from_secs(60);
 /// Put the words of files into a Kinesis stream.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The stream to write to.
+    /// The stream to write to: its name or its ARN.
     #[arg(long)]
     stream: String,
-    /// The region of the stream; by default that of the environment.
+    /// The region of the stream; by default that of its ARN, or else of the environment.
     #[arg(long)]
     region: Option<String>,
     /// Another endpoint for Kinesis.
@@ -93,7 +93,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
         None => TextInput::new(&arguments.input)?.pieces(arguments.record_bytes)?,
     };
     let mut config = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(region) = arguments.region {
+    if let Some(region) = arguments.region.or_else(|| region_of(&arguments.stream)) {
         config = config.region(Region::new(region));
     }
     if let Some(endpoint_url) = arguments.endpoint_url {
@@ -101,6 +101,9 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     }
     let client = Client::new(&config.load().await);
     if let Some(shard_count) = arguments.create_with_shards {
+        if is_arn(&arguments.stream) {
+            return Err("--create-with-shards needs the name of the stream, not its ARN".into());
+        }
         create_stream(&client, &arguments.stream, shard_count).await?;
     }
 
@@ -172,6 +175,15 @@ fn made_words(records: usize, words_per_record: usize, seed: u64) -> Vec<String>
     (0..records).map(|_| record()).collect()
 }
 
+fn is_arn(stream: &str) -> bool {
+    stream.starts_with("arn:")
+}
+
+/// The region in the ARN of a stream.
+fn region_of(stream: &str) -> Option<String> {
+    stream.split(':').nth(3).filter(|_| is_arn(stream)).map(str::to_owned)
+}
+
 async fn create_stream(client: &Client, stream: &str, shard_count: i32) -> Result<(), BoxError> {
     let created = client.create_stream().stream_name(stream).shard_count(shard_count).send().await;
     if let Err(error) = created
@@ -219,8 +231,13 @@ impl Producer {
                 entry.build()
             });
             let entries = entries.collect::<Result<Vec<_>, _>>()?;
-            let put =
-                self.client.put_records().stream_name(&self.stream).set_records(Some(entries)).send().await;
+            let put = self.client.put_records().set_records(Some(entries));
+            let put = if is_arn(&self.stream) {
+                put.stream_arn(&self.stream)
+            } else {
+                put.stream_name(&self.stream)
+            };
+            let put = put.send().await;
             let put = put.map_err(|error| format!("PutRecords: {}", DisplayErrorContext(&error)))?;
             let mut throttled = Vec::new();
             for (record, answer) in std::mem::take(waiting).into_iter().zip(put.records) {
@@ -246,7 +263,14 @@ impl Producer {
 
 #[cfg(test)]
 mod tests {
-    use super::made_words;
+    use super::{made_words, region_of};
+
+    #[test]
+    fn an_arn_names_its_region() {
+        let arn = "arn:aws:kinesis:eu-west-1:111122223333:stream/words";
+        assert_eq!(region_of(arn).as_deref(), Some("eu-west-1"));
+        assert_eq!(region_of("words"), None);
+    }
 
     #[test]
     fn generated_words_depend_on_the_seed_alone() {

@@ -189,7 +189,7 @@ fn requests_use_the_shortest_length_encoding() {
     assert_eq!(request("ab", Some(5000), None), b"\xa2\x6dShardIterator\x62ab\x65Limit\x1a\x00\x00\x13\x88");
     for length in [23, 24, 255, 256, 70_000] {
         let iterator = "i".repeat(length);
-        let body = Bytes::from(request(&iterator, None));
+        let body = Bytes::from(request(&iterator, None, None));
         let mut read = None;
         let mut reader = Reader::new(&body);
         reader

@@ -19,3 +19,4 @@ mod polling_answers;
 mod silent_connections;
 mod slow_links;
 mod stream_arns;
+mod surroundings;
