@@ -18,6 +18,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use lease_store::BoxError;
 
+use super::framing::Framing;
+
 /// The result of polling a body: a frame, an error, or its end.
 type PolledFrame = Option<Result<Frame<Bytes>, BoxError>>;
 
@@ -31,6 +33,20 @@ struct State {
     /// The frame that arrived while the gate was closed.
     held: Option<PolledFrame>,
     is_open: bool,
+    framing: Framing,
+}
+
+impl State {
+    /// Polls the connection for a frame.
+    fn poll_connection(&mut self, context: &mut Context<'_>) -> Poll<PolledFrame> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.framing.push(data);
+        }
+        frame
+    }
 }
 
 impl fmt::Debug for GatedBody {
@@ -46,7 +62,8 @@ impl fmt::Debug for GatedBody {
 
 impl Default for GatedBody {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State { body: SdkBody::empty(), held: None, is_open: true })))
+        let state = State { body: SdkBody::empty(), held: None, is_open: true, framing: Framing::default() };
+        Self(Arc::new(Mutex::new(state)))
     }
 }
 
@@ -59,12 +76,17 @@ impl GatedBody {
         self.state().is_open = is_open;
     }
 
+    /// The size of the message that has begun to arrive, in bytes; `None`: not known.
+    pub(super) fn arriving_bytes(&self) -> Option<u32> {
+        self.state().framing.arriving_bytes()
+    }
+
     /// Waits until a frame, an error or the end of the body has arrived, and holds it for the SDK. Safe to cancel.
     pub(super) async fn wait_for_frame(&self) {
         poll_fn(|context| {
             let state = &mut *self.state();
             if state.held.is_none() {
-                match Pin::new(&mut state.body).poll_frame(context) {
+                match state.poll_connection(context) {
                     Poll::Ready(frame) => state.held = Some(frame),
                     Poll::Pending => return Poll::Pending,
                 }
@@ -93,7 +115,7 @@ impl Body for SdkSide {
         }
         match state.held.take() {
             Some(frame) => Poll::Ready(frame),
-            None => Pin::new(&mut state.body).poll_frame(context),
+            None => state.poll_connection(context),
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `starting_position.rs`, `event.rs` | the start of a subscription, and the contents of an event: pure |
 //! | `failure.rs` | classifies the errors of a subscription |
 //! | `subscription.rs`, `backpressure.rs` | one session of `SubscribeToShard`; an event stays on the connection until memory is reserved |
+//! | `framing.rs` | the size of the event that is arriving: pure |
 //! | `source.rs` | reads a shard over many sessions |
 //! | `shared.rs`, `status.rs` | shared by all shards of a stream: settings, consumer and counters |
 
@@ -16,6 +17,7 @@ mod backpressure;
 pub(crate) mod consumer;
 mod event;
 mod failure;
+mod framing;
 mod policy;
 mod registration;
 pub(crate) mod settings;

@@ -57,9 +57,20 @@ impl SubscribeCall {
     }
 }
 
-/// The most memory that an event takes, in bytes. An event holds at most the 2 MB that a shard yields in a second; it arrives
-/// as Base64 text (4/3) and is decoded.
-pub(crate) const MAX_EVENT_BYTES: u64 = 2 * 1024 * 1024 * 7 / 3;
+/// The memory of a usual event, in bytes, reserved at least. It holds at most the 2 MB that a shard yields in a second; it
+/// arrives as Base64 text (4/3) and is decoded.
+pub(crate) const USUAL_EVENT_BYTES: u64 = 2 * 1024 * 1024 * 7 / 3;
+
+/// The largest message for which memory is reserved, in bytes. Fits the largest record, 10 MiB, as Base64 text. A server that
+/// announces more would otherwise keep all shards from reading.
+const MAX_MESSAGE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The memory of an event that arrives in a message of this size, in bytes. `None`: the size is not known.
+fn event_bytes(message_bytes: Option<u32>) -> u64 {
+    let message_bytes = u64::from(message_bytes.unwrap_or(0)).min(MAX_MESSAGE_BYTES);
+    // The text, and the payloads decoded from it.
+    (message_bytes * 7 / 4).max(USUAL_EVENT_BYTES)
+}
 
 /// A subscription that the service has accepted. Dropping it closes it.
 #[derive(Debug)]
@@ -126,7 +137,7 @@ impl Subscription {
         if self.buffered.is_none() {
             self.body.wait_for_frame().await;
         }
-        MAX_EVENT_BYTES
+        event_bytes(self.body.arriving_bytes())
     }
 
     /// The next event; `None`: the session ended, which does not mean that the shard ended.

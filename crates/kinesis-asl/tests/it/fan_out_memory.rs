@@ -40,6 +40,25 @@ async fn event_is_not_read_before_memory_is_reserved() {
     }
 }
 
+/// A record may be as large as five seconds of a shard's usual rate.
+#[tokio::test(start_paused = true)]
+async fn event_of_ten_megabytes_is_reserved_as_a_whole() {
+    const RECORD_BYTES: usize = 10 * 1024 * 1024;
+    let mut large = event(&[2], Some(2), &[]);
+    large["Records"][0]["Data"] = "A".repeat(RECORD_BYTES / 3 * 4).into();
+    let parts = [records(&[1]), Part::EventInFrames(large), records(&[3]), Part::Hang];
+    let server = server(move |_| session(parts.clone()));
+    let mut source = open(&server, ReadFrom::TrimHorizon).await;
+    read(&mut *source).await.1.unwrap();
+    for (number, least, most) in [(1, 4, 5), (2, 23, 25), (3, 4, 5)] {
+        let (bytes, batch) = read(&mut *source).await;
+        let batch = batch.unwrap();
+        assert_eq!(numbers_of(&batch), [number]);
+        assert!(batch.memory_bytes() <= bytes, "{bytes} are reserved for {}", batch.memory_bytes());
+        assert!((least << 20..most << 20).contains(&bytes), "{bytes} are reserved for event {number}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn cancelled_ready_reserves_and_loses_nothing() {
     let server = server(|index| match index {

@@ -4,13 +4,18 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use md5::{Digest as _, Md5};
 
+use super::digests::digests;
 use super::wire::{Fields, Malformation, Value};
+use crate::record::Record;
 
 /// The first bytes of an aggregate (KPL aggregation format).
 pub(super) const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 
 /// The size of the MD5 digest at the end of an aggregate, in bytes.
 pub(super) const DIGEST_BYTES: usize = 16;
+
+/// The partition keys that most aggregates have at most.
+const USUAL_KEYS: usize = 16;
 
 pub(super) const PARTITION_KEY_TABLE: u64 = 1;
 pub(super) const EXPLICIT_HASH_KEY_TABLE: u64 = 2;
@@ -25,12 +30,38 @@ pub(crate) fn has_magic(payload: &[u8]) -> bool {
     payload.starts_with(&MAGIC)
 }
 
-/// The message between magic number and digest; `None` for a plain record. As in the KCL, a payload is plain
-/// without the magic number, if it is too short for a message, or if the digest does not match.
-pub(super) fn verified_message(payload: &[u8]) -> Option<&[u8]> {
+/// The message between magic number and digest, and the digest, which is not verified. As in the KCL, a payload without the
+/// magic number, or too short for a message, is a plain record.
+pub(super) fn message_and_digest(payload: &[u8]) -> Option<(&[u8], &[u8; DIGEST_BYTES])> {
     let (message, digest) = payload.strip_prefix(&MAGIC)?.split_last_chunk::<DIGEST_BYTES>()?;
-    let computed: [u8; DIGEST_BYTES] = Md5::digest(message).into();
-    (!message.is_empty() && computed == *digest).then_some(message)
+    (!message.is_empty()).then_some((message, digest))
+}
+
+/// Whether a payload is an aggregate: it has the magic number, a message and its digest.
+pub(super) fn is_aggregate(payload: &[u8]) -> bool {
+    message_and_digest(payload).is_some_and(|(message, digest)| {
+        let computed: [u8; DIGEST_BYTES] = Md5::digest(message).into();
+        computed == *digest
+    })
+}
+
+/// For each record whether it is an aggregate. The digests are most of the cost of de-aggregation, so several are computed side
+/// by side. A record with a sub-sequence number is a sub-record already.
+pub(crate) fn which_are_aggregates(records: &[Record]) -> Vec<bool> {
+    let mut are_aggregates = vec![false; records.len()];
+    let (mut places, mut messages) = (Vec::with_capacity(records.len()), Vec::with_capacity(records.len()));
+    for (index, record) in records.iter().enumerate().filter(|(_, record)| record.sub_sequence_number == 0) {
+        if let Some((message, digest)) = message_and_digest(&record.data) {
+            places.push((index, digest));
+            messages.push(message);
+        }
+    }
+    for ((index, expected), computed) in places.into_iter().zip(digests(&messages)) {
+        if let Some(is_aggregate) = are_aggregates.get_mut(index) {
+            *is_aggregate = computed == *expected;
+        }
+    }
+    are_aggregates
 }
 
 /// The tables of an aggregate, and the number of its records.
@@ -49,8 +80,12 @@ impl<'a> Aggregate<'a> {
     /// Reads the tables of a verified message, which is a part of `payload`. The fields may have any order, so this steps
     /// through the whole message; the content of the records is read later.
     pub(super) fn read(message: &'a [u8], payload: &Bytes) -> Result<Self, Malformation> {
-        let mut aggregate =
-            Self { message, partition_keys: Vec::new(), explicit_hash_keys: Vec::new(), record_count: 0 };
+        let mut aggregate = Self {
+            message,
+            partition_keys: Vec::with_capacity(USUAL_KEYS),
+            explicit_hash_keys: Vec::new(),
+            record_count: 0,
+        };
         let mut fields = Fields::of(message);
         while let Some((number, value)) = fields.next()? {
             match (number, value) {

@@ -2,7 +2,7 @@
 
 use lease_store::HashKeyRange;
 
-use super::aggregate::{Aggregate, verified_message};
+use super::aggregate::{Aggregate, is_aggregate, message_and_digest};
 use super::hash_filter::{HashFilter, Owner};
 use super::wire::Malformation;
 use crate::record::Record;
@@ -50,32 +50,68 @@ pub fn deaggregate(
     records: &mut Vec<Record>,
 ) -> Deaggregated {
     // A record with a sub-sequence number is a sub-record already.
-    let message = if record.sub_sequence_number == 0 { verified_message(&record.data) } else { None };
-    let Some(message) = message else {
+    let is_aggregate = record.sub_sequence_number == 0 && is_aggregate(&record.data);
+    deaggregate_part(record, is_aggregate, shard_range, Part::WHOLE, records).0
+}
+
+/// Which sub-records of an aggregate to append.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    /// The sub-records up to this number are left out; `None`: none is.
+    pub(crate) after: Option<u64>,
+    /// The part before it was appended already. So the aggregate is known to be well-formed, and the filtered records of that
+    /// part are counted.
+    pub(crate) is_continued: bool,
+    /// The most sub-records to append.
+    pub(crate) max_records: usize,
+}
+
+impl Part {
+    const WHOLE: Self = Self { after: None, is_continued: false, max_records: usize::MAX };
+
+    fn includes(self, sub_sequence_number: u64) -> bool {
+        self.after.is_none_or(|after| sub_sequence_number > after)
+    }
+}
+
+/// [`deaggregate`] for a part of the sub-records of a record whose digest was verified before: `is_aggregate`. The result also
+/// shows whether sub-records after this part are left.
+pub(crate) fn deaggregate_part(
+    record: Record,
+    is_aggregate: bool,
+    shard_range: Option<HashKeyRange>,
+    part: Part,
+    records: &mut Vec<Record>,
+) -> (Deaggregated, bool) {
+    let message = if is_aggregate { message_and_digest(&record.data) } else { None };
+    let Some((message, _)) = message else {
         records.push(record);
-        return Deaggregated::Plain;
+        return (Deaggregated::Plain, false);
     };
     let first = records.len();
-    match append(message, &record, shard_range, records) {
-        Ok(filtered) => Deaggregated::Aggregate { filtered },
+    match append(message, &record, shard_range, part, records) {
+        Ok((filtered, has_more)) => (Deaggregated::Aggregate { filtered }, has_more),
         Err(reason) => {
             records.truncate(first);
             records.push(record);
-            Deaggregated::Malformed { reason }
+            (Deaggregated::Malformed { reason }, false)
         }
     }
 }
 
-/// Appends the records of a verified message; returns how many were filtered. After an error some may be appended.
+/// Appends a part of the records of a verified message; returns how many were filtered, and whether more are left. After an error
+/// some may be appended.
 fn append(
     message: &[u8],
     record: &Record,
     shard_range: Option<HashKeyRange>,
+    part: Part,
     records: &mut Vec<Record>,
-) -> Result<u64, Malformation> {
+) -> Result<(u64, bool), Malformation> {
     let aggregate = Aggregate::read(message, &record.data)?;
     // The count is safe to allocate for: the message holds a field for each record.
-    records.reserve(aggregate.record_count);
+    records.reserve(aggregate.record_count.min(part.max_records));
+    let (mut left, mut has_more, mut filtered_at_end) = (part.max_records, false, 0);
     let range = shard_range.filter(|range| *range != HashKeyRange::FULL && record.partition_key.is_some());
     let mut filter = range.map(|range| HashFilter::new(range, &aggregate));
     let mut filtered = 0;
@@ -94,9 +130,22 @@ fn append(
             // The first key belongs to another shard, so the stream does not distribute by key: filter nothing.
             filter = None;
         } else if owner == Owner::OtherShard {
-            filtered += 1;
+            let is_counted = part.includes(sub_sequence_number) || !part.is_continued;
+            *(if left > 0 { &mut filtered } else { &mut filtered_at_end }) += u64::from(is_counted);
             continue;
         }
+        if !part.includes(sub_sequence_number) {
+            continue;
+        }
+        if left == 0 {
+            has_more = true;
+            if part.is_continued {
+                break;
+            }
+            // The first part reads to the end: an aggregate that is malformed there is delivered as one record.
+            continue;
+        }
+        left -= 1;
         records.push(Record {
             sequence_number: record.sequence_number.clone(),
             sub_sequence_number,
@@ -105,7 +154,8 @@ fn append(
             approximate_arrival: record.approximate_arrival,
         });
     }
-    Ok(filtered)
+    // Those after the last record of this part are counted with the next one, if there is one.
+    Ok((filtered + if has_more { 0 } else { filtered_at_end }, has_more))
 }
 
 fn entry<T>(table: &[T], index: u64) -> Option<&T> {

@@ -19,6 +19,8 @@ use super::aggregate::{Aggregate, SubRecord};
 /// The hash key of a partition key: its MD5 digest, read as an unsigned integer with the most significant byte first, as
 /// Kinesis does.
 pub fn hash_key_of(partition_key: &str) -> HashKey {
+    #[cfg(test)]
+    tests::HASHED_KEYS.set(tests::HASHED_KEYS.get() + 1);
     let digest: [u8; 16] = Md5::digest(partition_key.as_bytes()).into();
     HashKey(u128::from_be_bytes(digest))
 }
@@ -89,10 +91,15 @@ fn read_decimal(text: &[u8]) -> Option<HashKey> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    thread_local! {
+        /// The keys that this thread has hashed.
+        pub(crate) static HASHED_KEYS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    }
     use crate::Aggregator;
-    use crate::aggregation::aggregate::verified_message;
+    use crate::aggregation::aggregate::message_and_digest;
 
     #[test]
     fn a_key_is_hashed_once_and_only_if_a_record_has_it() {
@@ -101,7 +108,7 @@ mod tests {
             aggregator.add(key, hash_key, b"x").unwrap();
         }
         let payload = aggregator.finish().unwrap().data;
-        let aggregate = Aggregate::read(verified_message(&payload).unwrap(), &payload).unwrap();
+        let aggregate = Aggregate::read(message_and_digest(&payload).unwrap().0, &payload).unwrap();
         let mut filter = HashFilter::new(HashKeyRange::new(HashKey(0), HashKey(7)).unwrap(), &aggregate);
         let mut records = aggregate.records().map(Result::unwrap);
         assert_eq!(filter.owner(&records.next().unwrap()), Owner::OtherShard);

@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | [`wire`] | the part of the protobuf encoding that the format uses |
 //! | [`aggregate`] | detects, verifies and iterates an aggregate |
+//! | [`digests`] | MD5 of many messages, side by side |
 //! | [`deaggregate`] | a record in, its sub-records out |
 //! | [`filter_rule`] | where sub-records of another shard are filtered |
 //! | [`hash_filter`] | which sub-records belong to another shard |
@@ -21,6 +22,7 @@
 pub(crate) mod aggregate;
 pub(crate) mod aggregator;
 pub(crate) mod deaggregate;
+mod digests;
 pub(crate) mod filter_rule;
 pub(crate) mod hash_filter;
 mod wire;

@@ -1,14 +1,19 @@
 //! De-aggregates fetched records and drops those that lie at or before the read position, which it keeps.
 
+use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use lease_store::{Position, SequenceNumber, ShardId};
 
-use crate::aggregation::aggregate::has_magic;
-use crate::aggregation::deaggregate::{Deaggregated, deaggregate};
+use crate::aggregation::aggregate::{has_magic, which_are_aggregates};
+use crate::aggregation::deaggregate::{Deaggregated, MIN_SUB_RECORD_BYTES, Part, deaggregate_part};
 use crate::aggregation::filter_rule::FilterRule;
 use crate::progress::ShardProgress;
 use crate::record::Record;
+
+/// The most records that are unpacked at a time: with empty payloads, 16 MiB of memory. An aggregate of 10 MiB can hold 1.75
+/// million records, which would take 430 MiB at once.
+pub(crate) const MAX_UNPACKED_RECORDS: usize = 1 << 16;
 
 /// Turns the fetched records of one shard into the records to deliver.
 #[derive(Debug)]
@@ -20,6 +25,11 @@ pub(crate) struct Unpacker {
     shard_started_at: Option<SystemTime>,
     /// The position of the newest record that was returned. Records at or before it are dropped.
     read_position: Position,
+    /// The fetched records that are not unpacked yet, and whether each is an aggregate.
+    fetched: VecDeque<(Record, bool)>,
+    /// The first of them is an aggregate of which a part was returned, up to the read position.
+    is_inside: bool,
+    max_records: usize,
     /// Whether filtered records of other shards were logged at info level.
     has_reported_filtering: bool,
 }
@@ -33,11 +43,6 @@ pub(crate) struct AggregateCounts {
 }
 
 impl AggregateCounts {
-    /// Whether any record was de-aggregated.
-    pub(crate) fn has_aggregates(self) -> bool {
-        self.aggregates > 0
-    }
-
     /// Adds the counts to the progress of the shard; returns whether that changed it.
     pub(crate) fn add_to(self, progress: &mut ShardProgress) -> bool {
         progress.aggregates += self.aggregates;
@@ -60,6 +65,9 @@ impl Unpacker {
             filter_rule,
             shard_started_at: None,
             read_position: start,
+            fetched: VecDeque::new(),
+            is_inside: false,
+            max_records: MAX_UNPACKED_RECORDS,
             has_reported_filtering: false,
         }
     }
@@ -81,27 +89,56 @@ impl Unpacker {
 
     /// Moves the read position back.
     pub(crate) fn read_again_from(&mut self, position: Position) {
+        self.discard();
         self.read_position = position;
     }
 
-    /// The records to deliver, in order. The read position moves to the last of them, never beyond. A filtered record does
-    /// not move it: the acknowledgement of the next record passes it.
+    /// Drops the fetched records that are not unpacked yet.
+    pub(crate) fn discard(&mut self) {
+        self.fetched.clear();
+        self.is_inside = false;
+    }
+
+    /// Whether fetched records are left to unpack.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.fetched.is_empty()
+    }
+
+    /// Takes fetched records, and returns the first records to deliver, as [`unpack_more`](Self::unpack_more) does. The common
+    /// case has no more than these.
     pub(crate) fn unpack(&mut self, fetched: Vec<Record>) -> (Vec<Record>, AggregateCounts) {
-        let mut counts = AggregateCounts::default();
         if let Some(last) = fetched.last()
+            && !self.has_more()
             && self.is_plain_and_new(&fetched)
         {
             self.read_position = last.position();
-            return (fetched, counts);
+            return (fetched, AggregateCounts::default());
         }
-        let mut records = Vec::with_capacity(fetched.len());
-        for record in fetched {
+        let are_aggregates =
+            if self.deaggregates { which_are_aggregates(&fetched) } else { vec![false; fetched.len()] };
+        self.fetched.extend(fetched.into_iter().zip(are_aggregates));
+        self.unpack_more()
+    }
+
+    /// The next records to deliver, in order, at most [`MAX_UNPACKED_RECORDS`]; none only if no more are left. The read position
+    /// moves to the last of them, never beyond. A filtered record does not move it: the acknowledgement of the next record passes
+    /// it.
+    pub(crate) fn unpack_more(&mut self) -> (Vec<Record>, AggregateCounts) {
+        let mut counts = AggregateCounts::default();
+        let mut records = Vec::with_capacity(self.fetched.len().min(self.max_records));
+        while records.len() < self.max_records
+            && let Some((record, is_aggregate)) = self.fetched.pop_front()
+        {
             let first = records.len();
-            self.unpack_one(record, &mut records, &mut counts);
+            let left = self.unpack_one(record, is_aggregate, &mut records, &mut counts);
             if records.len() > first
                 && let Some(last) = records.last()
             {
                 self.read_position = last.position();
+            }
+            self.is_inside = left.is_some();
+            if let Some(record) = left {
+                self.fetched.push_front((record, is_aggregate));
             }
         }
         (records, counts)
@@ -124,40 +161,54 @@ impl Unpacker {
         })
     }
 
-    fn unpack_one(&mut self, record: Record, records: &mut Vec<Record>, counts: &mut AggregateCounts) {
+    /// Appends the records of one fetched record; returns it again if there was no room for all.
+    fn unpack_one(
+        &mut self,
+        record: Record,
+        is_aggregate: bool,
+        records: &mut Vec<Record>,
+        counts: &mut AggregateCounts,
+    ) -> Option<Record> {
         // The last sub-record of this very record that was read, if the read position lies inside it.
         let resume_after = match &self.read_position {
-            Position::After(done) if record.sequence_number < done.sequence_number => return,
+            Position::After(done) if record.sequence_number < done.sequence_number => return None,
             Position::After(done) if record.sequence_number == done.sequence_number => {
                 Some(done.sub_sequence_number)
             }
-            Position::ShardEnd => return,
+            Position::ShardEnd => return None,
             _ => None,
         };
         let is_aggregate_by_magic = record.sub_sequence_number == 0 && has_magic(&record.data);
         let first = records.len();
         let sequence_number = record.sequence_number.clone();
-        let found = if self.deaggregates && is_aggregate_by_magic {
-            let key = record.partition_key.as_deref();
-            let range = self.filter_rule.range_for(key, record.approximate_arrival, self.shard_started_at);
-            deaggregate(record, range, records)
-        } else {
-            records.push(record);
-            Deaggregated::Plain
+        let key = record.partition_key.as_deref();
+        let rule = is_aggregate.then_some(&self.filter_rule);
+        let range =
+            rule.and_then(|rule| rule.range_for(key, record.approximate_arrival, self.shard_started_at));
+        let part = Part {
+            after: resume_after,
+            is_continued: self.is_inside,
+            max_records: self.max_records - records.len(),
         };
+        let may_be_left = is_aggregate && record.data.len() / MIN_SUB_RECORD_BYTES > part.max_records;
+        let again = may_be_left.then(|| record.clone());
+        let (found, has_more) = deaggregate_part(record, is_aggregate, range, part, records);
         if let Some(done) = resume_after {
             let is_deaggregated = matches!(found, Deaggregated::Aggregate { .. });
             // A checkpoint inside this record means that an earlier reader de-aggregated it. If it stays whole now, deliver
             // it again: that repeats its first sub-records, while dropping it would lose the last ones.
             let is_whole_again = is_aggregate_by_magic && !is_deaggregated && done > 0;
-            let mut kept = records.split_off(first);
-            kept.retain(|record| record.sub_sequence_number > done || is_whole_again);
-            if kept.is_empty() {
-                return;
+            if !is_deaggregated {
+                let mut kept = records.split_off(first);
+                kept.retain(|record| record.sub_sequence_number > done || is_whole_again);
+                records.append(&mut kept);
             }
-            records.append(&mut kept);
+            if records.len() == first {
+                return None;
+            }
         }
         self.record(found, &sequence_number, counts);
+        again.filter(|_| has_more)
     }
 
     /// Counts and logs an aggregate. Payloads and keys belong to the application and appear in no log.
@@ -175,7 +226,8 @@ impl Unpacker {
                 tracing::warn!(%shard_id, %sequence_number, reason, "malformed aggregate, delivering it as one record");
             }
             Deaggregated::Aggregate { filtered } => {
-                counts.aggregates += 1;
+                // An aggregate that is unpacked in parts is counted with its first.
+                counts.aggregates += u64::from(!self.is_inside);
                 counts.filtered_records += filtered;
                 if filtered > 0 && !self.has_reported_filtering {
                     self.has_reported_filtering = true;
@@ -199,6 +251,7 @@ mod tests {
     use super::*;
     use crate::aggregation::aggregator::Aggregator;
     use crate::aggregation::filter_rule::AggregateFilter;
+    use crate::aggregation::hash_filter::tests::HASHED_KEYS;
 
     fn unpacker(deaggregates: bool, read_position: Position) -> Unpacker {
         let range = HashKeyRange::new(HashKey(10), HashKey(19)).unwrap();
@@ -282,6 +335,107 @@ mod tests {
         check(true, after(3, 0), fetched, &new, (2, 4, 0));
         check(true, after(4, 2), vec![aggregate(4, &[10, 20, 11, 20, 20])], &[], (0, 0, 0));
         check(true, after(4, 1), vec![aggregate(4, &[10, 20, 11, 20, 20])], &[after(4, 2)], (1, 3, 0));
+    }
+
+    #[test]
+    fn keys_are_hashed_only_where_the_filter_applies() {
+        let mut aggregator = Aggregator::new(Aggregator::DEFAULT_MAX_BYTES);
+        for key in ["a", "b", "a"] {
+            aggregator.add(key, None, b"x").unwrap();
+        }
+        let fetched = vec![record(4, aggregator.finish().unwrap().data)];
+        for (filter, hashed) in
+            [(AggregateFilter::Always, 2), (AggregateFilter::AfterReshard, 0), (AggregateFilter::Never, 0)]
+        {
+            let mut unpacker = unpacker(true, Position::TrimHorizon);
+            let range = HashKeyRange::new(HashKey(1), HashKey::MAX).ok();
+            unpacker.filter_rule = FilterRule { filter, range, ..unpacker.filter_rule };
+            HASHED_KEYS.set(0);
+            unpacker.unpack(fetched.clone());
+            assert_eq!(HASHED_KEYS.get(), hashed, "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_right_digest_makes_an_aggregate() {
+        // More aggregates than digests are computed at a time, of unlike sizes, among plain records.
+        let mut fetched: Vec<Record> =
+            (0..12).map(|number| aggregate(number, &vec![10; number as usize + 1])).collect();
+        for number in [2, 7] {
+            let mut data = fetched[number].data.to_vec();
+            *data.last_mut().unwrap() ^= 1;
+            fetched[number].data = data.into();
+        }
+        fetched[5].data = Bytes::from_static(b"plain");
+        let (records, counts) = unpacker(true, Position::TrimHorizon).unpack(fetched);
+        let of =
+            |number: u128| records.iter().filter(|record| record.sequence_number == number.into()).count();
+        let expected: Vec<usize> =
+            (0..12).map(|number| if [2, 5, 7].contains(&number) { 1 } else { number + 1 }).collect();
+        assert_eq!((0..12).map(of).collect::<Vec<_>>(), expected);
+        assert_eq!((counts.aggregates, counts.filtered_records, counts.malformed_aggregates), (9, 0, 0));
+    }
+
+    /// Unpacks with room for `max_records` at a time: the records, the counts, and the number of parts.
+    fn in_parts(fetched: Vec<Record>, from: Position, max_records: usize) -> (Vec<Record>, [u64; 3], usize) {
+        let mut unpacker = unpacker(true, from);
+        unpacker.max_records = max_records;
+        let (mut all, mut sums, mut parts) = (Vec::new(), [0; 3], 0);
+        let mut part = unpacker.unpack(fetched);
+        loop {
+            let (records, counts) = part;
+            assert!(records.len() <= max_records && !(records.is_empty() && unpacker.has_more()));
+            if let Some(last) = records.last() {
+                assert_eq!(*unpacker.read_position(), last.position());
+            }
+            let counts = [counts.aggregates, counts.filtered_records, counts.malformed_aggregates];
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            all.extend(records);
+            parts += 1;
+            if !unpacker.has_more() {
+                return (all, sums, parts);
+            }
+            part = unpacker.unpack_more();
+        }
+    }
+
+    #[test]
+    fn parts_of_aggregates_are_the_whole() {
+        let fetched = || {
+            let hash_keys = [10, 20, 11, 20, 20, 12, 13, 20, 14, 20];
+            vec![
+                record(3, "x"),
+                aggregate(4, &hash_keys),
+                malformed(5),
+                aggregate(6, &[10; 7]),
+                record(7, "x"),
+            ]
+        };
+        for from in [Position::TrimHorizon, after(3, 0), after(4, 0), after(4, 6), after(4, 8), after(6, 2)] {
+            let (whole, counts, _) = in_parts(fetched(), from.clone(), usize::MAX);
+            for max_records in 1..12 {
+                let (records, sums, parts) = in_parts(fetched(), from.clone(), max_records);
+                assert_eq!((records, sums), (whole.clone(), counts), "{max_records} at a time from {from}");
+                assert_eq!(
+                    parts,
+                    whole.len().div_ceil(max_records).max(1),
+                    "{max_records} at a time from {from}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn fetched_records_are_dropped_when_reading_restarts() {
+        let mut unpacker = unpacker(true, Position::TrimHorizon);
+        unpacker.max_records = 2;
+        unpacker.unpack(vec![aggregate(4, &[10; 5]), record(5, "x")]);
+        assert!(unpacker.has_more());
+        unpacker.read_again_from(after(4, 0));
+        assert!(!unpacker.has_more());
+        let (records, counts) = unpacker.unpack(vec![aggregate(4, &[10; 5])]);
+        assert_eq!(records.iter().map(|record| record.sub_sequence_number).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(counts.aggregates, 1);
     }
 
     #[test]

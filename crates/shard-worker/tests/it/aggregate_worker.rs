@@ -1,11 +1,15 @@
 //! A shard worker on a stream of aggregates: where it stops and resumes, its counts, and disabled de-aggregation.
 
 use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
 
 use lease_store::{HashKey, HashKeyRange, Position};
-use shard_worker::{AggregateFilter, Aggregator, InMemoryStream, ShardOutcome, ShardWorker};
+use shard_worker::{
+    AggregateFilter, Aggregator, ByteBudget, InMemoryStream, RecordBatch, ShardOutcome, ShardWorker,
+    batch_handler,
+};
 
-use crate::support::reading::run;
+use crate::support::reading::{run, run_with};
 
 /// How many records the stream holds, sub-records counted one by one.
 const RECORDS: usize = 7;
@@ -104,4 +108,42 @@ async fn deaggregation_can_be_disabled() {
 fn sequence_number(position: &Position) -> lease_store::SequenceNumber {
     let Position::After(record) = position else { panic!("{position} is no record") };
     record.sequence_number.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn huge_aggregate_is_delivered_in_bounded_parts() {
+    /// The smallest records of an aggregate: six bytes each.
+    const SUB_RECORDS: usize = 150_000;
+    /// The most memory of a part of 65,536 records of 256 bytes, with the aggregate itself.
+    const MAX_BYTES: u64 = 65_536 * 256 + 2 * 1024 * 1024;
+    let stream = InMemoryStream::new("s", NonZeroUsize::MIN);
+    let mut aggregator = Aggregator::new(1024 * 1024);
+    for _ in 0..SUB_RECORDS {
+        assert!(aggregator.add("k", None, b"").unwrap().is_none());
+    }
+    let aggregate = aggregator.finish().unwrap();
+    stream.put_with_hash_key(aggregate.hash_key, Some(aggregate.partition_key), aggregate.data).unwrap();
+    stream.split(&stream.open_shards()[0]).unwrap();
+    let budget = ByteBudget::default();
+    let (used, batches) = (budget.clone(), Arc::new(Mutex::new(Vec::new())));
+    let recorded = batches.clone();
+    let shared = budget.clone();
+    let run = run_with(
+        &stream,
+        Position::TrimHorizon,
+        &Arc::default(),
+        batch_handler(move |_, batch: RecordBatch| {
+            recorded.lock().unwrap().push((batch.len(), used.usage().buffered_bytes));
+            async { Ok(()) }
+        }),
+        move |worker| worker.options.budget = shared,
+    )
+    .await;
+    assert_eq!(run.outcome, ShardOutcome::Ended);
+    let (lengths, bytes): (Vec<usize>, Vec<u64>) = batches.lock().unwrap().iter().copied().unzip();
+    assert_eq!(lengths, [65_536, 65_536, SUB_RECORDS - 2 * 65_536]);
+    assert!(bytes.iter().all(|&bytes| bytes <= MAX_BYTES), "{bytes:?}");
+    assert!(budget.usage().most_buffered_bytes <= MAX_BYTES, "{:?}", budget.usage());
+    assert_eq!(budget.usage().buffered_bytes, 0, "all memory is returned");
+    assert_eq!((run.progress.aggregates, run.progress.acknowledged_records), (1, SUB_RECORDS as u64));
 }

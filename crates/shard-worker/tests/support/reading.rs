@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use checkpointer::CheckpointWriter;
 use lease_store::{BoxError, Position, StoreError};
 use shard_worker::{
-    InMemoryStream, Record, RecordBatch, Shard, ShardEndRecorder, ShardOutcome, ShardProgress, ShardWorker,
-    batch_handler,
+    InMemoryStream, Record, RecordBatch, RecordProcessorFactory, Shard, ShardEndRecorder, ShardOutcome,
+    ShardProgress, ShardWorker, batch_handler,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -71,10 +71,24 @@ pub(crate) async fn run(
         recorder.records.lock().unwrap().extend(batch.iter().map(Record::position).zip(texts));
         async { Ok(()) }
     });
-    let (mut worker, progress) = super::worker(stream, start, handler, super::ONLY_ON_DEMAND, &seen);
-    worker.context.stopping = stop;
+    run_with(stream, start, &seen, handler, |worker| {
+        worker.context.stopping = stop;
+        change(worker);
+    })
+    .await
+}
+
+/// Reads the stream from a position with these processors; `seen` has the last checkpoint.
+pub(crate) async fn run_with(
+    stream: &InMemoryStream,
+    start: Position,
+    seen: &Arc<Seen>,
+    processors: impl RecordProcessorFactory,
+    change: impl FnOnce(&mut ShardWorker),
+) -> Run {
+    let (mut worker, progress) = super::worker(stream, start, processors, super::ONLY_ON_DEMAND, seen);
     change(&mut worker);
     let outcome = worker.run().await;
     let progress = progress.borrow().clone();
-    Run { seen: Seen::clone(&seen), outcome, progress }
+    Run { seen: Seen::clone(seen), outcome, progress }
 }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{ShardSteps, Work, prefetch};
 use crate::acknowledgement::record_batch::RecordBatch;
+use crate::aggregation::aggregate::has_magic;
 use crate::error::{SourceError, SourceErrorKind};
 use crate::memory::byte_budget::ByteReservation;
 use crate::read::batching::{BatchLimits, NextBatch};
@@ -27,9 +28,14 @@ impl ShardSteps {
             if !self.tracker.has_capacity() {
                 return Ok(Event::AtCapacity);
             }
+            if self.buffer.is_empty() && self.unpacker.has_more() {
+                self.buffer_more();
+            }
             let limits = self.batch_limits();
             let is_read_up = self.is_end_read || self.guard.is_at_bound();
-            if let Some(next) = self.buffer.next(limits, Instant::now(), is_read_up) {
+            // More records cannot be buffered before these are delivered.
+            let is_complete = is_read_up || self.unpacker.has_more();
+            if let Some(next) = self.buffer.next(limits, Instant::now(), is_complete) {
                 if self.is_paced(next) {
                     return Ok(self.deliver(next));
                 }
@@ -46,7 +52,7 @@ impl ShardSteps {
                 }
             };
             // No reads while a batch waits for the rate limit: more records would only fill memory.
-            let reads = self.paced_until.is_none() && !is_read_up;
+            let reads = self.paced_until.is_none() && !is_complete;
             if reads && !self.prefetch.is_opened() {
                 let from = self.guard.read_from(self.read_from()?);
                 if let Err(error) = self.prefetch.open(&from).await {
@@ -137,6 +143,7 @@ impl ShardSteps {
             let shard_id = &self.worker.context.shard_id;
             self.unpacker.set_start(self.worker.source.shard_started_at(shard_id, &first.sequence_number));
         }
+        let has_aggregates = fetched.records.iter().any(|record| has_magic(&record.data));
         let (records, counts) = self.unpacker.unpack(fetched.records);
         self.worker.progress.send_if_modified(|progress| {
             progress.millis_behind_latest = fetched.millis_behind_latest.or(progress.millis_behind_latest);
@@ -149,13 +156,36 @@ impl ShardSteps {
         let is_new = !records.is_empty();
         if is_new && let Some(mut memory) = memory {
             // Sub-records can need more memory than the aggregate they are slices of, and they keep all of it alive.
-            let sub_record_bytes =
-                counts.has_aggregates().then(|| records.iter().map(Record::memory_bytes).sum());
-            memory.resize(fetched_bytes.max(sub_record_bytes.unwrap_or(0)));
-            self.buffered_memory.push(Arc::new(memory));
+            let sub_record_bytes = if has_aggregates { memory_of(&records) } else { 0 };
+            if self.unpacker.has_more() {
+                memory.resize(fetched_bytes);
+                self.fetched_memory = Some(Arc::new(memory));
+                self.hold_memory(sub_record_bytes);
+            } else {
+                memory.resize(fetched_bytes.max(sub_record_bytes));
+                self.buffered_memory.push(Arc::new(memory));
+            }
         }
         self.buffer.add(records, Instant::now());
         Ok(is_new)
+    }
+
+    /// Unpacks more of the fetched records, when those unpacked before are delivered.
+    fn buffer_more(&mut self) {
+        let (records, counts) = self.unpacker.unpack_more();
+        self.worker.progress.send_if_modified(|progress| counts.add_to(progress));
+        self.hold_memory(memory_of(&records));
+        self.buffer.add(records, Instant::now());
+        if !self.unpacker.has_more() {
+            self.fetched_memory = None;
+        }
+    }
+
+    /// Counts the memory of a part of the fetched records. The part also keeps what was fetched alive.
+    fn hold_memory(&mut self, part_bytes: u64) {
+        let part = Arc::new(self.worker.options.budget.count(part_bytes));
+        self.buffered_memory.push(part);
+        self.buffered_memory.extend(self.fetched_memory.clone());
     }
 
     /// Queues the next batch for processing.
@@ -172,7 +202,8 @@ impl ShardSteps {
             let batch = self.tracker.deliver(batch.holding(memory));
             self.work.push_back(Work::new(batch, false));
         }
-        Event::Fetched { records: !self.work.is_empty(), end: self.is_end_read && self.buffer.is_empty() }
+        let is_last = self.is_end_read && self.buffer.is_empty() && !self.unpacker.has_more();
+        Event::Fetched { records: !self.work.is_empty(), end: is_last }
     }
 
     /// Where to open the shard.
@@ -184,6 +215,10 @@ impl ShardSteps {
             (position, _) => read_from(position, self.worker.options.initial_timestamp),
         }
     }
+}
+
+fn memory_of(records: &[Record]) -> u64 {
+    records.iter().map(Record::memory_bytes).sum()
 }
 
 /// Where to open a shard that is read up to a position.

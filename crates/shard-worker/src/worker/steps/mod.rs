@@ -47,6 +47,8 @@ pub(crate) struct ShardSteps {
     buffer: BatchBuffer,
     /// The memory of the buffered records.
     buffered_memory: Vec<Arc<ByteReservation>>,
+    /// The memory of the fetched records of which some are not unpacked yet.
+    fetched_memory: Option<Arc<ByteReservation>>,
     /// The end of the shard was read; it follows the buffered records.
     is_end_read: bool,
     /// When the next batch may be delivered; set once the batch is counted against the rate limits.
@@ -122,6 +124,7 @@ impl ShardSteps {
             first_read: None,
             buffer: BatchBuffer::default(),
             buffered_memory: Vec::new(),
+            fetched_memory: None,
             is_end_read: false,
             paced_until: None,
             rate: AdaptiveRate::default(),
@@ -306,6 +309,8 @@ impl ShardSteps {
         self.prefetch = prefetch(&self.worker, 0);
         self.buffer = BatchBuffer::default();
         self.buffered_memory.clear();
+        self.unpacker.discard();
+        self.fetched_memory = None;
         self.work.clear();
         self.tracker.clear();
     }
