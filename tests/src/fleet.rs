@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kinesis_streaming::prelude::*;
 use test_support::{Journal, wait_until};
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// The seed of every fleet in these tests. Change it to try another schedule.
 pub const SEED: u64 = 20_261_124;
@@ -24,12 +24,13 @@ pub fn shards(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap()
 }
 
-/// A fleet member that runs in a task, so that a test can crash it.
+/// A fleet member that runs in a task, so that a test can crash it. A dropped member crashes, so that the fleets of earlier seeds
+/// do not run on beside the present one.
 #[derive(Debug)]
 pub struct Member {
     /// Stops it and returns its status.
     pub handle: ReceiverHandle,
-    task: JoinHandle<StopReport>,
+    task: AbortOnDropHandle<StopReport>,
 }
 
 impl Member {
@@ -39,7 +40,9 @@ impl Member {
     /// When it cannot be built.
     pub fn start(builder: ReceiverBuilder) -> Self {
         let receiver = builder.build().unwrap();
-        Self { handle: receiver.handle(), task: tokio::spawn(async move { receiver.run().await.unwrap() }) }
+        let handle = receiver.handle();
+        let task = tokio::spawn(async move { receiver.run().await.unwrap() });
+        Self { handle, task: AbortOnDropHandle::new(task) }
     }
 
     /// Crashes it: its tasks are dropped, and it flushes and releases nothing.

@@ -15,6 +15,7 @@ use kinesis_streaming::shard_worker::{
 };
 use peak_alloc::PeakAlloc;
 use test_support::wait_until;
+use tokio::sync::watch;
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
@@ -39,7 +40,7 @@ const BATCHES: usize = 3 * SHARDS;
 #[derive(Debug)]
 struct Endless {
     shards: InMemoryStream,
-    is_open: Arc<AtomicUsize>,
+    is_open: watch::Receiver<bool>,
 }
 
 #[async_trait]
@@ -65,15 +66,13 @@ impl StreamSource for Endless {
 #[derive(Debug)]
 struct EndlessShard {
     next: u128,
-    is_open: Arc<AtomicUsize>,
+    is_open: watch::Receiver<bool>,
 }
 
 #[async_trait]
 impl RecordSource for EndlessShard {
     async fn ready(&mut self) -> u64 {
-        while self.is_open.load(Ordering::Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        self.is_open.wait_for(|is_open| *is_open).await.unwrap();
         // As with a real stream, the estimate exceeds the actual size.
         (BATCH_RECORDS * PAYLOAD_BYTES * 3) as u64
     }
@@ -99,12 +98,12 @@ impl RecordSource for EndlessShard {
 #[tokio::test(start_paused = true)]
 async fn idle_shards_are_cheap_and_busy_ones_stay_within_the_budget() {
     let (stream, store, _) = setup(SHARDS);
-    let (is_open, batches) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (is_open, batches) = (watch::channel(false).0, Arc::new(AtomicUsize::new(0)));
     let counted = batches.clone();
     let builder = Consumer::builder()
         .application("heap")
         .worker_id("w")
-        .source(Endless { shards: stream, is_open: is_open.clone() })
+        .source(Endless { shards: stream, is_open: is_open.subscribe() })
         .lease_store(store)
         .seed(SEED)
         .max_buffered_bytes(BUDGET as u64)
@@ -128,7 +127,7 @@ async fn idle_shards_are_cheap_and_busy_ones_stay_within_the_budget() {
     assert!(idle_bytes <= MAX_IDLE_BYTES, "{idle_bytes}");
 
     HEAP.reset_peak_usage();
-    is_open.store(1, Ordering::Relaxed);
+    is_open.send_replace(true);
     wait_until("each shard had several batches", || batches.load(Ordering::Relaxed) >= BATCHES).await;
     let busy = HEAP.peak_usage() - before - idle;
     let used = member.handle.status().memory;

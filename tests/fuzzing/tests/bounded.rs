@@ -10,6 +10,9 @@ use storage_buffer::internals::Block;
 /// Most memory that a mutated block of [`MAX_INPUT_BYTES`] may claim, in bytes: one record for every nine bytes.
 const MAX_CLAIMED_BYTES: u64 = 512 * 1024;
 
+/// A quick run tries one in so many mutations; the tests of a full run try all of them.
+const QUICK: usize = 5;
+
 fn named(name: &str) -> &'static Target {
     target_named(name).unwrap()
 }
@@ -21,14 +24,14 @@ fn readable(target: &Target) -> usize {
 
 #[test]
 fn aggregates_and_their_mutations_are_safe() {
-    run(named("aggregated_record"), 50_000);
+    run(named("aggregated_record"), 50_000 / QUICK);
 }
 
 #[test]
 fn blocks_and_their_mutations_are_safe() {
     let target = named("block_file");
     assert_eq!(readable(target), corpus(target).len(), "a seed is not a block");
-    run(target, 50_000);
+    run(target, 50_000 / QUICK);
 }
 
 #[test]
@@ -49,15 +52,28 @@ fn a_block_with_large_lengths_claims_no_memory() {
 fn snapshots_and_their_mutations_are_safe() {
     let target = named("state_snapshot");
     assert!(readable(target) >= 4, "too few seeds are accepted");
-    run(target, 20_000);
+    run(target, 20_000 / QUICK);
 }
 
 #[test]
 fn accepted_positions_survive_a_round_trip_and_sort_by_number() {
-    run(named("position"), 30_000);
+    run(named("position"), 30_000 / QUICK);
 }
 
 #[test]
 fn no_configuration_panics_and_faults_name_their_setting() {
-    run(named("configuration"), 20_000);
+    run(named("configuration"), 20_000 / QUICK);
+}
+
+#[test]
+fn targets_withstand_a_full_run_of_mutations() {
+    for (name, mutations) in [
+        ("aggregated_record", 50_000),
+        ("block_file", 50_000),
+        ("state_snapshot", 20_000),
+        ("position", 30_000),
+        ("configuration", 20_000),
+    ] {
+        run(named(name), mutations);
+    }
 }

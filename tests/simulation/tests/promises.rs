@@ -12,8 +12,8 @@ use simulation::scenario::Scenario;
 use simulation::shrink::shrink;
 use simulation::timeline::timeline;
 
-/// Number of seeds of each scenario tried here; `cargo xtask sim` tries thousands.
-const SEEDS: u64 = 2;
+/// Number of seeds of each scenario tried in a quick run; `cargo xtask sim` tries thousands.
+const QUICK_SEEDS: u64 = 1;
 
 /// Seeds that failed once, each because of a defect that is fixed now.
 const REGRESSIONS: [(Scenario, u64); 17] = [
@@ -60,9 +60,16 @@ fn assert_holds(scenario: Scenario, seed: u64) {
 #[test]
 fn promises_hold_in_every_scenario() {
     for scenario in Scenario::available() {
-        for seed in 0..SEEDS {
+        for seed in 0..QUICK_SEEDS {
             assert_holds(scenario, seed);
         }
+    }
+}
+
+#[test]
+fn promises_hold_for_another_seed_of_every_scenario() {
+    for scenario in Scenario::available() {
+        assert_holds(scenario, QUICK_SEEDS);
     }
 }
 

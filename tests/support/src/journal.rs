@@ -52,6 +52,11 @@ impl Journal {
         self.count.send_replace(deliveries.len());
     }
 
+    /// The number of deliveries so far.
+    pub fn count(&self) -> usize {
+        self.deliveries().len()
+    }
+
     /// All deliveries so far, in order.
     pub fn all(&self) -> Vec<JournalEntry> {
         self.deliveries().clone()
@@ -72,7 +77,7 @@ impl Journal {
     /// When that takes longer than `limit`.
     pub async fn wait_for(&self, texts: usize, limit: Duration) {
         let mut count = self.count.subscribe();
-        let complete = count.wait_for(|_| self.times().len() >= texts);
+        let complete = count.wait_for(|count| *count >= texts && self.times().len() >= texts);
         let is_complete = timeout(limit, complete).await.is_ok();
         assert!(is_complete, "after {limit:?} only {} of {texts} records were delivered", self.times().len());
     }

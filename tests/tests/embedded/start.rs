@@ -68,21 +68,31 @@ async fn a_start_waits_for_a_service_that_is_away() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_thousand_workers_start_within_a_minute() {
+/// Starts this many workers at once, in an account that answers [`DESCRIPTIONS_PER_SECOND`].
+async fn check_start_of_workers(workers: usize, limit: Duration) {
     let (stream, table, journal) = setup(4);
     let limited = with_account_limit(stream.clone());
     let mut handles = Vec::new();
     let mut running = tokio::task::JoinSet::new();
-    for number in 0..1000_u64 {
+    for number in 0..workers as u64 {
         let builder = member(&format!("worker-{number:04}"), &stream, &table, &journal);
         let receiver = builder.source(limited.clone()).seed(SEED + number).build().unwrap();
         handles.push(receiver.handle());
         running.spawn(receiver.run());
     }
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(limit).await;
     let started = handles.iter().filter(|handle| handle.status().state == ReceiverState::Running).count();
-    assert_eq!(started, 1000);
+    assert_eq!(started, workers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hundred_workers_start_within_twelve_seconds() {
+    check_start_of_workers(200, Duration::from_secs(12)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_workers_start_within_a_minute() {
+    check_start_of_workers(1000, Duration::from_secs(60)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,8 +37,23 @@ impl Packages {
 /// Tests with their own steps in `cargo xtask ci`, which install and start the servers that they need.
 const OWN_STEPS: [&str; 5] = ["wire_fleet", "wire_lease_store", "interop_kcl", "wire_soak", "wire_fan_out"];
 
-/// Tests that take many seconds of computation. `cargo xtask test` leaves them out, `cargo xtask ci` runs them.
-pub(crate) const LONG_TESTS: [&str; 1] = ["the_tables_in_the_documentation_match_the_planner"];
+/// Tests that take many seconds of computation. `cargo xtask test` leaves them out, `cargo xtask ci` runs them. For most of them a
+/// test beside it makes the same assertions with fewer shards, workers or seeds, and is always run.
+pub(crate) const LONG_TESTS: [&str; 13] = [
+    "a_thousand_workers_start_within_a_minute",
+    "cost_table_in_the_docs_matches_a_fleet",
+    "five_thousand_shards_in_a_process_within_the_budget",
+    "planned_moves_of_more_seeds_repeat_nothing",
+    "promises_hold_for_another_seed_of_every_scenario",
+    "quiet_shard_is_not_reported_as_stuck_within_a_day",
+    "requesters_that_stop_at_more_times_leave_no_shard_unread",
+    "seeds_that_failed_once_hold",
+    "stops_of_more_seeds_leave_no_gap",
+    "storms_of_more_seeds_skip_and_repeat_nothing",
+    "targets_withstand_a_full_run_of_mutations",
+    "the_tables_in_the_documentation_match_the_planner",
+    "thousand_shards_on_twenty_workers_balance_and_stop_moving",
+];
 
 /// Runs all tests of the packages, with the documentation's examples. The filters go to each test program.
 pub(crate) fn run(packages: &Packages, filters: &[String]) -> Outcome {

@@ -23,6 +23,18 @@ const QUIET_PERIOD: Duration = Duration::from_secs(10);
 /// Where the durations of the last run are kept, below the build directory: the longest programs start first.
 const DURATIONS: &str = "xtask/test-durations.tsv";
 
+/// The longest programs, the longest one first: a fresh clone has no durations yet.
+const LONG_PROGRAMS: [&str; 5] = [
+    "end-to-end-tests test embedded",
+    "simulation test promises",
+    DOC_TESTS,
+    "end-to-end-tests test embedded_heap",
+    "shard-worker test it",
+];
+
+/// The title of the job that runs the examples of the documentation.
+const DOC_TESTS: &str = "doc tests";
+
 /// What runs as one process.
 #[derive(Debug)]
 struct Job {
@@ -55,8 +67,7 @@ pub(super) fn run(programs: Vec<TestProgram>, arguments: &[String], doc_tests: O
     let mut durations = read_durations();
     let mut jobs: Vec<Job> = programs.into_iter().map(|program| test_job(&program, arguments)).collect();
     jobs.extend(doc_tests.map(doc_job));
-    // Unknown programs first: one of them may be the longest.
-    jobs.sort_by_key(|job| std::cmp::Reverse(durations.get(&job.title).copied().unwrap_or(u64::MAX)));
+    jobs.sort_by_cached_key(|job| start_order(&job.title, &durations));
     let (total, workers) = (jobs.len(), thread::available_parallelism().map_or(2, NonZeroUsize::get));
     println!("running {total} test programs, {workers} at a time");
     let queue = Mutex::new(VecDeque::from(jobs));
@@ -91,12 +102,18 @@ fn doc_job(packages: &str) -> Job {
     let arguments: Vec<String> =
         format!("test --doc --quiet {packages}").split(' ').map(str::to_owned).collect();
     Job {
-        title: "doc tests".to_owned(),
+        title: DOC_TESTS.to_owned(),
         rerun: format!("cargo {}", arguments.join(" ")),
         program: PathBuf::from(cargo_program()),
         arguments,
         directory: root(),
     }
+}
+
+/// Jobs start in ascending order of this key: a program without a duration first, since it may be the longest, and then the longest one.
+fn start_order(title: &str, durations: &BTreeMap<String, u64>) -> (std::cmp::Reverse<u64>, usize) {
+    let rank = LONG_PROGRAMS.iter().position(|long| *long == title).unwrap_or(LONG_PROGRAMS.len());
+    (std::cmp::Reverse(durations.get(title).copied().unwrap_or(u64::MAX)), rank)
 }
 
 /// Runs one job after the other until the queue is empty.
@@ -245,6 +262,20 @@ mod tests {
         assert_eq!(conclude(&ended[..1], 1, Duration::ZERO), Ok(()));
         assert_eq!(conclude(&ended[..1], 2, Duration::ZERO), Err("1 test programs did not run".to_owned()));
         assert_eq!(conclude(&[], 0, Duration::ZERO), Err("no test ran".to_owned()));
+    }
+
+    #[test]
+    fn the_longest_programs_start_first() {
+        let ordered = |durations: &[(&str, u64)]| {
+            let durations = durations.iter().map(|(title, millis)| ((*title).to_owned(), *millis)).collect();
+            let mut titles = ["a", "b", DOC_TESTS, "end-to-end-tests test embedded"];
+            titles.sort_by_key(|title| start_order(title, &durations));
+            titles
+        };
+        assert_eq!(ordered(&[]), ["end-to-end-tests test embedded", DOC_TESTS, "a", "b"]);
+        let known = [("a", 1), ("b", 4000), (DOC_TESTS, 3), ("end-to-end-tests test embedded", 50)];
+        assert_eq!(ordered(&known), ["b", "end-to-end-tests test embedded", DOC_TESTS, "a"]);
+        assert_eq!(ordered(&known[1..])[0], "a", "a program without a duration may be the longest");
     }
 
     #[test]
