@@ -22,13 +22,13 @@ pub(crate) struct LastKnownLeases {
 }
 
 impl LastKnownLeases {
-    /// Records a listing. An eventually consistent one may show a row as it was before; a row that was created again starts
-    /// at a lower counter and keeps the known position here.
+    /// Records a listing. An eventually consistent one may show a row as it was before; a row that was created again keeps
+    /// the known position here.
     pub(crate) fn observe(&mut self, leases: &[Lease], is_strong: bool) {
         for lease in leases {
             match self.rows.get_mut(&lease.shard_id) {
-                Some(known) if known.counter > lease.counter && (!is_strong || is_set_back(known, lease)) => {
-                }
+                Some(known) if known.counter > lease.counter && !is_strong => {}
+                Some(known) if is_set_back(known, lease) => {}
                 Some(known) if known == lease => {}
                 Some(known) => lease.clone_into(known),
                 None => drop(self.rows.insert(lease.shard_id.clone(), lease.clone())),
@@ -74,7 +74,7 @@ impl LastKnownLeases {
         self.rows.values().filter(|known| !listed.contains(&known.shard_id)).collect()
     }
 
-    /// The listed rows that were deleted and created again at an initial position, each with its known row.
+    /// The listed rows that were deleted and created again before their known position, each with its known row.
     pub(crate) fn set_back<'a>(&'a self, leases: &'a [Lease]) -> Vec<(&'a Lease, &'a Lease)> {
         let known = leases.iter().filter_map(|lease| Some((lease, self.rows.get(&lease.shard_id)?)));
         known.filter(|(lease, known)| is_set_back(known, lease)).collect()
@@ -94,11 +94,15 @@ impl LastKnownLeases {
     }
 }
 
-/// Whether a row was deleted and created again at an initial position although a later one is known. The counter of a row
-/// never decreases otherwise.
+/// Whether a row was deleted and created again before its known position. The counter of a row never decreases otherwise, and
+/// a take of the new row raises it above the known one. An edit by hand does not change it. A holder that reads from a known
+/// position that is only a little older is left alone: fencing it would repeat more records than it does.
 fn is_set_back(known: &Lease, row: &Lease) -> bool {
     let is_initial = |lease: &Lease| !matches!(lease.checkpoint, Position::After(_) | Position::ShardEnd);
-    row.counter < known.counter && is_initial(row) && !is_initial(known)
+    if is_initial(known) || row.checkpoint >= known.checkpoint {
+        return false;
+    }
+    row.counter != known.counter && (is_initial(row) || row.counter > known.counter && row.owner.is_none())
 }
 
 /// The row to create for a vanished one: unowned, at its last known position.
@@ -117,6 +121,8 @@ pub(crate) fn restored(known: &Lease, identity: &StreamIdentity, counter: u64) -
 
 #[cfg(test)]
 mod tests {
+    use lease_store::WorkerId;
+
     use super::*;
 
     fn id(number: u64) -> ShardId {
@@ -166,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn row_created_again_at_an_initial_position_is_set_back() {
+    fn row_created_again_before_its_position_is_set_back() {
         let mut known = LastKnownLeases::default();
         known.observe(&[lease(0, 5, at(5), &[]), lease(1, 5, Position::TrimHorizon, &[])], true);
         let rows = [lease(0, 0, Position::TrimHorizon, &[]), lease(1, 0, Position::TrimHorizon, &[])];
@@ -175,6 +181,13 @@ mod tests {
         let positions: Vec<_> =
             set_back.iter().map(|(row, known)| (&row.shard_id, &known.checkpoint)).collect();
         assert_eq!(positions, [(&id(0), &at(5))]);
+        let taken = [lease(0, 7, Position::TrimHorizon, &[])];
+        known.observe(&taken, true);
+        assert_eq!(known.set_back(&taken).len(), 1, "another worker took the new row");
+        let restored = [lease(0, 9, at(2), &[])];
+        assert_eq!(known.set_back(&restored).len(), 1, "another worker knew less");
+        let read_on = [Lease { owner: WorkerId::new("other").ok(), ..restored[0].clone() }];
+        assert_eq!(known.set_back(&read_on).len(), 0, "and its holder reads on");
         let rewound_by_hand = [lease(0, 5, Position::TrimHorizon, &[])];
         known.observe(&rewound_by_hand, true);
         assert!(known.set_back(&rewound_by_hand).is_empty());
