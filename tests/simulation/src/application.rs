@@ -7,7 +7,7 @@ use shard_worker::{BoxError, RecordBatch, RecordProcessor, RecordProcessorFactor
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use crate::event::{Batch, EventKind, Process, ReadPosition, RecordPosition, record_number, shard_number};
+use crate::event::{Batch, EventKind, Process, ReadPosition, RecordPosition, record_number, shard_of};
 use crate::network::Link;
 use crate::observer::Observer;
 use crate::plan::{Defect, HandlerFault};
@@ -44,7 +44,8 @@ impl Application {
 
 impl RecordProcessorFactory for Application {
     fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
-        let (shard, token) = (shard_number(&context.shard_id), context.fencing_token.counter);
+        let shard = shard_of(context.stream_identity.as_ref(), &context.shard_id);
+        let token = context.fencing_token.counter;
         let start = ReadPosition::of(&context.start);
         self.observer.record(EventKind::ShardStarted { process: self.process, shard, token, start });
         Box::new(ShardApplication { application: self.clone(), shard, token, context, tasks: JoinSet::new() })

@@ -29,6 +29,8 @@ impl Plan {
             is_fan_out: scenario == Scenario::FanOut,
             kcl_can_fail: scenario == Scenario::KclFaults,
             acknowledges_late: scenario == Scenario::LateAcknowledgement,
+            has_long_tails: scenario == Scenario::LongTails,
+            back_at: None,
             defect: None,
         };
         if matches!(scenario, Scenario::Pauses | Scenario::CrashStorm | Scenario::Everything) {
@@ -46,13 +48,49 @@ impl Plan {
         if matches!(scenario, Scenario::MixedKcl | Scenario::KclFaults) {
             plan.kcl_workers = rng.u64(1..=3);
         }
+        if scenario == Scenario::LongTails {
+            plan.workers = rng.u64(3..=6);
+        }
+        if scenario == Scenario::SlowStart {
+            plan.workers = rng.u64(30..=100);
+            let away_for = rng.u64(60_000..300_000);
+            let rates = FaultRates { unavailable: 1000, ..FaultRates::default() };
+            if rng.u64(..4) > 0 {
+                let kind = FaultKind::StreamFaults { for_millis: away_for, rates };
+                plan.faults.push(Fault { at: 0, kind });
+            } else {
+                let kind = FaultKind::TableFaults { for_millis: away_for, rates };
+                plan.faults.push(Fault { at: 0, kind });
+            }
+            plan.back_at = Some(away_for);
+            plan.workers_within = *rng.choice([1, 300, 3_000].iter()).unwrap_or(&1);
+            plan.quiet_from = away_for + 90_000;
+        }
         let count = match scenario {
-            Scenario::Calm => 0,
+            Scenario::Calm | Scenario::SlowStart => 0,
             Scenario::RollingDeploy => plan.workers,
             Scenario::ReshardStorm => rng.u64(4..25),
             Scenario::Everything | Scenario::FirstStart => rng.u64(6..22),
             _ => rng.u64(2..10),
         };
+        if scenario == Scenario::RecreatedStream {
+            for _ in 0..rng.u64(1..=2) {
+                let at = rng.u64(20_000..quiet_from - 5_000);
+                let gone_for = if rng.bool() { 0 } else { rng.u64(1_000..60_000) };
+                let kind = FaultKind::RecreateStream {
+                    gone_for,
+                    shards: rng.u64(1..=6),
+                    operator_after: rng.u64(1_000..90_000),
+                };
+                plan.faults.push(Fault { at, kind });
+                if rng.bool() {
+                    let worker = rng.u64(..);
+                    let kind = FaultKind::Pause { worker, for_millis: rng.u64(20_000..150_000) };
+                    // The worker that everybody forgot.
+                    plan.faults.push(Fault { at: at - rng.u64(1..10_000), kind });
+                }
+            }
+        }
         if scenario == Scenario::RollingDeploy {
             let step = rng.u64(20_000..60_000);
             let same_name = rng.bool();
@@ -78,7 +116,7 @@ impl Plan {
 
 fn draw_fault(scenario: Scenario, rng: &mut Rng) -> FaultKind {
     match scenario {
-        Scenario::Calm | Scenario::RollingDeploy => FaultKind::Join,
+        Scenario::Calm | Scenario::RollingDeploy | Scenario::SlowStart => FaultKind::Join,
         Scenario::ReshardStorm => match rng.u64(..12) {
             0 => trim(rng),
             1 => stream_faults(rng),
@@ -186,6 +224,29 @@ fn draw_fault(scenario: Scenario, rng: &mut Rng) -> FaultKind {
             4 => table_faults(rng),
             5..7 => FaultKind::Leave { worker: rng.u64(..) },
             _ => FaultKind::Clone { worker: rng.u64(..) },
+        },
+        Scenario::RecreatedStream => match rng.u64(..8) {
+            0 | 1 => crash(rng),
+            2 => pause(rng),
+            3 | 4 => reshard(rng),
+            5 => FaultKind::Leave { worker: rng.u64(..) },
+            _ => FaultKind::Join,
+        },
+        Scenario::LongTails => match rng.u64(..8) {
+            0..5 => crash(rng),
+            5 => reshard(rng),
+            6 => FaultKind::Leave { worker: rng.u64(..) },
+            _ => FaultKind::Join,
+        },
+        Scenario::VanishingRows => match rng.u64(..14) {
+            0..3 => FaultKind::DeleteRow { row: rng.u64(..) },
+            3..5 => FaultKind::DeleteRows { first: rng.u64(..), count: rng.u64(2..7) },
+            5 => FaultKind::DeleteRows { first: 0, count: u64::MAX },
+            6 | 7 => FaultKind::RemoveTable { for_millis: rng.u64(1_000..90_000) },
+            8 | 9 => crash(rng),
+            10 | 11 => reshard(rng),
+            12 => FaultKind::Join,
+            _ => FaultKind::Leave { worker: rng.u64(..) },
         },
         Scenario::Everything => match rng.u64(..14) {
             0 => crash(rng),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use lease_store::{Lease, LeaseChange, LeaseWrite, Position, SequenceNumber, ShardId};
+use lease_store::{Lease, LeaseChange, LeaseWrite, Position, SequenceNumber, ShardId, StreamIdentity};
 
 /// The number of a worker name, in order of appearance.
 pub type Name = u32;
@@ -34,6 +34,28 @@ pub fn record_number(sequence_number: &SequenceNumber) -> u64 {
 pub fn shard_number(shard_id: &ShardId) -> ShardNumber {
     shard_id.as_str().rsplit('-').next().and_then(|digits| digits.parse().ok()).unwrap_or(u32::MAX)
 }
+
+/// Shards of a stream that was created again are numbered from the next multiple of this.
+pub const SHARDS_PER_LIFE: ShardNumber = 10_000;
+
+/// Returns the number of a shard of a stream: `life` counts how many times the stream was created again.
+pub fn shard_of_life(life: u32, shard_id: &ShardId) -> ShardNumber {
+    life.saturating_mul(SHARDS_PER_LIFE).saturating_add(shard_number(shard_id))
+}
+
+/// Returns the number of a shard of the stream with this identity.
+pub fn shard_of(stream: Option<&StreamIdentity>, shard_id: &ShardId) -> ShardNumber {
+    // The stream of the fan-out service has another ARN, and is never created again.
+    let ours = stream.filter(|stream| stream.arn == STREAM_ARN);
+    let life = ours.map_or(0, |stream| stream.creation_epoch_seconds.saturating_sub(FIRST_CREATION_EPOCH));
+    shard_of_life(u32::try_from(life).unwrap_or(u32::MAX), shard_id)
+}
+
+/// The ARN of the stream.
+pub const STREAM_ARN: &str = "arn:simulated";
+
+/// When the first stream was created, in seconds.
+pub const FIRST_CREATION_EPOCH: u64 = 1;
 
 /// The position of a record in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -255,6 +277,8 @@ pub enum EventKind {
         process: Process,
         /// The result that it reported.
         how: String,
+        /// Whether it reported that it left nothing to others.
+        is_drained: bool,
     },
     /// A process failed to start, and starts again.
     StartFailed {
@@ -262,6 +286,22 @@ pub enum EventKind {
         process: Process,
         /// The error.
         why: String,
+        /// Whether stream and lease table do not belong together.
+        is_wrong_stream: bool,
+    },
+    /// A process learnt the identity of the stream.
+    StreamDescribed {
+        /// The process.
+        process: Process,
+        /// How many times that stream was created again.
+        life: u32,
+    },
+    /// The stream was deleted, with its shards and records.
+    StreamRemoved,
+    /// The stream was created again.
+    StreamCreated {
+        /// How many times.
+        life: u32,
     },
     /// A fault began that may cost leases or answers: of one process, or of all with `None`.
     Disturbed {
@@ -353,6 +393,17 @@ pub enum EventKind {
         /// The kind of write.
         kind: WriteKind,
     },
+    /// A call for a row takes seconds, where calls have long tails.
+    SlowCall {
+        /// The process.
+        process: Process,
+        /// The shard of the row.
+        shard: ShardNumber,
+    },
+    /// An outsider deleted the table, after its rows.
+    TableRemoved,
+    /// The table was created again, without rows.
+    TableCreated,
     /// The faults are over.
     FaultsOver,
     /// A free-form line of the trace.

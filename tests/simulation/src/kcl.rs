@@ -88,7 +88,7 @@ impl KclWorker {
     pub fn start(world: &World, plan: &Plan, name: &'static str) -> Option<Self> {
         let number = world.observer.history().names.count();
         let process = world.observer.new_process(name, 1000, true);
-        let link = Link::new(plan.rng("link", number));
+        let link = Link::new(plan.rng("link", number), plan.has_long_tails);
         let client = TableClient { table: world.table.clone(), link: link.clone(), process, defect: None };
         let name = lease_store::WorkerId::new(name).ok()?;
         let can_fail = plan.kcl_can_fail;

@@ -12,7 +12,8 @@ use shard_worker::{AggregatedRecord, Aggregator, KPL_PARTITION_KEY, Record, Shar
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use crate::event::{EPOCH_MILLIS, EventKind, sequence_number};
+use crate::account::{AccountCall, Limits};
+use crate::event::{EPOCH_MILLIS, EventKind, SHARDS_PER_LIFE, sequence_number};
 use crate::network::CurrentRates;
 use crate::observer::Observer;
 
@@ -40,6 +41,7 @@ pub struct Kinesis {
     /// The fault rates of the service.
     pub fault_rates: CurrentRates,
     started_at: Instant,
+    limits: Arc<Mutex<Limits>>,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,12 @@ struct State {
     shards: BTreeMap<u32, Log>,
     next_shard: u32,
     next_record: u64,
+    /// How many times the stream was created again.
+    life: u32,
+    /// The first record of this stream.
+    first_record: u64,
+    /// Whether the stream is deleted and not created again yet.
+    is_gone: bool,
     /// The hash-key range of a shard that was just resharded, and until when the producer still aggregates by it.
     outdated: Option<(HashKeyRange, SystemTime)>,
 }
@@ -80,12 +88,17 @@ impl Log {
 
     fn describe(&self, number: u32) -> Shard {
         Shard {
-            shard_id: ShardId::numbered(u64::from(number)),
-            parents: self.parents.iter().map(|parent| ShardId::numbered(u64::from(*parent))).collect(),
+            shard_id: id_of(number),
+            parents: self.parents.iter().map(|parent| id_of(*parent)).collect(),
             hash_key_range: Some(self.range),
             is_closed: self.is_closed,
         }
     }
+}
+
+/// The id of a shard, which begins anew with each stream.
+fn id_of(number: u32) -> ShardId {
+    ShardId::numbered(u64::from(number % SHARDS_PER_LIFE))
 }
 
 fn range(start: u128, end: u128) -> HashKeyRange {
@@ -95,19 +108,82 @@ fn range(start: u128, end: u128) -> HashKeyRange {
 impl Kinesis {
     /// Creates a stream with `shard_count` shards.
     pub fn new(observer: Observer, shard_count: u64) -> Self {
-        let state = State { shards: BTreeMap::new(), next_shard: 0, next_record: 1, outdated: None };
+        let state = State {
+            shards: BTreeMap::new(),
+            next_shard: 0,
+            next_record: 1,
+            life: 0,
+            first_record: 0,
+            is_gone: false,
+            outdated: None,
+        };
         let stream = Self {
             state: Arc::new(Mutex::new(state)),
             observer,
             fault_rates: CurrentRates::default(),
             started_at: Instant::now(),
+            limits: Arc::default(),
         };
+        stream.add_first(shard_count);
+        stream
+    }
+
+    /// Limits the calls of the whole account for a fleet of this size: the limits of AWS count for a thousand workers.
+    pub fn limit_for(&self, workers: u64) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Limits::for_workers(workers);
+    }
+
+    /// Whether the account has a call of this kind left.
+    pub(crate) fn allows(&self, call: AccountCall) -> bool {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).allow(call, Instant::now())
+    }
+
+    fn add_first(&self, shard_count: u64) {
         let width = u128::MAX / u128::from(shard_count);
         for index in 0..u128::from(shard_count) {
             let end = if index + 1 == u128::from(shard_count) { u128::MAX } else { (index + 1) * width - 1 };
-            stream.add(range(index * width, end), BTreeSet::new(), Duration::ZERO);
+            self.add(range(index * width, end), BTreeSet::new(), Duration::ZERO);
         }
-        stream
+    }
+
+    /// Deletes the stream with its shards and records.
+    pub fn remove(&self) {
+        let removed = {
+            let state = &mut *self.state();
+            state.is_gone = true;
+            state.outdated = None;
+            std::mem::take(&mut state.shards)
+        };
+        for (shard, log) in removed {
+            self.observer.record(EventKind::RecordsTrimmed { shard, before: u64::MAX });
+            log.changed.notify_waiters();
+        }
+        self.observer.record(EventKind::StreamRemoved);
+    }
+
+    /// Creates the stream again under its name, with shards whose ids begin anew.
+    pub fn create(&self, shard_count: u64) {
+        let life = {
+            let state = &mut *self.state();
+            state.life += 1;
+            state.is_gone = false;
+            state.first_record = state.next_record;
+            state.next_shard = state.life * SHARDS_PER_LIFE;
+            state.life
+        };
+        self.observer.record(EventKind::StreamCreated { life });
+        self.add_first(shard_count);
+    }
+
+    /// How many times the stream was created again. `None` while it does not exist.
+    pub fn life(&self) -> Option<u32> {
+        let state = self.state();
+        (!state.is_gone).then_some(state.life)
+    }
+
+    /// Whether a record belongs to the stream as it is now.
+    pub fn is_of_this_life(&self, record: u64) -> bool {
+        record >= self.state().first_record
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -161,7 +237,7 @@ impl Kinesis {
             ShardFilter::All => true,
             ShardFilter::Open => !log.is_closed,
             ShardFilter::OpenSince(instant) => log.closed_at.is_none_or(|closed_at| closed_at >= *instant),
-            ShardFilter::After(parent) => ShardId::numbered(u64::from(**number)) > *parent,
+            ShardFilter::After(parent) => id_of(**number) > *parent,
         };
         visible.filter(is_required).map(|(number, log)| log.describe(*number)).collect()
     }

@@ -10,7 +10,8 @@ use shard_worker::{
 };
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
-use crate::event::{EventKind, Process, record_number, shard_number};
+use crate::account::AccountCall;
+use crate::event::{EventKind, FIRST_CREATION_EPOCH, Process, STREAM_ARN, record_number, shard_of_life};
 use crate::kinesis::Kinesis;
 use crate::network::{CallFault, Destination, Link};
 use crate::plan::Defect;
@@ -42,6 +43,11 @@ fn failed(kind: SourceErrorKind, why: &str) -> SourceError {
 }
 
 impl KinesisClient {
+    /// How many times the stream was created again.
+    fn life(&self) -> Result<u32, SourceError> {
+        self.kinesis.life().ok_or_else(|| failed(SourceErrorKind::StreamNotFound, "there is no such stream"))
+    }
+
     /// Makes one call. Returns whether its answer is an empty page.
     async fn call(&self) -> Result<bool, SourceError> {
         self.link.wait_while_paused().await;
@@ -72,7 +78,17 @@ impl StreamSource for KinesisClient {
 
     async fn describe(&self) -> Result<StreamDescription, SourceError> {
         self.call().await?;
-        let identity = StreamIdentity { arn: "arn:simulated".to_owned(), creation_epoch_seconds: 1 };
+        let is_refused = self.defect == Some(Defect::DescriptionsRefused);
+        if is_refused || !self.kinesis.allows(AccountCall::Describe) {
+            return Err(failed(SourceErrorKind::Throttled, "the account describes too many streams"));
+        }
+        let life = self.life()?;
+        self.kinesis.observer.record(EventKind::StreamDescribed { process: self.process, life });
+        let shown = if self.defect == Some(Defect::IdentityStays) { 0 } else { life };
+        let identity = StreamIdentity {
+            arn: STREAM_ARN.to_owned(),
+            creation_epoch_seconds: FIRST_CREATION_EPOCH + u64::from(shown),
+        };
         // The real service reports its time in a response header, in whole seconds.
         let clock = self.kinesis.clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(clock.as_secs());
@@ -81,16 +97,25 @@ impl StreamSource for KinesisClient {
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {
         self.call().await?;
+        if !self.kinesis.allows(AccountCall::ListShards) {
+            return Err(failed(SourceErrorKind::Throttled, "the account lists too many shards"));
+        }
+        self.life()?;
         Ok(self.kinesis.list(filter))
     }
 
     fn shard_started_at(&self, shard_id: &ShardId, _record: &SequenceNumber) -> Option<SystemTime> {
-        self.kinesis.started_at(shard_number(shard_id))
+        self.kinesis.started_at(shard_of_life(self.life().ok()?, shard_id))
     }
 
     async fn open(&self, shard_id: &ShardId, from: &ReadFrom) -> Result<Box<dyn RecordSource>, SourceError> {
         self.call().await?;
-        let shard = shard_number(shard_id);
+        let shard = shard_of_life(self.life()?, shard_id);
+        if let ReadFrom::At(number) = from
+            && !self.kinesis.is_of_this_life(record_number(number))
+        {
+            return Err(failed(SourceErrorKind::Invalid, "the sequence number is not of this stream"));
+        }
         if let ReadFrom::AtTimestamp(time) = from
             && *time > self.kinesis.clock()
         {

@@ -13,6 +13,7 @@
 //! The same plan gives the same trace, byte for byte. Every generator is seeded from the plan, and the runtime has
 //! one thread. Its clock advances only when no task can run.
 
+mod account;
 pub mod application;
 pub mod checks;
 mod draw_plan;

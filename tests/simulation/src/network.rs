@@ -17,6 +17,15 @@ use crate::plan::FaultRates;
 /// How long a call waits for an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Permille of the one-way latencies that are long where calls have long tails: a call has two.
+const LONG_LEGS_PERMILLE: u64 = 5;
+
+/// A long one-way latency, in milliseconds.
+pub const LONG_LEG_MILLIS: u64 = 5_000;
+
+/// Bound of the other one-way latencies where calls have long tails, in milliseconds.
+const ORDINARY_LEG_MILLIS: u64 = 125;
+
 /// The fault rates that a service currently applies to all processes.
 #[derive(Debug, Clone, Default)]
 pub struct CurrentRates {
@@ -75,14 +84,15 @@ pub struct Link {
 struct State {
     rng: Rng,
     paused_until: Option<Instant>,
+    has_long_tails: bool,
     /// For each service: the end of the partition, and whether only answers are lost.
     partitions: [Option<(Instant, bool)>; 2],
 }
 
 impl Link {
     /// Creates a link without faults.
-    pub fn new(rng: Rng) -> Self {
-        let state = State { rng, paused_until: None, partitions: [None; 2] };
+    pub fn new(rng: Rng, has_long_tails: bool) -> Self {
+        let state = State { rng, paused_until: None, has_long_tails, partitions: [None; 2] };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -152,19 +162,30 @@ impl Link {
 
     /// Waits for the one-way latency: a few milliseconds, now and then much more.
     pub async fn wait_latency(&self, rates: FaultRates) {
+        sleep(self.draw_latency(rates)).await;
+    }
+
+    /// Draws a one-way latency.
+    pub fn draw_latency(&self, rates: FaultRates) -> Duration {
         let millis = {
             let state = &mut *self.state();
-            let is_slow = state.rng.u64(..1000) < rates.slow;
-            let is_tail = state.rng.u64(..1000) < 3;
-            if is_slow {
-                state.rng.u64(300..3000)
-            } else if is_tail {
-                state.rng.u64(50..700)
+            if state.has_long_tails && state.rng.u64(..1000) < LONG_LEGS_PERMILLE {
+                LONG_LEG_MILLIS
+            } else if state.has_long_tails {
+                state.rng.u64(1..ORDINARY_LEG_MILLIS)
             } else {
-                state.rng.u64(1..6)
+                let is_slow = state.rng.u64(..1000) < rates.slow;
+                let is_tail = state.rng.u64(..1000) < 3;
+                if is_slow {
+                    state.rng.u64(300..3000)
+                } else if is_tail {
+                    state.rng.u64(50..700)
+                } else {
+                    state.rng.u64(1..6)
+                }
             }
         };
-        sleep(Duration::from_millis(millis)).await;
+        Duration::from_millis(millis)
     }
 
     /// Waits until a call without an answer times out.

@@ -40,6 +40,10 @@ pub struct Plan {
     pub kcl_can_fail: bool,
     /// Whether the applications acknowledge late and out of order.
     pub acknowledges_late: bool,
+    /// Whether one call of a hundred takes five seconds.
+    pub has_long_tails: bool,
+    /// When the services are back after the start, in milliseconds: by a minute later every worker must run.
+    pub back_at: Option<u64>,
     /// A seeded defect that a check must find. Only the simulator's own tests set one.
     pub defect: Option<Defect>,
 }
@@ -128,6 +132,27 @@ pub enum FaultKind {
     DeleteRow {
         /// Selects the row.
         row: u64,
+    },
+    /// An outsider deletes several rows of the lease table at once.
+    DeleteRows {
+        /// Selects the first row.
+        first: u64,
+        /// Number of rows; the table may have fewer.
+        count: u64,
+    },
+    /// An outsider deletes the lease table. It is created again, without rows, after a while or by a worker that starts.
+    RemoveTable {
+        /// Milliseconds until somebody creates it.
+        for_millis: u64,
+    },
+    /// The stream is deleted and created again under its name. The operator deletes the rows of the old stream.
+    RecreateStream {
+        /// Milliseconds until it exists again.
+        gone_for: u64,
+        /// Number of shards of the new stream.
+        shards: u64,
+        /// Milliseconds from then on until the operator acts.
+        operator_after: u64,
     },
     /// The application of one worker misbehaves.
     Handler {
@@ -231,11 +256,22 @@ pub enum Defect {
     StartTimesDiffer,
     /// The stream ignores `AT_TIMESTAMP` and starts at the oldest record.
     TimestampsIgnored,
+    /// Listings show every position as the oldest record.
+    ListingsForget,
+    /// Descriptions of a stream that was created again show the identity of the old one.
+    IdentityStays,
+    /// Listings of leases take nine seconds longer.
+    ListingsLate,
+    /// The account allows no description of the stream for three minutes more.
+    DescriptionsRefused,
     /// A reader waits five minutes before it replaces a silent subscription.
     SilenceTolerated,
     /// Readers resubscribe without waiting for the minimum interval.
     ResubscribesTooSoon,
 }
+
+/// How long the operator watches a stream that was created again, in milliseconds.
+pub const OPERATOR_MILLIS: u64 = 150_000;
 
 impl Plan {
     /// When the last fault ends, in milliseconds.
@@ -263,12 +299,17 @@ impl FaultKind {
             | Self::Partition { for_millis, .. }
             | Self::TableFaults { for_millis, .. }
             | Self::StreamFaults { for_millis, .. }
+            | Self::RemoveTable { for_millis }
             | Self::Handler { for_millis, .. } => for_millis,
             Self::Reshard { hidden_for, .. } => hidden_for,
+            Self::RecreateStream { gone_for, operator_after, .. } => {
+                gone_for + operator_after + OPERATOR_MILLIS
+            }
             // A stop takes at most the drain time.
             Self::Replace { after, .. } => after + 45_000,
             Self::Trim { .. }
             | Self::DeleteRow { .. }
+            | Self::DeleteRows { .. }
             | Self::Deregister
             | Self::Join
             | Self::Clone { .. }

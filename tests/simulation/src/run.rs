@@ -14,7 +14,7 @@ use crate::kcl::KclWorker;
 use crate::kinesis::Kinesis;
 use crate::network::{Destination, Link};
 use crate::observer::Observer;
-use crate::plan::{Defect, FaultKind, HandlerFault, Plan};
+use crate::plan::{Defect, FaultKind, HandlerFault, OPERATOR_MILLIS, Plan};
 use crate::table::Table;
 use crate::trace::Names;
 use crate::worker::{Worker, World};
@@ -30,6 +30,12 @@ const END_LIMIT: Duration = Duration::from_secs(200);
 
 /// Interval between checks whether a process has ended.
 const POLL_INTERVAL_MILLIS: u64 = 500;
+
+/// How long a fleet may take to start once all services are back, in milliseconds.
+const START_MILLIS: u64 = 60_000;
+
+/// How often the operator looks whether workers are refused.
+const OPERATOR_INTERVAL_MILLIS: u64 = 30_000;
 
 /// Names of the KCL workers.
 const KCL_NAMES: [&str; 8] = ["kcl0", "kcl1", "kcl2", "kcl3", "kcl4", "kcl5", "kcl6", "kcl7"];
@@ -47,6 +53,8 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// Virtual time that all of our workers ran, summed up, in milliseconds.
     pub worker_millis: u64,
+    /// How long each lease of a crashed process took to get a new owner, where calls have long tails, in milliseconds.
+    pub failovers: Vec<u64>,
 }
 
 impl Outcome {
@@ -102,6 +110,7 @@ pub fn run(plan: &Plan) -> Outcome {
             names: Names::default(),
             violation: Some(Violation { promise: Promise::NoPanic, at: 0, why: error.to_string() }),
             worker_millis: 0,
+            failovers: Vec::new(),
         },
     };
     PANIC.set(None);
@@ -114,6 +123,10 @@ enum Action {
     Start(String),
     Stop(u32),
     StartAfterEnd(u32, String),
+    CreateTable,
+    CheckStarted,
+    CreateStream(u64),
+    FollowAdvice,
 }
 
 struct Fleet<'a> {
@@ -138,7 +151,7 @@ fn choose<T>(from: &[T], choice: u64) -> Option<usize> {
 
 impl<'a> Fleet<'a> {
     async fn run(plan: &'a Plan) -> Outcome {
-        let observer = Observer::new(Checks::new(plan.start));
+        let observer = Observer::new(Checks::new(plan.start, plan.has_long_tails));
         let table = Table::new(observer.clone(), plan.defect);
         let kinesis = Kinesis::new(observer.clone(), plan.shards);
         let fan_out = Service::new(&kinesis, plan);
@@ -163,6 +176,7 @@ impl<'a> Fleet<'a> {
         Outcome {
             plan: plan.clone(),
             worker_millis: worker_millis(&events),
+            failovers: history.checks.take_failovers(),
             events,
             names: std::mem::take(&mut history.names),
             violation: history.violation.take(),
@@ -182,6 +196,10 @@ impl<'a> Fleet<'a> {
             (plan.aggregates, may_mix),
             self.started_at + millis(quiet_from + PRODUCE_MILLIS),
         ));
+        if let Some(back_at) = plan.back_at {
+            self.world.kinesis.limit_for(plan.workers);
+            self.schedule_at(back_at + START_MILLIS, Action::CheckStarted);
+        }
         let mut rng = plan.rng("start", 0);
         for _ in 0..plan.workers {
             let name = self.new_name();
@@ -264,6 +282,22 @@ impl<'a> Fleet<'a> {
                     self.start(&name);
                 }
             }
+            Action::CheckStarted => {
+                let waiting = self.workers.iter().filter(|worker| !worker.has_started()).count();
+                if waiting > 0 {
+                    let why = format!("{waiting} of {} workers have not started", self.workers.len());
+                    self.world.observer.report_violation(Promise::StartsInTime, why);
+                }
+            }
+            Action::CreateTable => self.world.table.create(),
+            Action::CreateStream(shards) => self.world.kinesis.create(shards),
+            Action::FollowAdvice => {
+                // The errors of the workers say: delete the table of the old stream.
+                let life = self.world.kinesis.life();
+                if life.is_some_and(|life| self.world.table.has_rows_of_others(life)) {
+                    self.world.table.delete_rows_as_outsider(0, u64::MAX);
+                }
+            }
             Action::Fault(kind) => self.inject(kind).await,
         }
     }
@@ -339,7 +373,23 @@ impl<'a> Fleet<'a> {
                 self.world.kinesis.split(shard, millis(hidden_for));
             }
             FaultKind::Trim { older_than } => self.world.kinesis.trim(millis(older_than)),
-            FaultKind::DeleteRow { row } => self.world.table.delete_row_as_outsider(row),
+            FaultKind::DeleteRow { row } => self.world.table.delete_rows_as_outsider(row, 1),
+            FaultKind::DeleteRows { first, count } => self.world.table.delete_rows_as_outsider(first, count),
+            FaultKind::RemoveTable { for_millis } => {
+                self.world.table.remove_as_outsider();
+                self.schedule_at(self.now() + for_millis + 1, Action::CreateTable);
+            }
+            FaultKind::RecreateStream { gone_for, shards, operator_after } => {
+                if self.world.kinesis.life().is_none() {
+                    return;
+                }
+                self.world.kinesis.remove();
+                self.schedule_at(self.now() + gone_for + 1, Action::CreateStream(shards));
+                let acts_at = self.now() + gone_for + operator_after;
+                for visit in 0..OPERATOR_MILLIS / OPERATOR_INTERVAL_MILLIS {
+                    self.schedule_at(acts_at + visit * OPERATOR_INTERVAL_MILLIS, Action::FollowAdvice);
+                }
+            }
             FaultKind::Handler { worker, for_millis, handler_fault } => {
                 let Some(index) = choose(&self.workers, worker) else { return };
                 let worker = &self.workers[index];

@@ -39,11 +39,19 @@ pub enum Scenario {
     FanOut,
     /// Several live processes under one worker name, as when all replicas of a deployment are named alike.
     Clones,
+    /// An outsider deletes rows of the lease table, all of them, or the table itself for a while.
+    VanishingRows,
+    /// The stream is deleted and created again under the fleet, and the operator follows the advice of the errors.
+    RecreatedStream,
+    /// Calls take up to 250 ms at the 99th percentile, and 5 s for one of a hundred, while processes crash.
+    LongTails,
+    /// A large fleet starts at once under the limits of its account, while a service is away.
+    SlowStart,
 }
 
 impl Scenario {
     /// All scenarios, in the order that seeds rely on.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Calm,
         Self::ReshardStorm,
         Self::CrashStorm,
@@ -60,6 +68,10 @@ impl Scenario {
         Self::KclFaults,
         Self::FanOut,
         Self::Clones,
+        Self::VanishingRows,
+        Self::RecreatedStream,
+        Self::LongTails,
+        Self::SlowStart,
     ];
 
     /// The scenarios of this build. The one over the AWS SDK needs its feature.
@@ -91,6 +103,10 @@ impl Scenario {
             Self::KclFaults => "kcl-faults",
             Self::FanOut => "fan-out",
             Self::Clones => "clones",
+            Self::VanishingRows => "vanishing-rows",
+            Self::RecreatedStream => "recreated-stream",
+            Self::LongTails => "long-tails",
+            Self::SlowStart => "slow-start",
         }
     }
 }

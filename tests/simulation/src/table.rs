@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lease_store::{Lease, LeaseChange, LeaseWrite, Position, ShardId, Verdict, WriteOutcome};
 use tokio::time::{Duration, Instant};
 
-use crate::event::{EventKind, WriteKind, Writer, shard_number};
+use crate::event::{EventKind, FIRST_CREATION_EPOCH, ShardNumber, WriteKind, Writer, shard_number, shard_of};
 use crate::network::CurrentRates;
 use crate::observer::Observer;
 use crate::plan::Defect;
@@ -36,6 +36,13 @@ struct State {
     /// Earlier versions of each row, with the time until which they were current.
     before: BTreeMap<ShardId, VecDeque<(Instant, Option<Lease>)>>,
     writes: u64,
+    /// Whether an outsider has deleted the table.
+    is_missing: bool,
+}
+
+/// The number of a row's shard. Rows of the KCL name no stream.
+fn shard_of_row(row: Option<&Lease>, shard_id: &ShardId) -> ShardNumber {
+    shard_of(row.and_then(|row| row.stream.as_ref()), shard_id)
 }
 
 impl Table {
@@ -80,8 +87,16 @@ impl Table {
         rows
     }
 
-    /// Applies a write.
-    pub fn apply(&self, by: Writer, write: &LeaseWrite, sent_at: u64) -> WriteOutcome {
+    /// Whether an outsider has deleted the table.
+    pub fn is_missing(&self) -> bool {
+        self.state().is_missing
+    }
+
+    /// Applies a write. Returns `None` while there is no table.
+    pub fn apply(&self, by: Writer, write: &LeaseWrite, sent_at: u64) -> Option<WriteOutcome> {
+        if self.is_missing() {
+            return None;
+        }
         let shard_id = write.shard_id().clone();
         let before = self.row(&shard_id);
         if self.defect == Some(Defect::TablePanics) && self.state().writes > 30 {
@@ -94,16 +109,16 @@ impl Table {
             Verdict::Refused => {
                 self.observer.record(EventKind::WriteRefused {
                     by,
-                    shard: shard_number(&shard_id),
+                    shard: shard_of_row(before.as_ref(), &shard_id),
                     kind: WriteKind::of(write),
                 });
-                return WriteOutcome::Lost { lease: before };
+                return Some(WriteOutcome::Lost { lease: before });
             }
         };
         let claimed = after.clone();
         let after = self.apply_defect(write, before.as_ref(), after);
         self.put(by, WriteKind::of(write), &shard_id, before, after, sent_at);
-        WriteOutcome::Applied { lease: claimed }
+        Some(WriteOutcome::Applied { lease: claimed })
     }
 
     fn decide(&self, write: &LeaseWrite, row: Option<&Lease>) -> Verdict {
@@ -169,7 +184,7 @@ impl Table {
         let row = |lease: &Option<Lease>| lease.as_ref().map(|lease| self.observer.row(lease));
         let event = EventKind::LeaseWritten {
             by,
-            shard: shard_number(shard_id),
+            shard: shard_of_row(after.as_ref().or(before.as_ref()), shard_id),
             kind,
             before: row(&before),
             after: row(&after),
@@ -209,6 +224,14 @@ impl Table {
         Some(after)
     }
 
+    /// Whether a row belongs to another stream than the one of this number.
+    pub fn has_rows_of_others(&self, life: u32) -> bool {
+        let created = FIRST_CREATION_EPOCH + u64::from(life);
+        let is_of_other =
+            |row: &Lease| row.stream.as_ref().is_some_and(|stream| stream.creation_epoch_seconds != created);
+        self.rows().iter().any(is_of_other)
+    }
+
     /// Moves one lease of a live worker to another name, for [`Defect::LeasesStolen`].
     pub fn steal_lease(&self) {
         let Some(before) = self.rows().into_iter().find(|row| row.owner.is_some() && !row.is_finished())
@@ -222,18 +245,38 @@ impl Table {
         self.put(Writer::Outsider, WriteKind::Take, &shard_id, Some(before), Some(after), now);
     }
 
-    /// Deletes an existing row as an outsider.
-    pub fn delete_row_as_outsider(&self, index: u64) {
-        let chosen = {
+    /// Deletes existing rows as an outsider, beginning with one that `first` selects.
+    pub fn delete_rows_as_outsider(&self, first: u64, count: u64) {
+        let chosen: Vec<ShardId> = {
             let state = &*self.state();
-            let count = state.rows.len() as u64;
-            let index = index.checked_rem(count).unwrap_or(0);
-            state.rows.keys().nth(usize::try_from(index).unwrap_or(0)).cloned()
+            let first = first.checked_rem(state.rows.len() as u64).unwrap_or(0);
+            let keys = state.rows.keys().cycle().skip(usize::try_from(first).unwrap_or(0));
+            let count = usize::try_from(count).unwrap_or(usize::MAX).min(state.rows.len());
+            keys.take(count).cloned().collect()
         };
-        if let Some(shard_id) = chosen {
+        for shard_id in chosen {
             let before = self.row(&shard_id);
             let now = self.observer.now();
             self.put(Writer::Outsider, WriteKind::Delete, &shard_id, before, None, now);
+        }
+    }
+
+    /// Deletes the table as an outsider.
+    pub fn remove_as_outsider(&self) {
+        self.delete_rows_as_outsider(0, u64::MAX);
+        {
+            let state = &mut *self.state();
+            // No read of another table shows these rows.
+            state.before.clear();
+            state.is_missing = true;
+        }
+        self.observer.record(EventKind::TableRemoved);
+    }
+
+    /// Creates the table if it is missing.
+    pub fn create(&self) {
+        if std::mem::replace(&mut self.state().is_missing, false) {
+            self.observer.record(EventKind::TableCreated);
         }
     }
 }

@@ -7,9 +7,9 @@ use lease_store::{
 };
 use tokio::time::{Duration, sleep};
 
-use crate::event::{Process, Writer};
-use crate::network::{CallFault, Destination, Link};
-use crate::plan::Defect;
+use crate::event::{EventKind, Process, Writer, shard_of};
+use crate::network::{CallFault, Destination, LONG_LEG_MILLIS, Link};
+use crate::plan::{Defect, FaultRates};
 use crate::table::Table;
 
 /// Longest delay of a write after its writer timed out, in milliseconds: more than the fail-over time.
@@ -17,6 +17,9 @@ const MAX_LATENESS_MILLIS: u64 = 25_000;
 
 /// Percentage of eventually consistent listings that are stale.
 const STALE_LISTINGS_PERCENT: u64 = 30;
+
+/// Additional time of a listing with [`Defect::ListingsLate`].
+const LATE_LISTING: Duration = Duration::from_secs(9);
 
 /// The lease store of one process.
 #[derive(Debug, Clone)]
@@ -40,9 +43,10 @@ struct InFlightWrite<'a> {
 }
 
 impl InFlightWrite<'_> {
-    fn apply(&mut self) -> WriteOutcome {
+    fn apply(&mut self) -> Result<WriteOutcome, StoreError> {
         self.is_applied = true;
-        self.client.table.apply(Writer::Ours(self.client.process), self.write, self.sent_at)
+        let outcome = self.client.table.apply(Writer::Ours(self.client.process), self.write, self.sent_at);
+        outcome.ok_or_else(|| refused(StoreErrorKind::NotFound))
     }
 
     /// Applies the write some time later.
@@ -73,7 +77,7 @@ fn refused(kind: StoreErrorKind) -> StoreError {
 
 impl TableClient {
     /// Makes a call that only reads.
-    async fn read<T>(&self, read: impl FnOnce() -> T) -> Result<T, StoreError> {
+    async fn read<T>(&self, row: Option<&ShardId>, read: impl FnOnce() -> T) -> Result<T, StoreError> {
         self.link.wait_while_paused().await;
         let rates = self.table.fault_rates.now();
         match self.link.draw_fault(Destination::Table, rates) {
@@ -91,11 +95,27 @@ impl TableClient {
                 return Err(refused(StoreErrorKind::Unavailable));
             }
         }
-        self.link.wait_latency(rates).await;
+        self.wait_for(row, rates).await;
         let answer = read();
-        self.link.wait_latency(rates).await;
+        self.wait_for(row, rates).await;
         self.link.wait_while_paused().await;
         Ok(answer)
+    }
+
+    /// Waits for one way of a call, and records a long one for a row.
+    async fn wait_for(&self, row: Option<&ShardId>, rates: FaultRates) {
+        let latency = self.link.draw_latency(rates);
+        if let Some(shard_id) = row.filter(|_| latency >= Duration::from_millis(LONG_LEG_MILLIS)) {
+            let shard = shard_of(None, shard_id);
+            self.table.observer.record(EventKind::SlowCall { process: self.process, shard });
+        }
+        sleep(latency).await;
+    }
+
+    /// Reads rows, if there is a table.
+    async fn read_rows<T>(&self, row: Option<&ShardId>, read: impl FnOnce() -> T) -> Result<T, StoreError> {
+        let rows = self.read(row, || if self.table.is_missing() { None } else { Some(read()) }).await?;
+        rows.ok_or_else(|| refused(StoreErrorKind::NotFound))
     }
 
     /// Applies the seeded defect to a listing.
@@ -105,6 +125,11 @@ impl TableClient {
                 let parents: Vec<ShardId> = rows.iter().flat_map(|row| row.parents.iter().cloned()).collect();
                 for row in rows.iter_mut().filter(|row| parents.contains(&row.shard_id)) {
                     row.checkpoint = Position::ShardEnd;
+                }
+            }
+            Some(Defect::ListingsForget) => {
+                for row in rows.iter_mut().filter(|row| matches!(row.checkpoint, Position::After(_))) {
+                    row.checkpoint = Position::TrimHorizon;
                 }
             }
             Some(Defect::ChildrenLookFinished) => {
@@ -124,7 +149,7 @@ impl LeaseStore for TableClient {
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
-        self.read(|| ()).await
+        self.read(None, || self.table.create()).await
     }
 
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
@@ -132,13 +157,16 @@ impl LeaseStore for TableClient {
         let rows = || {
             if is_stale { self.table.stale_rows(|bound| self.link.draw(bound)) } else { self.table.rows() }
         };
-        let mut leases = self.read(rows).await?;
+        if self.defect == Some(Defect::ListingsLate) {
+            sleep(LATE_LISTING).await;
+        }
+        let mut leases = self.read_rows(None, rows).await?;
         self.apply_defect(&mut leases);
         Ok(LeaseListing { leases, malformed: Vec::new() })
     }
 
     async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        self.read(|| self.table.row(shard_id)).await
+        self.read_rows(Some(shard_id), || self.table.row(shard_id)).await
     }
 
     async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
@@ -161,18 +189,18 @@ impl LeaseStore for TableClient {
             return Ok(WriteOutcome::Unknown(refused(StoreErrorKind::Unavailable)));
         }
         let mut in_flight = InFlightWrite { client: self, write, sent_at, is_applied: false };
-        self.link.wait_latency(rates).await;
+        self.wait_for(Some(write.shard_id()), rates).await;
         if fault == CallFault::Delayed {
             in_flight.apply_later();
             self.link.wait_for_timeout().await;
             return Ok(WriteOutcome::Unknown(refused(StoreErrorKind::Unavailable)));
         }
-        let outcome = in_flight.apply();
+        let outcome = in_flight.apply()?;
         if fault == CallFault::AnswerLost {
             self.link.wait_for_timeout().await;
             return Ok(WriteOutcome::Unknown(refused(StoreErrorKind::Unavailable)));
         }
-        self.link.wait_latency(rates).await;
+        self.wait_for(Some(write.shard_id()), rates).await;
         self.link.wait_while_paused().await;
         Ok(outcome)
     }

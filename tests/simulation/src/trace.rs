@@ -102,10 +102,15 @@ impl Names {
             EventKind::StopRequested { process } => {
                 format!("---- {} receives a stop request", self.shown(*process))
             }
-            EventKind::ProcessEnded { process, how } => {
+            EventKind::ProcessEnded { process, how, .. } => {
                 format!("---- {} ended: {how}", self.shown(*process))
             }
-            EventKind::StartFailed { process, why } => {
+            EventKind::StreamDescribed { process, life } => {
+                format!("---- {} sees stream {life}", self.shown(*process))
+            }
+            EventKind::StreamRemoved => "---- the stream is deleted".to_owned(),
+            EventKind::StreamCreated { life } => format!("---- stream {life} is created"),
+            EventKind::StartFailed { process, why, .. } => {
                 format!("---- {} failed to start: {why}", self.shown(*process))
             }
             EventKind::Disturbed { process, for_millis, description } => {
@@ -141,6 +146,11 @@ impl Names {
             EventKind::WriteRefused { by, shard, kind } => {
                 format!("s{shard:<3} {} {kind}: refused", self.writer(*by))
             }
+            EventKind::SlowCall { process, shard } => {
+                format!("s{shard:<3} {} waits for the table", self.shown(*process))
+            }
+            EventKind::TableRemoved => "---- outsider deletes the table".to_owned(),
+            EventKind::TableCreated => "---- the table is created again".to_owned(),
             EventKind::FaultsOver => "---- end of faults".to_owned(),
             EventKind::Note(text) => format!("---- {text}"),
         };

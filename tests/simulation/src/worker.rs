@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use receiver::{InitialPosition, Receiver, ReceiverBuilder, ReceiverHandle};
+use receiver::{
+    InitialPosition, Receiver, ReceiverBuilder, ReceiverErrorKind, ReceiverHandle, ReceiverState,
+};
 use shard_worker::DataLossPolicy;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep};
@@ -104,7 +106,7 @@ impl Worker {
         let number = world.observer.history().names.count();
         let clock = clock(plan, number);
         let process = world.observer.new_process(name, clock, false);
-        let link = Link::new(plan.rng("link", number));
+        let link = Link::new(plan.rng("link", number), plan.has_long_tails);
         let defect = plan.defect;
         let application = Application {
             observer: world.observer.clone(),
@@ -156,6 +158,12 @@ impl Worker {
         self.task.is_finished()
     }
 
+    /// Whether its receiver has started.
+    pub fn has_started(&self) -> bool {
+        let handle = self.control.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        handle.as_ref().is_some_and(|handle| handle.status().state != ReceiverState::Starting)
+    }
+
     /// Kills it.
     pub async fn crash(self, observer: &Observer) {
         self.task.abort();
@@ -176,7 +184,8 @@ async fn run(
         let receiver = match builder.clone().seed(seed.wrapping_add(attempt)).build() {
             Ok(receiver) => receiver,
             Err(error) => {
-                observer.record(EventKind::ProcessEnded { process, how: error.to_string() });
+                let how = error.to_string();
+                observer.record(EventKind::ProcessEnded { process, how, is_drained: false });
                 return;
             }
         };
@@ -184,16 +193,22 @@ async fn run(
         match receiver.run().await {
             Ok(report) => {
                 let shards = report.shards.len();
-                let how = if report.is_drained() { "drained" } else { "not drained" };
-                observer.record(EventKind::ProcessEnded { process, how: format!("{how}, {shards} shards") });
+                let is_drained = report.is_drained();
+                let how = if is_drained { "drained" } else { "not drained" };
+                let how = format!("{how}, {shards} shards");
+                observer.record(EventKind::ProcessEnded { process, how, is_drained });
                 return;
             }
-            Err(error) => observer.record(EventKind::StartFailed { process, why: error.to_string() }),
+            Err(error) => observer.record(EventKind::StartFailed {
+                process,
+                why: error.to_string(),
+                is_wrong_stream: error.kind() == ReceiverErrorKind::WrongStream,
+            }),
         }
         sleep(RESTART_AFTER).await;
         if control.is_stopped.load(Ordering::Relaxed) {
-            observer
-                .record(EventKind::ProcessEnded { process, how: "stopped between two starts".to_owned() });
+            let how = "stopped between two starts".to_owned();
+            observer.record(EventKind::ProcessEnded { process, how, is_drained: false });
             return;
         }
     }

@@ -16,7 +16,7 @@ use simulation::timeline::timeline;
 const QUICK_SEEDS: u64 = 1;
 
 /// Seeds that failed once, each because of a defect that is fixed now.
-const REGRESSIONS: [(Scenario, u64); 17] = [
+const REGRESSIONS: [(Scenario, u64); 22] = [
     // Grandchildren were visible before children that a listing showed late.
     (Scenario::ReshardStorm, 9),
     (Scenario::ReshardStorm, 30),
@@ -47,6 +47,15 @@ const REGRESSIONS: [(Scenario, u64); 17] = [
     (Scenario::FirstStart, 1078),
     // A late take was mistaken for the next one, which was refused without an answer.
     (Scenario::FanOut, 11_519),
+    // A worker took a row that was created again at its beginning although it knew the position.
+    (Scenario::VanishingRows, 294),
+    // A new worker took such a row before a worker that knew its position saw it.
+    (Scenario::VanishingRows, 141),
+    // A row that had been missing once was restored under its live holder without any patience, at an older position.
+    (Scenario::VanishingRows, 12),
+    (Scenario::VanishingRows, 197),
+    // Workers that had waited for an absent service waited up to 30 s more after each throttled request.
+    (Scenario::SlowStart, 9),
 ];
 
 #[track_caller]
@@ -182,6 +191,36 @@ fn every_check_can_fail() {
         (Defect::TablePanics, Promise::NoPanic),
     ] {
         find(defect, promise);
+    }
+}
+
+/// Number of seeds in which a scenario must find its defect.
+const DEFECT_SEEDS: u64 = 20;
+
+#[test]
+fn scenarios_of_an_unruly_world_find_their_defects() {
+    for (scenario, defect, promise) in [
+        (Scenario::VanishingRows, Defect::ListingsForget, Promise::Redelivery),
+        (Scenario::RecreatedStream, Defect::IdentityStays, Promise::OneStream),
+        (Scenario::LongTails, Defect::ListingsLate, Promise::FailOver),
+        (Scenario::LongTails, Defect::LeasesStolen, Promise::LeaseKept),
+        (Scenario::LongTails, Defect::CheckpointsNotStored, Promise::StopReport),
+        (Scenario::SlowStart, Defect::DescriptionsRefused, Promise::StartsInTime),
+    ] {
+        let mut others = Vec::new();
+        let is_found = (0..DEFECT_SEEDS).any(|seed| {
+            let mut plan = Plan::of(scenario, seed);
+            plan.defect = Some(defect);
+            if promise == Promise::StopReport {
+                // A crash would show the missing checkpoints first.
+                plan.faults.clear();
+            }
+            let violation = run(&plan).violation;
+            let is_found = violation.as_ref().is_some_and(|violation| violation.promise == promise);
+            others.extend(violation);
+            is_found
+        });
+        assert!(is_found, "{defect:?} must break {promise:?} in {scenario}, not {others:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use end_to_end_tests::fleet::{SEED, member, setup};
 use kinesis_streaming::lease_store::{FaultRates, FaultyLeaseStore, StoreError, StoreErrorKind};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::{ReceiverErrorKind, ReceiverState};
-use kinesis_streaming::shard_worker::{SourceError, SourceErrorKind};
+use kinesis_streaming::shard_worker::{SourceError, SourceErrorKind, StreamSource};
 use test_support::{
     HookedLeaseStore, HookedStream, Journal, StoreCall, StreamCall, Switch, wait_until_within,
 };
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 const DESCRIPTIONS_PER_SECOND: usize = 20;
 
 /// A stream that cannot be described while the switch is on.
-fn with_outage(stream: InMemoryStream, away: &Switch, kind: SourceErrorKind) -> HookedStream {
+fn with_outage(stream: impl StreamSource + 'static, away: &Switch, kind: SourceErrorKind) -> HookedStream {
     let away = away.clone();
     HookedStream::new(stream).before(move |call| {
         let is_away = away.is_on() && call == StreamCall::Describe;
@@ -93,6 +93,28 @@ async fn two_hundred_workers_start_within_twelve_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_thousand_workers_start_within_a_minute() {
     check_start_of_workers(1000, Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_starts_within_a_minute_after_an_outage() {
+    let (stream, table, journal) = setup(4);
+    let limited = with_account_limit(stream.clone());
+    let away = Switch::default();
+    away.turn_on();
+    let mut handles = Vec::new();
+    let mut running = tokio::task::JoinSet::new();
+    for number in 0..1000_u64 {
+        let source = with_outage(limited.clone(), &away, SourceErrorKind::Unavailable);
+        let builder = member(&format!("worker-{number:04}"), &stream, &table, &journal);
+        let receiver = builder.source(source).seed(SEED + number).build().unwrap();
+        handles.push(receiver.handle());
+        running.spawn(receiver.run());
+    }
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    away.turn_off();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let started = handles.iter().filter(|handle| handle.status().state == ReceiverState::Running).count();
+    assert_eq!(started, 1000);
 }
 
 #[tokio::test(start_paused = true)]

@@ -181,14 +181,17 @@ impl Coordinator {
         self.report_malformed(&listing);
         self.report_edits(&listing.leases);
         self.record_fleet(&listing.leases, requested_at);
-        self.repair_rows_set_back(&listing, consistency).await;
+        let set_back = self.repair_rows_set_back(&listing, consistency).await;
         self.repair_holes(facts, &listing, consistency).await;
         // The children of a shard with a malformed row have to wait: the shard may not be finished.
         let malformed = malformed_shards(&listing);
         listing.leases.retain(|lease| lease.parents.is_disjoint(&malformed));
         // A child that has not begun waits for a parent whose row vanished.
         let waiting = self.waiting_children(&listing);
-        listing.leases.retain(|lease| !waiting.contains(&lease.shard_id));
+        // Nobody takes a row before its known position while it is being restored.
+        listing
+            .leases
+            .retain(|lease| !waiting.contains(&lease.shard_id) && !set_back.contains(&lease.shard_id));
         let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at);
         self.stop_if_run_is_over(&listing, consistency, requested_at);
         if is_partial {

@@ -312,20 +312,26 @@ impl Coordinator {
         listing.leases.iter().filter(waits).map(|lease| lease.shard_id.clone()).collect()
     }
 
-    /// Moves rows that were deleted and created again at an earlier position to their last known positions.
-    pub(super) async fn repair_rows_set_back(&mut self, listing: &LeaseListing, consistency: Consistency) {
+    /// Moves rows that were deleted and created again before their last known positions to those. Returns the
+    /// shards of these rows.
+    pub(super) async fn repair_rows_set_back(
+        &mut self,
+        listing: &LeaseListing,
+        consistency: Consistency,
+    ) -> BTreeSet<ShardId> {
         let set_back: Vec<(Lease, Lease)> = self
             .known
             .set_back(&listing.leases)
             .into_iter()
             .map(|(row, known)| (row.clone(), known.clone()))
             .collect();
+        let shards = set_back.iter().map(|(row, _)| row.shard_id.clone()).collect();
         if set_back.is_empty() {
-            return;
+            return shards;
         }
         self.schedule_strong_scan();
         if consistency == Consistency::Eventual {
-            return;
+            return shards;
         }
         let store = &self.receiver.store;
         futures::stream::iter(set_back)
@@ -351,6 +357,7 @@ impl Coordinator {
                 }
             })
             .await;
+        shards
     }
 
     /// The start time, and, where a lineage without leases starts at `LATEST`, the shards that were open at that time.
@@ -485,6 +492,7 @@ impl Coordinator {
         listing: &LeaseListing,
         consistency: Consistency,
     ) {
+        self.sync.absences.end(&listing.leases);
         let gap = self.find_gap(listing);
         if gap.shards.is_empty() {
             self.report_table(LeaseTableState::Available);

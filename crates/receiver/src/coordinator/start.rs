@@ -20,7 +20,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// requests that its account has per second (20 descriptions), until only 40 workers are left.
 const STORM_WAIT: Duration = Duration::from_secs(2);
 
-/// How long a start counts as one of many at the same time.
+/// How long a start counts as one of many at the same time. It begins anew when a service that was away answers again.
 const STORM_TIME: Duration = Duration::from_secs(120);
 
 /// The longest mean wait after that time, when a service is probably unavailable.
@@ -62,6 +62,7 @@ impl Coordinator {
         let begun_at = Instant::now();
         let deadline = self.receiver.settings.start_timeout.map(|limit| begun_at + limit);
         let (mut done, mut failures) = (Done::default(), 0_u32);
+        let mut throttled_since = None;
         loop {
             let attempt = self.try_start(&mut done);
             let attempted = match deadline {
@@ -79,7 +80,14 @@ impl Coordinator {
                 Err(error) => error,
             };
             failures = failures.saturating_add(1);
-            let delay = start_wait(failures, begun_at.elapsed(), &mut self.receiver.rng);
+            // A service that throttles is back, and the workers that waited for it ask together.
+            let storm_since = if error.kind() == ReceiverErrorKind::Throttled {
+                *throttled_since.get_or_insert_with(Instant::now)
+            } else {
+                throttled_since = None;
+                begun_at
+            };
+            let delay = start_wait(failures, storm_since.elapsed(), &mut self.receiver.rng);
             let is_too_late = deadline.is_some_and(|deadline| Instant::now() + delay >= deadline);
             if !error.is_retryable() || is_too_late {
                 return Err(error);

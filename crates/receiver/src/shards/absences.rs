@@ -56,6 +56,13 @@ pub(crate) struct Absences {
 }
 
 impl Absences {
+    /// Records the rows of a listing: they are not missing.
+    pub(crate) fn end(&mut self, listed: &[Lease]) {
+        for lease in listed {
+            self.since.remove(&lease.shard_id);
+        }
+    }
+
     /// Splits the missing leases into those to create now and those that a live holder may still restore.
     pub(crate) fn split(
         &mut self,
@@ -144,5 +151,9 @@ mod tests {
             (now.len(), later.len())
         };
         assert_eq!([due(0), due(4), due(5)], [(1, 1), (1, 1), (2, 0)]);
+        absences.end(&[row(2, Some("other"))]);
+        let missing = vec![row(2, None)];
+        let (now, later) = absences.split(missing, &view, start + seconds(60));
+        assert_eq!((now.len(), later.len()), (0, 1), "the row was there in between");
     }
 }

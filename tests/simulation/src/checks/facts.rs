@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::promise::{Promise, Verdict, Violation};
+use super::streams::Streams;
+use super::vanished::Deletion;
 use crate::event::{Name, Process, ReadPosition, RecordPosition, Row, ShardNumber, Writer};
 use crate::plan::Start;
 
@@ -34,8 +36,17 @@ pub struct Checks {
     /// Times at which any process may lose leases or answers.
     pub(super) disturbances: Vec<(u64, u64)>,
     pub(super) has_kcl: bool,
-    /// When an outsider last deleted a row.
-    pub(super) deleted_at: Option<u64>,
+    /// When an outsider deleted rows.
+    pub(super) deletions: Vec<Deletion>,
+    /// When an outsider deleted the table, and when it was created again.
+    pub(super) table_gone: Vec<(u64, Option<u64>)>,
+    pub(super) streams: Streams,
+    /// Whether the checks on long-tailed calls apply.
+    pub(super) has_long_tails: bool,
+    /// Shards whose holder crashed, with the time from which the fail-over counts.
+    pub(super) orphans: BTreeMap<ShardNumber, u64>,
+    /// How long each fail-over took.
+    pub(super) failovers: Vec<u64>,
     pub(super) quiet_from: Option<u64>,
     /// From this time on an undisturbed fleet must move no lease.
     pub(super) stable_from: Option<u64>,
@@ -47,7 +58,12 @@ pub(super) struct ProcessFacts {
     /// Permille of the true rate.
     pub(super) clock: u64,
     pub(super) is_kcl: bool,
+    pub(super) started_at: u64,
     pub(super) crashed_at: Option<u64>,
+    pub(super) over_at: Option<u64>,
+    pub(super) start_failed_at: Option<u64>,
+    /// The stream that the running receiver of the process belongs to, and since when.
+    pub(super) stream: Option<(u32, u64)>,
     pub(super) stop_requested_at: Option<u64>,
     pub(super) is_over: bool,
     /// Times at which the process may lose leases or answers.
@@ -88,8 +104,12 @@ pub(super) struct ShardFacts {
     /// A write that creates the row was sent before the row was deleted and applied afterwards. The shard and its
     /// descendants may then be read again.
     pub(super) is_recreated_late: bool,
-    /// When an outsider deleted the row.
-    pub(super) deleted_at: Option<u64>,
+    /// The checkpoints of the row, with the time of each write.
+    pub(super) saved: Vec<(u64, ReadPosition)>,
+    /// Calls for the row that took seconds where calls have long tails, with the process and the time.
+    pub(super) slow_calls: Vec<(Process, u64)>,
+    /// The process that created the row, and when.
+    pub(super) created_by: Option<(Process, u64)>,
     /// When each process sent its newest applied write.
     pub(super) confirmed: BTreeMap<Process, u64>,
     /// When KCL workers took the lease.
@@ -162,8 +182,9 @@ impl Subscriptions {
 
 impl Checks {
     /// Creates the state before the first event.
-    pub fn new(start: Start) -> Self {
-        Self { start: Some(start), starts_at: start_of_plan(start).map(|at| (at, at)), ..Self::default() }
+    pub fn new(start: Start, has_long_tails: bool) -> Self {
+        let starts_at = start_of_plan(start).map(|at| (at, at));
+        Self { start: Some(start), starts_at, has_long_tails, ..Self::default() }
     }
 
     pub(super) fn add_shard(
@@ -191,7 +212,9 @@ impl Checks {
             had_row: false,
             row_gone_at: None,
             is_recreated_late: false,
-            deleted_at: None,
+            saved: Vec::new(),
+            slow_calls: Vec::new(),
+            created_by: None,
             confirmed: BTreeMap::new(),
             kcl_takes: Vec::new(),
         };

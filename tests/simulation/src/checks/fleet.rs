@@ -24,7 +24,11 @@ impl Checks {
                     name: *name,
                     clock: *clock,
                     is_kcl: *is_kcl,
+                    started_at: event.at,
                     crashed_at: None,
+                    over_at: None,
+                    start_failed_at: None,
+                    stream: None,
                     stop_requested_at: None,
                     is_over: false,
                     disturbed: Vec::new(),
@@ -34,6 +38,7 @@ impl Checks {
             EventKind::ProcessCrashed { process } => {
                 if let Some(facts) = self.processes.get_mut(*process as usize) {
                     facts.crashed_at = Some(event.at);
+                    facts.over_at = Some(event.at);
                     facts.is_over = true;
                 }
                 Ok(())
@@ -48,6 +53,13 @@ impl Checks {
                 Ok(())
             }
             EventKind::ProcessEnded { process, .. } => self.ended(*process),
+            EventKind::StartFailed { process, .. } => {
+                if let Some(facts) = self.processes.get_mut(*process as usize) {
+                    facts.start_failed_at = Some(event.at);
+                    facts.stream = None;
+                }
+                Ok(())
+            }
             EventKind::FaultsOver => {
                 self.quiet_from = Some(event.at);
                 // KCL workers and ours may disagree on a balanced distribution.
@@ -61,6 +73,7 @@ impl Checks {
     fn ended(&mut self, process: Process) -> Verdict {
         if let Some(facts) = self.processes.get_mut(process as usize) {
             facts.is_over = true;
+            facts.over_at = Some(self.now);
         }
         self.check_stop_time(process)
     }
@@ -73,11 +86,9 @@ impl Checks {
                 .broken(Promise::StopsInTime, format!("process {process} ended without a request to stop"));
         };
         let paused: u64 = facts.disturbed.iter().map(|(from, to)| to - from).sum();
-        let limit = if self.is_disturbed(process, requested_at, self.now) {
-            DISTURBED_END_MILLIS + paused
-        } else {
-            END_MILLIS
-        };
+        let is_disturbed =
+            self.is_disturbed(process, requested_at, self.now) || self.is_table_gone(requested_at, self.now);
+        let limit = if is_disturbed { DISTURBED_END_MILLIS + paused } else { END_MILLIS };
         let limit = limit * facts.clock.max(1000) / 1000;
         if self.now > requested_at + limit {
             let why = format!("process {process} stopped too late: requested at {requested_at} ms");

@@ -29,8 +29,9 @@ impl Checks {
         before: Option<Row>,
         after: Option<Row>,
     ) -> Verdict {
-        let verdict = self.check_write(write, before, after);
+        let verdict = self.check_stream_of_write(write).and_then(|()| self.check_write(write, before, after));
         let now = self.now;
+        let mut is_deleted = false;
         if let Some(facts) = self.shards.get_mut(&write.shard) {
             let old = facts.row;
             let is_same_version =
@@ -43,6 +44,9 @@ impl Checks {
                     .map_or(now, |old| old.requested_at),
             });
             facts.had_row |= after.is_some();
+            if let (Writer::Ours(process), None, Some(_)) = (write.by, before, after) {
+                facts.created_by = Some((process, now));
+            }
             match after {
                 None => facts.row_gone_at = Some(now),
                 // The write was sent while the previous row still existed.
@@ -53,8 +57,12 @@ impl Checks {
                 Some(_) => {}
             }
             if write.by == Writer::Outsider {
-                facts.deleted_at = Some(now);
-                self.deleted_at = Some(now);
+                is_deleted = after.is_none();
+            }
+            if let Some(row) = after
+                && facts.saved.last().is_none_or(|(_, saved)| *saved != row.checkpoint)
+            {
+                facts.saved.push((now, row.checkpoint));
             }
             if matches!(write.by, Writer::Kcl(_)) && write.kind == WriteKind::Take {
                 facts.kcl_takes.push(now);
@@ -69,6 +77,9 @@ impl Checks {
                 let confirmed = facts.confirmed.entry(process).or_default();
                 *confirmed = (*confirmed).max(write.sent_at);
             }
+        }
+        if is_deleted {
+            self.row_deleted(write.shard);
         }
         verdict
     }
@@ -124,7 +135,7 @@ impl Checks {
             | WriteKind::Checkpoint
             | WriteKind::Offer
             | WriteKind::Release
-            | WriteKind::Other => is_owner,
+            | WriteKind::Other => is_owner || self.is_restored(write, after),
             WriteKind::Request => after.requested_by == Some(name) && after.owner == before.owner,
             WriteKind::Withdraw => before.requested_by == Some(name) && after.owner == before.owner,
             WriteKind::HandOver => is_owner && after.owner == before.requested_by,
@@ -138,6 +149,14 @@ impl Checks {
             Promise::OneOwner,
             format!("s{shard}: {by:?} had no right to {kind}: {before:?} became {after:?}"),
         )
+    }
+
+    /// Whether a checkpoint may restore the position of a row that was deleted and created again.
+    fn is_restored(&self, write: &Write, after: Row) -> bool {
+        let saved = self.shards.get(&write.shard).map_or(&[][..], |facts| &facts.saved);
+        write.kind == WriteKind::Checkpoint
+            && !self.deletions.is_empty()
+            && saved.iter().any(|(_, position)| *position == after.checkpoint)
     }
 
     /// Whether a lease of another worker may be taken: it is free, it has expired, or its owner ignored a request.
@@ -186,7 +205,9 @@ impl Checks {
 
     fn check_stability(&self, write: &Write, before: Row, after: Row) -> Verdict {
         let is_stable = self.stable_from.is_some_and(|from| self.now >= from);
-        if is_stable && before.owner.is_some() && before.owner != after.owner {
+        // Slow calls may cost a lease at any time; another check looks for them.
+        let is_expired = self.has_long_tails && write.kind == WriteKind::Take;
+        if is_stable && !is_expired && before.owner.is_some() && before.owner != after.owner {
             return self.broken(
                 Promise::Stability,
                 format!("s{} changes its owner in a balanced fleet", write.shard),

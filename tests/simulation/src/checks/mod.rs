@@ -1,11 +1,14 @@
 //! Checks the promises while the simulation runs. The checks see events only and know nothing of the crates.
 
 mod facts;
+mod failover;
 mod fleet;
 mod leases;
 mod promise;
 mod records;
+mod streams;
 mod subscriptions;
+mod vanished;
 
 pub use facts::Checks;
 pub use fleet::SETTLE_MILLIS;
@@ -69,8 +72,31 @@ impl Checks {
             }
             EventKind::LeaseWritten { by, shard, kind, before, after, sent_at } => {
                 self.record_start(*after);
+                self.check_taken_over(*by, *shard, *kind, *before, *after)?;
                 let write = leases::Write { by: *by, shard: *shard, kind: *kind, sent_at: *sent_at };
                 self.lease_written(&write, *before, *after)
+            }
+            EventKind::StreamDescribed { process, life } => {
+                self.stream_described(*process, *life);
+                Ok(())
+            }
+            EventKind::StreamCreated { life } => {
+                self.streams.created(*life, event.at);
+                Ok(())
+            }
+            EventKind::SlowCall { process, shard } => {
+                if let Some(facts) = self.shard(*shard) {
+                    facts.slow_calls.push((*process, event.at));
+                }
+                Ok(())
+            }
+            EventKind::TableRemoved => {
+                self.table_removed();
+                Ok(())
+            }
+            EventKind::TableCreated => {
+                self.table_created();
+                Ok(())
             }
             EventKind::Disturbed { process, for_millis, .. } => {
                 let time = (event.at, event.at + for_millis + AFTERMATH_MILLIS);
@@ -79,6 +105,18 @@ impl Checks {
                     None => self.disturbances.push(time),
                 }
                 Ok(())
+            }
+            EventKind::ProcessCrashed { process } => {
+                self.leases_orphaned(*process);
+                self.observe_fleet(event)
+            }
+            EventKind::ProcessEnded { process, is_drained, .. } => {
+                self.check_report(*process, *is_drained)?;
+                self.observe_fleet(event)
+            }
+            EventKind::StopRequested { .. } => {
+                self.orphans.clear();
+                self.observe_fleet(event)
             }
             _ => self.observe_fleet(event),
         }

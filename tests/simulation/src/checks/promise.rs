@@ -32,6 +32,16 @@ pub enum Promise {
     NoPanic,
     /// No record is delivered that arrived before the initial position.
     InitialPosition,
+    /// Workers of a stream that was deleted and created again stop, and nothing crosses to the new stream.
+    OneStream,
+    /// A lease of a crashed process has a new owner in time.
+    FailOver,
+    /// No lease is lost by a live process that nothing disturbs.
+    LeaseKept,
+    /// A process that reports that it is drained leaves nothing behind.
+    StopReport,
+    /// Every worker runs within a minute after the services are back.
+    StartsInTime,
     /// A reader keeps the minimum interval between two subscriptions to a shard.
     SubscribeInterval,
     /// A reader detects a silent subscription.
@@ -54,6 +64,11 @@ impl fmt::Display for Promise {
             Self::StopsInTime => "every process stops in time",
             Self::NoPanic => "no task panics",
             Self::InitialPosition => "reading starts at the initial position",
+            Self::OneStream => "nothing crosses from one stream to another",
+            Self::FailOver => "a lease of a crashed process has a new owner in time",
+            Self::LeaseKept => "no lease is lost without a reason",
+            Self::StopReport => "stop reports are true",
+            Self::StartsInTime => "a fleet starts in time",
             Self::SubscribeInterval => "subscriptions keep the minimum interval",
             Self::SilenceDetected => "a silent subscription is detected",
         })

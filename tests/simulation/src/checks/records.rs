@@ -1,15 +1,12 @@
 //! Promises about records: none is skipped, they are in order, parents come first, and redelivery needs a fault.
 
 use super::facts::{Acknowledged, Checks, FAILOVER_MILLIS, LeaseTerm, SLACK_MILLIS};
+use super::failover::LONG_CALLS_MILLIS;
 use super::promise::{Promise, Verdict};
 use crate::event::{Batch, Process, ReadPosition, RecordPosition, ShardNumber};
 
 /// A crash loses the acknowledgements of the last checkpoint interval and of a checkpoint write in flight.
 const LOST_BY_CRASH_MILLIS: u64 = 5_000 + 3_000;
-
-/// How long a holder may not notice that an outsider deleted its row: until its next write. The fleet may then read
-/// all ancestors again that the stream still keeps.
-const DELETION_UNNOTICED_MILLIS: u64 = FAILOVER_MILLIS;
 
 impl Checks {
     /// A process may start only where all earlier records are done.
@@ -40,6 +37,7 @@ impl Checks {
                 format!("s{}: the records of a batch are out of order: {batch:?}", batch.shard),
             );
         }
+        self.check_stream_of_batch(batch)?;
         self.check_parents_first(batch.shard)?;
         self.check_lease_valid(batch)?;
         let Some(facts) = self.shards.get_mut(&batch.shard) else { return Ok(()) };
@@ -110,7 +108,12 @@ impl Checks {
             }
             let is_replaced = self.is_disturbed(facts.terms[term].process, before.at, self.now);
             let is_of_kcl = self.is_of_kcl(shard, facts.terms[term].process, by, before.at);
-            if !is_replaced && !is_of_kcl && !self.may_repeat(by, before.at) {
+            if self.had_slow_writes(shard, by, before.at.saturating_sub(FAILOVER_MILLIS)) {
+                continue;
+            }
+            let readers = (by, facts.terms[term].process);
+            let is_unknown = self.may_be_unknown(shard, index, before.at, readers);
+            if !is_replaced && !is_of_kcl && !is_unknown && !self.may_repeat(by, before.at) {
                 let why = format!(
                     "s{shard}: {} was redelivered without a fault; process {by} acknowledged it at {} ms",
                     facts.log[index], before.at
@@ -143,22 +146,21 @@ impl Checks {
     /// Whether records that a process acknowledged at a time may be redelivered now.
     fn may_repeat(&self, process: Process, acknowledged_at: u64) -> bool {
         let Some(facts) = self.process(process) else { return true };
-        let is_lost_by_crash = facts.crashed_at.is_some_and(|crashed_at| {
-            let lost = LOST_BY_CRASH_MILLIS * facts.clock.max(1000) / 1000;
+        // The write of a checkpoint may take ten seconds more.
+        let slow_write = if self.has_long_tails { LONG_CALLS_MILLIS } else { 0 };
+        // A receiver that stops at the border of its stream stores nothing more, like a process that crashes.
+        let is_lost_by_crash = facts.crashed_at.into_iter().chain(facts.start_failed_at).any(|crashed_at| {
+            let lost = slow_write + LOST_BY_CRASH_MILLIS * facts.clock.max(1000) / 1000;
             acknowledged_at + lost >= crashed_at
         });
-        is_lost_by_crash
-            || self
-                .deleted_at
-                .is_some_and(|deleted_at| deleted_at + DELETION_UNNOTICED_MILLIS >= acknowledged_at)
-            || self.is_disturbed(process, acknowledged_at, self.now)
+        is_lost_by_crash || self.is_disturbed(process, acknowledged_at, self.now)
     }
 
     fn check_parents_first(&self, shard: ShardNumber) -> Verdict {
         let Some(facts) = self.shards.get(&shard) else { return Ok(()) };
         for parent in &facts.parents {
             let Some(parent_facts) = self.shards.get(parent) else { continue };
-            if parent_facts.done < parent_facts.log.len() && parent_facts.deleted_at.is_none() {
+            if parent_facts.done < parent_facts.log.len() {
                 let at = parent_facts.log[parent_facts.done];
                 let why = format!("s{shard} is read, but {at} of its parent s{parent} is not acknowledged");
                 return self.broken(Promise::ParentsFirst, why);
