@@ -1,4 +1,4 @@
-//! The smallest useful consumer of a Kinesis stream: `smallest_consumer my-stream`, with the name or the ARN of the stream.
+//! The smallest useful consumer of a Kinesis stream: `smallest_consumer my-stream`.
 
 use kinesis_streaming::prelude::*;
 
