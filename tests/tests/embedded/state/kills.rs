@@ -1,5 +1,6 @@
 //! Workers that are killed: at every request to the object store, and at random.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED};
@@ -10,6 +11,9 @@ use super::scene::{Scene, every};
 
 /// How many workers are killed at random.
 const KILLS: usize = 100;
+
+/// A quick run kills a worker at one of this many requests. `cargo xtask ci` runs the others too.
+const QUICK_STEP: usize = 5;
 
 /// Runs one worker through a split and a merge, kills it at the given request, and lets an heir finish. Returns the number
 /// of requests to the store.
@@ -45,15 +49,25 @@ async fn run_and_kill(scene: &Scene, crash_at: Option<(usize, bool)>) -> usize {
     requests
 }
 
-#[tokio::test(start_paused = true)]
-async fn state_and_positions_agree_after_a_kill_at_any_request() {
+/// Kills a worker before and after each request to the store whose number is selected.
+async fn check_kills_at_requests(is_selected: impl Fn(usize) -> bool) {
     let requests = run_and_kill(&Scene::new(2), None).await;
     assert!(requests > 30, "{requests} requests");
-    for request in 1..=requests {
+    for request in (1..=requests).filter(|request| is_selected(*request)) {
         for is_after in [false, true] {
             run_and_kill(&Scene::new(2), Some((request, is_after))).await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_and_positions_agree_after_a_kill_at_any_request() {
+    check_kills_at_requests(|request| request % QUICK_STEP == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_and_positions_agree_after_kills_at_more_requests() {
+    check_kills_at_requests(|request| request % QUICK_STEP != 0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,10 +111,10 @@ async fn totals_are_exact_after_a_hundred_random_kills() {
     assert!(put > 3000, "{put} records");
 }
 
-#[tokio::test(start_paused = true)]
-async fn state_and_positions_agree_after_a_kill_at_any_moment() {
-    let mut rng = Rng::with_seed(SEED);
-    for seed in 0..150 {
+/// Kills a worker at a moment that each of these seeds chooses.
+async fn check_kills_at_moments(seeds: Range<u64>) {
+    let mut rng = Rng::with_seed(SEED ^ seeds.start);
+    for seed in seeds {
         let scene = Scene::new(1);
         scene.objects.with(|faults| faults.latency = Some((Rng::with_seed(seed), 400)));
         let member = scene.start("first");
@@ -119,4 +133,14 @@ async fn state_and_positions_agree_after_a_kill_at_any_moment() {
         scene.wait_until_all_counted().await;
         assert!(heir.stop().await.is_drained());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_and_positions_agree_after_a_kill_at_any_moment() {
+    check_kills_at_moments(0..30).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_and_positions_agree_after_kills_at_more_moments() {
+    check_kills_at_moments(30..150).await;
 }
