@@ -8,6 +8,7 @@ use aws_sdk_kinesis::config::ConfigBag;
 use aws_sdk_kinesis::config::interceptors::FinalizerInterceptorContextRef;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::orchestrator::OrchestratorError;
+use aws_smithy_runtime_api::client::result::ConnectorError;
 
 /// Excludes a connection from further calls. Does nothing if the call had no connection yet, or its HTTP client does not report
 /// it.
@@ -34,5 +35,5 @@ pub(crate) fn retire_if_silent(context: &FinalizerInterceptorContextRef<'_>, con
 }
 
 fn shows_silence<E: std::fmt::Debug>(error: &OrchestratorError<E>) -> bool {
-    error.is_timeout_error() || error.as_connector_error().is_some_and(|error| error.is_timeout())
+    error.is_timeout_error() || error.as_connector_error().is_some_and(ConnectorError::is_timeout)
 }

@@ -43,10 +43,12 @@ enum Route {
 }
 
 fn route(bytes: usize) -> Route {
-    match bytes {
-        0..=LEAST_RECORD_LIMIT => Route::Stream,
-        ..=LARGEST_RECORD_LIMIT => Route::StreamThenOverflow,
-        _ => Route::Overflow,
+    if bytes <= LEAST_RECORD_LIMIT {
+        Route::Stream
+    } else if bytes <= LARGEST_RECORD_LIMIT {
+        Route::StreamThenOverflow
+    } else {
+        Route::Overflow
     }
 }
 

@@ -139,6 +139,7 @@ where
 }
 
 /// As [`source_error`], for a call whose ids are known although the SDK's error may lack them.
+#[allow(clippy::needless_pass_by_value)] // as `map_err` passes it
 pub(crate) fn source_error_of_call<E>(
     action: &str,
     destination: &Destination,
@@ -220,6 +221,7 @@ fn with_hint(
 }
 
 /// The error of a failed call to another service.
+#[allow(clippy::needless_pass_by_value)] // as `map_err` passes it
 pub(crate) fn asl_error<E>(action: &str, error: SdkError<E>) -> AslError
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,

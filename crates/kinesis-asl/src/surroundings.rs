@@ -117,7 +117,7 @@ fn trusting(path: &str) -> Result<SharedHttpClient, AslError> {
             .tls_context(trusted.clone())
             .proxy_config(ProxyConfig::from_env());
         connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.set_sleep_impl(components.and_then(aws_sdk_kinesis::config::RuntimeComponents::sleep_impl));
         connector.build()
     }))
 }

@@ -291,7 +291,7 @@ impl Kinesis {
             self.put(HashKey(rng.u128(..)), RECORD_KEY, Bytes::from_static(b"simulated"), None);
             return;
         }
-        if may_mix && self.state().next_record % MIXED_AGGREGATES == 0 {
+        if may_mix && self.state().next_record.is_multiple_of(MIXED_AGGREGATES) {
             let keys: Vec<HashKey> = (0..rng.u64(1..=MAX_PARTS)).map(|_| HashKey(rng.u128(..))).collect();
             self.put_mixed(&keys);
             return;

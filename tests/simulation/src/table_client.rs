@@ -19,7 +19,7 @@ const MAX_LATENESS_MILLIS: u64 = 25_000;
 const STALE_LISTINGS_PERCENT: u64 = 30;
 
 /// Additional time of a listing with [`Defect::ListingsLate`].
-const LATE_LISTING: Duration = Duration::from_secs(9);
+const LATE_LISTING: Duration = Duration::from_secs(15);
 
 /// The lease store of one process.
 #[derive(Debug, Clone)]

@@ -56,7 +56,7 @@ fn row_deleted_under_a_holder_keeps_its_position() {
             journal.wait_for(200, LIMIT).await;
             wait_until("each holds two", || members.iter().all(|member| member.held().len() == 2)).await;
             tokio::time::sleep(FAILOVER_TIME + Duration::from_millis(run * 83)).await;
-            let victim = rows(&store).await.swap_remove(run as usize % 4);
+            let victim = rows(&store).await.swap_remove(usize::try_from(run % 4).unwrap());
             assert!(matches!(victim.checkpoint, Position::After(_)));
             delete(&store, &victim).await;
             // Every other run, a worker without any knowledge starts before the holder notices.

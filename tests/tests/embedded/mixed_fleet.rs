@@ -129,7 +129,7 @@ async fn offered_lease_has_its_newest_position() {
         move |call| {
             let shard_id = match call {
                 StoreCall::Write(LeaseWrite::Update { shard_id, change: LeaseChange::Offer, .. }) => {
-                    Some(shard_id.clone())
+                    Some(shard_id)
                 }
                 _ => None,
             };

@@ -275,7 +275,6 @@ const MEAN_CALL_MILLIS: f64 = 54.3;
 fn with_long_tail(table: &InMemoryLeaseStore, seed: u64) -> HookedLeaseStore {
     let rng = Arc::new(std::sync::Mutex::new(fastrand::Rng::with_seed(seed)));
     let wait = {
-        let rng = rng.clone();
         move || {
             let mut rng = rng.lock().unwrap();
             let drawn = -rng.f64().max(f64::MIN_POSITIVE).ln() * MEAN_CALL_MILLIS;

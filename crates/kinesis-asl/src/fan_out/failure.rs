@@ -61,6 +61,7 @@ impl Failure {
     }
 
     /// The failure of an open subscription: an exception instead of an event, or a broken connection.
+    #[allow(clippy::needless_pass_by_value)] // as `map_err` passes it
     pub(crate) fn broken<R>(
         stream: &StreamClient,
         shard_id: &ShardId,

@@ -77,6 +77,9 @@ struct Silence {
     is_waiting: bool,
 }
 
+/// A frame of a body; `None` at its end.
+type NextFrame = Option<Result<Frame<Bytes>, BoxError>>;
+
 impl Silence {
     /// The next frame; `Err`: no frame arrived within the limit.
     fn poll_frame(
@@ -84,7 +87,7 @@ impl Silence {
         mut timer: Pin<&mut Sleep>,
         body: &mut SdkBody,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Result<Frame<Bytes>, BoxError>>, ()>> {
+    ) -> Poll<Result<NextFrame, ()>> {
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
             self.is_waiting = false;
             return Poll::Ready(Ok(frame));

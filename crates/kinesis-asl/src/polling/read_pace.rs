@@ -337,7 +337,7 @@ mod tests {
             let (mut now, mut before) = (start, 0);
             for bytes in answers {
                 now += pace.wait(now);
-                prop_assert!(before <= (now - start).as_millis() as u64 * READ_BYTES_PER_SECOND / 1000 + 40 * READ_BYTES_PER_SECOND / 1000);
+                prop_assert!(before <= u64::try_from((now - start).as_millis()).unwrap() * READ_BYTES_PER_SECOND / 1000 + 40 * READ_BYTES_PER_SECOND / 1000);
                 pace.started(now);
                 pace.answered(10, bytes, Some(1000));
                 before += bytes;

@@ -177,13 +177,13 @@ impl Classification {
 
 impl Call<'_> {
     /// Classifies an error of the SDK for this call.
-    pub(super) fn failed<E>(self, error: SdkError<E>, watch: &CallWatch) -> Failure
+    pub(super) fn failed<E>(self, error: &SdkError<E>, watch: &CallWatch) -> Failure
     where
         E: Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
         let sent_to = watch.sent_to.get();
-        let classification = Classification::of(&error, sent_to.is_some());
-        let cause = cause(&error, sent_to.is_some());
+        let classification = Classification::of(error, sent_to.is_some());
+        let cause = cause(error, sent_to.is_some());
         let message = self.message(&cause, classification, sent_to.map(String::as_str));
         Failure {
             error: StoreError::new(classification.kind, message).with_source(cause),
@@ -392,7 +392,7 @@ mod tests {
                 SdkError::response_error("unreadable", response(status)),
             ] {
                 assert!(format!("{error:?}").contains(MARKER), "the SDK's error shows the body");
-                let error = call.failed(error, &watch).error;
+                let error = call.failed(&error, &watch).error;
                 let shown = format!("{error} {error:?}");
                 assert!(!shown.contains(MARKER), "{shown}");
                 assert!(error.to_string().contains("(request id id-1, extended request id id-2)"), "{error}");
@@ -409,7 +409,7 @@ mod tests {
         let call = Call { operation: "UpdateItem", table_name: "orders", region: "eu-west-1" };
         let unsent = |text: &str| {
             let error = Error::dispatch_failure(ConnectorError::other(text.into(), None));
-            call.failed(error, &CallWatch::default()).error
+            call.failed(&error, &CallWatch::default()).error
         };
         for (text, kind, fault, remedy) in [
             (

@@ -233,7 +233,7 @@ async fn item(
         Some("AccessDeniedException") if table_name != &*table.name => return Ok(Found::Denied),
         _ => {}
     }
-    let failure = table.call("GetItem").failed(error, &watch).error;
+    let failure = table.call("GetItem").failed(&error, &watch).error;
     Err(StoreError::new(failure.kind(), format!("cannot read the mode of a KCL 3.x fleet: {failure}"))
         .with_source(failure))
 }

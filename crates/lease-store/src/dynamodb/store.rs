@@ -122,7 +122,7 @@ impl DynamoDbLeaseStore {
             Some(PutItemError::ConditionalCheckFailedException(failed)) => {
                 self.lost(&lease.shard_id, failed.item()).await
             }
-            _ => self.table.call("PutItem").failed(error, &watch).into_outcome(),
+            _ => self.table.call("PutItem").failed(&error, &watch).into_outcome(),
         }
     }
 
@@ -159,7 +159,7 @@ impl DynamoDbLeaseStore {
             Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
                 self.lost(shard_id, failed.item()).await
             }
-            _ => self.table.call("UpdateItem").failed(error, &watch).into_outcome(),
+            _ => self.table.call("UpdateItem").failed(&error, &watch).into_outcome(),
         }
     }
 
@@ -186,7 +186,7 @@ impl DynamoDbLeaseStore {
             Some(DeleteItemError::ConditionalCheckFailedException(failed)) => {
                 self.lost(shard_id, failed.item()).await
             }
-            _ => self.table.call("DeleteItem").failed(error, &watch).into_outcome(),
+            _ => self.table.call("DeleteItem").failed(&error, &watch).into_outcome(),
         }
     }
 
@@ -261,7 +261,7 @@ impl LeaseStore for DynamoDbLeaseStore {
                 .interceptor(watch.clone())
                 .send()
                 .await
-                .map_err(|error| self.table.call("Scan").failed(error, &watch).error)?;
+                .map_err(|error| self.table.call("Scan").failed(&error, &watch).error)?;
             for item in answer.items() {
                 match row_reader::read(item, &self.layout) {
                     Row::Lease(lease) => listing.leases.push(*lease),
@@ -304,7 +304,7 @@ impl LeaseStore for DynamoDbLeaseStore {
             .interceptor(watch.clone())
             .send()
             .await
-            .map_err(|error| self.table.call("GetItem").failed(error, &watch).error)?;
+            .map_err(|error| self.table.call("GetItem").failed(&error, &watch).error)?;
         answer.item().map(|item| self.lease(item)).transpose()
     }
 

@@ -162,7 +162,7 @@ pub(super) async fn describe(table: &Table) -> Result<Option<TableDescription>, 
         {
             Ok(None)
         }
-        Err(error) => Err(table.call("DescribeTable").failed(error, &watch).error),
+        Err(error) => Err(table.call("DescribeTable").failed(&error, &watch).error),
     }
 }
 
@@ -202,7 +202,7 @@ async fn create(table: &Table) -> Result<(), StoreError> {
         {
             Ok(())
         }
-        Err(error) => Err(table.call("CreateTable").failed(error, &watch).error),
+        Err(error) => Err(table.call("CreateTable").failed(&error, &watch).error),
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn watch(store: Arc<dyn LeaseStore>, shared: Arc<Shared>, mut rng: Rn
                     format!("no answer within {CHECK_TIME_LIMIT:?}"),
                 )),
             };
-            if let Err(error) = answer.as_ref().map_err(|error| error.kind()) {
+            if let Err(error) = answer.as_ref().map_err(StoreError::kind) {
                 tracing::debug!(kind = ?error, "reading the mode of the fleet failed, or it is refused");
             }
             match mode.record(&answer) {
@@ -72,7 +72,7 @@ pub(super) fn watch(store: Arc<dyn LeaseStore>, shared: Arc<Shared>, mut rng: Rn
                     tracing::error!("this worker takes no more leases: {text}");
                 }
                 Some(News::Allowed) => {
-                    tracing::info!("this worker takes leases again, the mode of the fleet allows it")
+                    tracing::info!("this worker takes leases again, the mode of the fleet allows it");
                 }
                 Some(News::Warning(text)) => tracing::warn!("{text}"),
                 None => {}

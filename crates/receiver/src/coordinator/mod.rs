@@ -120,7 +120,8 @@ struct Coordinator {
     bounded: BoundedRun,
 }
 
-/// The events that the loop reacts to.
+/// The events that the loop reacts to. One at a time exists, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 enum Event {
     TaskEnded(ShardId, Result<TaskEnd, JoinError>),
     NewLeases,

@@ -46,10 +46,7 @@ pub(crate) fn with_descendant_in<'a>(
 }
 
 /// The listed shards below a listed ancestor that meets a condition, reached through listed shards only.
-pub(crate) fn listed_below<'a>(
-    shards: &'a [Shard],
-    holds: impl Fn(&ShardId) -> bool,
-) -> HashSet<&'a ShardId> {
+pub(crate) fn listed_below(shards: &[Shard], holds: impl Fn(&ShardId) -> bool) -> HashSet<&ShardId> {
     let children = children(shards, &[]);
     let mut waiting: Vec<&ShardId> =
         shards.iter().map(|shard| &shard.shard_id).filter(|shard_id| holds(shard_id)).collect();

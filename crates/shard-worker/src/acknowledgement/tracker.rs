@@ -222,6 +222,7 @@ impl Drop for AcknowledgementTracker {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a race of two threads, which the test joins
 mod tests {
     use std::sync::mpsc;
     use std::thread;
@@ -273,20 +274,22 @@ mod tests {
             checkpointer.deliver(batch.last_position());
             let batch = tracker.deliver(batch);
             let handle = batch.defer();
-            let inner = tracker.shared.inner();
-            let (started, has_started) = mpsc::channel();
-            let acknowledging = thread::spawn(move || {
-                started.send(()).unwrap();
-                handle.acknowledge();
-            });
-            has_started.recv().unwrap();
-            for _ in 0..1000 {
-                thread::yield_now();
-            }
             let delivery = batch.delivery().unwrap();
-            delivery.make_void(&inner);
-            drop(inner);
-            acknowledging.join().unwrap();
+            {
+                let inner = tracker.shared.inner();
+                let (started, has_started) = mpsc::channel();
+                let acknowledging = thread::spawn(move || {
+                    started.send(()).unwrap();
+                    handle.acknowledge();
+                });
+                has_started.recv().unwrap();
+                for _ in 0..1000 {
+                    thread::yield_now();
+                }
+                delivery.make_void(&inner);
+                drop(inner);
+                acknowledging.join().unwrap();
+            }
             assert!(tracker.is_open(delivery.batch_number()), "a void delivery acknowledged its record");
             // A stop abandons the batch in the same way.
             tracker.abandon(&batch);

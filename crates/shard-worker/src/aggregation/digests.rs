@@ -171,9 +171,7 @@ fn advance<const N: usize>(hashes: &mut [Hash<'_>; N]) {
     let steps = hashes.iter().map(|hash| hash.blocks.len()).min().unwrap_or(0);
     let mut state: [Word<N>; 4] = array::from_fn(|word| array::from_fn(|lane| hashes[lane].state[word]));
     let blocks: [&[Block]; N] = array::from_fn(|lane| &hashes[lane].blocks[..steps]);
-    for step in 0..steps {
-        compress(&mut state, array::from_fn(|lane| &blocks[lane][step]));
-    }
+    (0..steps).for_each(|step| compress(&mut state, array::from_fn(|lane| &blocks[lane][step])));
     for (lane, hash) in hashes.iter_mut().enumerate() {
         hash.state = state.map(|word| word[lane]);
         hash.blocks = &hash.blocks[steps..];
@@ -258,7 +256,7 @@ mod tests {
     }
 
     fn message(length: usize) -> Vec<u8> {
-        (0..length).map(|at| (at * 7 + length * 13) as u8).collect()
+        (0..length).map(|at| (at * 7 + length * 13).to_le_bytes()[0]).collect()
     }
 
     #[test]

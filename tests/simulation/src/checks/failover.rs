@@ -8,8 +8,8 @@ use crate::event::{Name, Process, Row, ShardNumber, WriteKind, Writer};
 /// 99 of 100 leases.
 pub(super) const FAILOVER_LATENESS_MILLIS: u64 = 3_000;
 
-/// Additional time for the rest, in milliseconds: the write of the take takes five seconds, and so does the listing before it.
-pub(super) const LONG_CALLS_MILLIS: u64 = 10_000;
+/// Additional time for the rest, in milliseconds: three calls in a row that take five seconds each.
+pub(super) const LONG_CALLS_MILLIS: u64 = 15_000;
 
 /// Number of slow calls for one row that may cost its lease.
 const SLOW_CALLS_THAT_COST: usize = 2;

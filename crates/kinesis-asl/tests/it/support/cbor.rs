@@ -10,7 +10,7 @@ use serde_json::Value;
 pub(crate) const CONTENT_TYPE: &str = "application/x-amz-cbor-1.1";
 
 /// The largest converted answer, in bytes.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
+const MAX_BODY_BYTES: usize = 7 * 1024 * 1024;
 
 /// Converts a CBOR request to JSON.
 pub(crate) fn to_json(body: &[u8]) -> Value {
@@ -23,7 +23,7 @@ pub(crate) fn to_json(body: &[u8]) -> Value {
                     .map(|(name, value)| (name.into_text().expect("a name"), convert(value)))
                     .collect(),
             ),
-            Cbor::Integer(number) => Value::from(i128::from(number) as u64),
+            Cbor::Integer(number) => Value::from(u64::try_from(i128::from(number)).expect("a count")),
             other => panic!("unexpected {other:?} in a request"),
         }
     }
