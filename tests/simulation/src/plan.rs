@@ -142,7 +142,7 @@ pub enum FaultKind {
     },
     /// An outsider deletes the lease table. It is created again, without rows, after a while or by a worker that starts.
     RemoveTable {
-        /// Milliseconds until somebody creates it.
+        /// Milliseconds until it is created again.
         for_millis: u64,
     },
     /// The stream is deleted and created again under its name. The operator deletes the rows of the old stream.

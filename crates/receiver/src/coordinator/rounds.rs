@@ -188,7 +188,7 @@ impl Coordinator {
         listing.leases.retain(|lease| lease.parents.is_disjoint(&malformed));
         // A child that has not begun waits for a parent whose row vanished.
         let waiting = self.waiting_children(&listing);
-        // Nobody takes a row before its known position while it is being restored.
+        // No worker takes a row before its known position while it is being restored.
         listing
             .leases
             .retain(|lease| !waiting.contains(&lease.shard_id) && !set_back.contains(&lease.shard_id));

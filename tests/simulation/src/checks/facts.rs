@@ -1,10 +1,8 @@
 //! The facts that the checks collect from events, and the questions that several checks ask of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::promise::{Promise, Verdict, Violation};
-use super::streams::Streams;
-use super::vanished::Deletion;
 use crate::event::{Name, Process, ReadPosition, RecordPosition, Row, ShardNumber, Writer};
 use crate::plan::Start;
 
@@ -19,6 +17,28 @@ pub(super) const AFTERMATH_MILLIS: u64 = 40_000;
 
 /// The service reports its time in whole seconds.
 pub(super) const CLOCK_RESOLUTION_MILLIS: u64 = 1_000;
+
+/// The streams so far.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    /// The newest stream, and when it was created.
+    pub(super) newest: (u32, u64),
+}
+
+impl Streams {
+    pub(super) fn created(&mut self, life: u32, at: u64) {
+        self.newest = (life, at);
+    }
+}
+
+/// The rows that an outsider deleted at one time.
+#[derive(Debug)]
+pub(super) struct Deletion {
+    pub(super) at: u64,
+    pub(super) shards: BTreeSet<ShardNumber>,
+    /// Whether no row with an owner was left: a worker that starts then knows of no other one.
+    pub(super) is_whole: bool,
+}
 
 /// The state of all checks.
 #[derive(Debug, Default)]

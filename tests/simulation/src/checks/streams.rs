@@ -8,19 +8,6 @@ use crate::event::{Batch, Process, SHARDS_PER_LIFE, ShardNumber, Writer};
 /// How long a worker with leases may take to notice that its stream was created again: a read fails, or the leader audits.
 const NOTICED_MILLIS: u64 = 75_000;
 
-/// The streams so far.
-#[derive(Debug, Default)]
-pub(super) struct Streams {
-    /// The newest stream, and when it was created.
-    newest: (u32, u64),
-}
-
-impl Streams {
-    pub(super) fn created(&mut self, life: u32, at: u64) {
-        self.newest = (life, at);
-    }
-}
-
 fn life_of(shard: ShardNumber) -> u32 {
     shard / SHARDS_PER_LIFE
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::facts::{Checks, FAILOVER_MILLIS};
+use super::facts::{Checks, Deletion, FAILOVER_MILLIS};
 use crate::event::{Process, ReadPosition, ShardNumber};
 
 /// How long a holder may not notice that an outsider deleted its row: until its next write. It may acknowledge records
@@ -21,15 +21,6 @@ const RESTORED_MILLIS: u64 = 30_000;
 /// How long a worker that starts into an emptied table reads from the initial position, until a worker that knows better
 /// restores the positions and the newcomer notices.
 const NEWCOMER_MILLIS: u64 = 15_000;
-
-/// The rows that an outsider deleted at one time.
-#[derive(Debug)]
-pub(super) struct Deletion {
-    at: u64,
-    shards: BTreeSet<ShardNumber>,
-    /// Whether no row with an owner was left: a worker that starts then knows of no other one.
-    is_whole: bool,
-}
 
 impl Checks {
     /// An outsider deleted a row.
@@ -53,7 +44,7 @@ impl Checks {
         self.table_gone.push((self.now, None));
     }
 
-    /// Somebody created the table again.
+    /// The table was created again.
     pub(super) fn table_created(&mut self) {
         if let Some((_, until)) = self.table_gone.last_mut() {
             *until = Some(self.now);
@@ -91,7 +82,7 @@ impl Checks {
         deletion.is_whole && facts.started_at + READY_MILLIS > deletion.at && at <= began + NEWCOMER_MILLIS
     }
 
-    /// Whether a shard was read to its end, and a newcomer created its row or that of an ancestor. Nobody remembers shards whose
+    /// Whether a shard was read to its end, and a newcomer created its row or that of an ancestor. No worker remembers shards whose
     /// children have begun, so the fleet reads again what the stream still keeps of them.
     fn is_ancestor_of_newcomer(&self, deletion: &Deletion, shard: ShardNumber) -> bool {
         let Some(facts) = self.shards.get(&shard) else { return false };
