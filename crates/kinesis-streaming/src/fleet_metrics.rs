@@ -102,8 +102,8 @@ mod tests {
     use super::*;
     use crate::prelude::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn counts_are_increases_since_the_last_sample() {
+    /// A stream of one shard and the only receiver of it.
+    fn one_receiver() -> (InMemoryStream, ReceiverGroup) {
         let stream = InMemoryStream::new("s", NonZeroUsize::MIN);
         let builder = Consumer::builder()
             .application("metrics")
@@ -113,6 +113,12 @@ mod tests {
             .seed(1)
             .processors(batch_handler(|_, _| async { Ok(()) }));
         let group = ReceiverGroup::new(&builder, 1).unwrap();
+        (stream, group)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_are_increases_since_the_last_sample() {
+        let (stream, group) = one_receiver();
         let mut metrics = FleetMetrics::new(group.handle());
         let running = tokio::spawn(group.run());
         let mut values = async |texts: &[&'static str]| {
@@ -140,15 +146,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn counts_before_a_release_are_in_the_next_sample() {
-        let stream = InMemoryStream::new("s", NonZeroUsize::MIN);
-        let builder = Consumer::builder()
-            .application("metrics")
-            .worker_id("w")
-            .source(stream.clone())
-            .lease_store(InMemoryLeaseStore::new())
-            .seed(1)
-            .processors(batch_handler(|_, _| async { Ok(()) }));
-        let group = ReceiverGroup::new(&builder, 1).unwrap();
+        let (stream, group) = one_receiver();
         let handle = group.handle();
         let mut metrics = FleetMetrics::new(group.handle());
         let running = tokio::spawn(group.run());
