@@ -16,12 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use clap::{Parser, ValueEnum};
-use examples::{DeliveryLog, Journal};
+use examples::{DeliveryLog, Journal, log_to_stderr};
 use futures::StreamExt as _;
 use kinesis_streaming::FleetMetrics;
 use kinesis_streaming::kinesis_asl::METRICS_INTERVAL;
 use kinesis_streaming::prelude::*;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 
 /// The exit status after a stop that left delivered records without a checkpoint.
 const NOT_DRAINED: u8 = 3;
@@ -130,9 +131,7 @@ fn initial_position(text: &str) -> Result<InitialPosition, String> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log_to_stderr(LevelFilter::INFO);
     match run(Arguments::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(NOT_DRAINED),

@@ -13,12 +13,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use examples::{TextInput, WordTotals};
+use examples::{TextInput, WordTotals, log_to_stderr};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::state::{PaneCounts, StateChanges};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing_subscriber::filter::LevelFilter;
 
 const APPLICATION: &str = "windowed-word-count";
 const STREAM: &str = "words";
@@ -148,9 +149,7 @@ impl Scene {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log_to_stderr(LevelFilter::OFF);
     match run(Arguments::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

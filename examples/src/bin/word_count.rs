@@ -17,11 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
-use examples::{DeliveryLog, TextInput, WordTotals};
+use examples::{DeliveryLog, TextInput, WordTotals, log_to_stderr};
 use kinesis_streaming::prelude::*;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tracing_subscriber::filter::LevelFilter;
 
 /// How long the fleet may make no progress after the last record was put.
 const NO_PROGRESS_LIMIT: Duration = Duration::from_secs(60);
@@ -72,9 +73,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log_to_stderr(LevelFilter::OFF);
     match run(Arguments::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

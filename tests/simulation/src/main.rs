@@ -69,7 +69,8 @@ fn cpu_time(started_at: Instant) -> Duration {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.log {
-        let format = tracing_subscriber::fmt().with_env_filter("debug").with_writer(std::io::stderr);
+        let format =
+            tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::stderr);
         format.without_time().with_ansi(false).init();
     }
     if let Some(seed) = arguments.seed {

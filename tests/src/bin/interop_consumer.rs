@@ -9,6 +9,7 @@
 //!
 //! Exit status: 0 when everything delivered was also checkpointed, 3 when not, 1 after an error.
 
+use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,9 @@ use end_to_end_tests::interop::lease_rows::KclPosition;
 use end_to_end_tests::interop::workers::UNDRAINED_STATUS;
 use kinesis_streaming::prelude::*;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// About as often as the Java worker checkpoints, so that both repeat about as much after a kill.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,9 +32,10 @@ const IDLE_TIME_BETWEEN_READS: Duration = Duration::from_millis(250);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,receiver=debug"));
-    tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = env::var("RUST_LOG").unwrap_or_else(|_| "info,receiver=debug".to_owned());
+    let filter: Targets = filter.parse().unwrap_or_default();
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     match run().await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(u8::try_from(UNDRAINED_STATUS).unwrap_or(u8::MAX)),
@@ -44,7 +49,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<bool, BoxError> {
     // Before the first log line: a test that sees a line may send the signal.
     let mut terminate = signal(SignalKind::terminate())?;
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = env::args().skip(1).collect();
     let [stream, application, kinesis, dynamodb, worker, failover_millis, file, handling_millis] =
         arguments.as_slice()
     else {

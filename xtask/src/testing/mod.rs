@@ -39,11 +39,12 @@ const OWN_STEPS: [&str; 5] = ["wire_fleet", "wire_lease_store", "interop_kcl", "
 
 /// Tests that take many seconds of computation. `cargo xtask test` leaves them out, `cargo xtask ci` runs them. For most of them a
 /// test beside it makes the same assertions with fewer shards, workers or seeds, and is always run.
-pub(crate) const LONG_TESTS: [&str; 17] = [
+pub(crate) const LONG_TESTS: [&str; 18] = [
     "a_fleet_starts_within_a_minute_after_an_outage",
     "a_thousand_workers_start_within_a_minute",
     "cost_table_in_the_docs_matches_a_fleet",
     "five_thousand_shards_in_a_process_within_the_budget",
+    "hundred_thousand_generations_are_planned",
     "large_scenarios_find_their_defects",
     "planned_moves_of_more_seeds_repeat_nothing",
     "promises_hold_for_another_seed_of_every_scenario",
