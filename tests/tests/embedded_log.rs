@@ -1,9 +1,10 @@
 //! What a fleet logs. A program of its own, because it captures the log.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED, member, put, setup};
-use lease_store::ShardId;
+use kinesis_streaming::prelude::*;
 use test_support::{LogCapture, LogEvent};
 
 /// A healthy fleet is balanced, and its leader has cleaned up after a reshard, within this time.
@@ -74,5 +75,45 @@ async fn an_error_names_both_processes_of_one_worker_id() {
     }
     first.stop().await;
     tokio::time::sleep(FAILOVER_TIME + Duration::from_secs(5)).await;
+    assert!(log.take_warnings().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_beyond_the_sum_of_max_leases_are_named() {
+    let log = LogCapture::install();
+    let (stream, store, journal) = setup(6);
+    let start = |name: &str, max_leases| {
+        Member::start(member(name, &stream, &store, &journal).max_leases(max_leases))
+    };
+    let members = ["a", "b"].map(|name| start(name, 2));
+    for member in &members {
+        member.wait_until_holding(2).await;
+    }
+    let held: BTreeSet<ShardId> = members.iter().flat_map(Member::held).collect();
+    let unread: Vec<ShardId> =
+        stream.open_shards().into_iter().filter(|shard_id| !held.contains(shard_id)).collect();
+    assert_eq!(unread.len(), 2);
+    for member in &members {
+        assert!(
+            member.handle.status().shards_without_worker.is_empty(),
+            "another worker may be about to start"
+        );
+    }
+    tokio::time::sleep(FAILOVER_TIME * 5).await;
+    for member in &members {
+        assert_eq!(member.handle.status().shards_without_worker, unread);
+    }
+    let warnings = log.take_warnings();
+    assert_eq!(warnings.len(), 2, "one of each worker: {warnings:?}");
+    for warning in warnings {
+        let names = unread.iter().all(|shard_id| warning.text.contains(shard_id.as_str()));
+        assert!(names && warning.text.contains("raise max_leases"), "{warning:?}");
+    }
+    let third = start("c", 2);
+    third.wait_until_holding(2).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    for member in &members {
+        assert!(member.handle.status().shards_without_worker.is_empty());
+    }
     assert!(log.take_warnings().is_empty());
 }

@@ -157,6 +157,8 @@ impl StreamClient {
         let answer = answer.map_err(|error| self.error("describing the stream", error))?;
         let summary = answer
             .stream_description_summary
+            // The SDK fills in missing members: an answer without content describes a stream without an ARN.
+            .filter(|summary| !summary.stream_arn.is_empty())
             .ok_or_else(|| self.unavailable("DescribeStreamSummary returned no description"))?;
         if self.stream_arn().is_some_and(|arn| arn != summary.stream_arn) {
             return Err(self.invalid(&format!(
@@ -190,7 +192,10 @@ impl StreamClient {
         let mut token = None;
         for _ in 0..MAX_PAGES {
             let page = self.page(filter, token.as_deref(), &mut rng).await?;
-            for shard in page.shards.unwrap_or_default() {
+            // An empty page has an empty list. An answer without one says nothing about the shards.
+            let listed =
+                page.shards.ok_or_else(|| self.unavailable("ListShards returned no list of shards"))?;
+            for shard in listed {
                 shards.push(self.listed_shard(shard)?);
             }
             let Some(next) = page.next_token.filter(|next| !next.is_empty()) else { return Ok(shards) };

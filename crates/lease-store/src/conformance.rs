@@ -122,6 +122,8 @@ async fn keeps_every_field(store: &impl LeaseStore) {
         lease.offered_by = Some(worker("a"));
         lease.owner_process = Some("host-1 17".to_owned());
         lease.stream = Some(stream());
+        lease.application = Some("orders".to_owned());
+        lease.row_id = Some(1 << 52);
         lease.initial_time_millis = Some(1_700_000_000_123);
         create(store, &lease).await;
     }
@@ -139,6 +141,8 @@ async fn applies_changes_like_the_model(store: &impl LeaseStore) {
     };
     let facts = |initial_time_millis| LeaseFacts {
         stream: Some(stream()),
+        application: Some(format!("orders-{initial_time_millis}")),
+        row_id: Some(initial_time_millis),
         initial_time_millis: Some(initial_time_millis),
         hash_key_range: Some(HashKeyRange::new(HashKey(1), HashKey(2)).unwrap()),
         owner_process: Some(format!("host-1 {initial_time_millis}")),

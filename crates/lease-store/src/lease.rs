@@ -47,6 +47,11 @@ pub struct Lease {
     pub owner_process: Option<String>,
     /// The stream that the shard belongs to; `None` until a worker of this library records it.
     pub stream: Option<StreamIdentity>,
+    /// The application that the table belongs to; `None` until a worker of this library records it.
+    pub application: Option<String>,
+    /// A number of the row from its first take by a worker of this library on. A row that is deleted and created again gets
+    /// another one, and a row that is edited by hand keeps it.
+    pub row_id: Option<u64>,
     /// The instant that `LATEST` or `AT_TIMESTAMP` in the checkpoint stands for, in milliseconds since 1970.
     ///
     /// It is recorded at the first start, so every worker that opens the shard starts at the same instant. A child of
@@ -74,6 +79,8 @@ impl Lease {
             offered_by: None,
             owner_process: None,
             stream: None,
+            application: None,
+            row_id: None,
             initial_time_millis: None,
             throughput_bytes_per_second: None,
         }
@@ -139,6 +146,10 @@ impl LeaseVersion {
 pub struct LeaseFacts {
     /// The stream that the shard belongs to.
     pub stream: Option<StreamIdentity>,
+    /// The application that the table belongs to.
+    pub application: Option<String>,
+    /// See [`Lease::row_id`].
+    pub row_id: Option<u64>,
     /// See [`Lease::initial_time_millis`].
     pub initial_time_millis: Option<u64>,
     /// The hash keys that the shard covers.
@@ -157,6 +168,8 @@ impl LeaseFacts {
         lease.counter = lease.counter.max(self.counter_floor);
         lease.owner_process.clone_from(&self.owner_process);
         lease.stream = lease.stream.take().or_else(|| self.stream.clone());
+        lease.application = lease.application.take().or_else(|| self.application.clone());
+        lease.row_id = lease.row_id.or(self.row_id);
         lease.initial_time_millis = lease.initial_time_millis.or(self.initial_time_millis);
         lease.hash_key_range = lease.hash_key_range.or(self.hash_key_range);
     }

@@ -27,6 +27,8 @@ pub(crate) const MAX_UNSETTLED_WRITES: usize = 8;
 pub struct LeaseState {
     worker_id: WorkerId,
     lease: Lease,
+    /// The position that this holder took over or stored last. The row has another one after an edit by hand.
+    stored: Position,
     pub(crate) unsettled: Vec<UnsettledWrite>,
     /// The newest edit of the position by another writer.
     edited: Option<EditedPosition>,
@@ -51,6 +53,16 @@ pub struct UnsettledWrite {
     pub write: LeaseWrite,
     /// The time right before the request.
     pub asked_at: Instant,
+}
+
+impl UnsettledWrite {
+    /// The position that the write stores, if it is a checkpoint.
+    fn position(&self) -> Option<&Position> {
+        match &self.write {
+            LeaseWrite::Update { change: LeaseChange::Checkpoint { position, .. }, .. } => Some(position),
+            _ => None,
+        }
+    }
 }
 
 /// The next step of a holder towards a change.
@@ -93,7 +105,7 @@ impl LeaseState {
 
     /// A state with writes of unknown outcome.
     pub fn with_unsettled(worker_id: WorkerId, lease: Lease, unsettled: Vec<UnsettledWrite>) -> Self {
-        Self { worker_id, lease, unsettled, edited: None }
+        Self { worker_id, stored: lease.checkpoint.clone(), lease, unsettled, edited: None }
     }
 
     /// The newest edit of the position by another writer.
@@ -145,7 +157,7 @@ impl LeaseState {
         if is_fenced {
             return Ok(NextWrite::Fenced);
         }
-        if is_in_effect(&self.lease, change)? {
+        if self.is_in_effect(change)? {
             return Ok(NextWrite::InEffect);
         }
         if !self.is_held() {
@@ -160,8 +172,22 @@ impl LeaseState {
         Ok(NextWrite::Send(Box::new(write)))
     }
 
+    /// Whether the row already has the change. An edit of the position by hand does not count: checkpoints move forward
+    /// from the position of this holder, and the next one replaces the edit.
+    fn is_in_effect(&self, change: &LeaseChange) -> Result<bool, StoreError> {
+        if self.lease.checkpoint == self.stored {
+            return is_in_effect(&self.lease, change);
+        }
+        let unedited = Lease { checkpoint: self.stored.clone(), ..self.lease.clone() };
+        let is_in_effect = is_in_effect(&unedited, change)?;
+        Ok(is_in_effect && !matches!(change, LeaseChange::Checkpoint { .. }))
+    }
+
     /// Records that the newest write was applied; `row` is the row after it.
     pub fn record_applied(&mut self, row: Lease) {
+        if let Some(position) = self.unsettled.last().and_then(UnsettledWrite::position) {
+            self.stored.clone_from(position);
+        }
         let result = self.unsettled.last().map(|newest| newest.write.decide(Some(&self.lease)));
         if let Some(Verdict::Applies(Some(expected))) = result {
             self.note_edit(&expected.checkpoint, &row);
@@ -183,7 +209,12 @@ impl LeaseState {
 
     /// Compares a freshly read row with the unsettled writes, and adopts it if it is still this holder's.
     pub fn read_back(&mut self, row: Option<Lease>) -> ReadBack {
-        let found = self.compare(row.as_ref());
+        let applied = row.as_ref().and_then(|row| self.applied(row));
+        let found = self.compare(row.as_ref(), applied);
+        let position = applied.and_then(|index| self.unsettled.get(index)?.position().cloned());
+        if let (ReadBack::Applied { .. }, Some(position)) = (found, position) {
+            self.stored = position;
+        }
         match (found, row) {
             // The version is the same, but a request may have been added or withdrawn.
             (ReadBack::Unchanged, Some(row)) => {
@@ -203,8 +234,8 @@ impl LeaseState {
         (found, matches!(found, ReadBack::Applied { is_newest: true, .. }))
     }
 
-    /// Compares the row with the result that each unsettled write would have had.
-    fn compare(&self, row: Option<&Lease>) -> ReadBack {
+    /// Compares the row with the known one. `applied` is the index of the unsettled write with this result.
+    fn compare(&self, row: Option<&Lease>, applied: Option<usize>) -> ReadBack {
         let Some(row) = row else { return ReadBack::Lost };
         let version = self.lease.version();
         if version.matches(row) {
@@ -213,21 +244,24 @@ impl LeaseState {
         if is_being_handed_over(&version, row) {
             return ReadBack::HandOverBegun;
         }
-        let applied =
-            self.unsettled.iter().position(|unsettled| match unsettled.write.decide(Some(&self.lease)) {
-                Verdict::Applies(Some(result)) => {
-                    let version = result.version();
-                    let is_result = version.matches(row) || is_being_handed_over(&version, row);
-                    // A take by another process of the same name leads to the same version, so the processes are
-                    // compared too.
-                    let is_same_process = result.owner_process == row.owner_process;
-                    is_result && is_same_process && result.checkpoint == row.checkpoint
-                }
-                Verdict::Applies(None) | Verdict::Refused => false,
-            });
         applied.map_or(ReadBack::Lost, |index| ReadBack::Applied {
             asked_at: self.unsettled[index].asked_at,
             is_newest: index + 1 == self.unsettled.len(),
+        })
+    }
+
+    /// The unsettled write that has this row as its result.
+    fn applied(&self, row: &Lease) -> Option<usize> {
+        self.unsettled.iter().position(|unsettled| match unsettled.write.decide(Some(&self.lease)) {
+            Verdict::Applies(Some(result)) => {
+                let version = result.version();
+                let is_result = version.matches(row) || is_being_handed_over(&version, row);
+                // A take by another process of the same name leads to the same version, so the processes are
+                // compared too.
+                let is_same_process = result.owner_process == row.owner_process;
+                is_result && is_same_process && result.checkpoint == row.checkpoint
+            }
+            Verdict::Applies(None) | Verdict::Refused => false,
         })
     }
 
@@ -350,5 +384,34 @@ mod tests {
         assert_eq!(state.edited_position().cloned(), edited(at(2)));
         let checkpoint = LeaseChange::Checkpoint { position: at(10), children: BTreeSet::new() };
         assert!(matches!(state.next_write(&checkpoint, false, Instant::now()), Ok(NextWrite::Send(_))));
+    }
+
+    #[test]
+    fn position_moved_forward_by_hand_stops_no_checkpoint() {
+        let me = WorkerId::new("a").unwrap();
+        let at = |number: u128| Position::after(number.into(), 0);
+        let checkpoint = |number| LeaseChange::Checkpoint { position: at(number), children: BTreeSet::new() };
+        let taken = LeaseChange::take(me.clone()).apply(&Lease::unowned(ShardId::numbered(0), at(9)));
+        let mut state = LeaseState::new(me, taken.clone());
+        let next = |state: &mut LeaseState, change: &LeaseChange| match state.next_write(
+            change,
+            false,
+            Instant::now(),
+        ) {
+            Ok(NextWrite::Send(write)) => Some(write),
+            Ok(NextWrite::InEffect) => None,
+            other => panic!("{other:?}"),
+        };
+        assert!(next(&mut state, &LeaseChange::Renew).is_some());
+        let moved = LeaseChange::Renew.apply(&Lease { checkpoint: at(50), ..taken });
+        state.record_applied(moved.clone());
+        for number in [9, 10] {
+            assert!(next(&mut state, &checkpoint(number)).is_some(), "{number} replaces the edit");
+            state.record_failed();
+        }
+        assert!(state.next_write(&checkpoint(8), false, Instant::now()).is_err());
+        assert!(next(&mut state, &checkpoint(10)).is_some());
+        state.record_applied(checkpoint(10).apply(&moved));
+        assert!(next(&mut state, &checkpoint(10)).is_none(), "it is stored");
     }
 }

@@ -62,6 +62,13 @@ impl ReceiverBuilder {
         self
     }
 
+    /// The former name of the application; see [`ReceiverSettings::former_application`].
+    #[must_use]
+    pub fn former_application(mut self, name: impl Into<String>) -> Self {
+        self.settings.former_application = Some(name.into());
+        self
+    }
+
     /// The name of this worker; see [`ReceiverSettings::worker_id`].
     #[must_use]
     pub fn worker_id(mut self, worker_id: impl Into<String>) -> Self {

@@ -1,9 +1,9 @@
 //! The errors of a receiver.
 
-use lease_store::{Error, ErrorKind, StoreError, StoreErrorKind};
+use lease_store::{CredentialFault, Error, ErrorKind, ServiceCause, StoreError, StoreErrorKind};
 use shard_worker::{SourceError, SourceErrorKind};
 
-/// The reason of a [`ReceiverError`]. After the start only `WrongStream` ends a receiver. Other failures are retried, and
+/// The reason of a [`ReceiverError`]. After the start only `WrongStream` and `WrongApplication` end a receiver. Other failures are retried, and
 /// reported in the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -14,7 +14,9 @@ pub enum ReceiverErrorKind {
     StreamNotFound,
     /// The lease table belongs to another stream, or to one of the same name that was deleted and created again.
     WrongStream,
-    /// Credentials are missing or do not allow the call.
+    /// The lease table belongs to another application.
+    WrongApplication,
+    /// Credentials are missing, do not allow the call, or were expired until `start_timeout` was over.
     Denied,
     /// The lease store has another layout, or an answer cannot be interpreted.
     Invalid,
@@ -32,6 +34,13 @@ impl ErrorKind for ReceiverErrorKind {
 
 /// An error of a receiver.
 pub type ReceiverError = Error<ReceiverErrorKind>;
+
+/// Whether a start may succeed later without a change of its settings. Expired credentials count too: the metadata service of an
+/// instance may return them for 15 minutes before it has new ones, and the session of a person is used once it is renewed.
+pub(crate) fn is_cured_by_waiting(error: &ReceiverError) -> bool {
+    let fault = error.service_cause().and_then(ServiceCause::credential_fault);
+    error.is_retryable() || fault == Some(CredentialFault::Expired)
+}
 
 pub(crate) fn store_error(doing: &str, error: StoreError) -> ReceiverError {
     let kind = match error.kind() {

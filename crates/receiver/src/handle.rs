@@ -68,7 +68,11 @@ pub(crate) struct Live {
     pub(crate) is_leader: bool,
     /// Why this worker takes no leases at present.
     pub(crate) takes_refused: Option<String>,
+    /// Shards that no worker reads, at most [`MAX_SHARDS_WITHOUT_WORKER`](crate::status::MAX_SHARDS_WITHOUT_WORKER).
+    pub(crate) shards_without_worker: Vec<ShardId>,
     pub(crate) lease_table: LeaseTableState,
+    /// Why the newest listing failed.
+    pub(crate) lease_table_error: Option<String>,
 }
 
 /// A running shard.
@@ -98,7 +102,9 @@ impl Shared {
             namesake: None,
             is_leader: false,
             takes_refused: None,
+            shards_without_worker: Vec::new(),
             lease_table: LeaseTableState::Available,
+            lease_table_error: None,
         };
         Self { worker_id, stop: CancellationToken::new(), budget, live: Mutex::new(live) }
     }
@@ -176,6 +182,7 @@ impl Live {
                 && self.state == ReceiverState::Running
                 && self.lease_table == LeaseTableState::Available,
             lease_table: self.lease_table,
+            lease_table_error: self.lease_table_error.clone(),
             shards,
             released_shards: self.released.iter().cloned().collect(),
             acknowledged_records: self.acknowledged_records + records,
@@ -187,6 +194,7 @@ impl Live {
             namesake: self.namesake.clone(),
             is_leader: self.is_leader,
             takes_refused: self.takes_refused.clone(),
+            shards_without_worker: self.shards_without_worker.clone(),
             memory: ByteUsage::default(),
         }
     }

@@ -41,7 +41,7 @@ pub use receiver::Receiver;
 pub use settings::ReceiverSettings;
 pub use shards::initial_position::{InitialPosition, ShardPosition};
 pub use status::{
-    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus,
-    StopReport, Unread, UnreadReason,
+    LeaseTableState, MAX_RELEASED_SHARDS, MAX_SHARDS_WITHOUT_WORKER, ReceiverState, ReceiverStatus,
+    ReleasedShard, ShardStatus, StopReport, Unread, UnreadReason,
 };
 pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

@@ -28,6 +28,9 @@ pub struct ReceiverSettings {
     /// The name of the application: all receivers with this name share the shards. It is by default also the name of the
     /// lease table, so 3 to 255 letters, digits, `_`, `.` and `-` (the rule of DynamoDB).
     pub application: String,
+    /// The name that the application had when its lease table was made, if it was renamed and keeps the table. Rows record the
+    /// application, and those of another one are refused. Set it in all workers, for as long as the table is used.
+    pub former_application: Option<String>,
     /// The name of this worker, unique among the running ones. `None`: a new name at each start. A worker that keeps its
     /// name over a restart takes its own leases back at once.
     pub worker_id: Option<String>,
@@ -117,6 +120,7 @@ impl Default for ReceiverSettings {
     fn default() -> Self {
         Self {
             application: String::new(),
+            former_application: None,
             worker_id: None,
             initial_position: InitialPosition::default(),
             initial_positions: BTreeMap::new(),

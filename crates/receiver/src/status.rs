@@ -29,7 +29,8 @@ pub enum LeaseTableState {
     RowsMissing,
     /// The table does not exist. Shards are read until their leases expire, then the receiver waits for the table.
     Missing,
-    /// The newest listing failed.
+    /// The newest listing failed: the table is unreachable, throttled, or denies access, for example because its key is
+    /// disabled. Shards are read until their leases expire.
     Unavailable,
 }
 
@@ -52,6 +53,8 @@ pub struct ReceiverStatus {
     pub released_shards: Vec<ReleasedShard>,
     /// Whether the lease table can be listed and is complete.
     pub lease_table: LeaseTableState,
+    /// Why the newest listing of the leases failed; `None` if it was answered.
+    pub lease_table_error: Option<String>,
     /// Whether it runs without a shard: it takes over as soon as another worker leaves or fails. Without a complete lease
     /// table it is no standby.
     pub is_standby: bool,
@@ -75,6 +78,9 @@ pub struct ReceiverStatus {
     /// Why this worker takes no leases at present; it keeps those that it holds. `None`: it takes leases. Set when a KCL 3.x
     /// fleet changes its mode, so that its leader assigns the leases.
     pub takes_refused: Option<String>,
+    /// Shards that no worker reads: this worker holds its `max_leases`, and no other worker took their leases for four fail-over
+    /// times. Raise `max_leases`, or start more workers. In the order of their ids, at most [`MAX_SHARDS_WITHOUT_WORKER`].
+    pub shards_without_worker: Vec<ShardId>,
     /// The memory for records, over all shards that share its budget.
     pub memory: ByteUsage,
 }
@@ -99,6 +105,9 @@ pub struct ShardStatus {
     /// The progress of its worker: state, lag, failures.
     pub progress: ShardProgress,
 }
+
+/// The most entries of [`ReceiverStatus::shards_without_worker`].
+pub const MAX_SHARDS_WITHOUT_WORKER: usize = 1_000;
 
 /// The most entries of [`ReceiverStatus::released_shards`]: more shards than one process holds.
 pub const MAX_RELEASED_SHARDS: usize = 10_000;

@@ -4,7 +4,7 @@
 
 use fastrand::Rng;
 
-use crate::plan::{Fault, FaultKind, FaultRates, HandlerFault, Plan, Start};
+use crate::plan::{Fault, FaultKind, FaultRates, HandlerFault, Plan, RowEdit, Start};
 use crate::scenario::Scenario;
 
 impl Plan {
@@ -26,7 +26,7 @@ impl Plan {
             start: Start::TrimHorizon,
             workers_from: 0,
             workers_within: 3_000,
-            is_fan_out: scenario == Scenario::FanOut,
+            is_fan_out: matches!(scenario, Scenario::FanOut | Scenario::OddAnswers),
             kcl_can_fail: scenario == Scenario::KclFaults,
             acknowledges_late: scenario == Scenario::LateAcknowledgement,
             has_long_tails: scenario == Scenario::LongTails,
@@ -248,6 +248,25 @@ fn draw_fault(scenario: Scenario, rng: &mut Rng) -> FaultKind {
             12 => FaultKind::Join,
             _ => FaultKind::Leave { worker: rng.u64(..) },
         },
+        Scenario::Operators => match rng.u64(..16) {
+            0..6 => edit_row(rng),
+            6 => FaultKind::RewindAll,
+            7 | 8 => FaultKind::DeleteRow { row: rng.u64(..) },
+            9 => FaultKind::DeleteRows { first: rng.u64(..), count: rng.u64(2..7) },
+            10 | 11 => crash(rng),
+            12 | 13 => reshard(rng),
+            14 => FaultKind::Join,
+            _ => FaultKind::Leave { worker: rng.u64(..) },
+        },
+        Scenario::OddAnswers => match rng.u64(..10) {
+            0..6 => odd_answers(rng),
+            6 | 7 => reshard(rng),
+            8 => crash(rng),
+            _ => match rng.bool() {
+                true => FaultKind::Join,
+                false => FaultKind::Leave { worker: rng.u64(..) },
+            },
+        },
         Scenario::Everything => match rng.u64(..14) {
             0 => crash(rng),
             1 => pause(rng),
@@ -293,7 +312,24 @@ fn rates(rng: &mut Rng) -> FaultRates {
         request_lost: share(rng),
         delayed: share(rng),
         slow: share(rng),
+        odd: 0,
     }
+}
+
+fn edit_row(rng: &mut Rng) -> FaultKind {
+    let edit = match rng.u64(..5) {
+        0 | 1 => RowEdit::Back(rng.u64(1..60)),
+        2 | 3 => RowEdit::Forward(rng.u64(1..60)),
+        _ => RowEdit::Start,
+    };
+    FaultKind::EditRow { row: rng.u64(..), edit, raises_counter: rng.u64(..3) == 0 }
+}
+
+/// Answers that say nothing, and some that never arrive.
+fn odd_answers(rng: &mut Rng) -> FaultKind {
+    let lost = if rng.bool() { rng.u64(1..200) } else { 0 };
+    let rates = FaultRates { odd: rng.u64(50..600), request_lost: lost, ..FaultRates::default() };
+    FaultKind::StreamFaults { for_millis: rng.u64(5_000..60_000), rates }
 }
 
 fn table_faults(rng: &mut Rng) -> FaultKind {

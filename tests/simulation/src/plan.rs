@@ -140,6 +140,17 @@ pub enum FaultKind {
         /// Number of rows; the table may have fewer.
         count: u64,
     },
+    /// An operator changes the position in a row of the lease table.
+    EditRow {
+        /// Selects the row.
+        row: u64,
+        /// The new position.
+        edit: RowEdit,
+        /// Whether the operator increments the counter, as a conditional write does. The holder then loses the lease.
+        raises_counter: bool,
+    },
+    /// An operator sets all rows back to `TRIM_HORIZON`.
+    RewindAll,
     /// An outsider deletes the lease table. It is created again, without rows, after a while or by a worker that starts.
     RemoveTable {
         /// Milliseconds until it is created again.
@@ -195,6 +206,17 @@ pub enum FaultKind {
     },
 }
 
+/// The position that an operator writes into a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowEdit {
+    /// This many records before the stored one.
+    Back(u64),
+    /// This many records after the stored one.
+    Forward(u64),
+    /// `TRIM_HORIZON`.
+    Start,
+}
+
 /// Fault rates of a service, in permille of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FaultRates {
@@ -210,6 +232,8 @@ pub struct FaultRates {
     pub delayed: u64,
     /// Answers that take between 0.3 and 3 seconds.
     pub slow: u64,
+    /// Answers of the stream that say nothing: without content, without a continuation, or with another body.
+    pub odd: u64,
 }
 
 /// How a handler misbehaves.
@@ -268,6 +292,10 @@ pub enum Defect {
     SilenceTolerated,
     /// Readers resubscribe without waiting for the minimum interval.
     ResubscribesTooSoon,
+    /// An edit of a row also moves the other rows to the newest record.
+    EditsSpill,
+    /// The continuation of an answer without records passes the records that it left out.
+    OddAnswersSkip,
 }
 
 /// How long the operator watches a stream that was created again, in milliseconds.
@@ -310,6 +338,8 @@ impl FaultKind {
             Self::Trim { .. }
             | Self::DeleteRow { .. }
             | Self::DeleteRows { .. }
+            | Self::EditRow { .. }
+            | Self::RewindAll
             | Self::Deregister
             | Self::Join
             | Self::Clone { .. }

@@ -375,6 +375,11 @@ impl<'a> Fleet<'a> {
             FaultKind::Trim { older_than } => self.world.kinesis.trim(millis(older_than)),
             FaultKind::DeleteRow { row } => self.world.table.delete_rows_as_outsider(row, 1),
             FaultKind::DeleteRows { first, count } => self.world.table.delete_rows_as_outsider(first, count),
+            FaultKind::EditRow { row, edit, raises_counter } => {
+                let newest = self.world.kinesis.newest();
+                self.world.table.edit_row_as_outsider(row, edit, raises_counter, newest);
+            }
+            FaultKind::RewindAll => self.world.table.rewind_as_outsider(),
             FaultKind::RemoveTable { for_millis } => {
                 self.world.table.remove_as_outsider();
                 self.schedule_at(self.now() + for_millis + 1, Action::CreateTable);

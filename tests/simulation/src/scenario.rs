@@ -47,11 +47,15 @@ pub enum Scenario {
     LongTails,
     /// A large fleet starts at once under the limits of its account, while a service is away.
     SlowStart,
+    /// Operators set positions back and forward, delete rows and rewind all of them, while workers run and crash.
+    Operators,
+    /// The stream answers without content, with another body, or not at all. Needs the feature `fan-out`.
+    OddAnswers,
 }
 
 impl Scenario {
     /// All scenarios, in the order that seeds rely on.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Calm,
         Self::ReshardStorm,
         Self::CrashStorm,
@@ -72,16 +76,18 @@ impl Scenario {
         Self::RecreatedStream,
         Self::LongTails,
         Self::SlowStart,
+        Self::Operators,
+        Self::OddAnswers,
     ];
 
-    /// The scenarios of this build. The one over the AWS SDK needs its feature.
+    /// The scenarios of this build. Those over the AWS SDK need its feature.
     pub fn available() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|scenario| scenario.is_available())
     }
 
     /// Whether this build can run it.
     pub fn is_available(self) -> bool {
-        cfg!(feature = "fan-out") || self != Self::FanOut
+        cfg!(feature = "fan-out") || !matches!(self, Self::FanOut | Self::OddAnswers)
     }
 
     /// Its name on the command line.
@@ -107,6 +113,8 @@ impl Scenario {
             Self::RecreatedStream => "recreated-stream",
             Self::LongTails => "long-tails",
             Self::SlowStart => "slow-start",
+            Self::Operators => "operators",
+            Self::OddAnswers => "odd-answers",
         }
     }
 }
@@ -123,7 +131,7 @@ impl FromStr for Scenario {
     fn from_str(text: &str) -> Result<Self, String> {
         match Self::ALL.into_iter().find(|scenario| scenario.name() == text) {
             Some(scenario) if scenario.is_available() => Ok(scenario),
-            Some(_) => Err(format!("scenario {text:?} is not in this build; build with --features {text}")),
+            Some(_) => Err(format!("scenario {text:?} is not in this build; build with --features fan-out")),
             None => {
                 let names = Self::ALL.map(Self::name).join(", ");
                 Err(format!("unknown scenario {text:?}; use one of: {names}"))

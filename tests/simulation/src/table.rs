@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lease_store::{Lease, LeaseChange, LeaseWrite, Position, ShardId, Verdict, WriteOutcome};
 use tokio::time::{Duration, Instant};
 
-use crate::event::{EventKind, FIRST_CREATION_EPOCH, ShardNumber, WriteKind, Writer, shard_number, shard_of};
+use crate::event::{
+    EventKind, FIRST_CREATION_EPOCH, ShardNumber, WriteKind, Writer, record_number, sequence_number,
+    shard_number, shard_of,
+};
 use crate::network::CurrentRates;
 use crate::observer::Observer;
-use crate::plan::Defect;
+use crate::plan::{Defect, RowEdit};
 
 /// Largest staleness of an eventually consistent read.
 pub const MAX_STALENESS: Duration = Duration::from_millis(1500);
@@ -38,6 +41,14 @@ struct State {
     writes: u64,
     /// Whether an outsider has deleted the table.
     is_missing: bool,
+}
+
+/// The position after a record; 0 is the beginning.
+fn position_after(record: u64) -> Position {
+    match record {
+        0 => Position::TrimHorizon,
+        record => Position::after(sequence_number(record), 0),
+    }
 }
 
 /// The number of a row's shard. Rows of the KCL name no stream.
@@ -259,6 +270,46 @@ impl Table {
             let now = self.observer.now();
             self.put(Writer::Outsider, WriteKind::Delete, &shard_id, before, None, now);
         }
+    }
+
+    /// Changes the position in an existing row as an operator, unless the shard is finished.
+    pub fn edit_row_as_outsider(&self, choice: u64, edit: RowEdit, raises_counter: bool, newest: u64) {
+        let unfinished: Vec<Lease> = self.rows().into_iter().filter(|row| !row.is_finished()).collect();
+        let index = choice.checked_rem(unfinished.len() as u64).and_then(|index| usize::try_from(index).ok());
+        let Some(row) = index.map(|index| unfinished[index].clone()) else { return };
+        let record = match &row.checkpoint {
+            Position::After(at) => record_number(&at.sequence_number),
+            _ => 0,
+        };
+        let moved = match edit {
+            RowEdit::Back(records) => record.saturating_sub(records),
+            RowEdit::Forward(records) => record.saturating_add(records).min(newest),
+            RowEdit::Start => 0,
+        };
+        self.edit_as_outsider(&row, moved, raises_counter);
+        if self.defect == Some(Defect::EditsSpill) {
+            let state = &mut *self.state();
+            for other in
+                state.rows.values_mut().filter(|other| other.shard_id != row.shard_id && !other.is_finished())
+            {
+                other.checkpoint = position_after(newest);
+            }
+        }
+    }
+
+    /// Sets all rows back to `TRIM_HORIZON` as an operator.
+    pub fn rewind_as_outsider(&self) {
+        for row in self.rows() {
+            self.edit_as_outsider(&row, 0, false);
+        }
+    }
+
+    fn edit_as_outsider(&self, row: &Lease, record: u64, raises_counter: bool) {
+        let counter = row.counter + u64::from(raises_counter);
+        let edited = Lease { checkpoint: position_after(record), counter, ..row.clone() };
+        let now = self.observer.now();
+        let shard_id = row.shard_id.clone();
+        self.put(Writer::Outsider, WriteKind::Other, &shard_id, Some(row.clone()), Some(edited), now);
     }
 
     /// Deletes the table as an outsider.

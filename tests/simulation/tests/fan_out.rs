@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use simulation::checks::Promise;
 use simulation::event::{EventKind, SubscriptionStep};
-use simulation::plan::{Defect, Plan};
+use simulation::plan::{Defect, FaultKind, Plan};
 use simulation::run::run;
 use simulation::scenario::Scenario;
 
@@ -56,6 +56,25 @@ fn a_seed_gives_the_same_trace_over_the_sdk() {
         assert!(first.contains("subscription") && first.len() > 10_000);
         assert!(first == trace(), "seed {seed}");
     }
+}
+
+#[test]
+fn odd_answers_of_the_stream_are_not_believed() {
+    let mut odd = 0;
+    for seed in 0..SEEDS {
+        let plan = Plan::of(Scenario::OddAnswers, seed);
+        odd +=
+            plan.faults.iter().filter(|fault| matches!(fault.kind, FaultKind::StreamFaults { .. })).count();
+        assert_eq!(run(&plan).violation, None, "seed {seed}");
+    }
+    assert!(odd > 0);
+    let broken = (0..SEEDS).filter_map(|seed| {
+        let mut plan = Plan::of(Scenario::OddAnswers, seed);
+        plan.defect = Some(Defect::OddAnswersSkip);
+        run(&plan).violation
+    });
+    let broken: BTreeSet<Promise> = broken.map(|violation| violation.promise).collect();
+    assert!(broken.contains(&Promise::NothingSkipped), "{broken:?}");
 }
 
 #[test]

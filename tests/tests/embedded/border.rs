@@ -1,19 +1,20 @@
 //! The table stops belonging to this stream while a fleet runs: rows and tables vanish, other streams use the same table, and
 //! the stream is deleted and created again.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED, member, put, setup, shards};
+use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED, member, parents, put, setup, shards};
 use kinesis_streaming::lease_store::{Consistency, HashKey, Lease, LeaseWrite, StoreError, StoreErrorKind};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::{LeaseTableState, ReceiverError, ReceiverErrorKind};
 use kinesis_streaming::shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, Shard, SourceError, SourceErrorKind, StreamDescription,
 };
-use test_support::{HookedLeaseStore, Journal, LIMIT, run_with_paused_clock, wait_until};
+use test_support::{HookedLeaseStore, Journal, LIMIT, StoreCall, Switch, run_with_paused_clock, wait_until};
 use tokio::task::JoinHandle;
 
 async fn rows(store: &InMemoryLeaseStore) -> Vec<Lease> {
@@ -189,6 +190,156 @@ async fn table_missing_for_an_hour_costs_no_position() {
     .await;
 }
 
+/// The key of the table is disabled while the fleet runs.
+#[tokio::test(start_paused = true)]
+async fn table_that_denies_access_is_reported_and_costs_nothing() {
+    let (stream, store, journal) = setup(2);
+    let is_denied = Switch::default();
+    let hooked = HookedLeaseStore::new(store.clone()).before({
+        let is_denied = is_denied.clone();
+        move |_| {
+            let denied = || StoreError::new(StoreErrorKind::Denied, "the key of the table is disabled");
+            let answer = if is_denied.is_on() { Err(denied()) } else { Ok(()) };
+            async move { answer }
+        }
+    });
+    let member = Member::start(member("a", &stream, &hooked, &journal));
+    member.wait_until_holding(2).await;
+    put(&stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    is_denied.turn_on();
+    tokio::time::sleep(FAILOVER_TIME * 3).await;
+    let status = member.handle.status();
+    assert_eq!((status.lease_table, status.is_standby), (LeaseTableState::Unavailable, false));
+    let reason = status.lease_table_error.unwrap_or_default();
+    assert!(reason.contains("the key of the table is disabled"), "{reason}");
+    assert!(status.shards.is_empty(), "their leases have expired");
+    is_denied.turn_off();
+    put(&stream, 100..200);
+    journal.wait_for(200, LIMIT).await;
+    let status = member.handle.status();
+    assert_eq!((status.lease_table, status.lease_table_error), (LeaseTableState::Available, None));
+    assert!(journal.times().values().all(|times| *times == 1));
+}
+
+/// The write that creates the row of a parent arrives after the parent was read and its row deleted.
+#[tokio::test(start_paused = true)]
+async fn row_of_a_read_parent_that_appears_late_is_ended() {
+    let (stream, store, journal) = setup(1);
+    let parent = stream.open_shards().swap_remove(0);
+    let members = ["a", "b"].map(|name| Member::start(member(name, &stream, &store, &journal)));
+    put(&stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    stream.split(&parent).unwrap();
+    put(&stream, 100..200);
+    journal.wait_for(200, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME * 2).await;
+    let before = rows(&store).await;
+    assert!(before.iter().all(|row| row.shard_id != parent), "the leader has deleted the row");
+    let mut late = Lease::unowned(parent.clone(), Position::TrimHorizon);
+    late.stream.clone_from(&before[0].stream);
+    store.write(&LeaseWrite::Create(late)).await.unwrap();
+    tokio::time::sleep(FAILOVER_TIME * 2).await;
+    assert!(journal.times().values().all(|times| *times == 1), "the parent is read again");
+    assert!(
+        rows(&store).await.iter().all(|row| row.shard_id != parent),
+        "the row is ended and deleted again"
+    );
+    put(&stream, 200..300);
+    journal.wait_for(300, LIMIT).await;
+    drop(members);
+}
+
+/// Another worker has created the rows of the children, and the row of their parent vanishes before the parent is read.
+#[tokio::test(start_paused = true)]
+async fn split_children_wait_for_a_parent_whose_row_vanished() {
+    let (stream, store, journal) = setup(1);
+    let parent = stream.open_shards().swap_remove(0);
+    put(&stream, 0..100);
+    let per_second = NonZeroU64::new(10).unwrap();
+    let reader = Member::start(member("a", &stream, &store, &journal).max_records_per_second(per_second));
+    reader.wait_until_holding(1).await;
+    journal.wait_for(20, LIMIT).await;
+    stream.split(&parent).unwrap();
+    put(&stream, 100..200);
+    let identity = stream.describe().await.unwrap().identity;
+    for shard in stream.list_shards(&ShardFilter::All).await.unwrap() {
+        if shard.shard_id != parent {
+            let mut row = Lease::unowned(shard.shard_id, Position::TrimHorizon);
+            row.parents = shard.parents;
+            row.hash_key_range = shard.hash_key_range;
+            row.stream = Some(identity.clone());
+            store.write(&LeaseWrite::Create(row)).await.unwrap();
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let row = store.get(&parent).await.unwrap().unwrap();
+    delete(&store, &row).await;
+    journal.wait_for(200, LIMIT).await;
+    journal.check_parents_first(&parents(&stream).await);
+    reader.stop().await;
+}
+
+/// Renewals are throttled for longer than the fail-over time.
+#[tokio::test(start_paused = true)]
+async fn throttled_renewals_leave_no_shard_without_a_reader() {
+    let (stream, store, journal) = setup(3);
+    let is_throttled = Switch::default();
+    let hooked = HookedLeaseStore::new(store.clone()).before({
+        let is_throttled = is_throttled.clone();
+        move |call| {
+            let is_throttled = is_throttled.is_on() && matches!(call, StoreCall::Write(_));
+            let throttled = || StoreError::new(StoreErrorKind::Throttled, "rate exceeded");
+            async move { if is_throttled { Err(throttled()) } else { Ok(()) } }
+        }
+    });
+    let member = Member::start(member("a", &stream, &hooked, &journal));
+    member.wait_until_holding(3).await;
+    put(&stream, 0..90);
+    journal.wait_for(90, LIMIT).await;
+    for throttled_for in [FAILOVER_TIME / 2, FAILOVER_TIME * 2] {
+        tokio::time::sleep(FAILOVER_TIME).await;
+        is_throttled.turn_on();
+        tokio::time::sleep(throttled_for).await;
+        is_throttled.turn_off();
+        member.wait_until_holding(3).await;
+        let count = journal.times().len();
+        put(&stream, count..count + 90);
+        journal.wait_for(count + 90, LIMIT).await;
+    }
+    assert!(journal.times().values().all(|times| *times == 1));
+}
+
+/// Two applications read one stream in one process, each with its own table and under one worker id.
+#[tokio::test(start_paused = true)]
+async fn two_tables_in_one_process_are_independent() {
+    let stream = InMemoryStream::new("s", shards(2));
+    let parts = [0, 1].map(|_| (stream.clone(), InMemoryLeaseStore::new(), Journal::default()));
+    let members = [("orders", &parts[0]), ("invoices", &parts[1])];
+    let members = members.map(|(application, parts)| Member::start(of(application, "same", parts)));
+    put(&stream, 0..100);
+    for part in &parts {
+        part.2.wait_for(100, LIMIT).await;
+    }
+    let parent = stream.open_shards().swap_remove(0);
+    stream.split(&parent).unwrap();
+    put(&stream, 100..200);
+    for ((_, store, journal), application) in parts.iter().zip(["orders", "invoices"]) {
+        journal.wait_for(200, LIMIT).await;
+        tokio::time::sleep(FAILOVER_TIME * 3).await;
+        let rows = rows(store).await;
+        let open: BTreeSet<ShardId> = stream.open_shards().into_iter().collect();
+        assert_eq!(rows.iter().map(|row| row.shard_id.clone()).collect::<BTreeSet<_>>(), open);
+        assert!(rows.iter().all(|row| row.application.as_deref() == Some(application)));
+        assert!(journal.times().values().all(|times| *times == 1));
+    }
+    for member in members {
+        assert_eq!(member.handle.status().namesake, None);
+        assert!(member.stop().await.is_drained());
+    }
+}
+
 #[test]
 fn two_streams_never_share_a_table() {
     for run_number in 0..10u64 {
@@ -361,5 +512,104 @@ async fn recreated_stream_stops_its_old_workers() {
         }
         assert_eq!(checkpoints(rows(&store).await), before, "no position is written");
         assert_eq!(journal.times().len(), 100, "no record of the new stream is delivered");
+    }
+}
+
+/// A worker of another application on the same stream and table.
+fn of(
+    application: &str,
+    name: &str,
+    parts: &(InMemoryStream, InMemoryLeaseStore, Journal),
+) -> ReceiverBuilder {
+    let (stream, store, journal) = parts;
+    member(name, stream, store, journal).application(application)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_of_another_application_is_refused() {
+    let parts = setup(4);
+    let (stream, store, journal) = &parts;
+    let first = Member::start(of("orders", "a", &parts));
+    first.wait_until_holding(4).await;
+    put(stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    let error = of("invoices", "b", &parts).build().unwrap().run().await.unwrap_err();
+    assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication);
+    for part in ["\"orders\"", "\"invoices\"", "a lease table of its own", "former_application"] {
+        assert!(error.to_string().contains(part), "{part} in {error}");
+    }
+    // The application was renamed: workers under both names share the shards.
+    let renamed = Member::start(of("invoices", "c", &parts).former_application("orders"));
+    renamed.wait_until_holding(2).await;
+    put(stream, 100..200);
+    journal.wait_for(200, LIMIT).await;
+    assert!(rows(store).await.iter().all(|row| row.application.as_deref() == Some("orders")));
+    assert!(journal.times().values().all(|times| *times == 1));
+    first.stop().await;
+    renamed.wait_until_holding(4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_name_no_application_are_accepted() {
+    let parts = setup(4);
+    let (stream, store, journal) = &parts;
+    for shard in stream.list_shards(&ShardFilter::All).await.unwrap() {
+        let mut row = Lease::unowned(shard.shard_id, Position::TrimHorizon);
+        row.hash_key_range = shard.hash_key_range;
+        store.write(&LeaseWrite::Create(row)).await.unwrap();
+    }
+    let running = run(of("orders", "a", &parts));
+    put(stream, 0..100);
+    journal.wait_for(100, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    let row = rows(store).await.swap_remove(0);
+    assert_eq!(row.application.as_deref(), Some("orders"));
+    // Another application that does not check takes a row.
+    delete(store, &row).await;
+    let foreign = Lease { application: Some("invoices".to_owned()), ..row };
+    store.write(&LeaseWrite::Create(foreign)).await.unwrap();
+    wait_until("the worker has ended", || running.is_finished()).await;
+    let error = running.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication, "{error}");
+}
+
+#[test]
+fn two_applications_never_share_a_table() {
+    for run_number in 0..10u64 {
+        run_with_paused_clock(async move {
+            let parts = setup(4);
+            put(&parts.0, 0..100);
+            let mut ends = Vec::new();
+            for member_number in 0..4u64 {
+                let rng = fastrand::Rng::with_seed(SEED + run_number * 10 + member_number);
+                let rng = Arc::new(Mutex::new(rng));
+                let slow = HookedLeaseStore::new(parts.1.clone()).before(move |_| {
+                    let delay = rng.lock().unwrap().u64(1..30);
+                    async move {
+                        tokio::time::sleep(Duration::from_millis(delay)).await;
+                        Ok(())
+                    }
+                });
+                let application = ["orders", "invoices"][usize::try_from(member_number % 2).unwrap()];
+                let builder = member(&format!("m{member_number}"), &parts.0, &slow, &parts.2);
+                ends.push(run(builder.application(application)));
+            }
+            tokio::time::sleep(FAILOVER_TIME * 6).await;
+            let names: BTreeSet<_> = rows(&parts.1).await.into_iter().map(|row| row.application).collect();
+            assert!(names.len() <= 1, "run {run_number}: {names:?}");
+            let mut survivors = [0, 0];
+            for (number, end) in ends.into_iter().enumerate() {
+                if end.is_finished() {
+                    let error = end.await.unwrap().unwrap_err();
+                    assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication, "{error}");
+                } else {
+                    survivors[number % 2] += 1;
+                    end.abort();
+                }
+            }
+            assert!(survivors[0] == 0 || survivors[1] == 0, "run {run_number}: {survivors:?}");
+            let read = parts.2.times().len();
+            assert_eq!(read, if survivors == [0, 0] { 0 } else { 100 }, "run {run_number}: all or nothing");
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! Rows that an operator sets back to `TRIM_HORIZON`: all records come again, in order.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, member, put, setup};
 use kinesis_streaming::lease_store::{Consistency, Lease, LeaseWrite};
@@ -66,4 +67,35 @@ async fn one_rewound_child_repeats_no_record_of_its_parent() {
     let of_parent = |text: &str| text.parse::<usize>().unwrap() < parent_texts;
     assert!(repeated.iter().all(|(text, times)| *times == 1 || !of_parent(text)), "the sibling has begun");
     again.stop().await;
+}
+
+/// A worker at its `max_leases` remembers all rows and takes none of them.
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_worker_does_not_undo_a_rewind() {
+    let (stream, store, journal) = setup(3);
+    let forgotten = Member::start(member("forgotten", &stream, &store, &journal).max_leases(1));
+    forgotten.wait_until_holding(1).await;
+    let reader = Member::start(member("a", &stream, &store, &journal));
+    reader.wait_until_holding(2).await;
+    put(&stream, 0..300);
+    journal.wait_for(300, LIMIT).await;
+    sleep(FAILOVER_TIME).await;
+    assert!(reader.stop().await.is_drained());
+    let kept = forgotten.held();
+    for row in rows(&store).await.into_iter().filter(|row| !kept.contains(&row.shard_id)) {
+        rewind(&store, row).await;
+    }
+    // It reads so slowly that the forgotten worker sees the rows before their positions are restored.
+    let per_second = NonZeroU64::new(10).unwrap();
+    let again = Member::start(member("b", &stream, &store, &journal).max_records_per_second(per_second));
+    let times = |is_kept| {
+        let times = journal.times();
+        let of_kept =
+            journal.all().into_iter().filter(move |entry| kept.contains(&entry.shard_id) == is_kept);
+        of_kept.map(|entry| times[&entry.text]).collect::<BTreeSet<usize>>()
+    };
+    wait_until("the records of the rewound shards came again", || times.clone()(false) == [2].into()).await;
+    assert_eq!(times(true), [1].into(), "the other shard was not rewound");
+    again.stop().await;
+    forgotten.stop().await;
 }

@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use end_to_end_tests::fleet::{SEED, member, setup};
-use kinesis_streaming::lease_store::{FaultRates, FaultyLeaseStore, StoreError, StoreErrorKind};
+use kinesis_streaming::lease_store::{
+    CredentialFault, FaultRates, FaultyLeaseStore, ServiceCause, StoreError, StoreErrorKind,
+};
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::{ReceiverErrorKind, ReceiverState};
+use kinesis_streaming::receiver::{ReceiverError, ReceiverErrorKind, ReceiverState};
 use kinesis_streaming::shard_worker::{SourceError, SourceErrorKind, StreamSource};
 use test_support::{
     HookedLeaseStore, HookedStream, Journal, StoreCall, StreamCall, Switch, wait_until_within,
@@ -140,6 +142,66 @@ async fn a_denied_or_invalid_start_ends_at_once() {
     });
     let error = member("a", &stream, &store, &journal).build().unwrap().run().await.unwrap_err();
     assert_eq!(error.kind(), ReceiverErrorKind::Denied);
+}
+
+/// The error of a call with such credentials.
+fn refused_credentials(fault: CredentialFault) -> ServiceCause {
+    ServiceCause::new("the security token included in the request is refused")
+        .with_credential_fault(Some(fault))
+}
+
+/// Starts a member whose stream or store refuses the credentials while the switch is on.
+fn start_with_credentials(
+    fault: CredentialFault,
+    is_of_store: bool,
+    refused: &Switch,
+) -> (ReceiverHandle, tokio::task::JoinHandle<Result<StopReport, ReceiverError>>) {
+    let (stream, table, journal) = setup(2);
+    let (by_store, by_stream) = (refused.clone(), refused.clone());
+    let store = HookedLeaseStore::new(table).before(move |_| {
+        let is_refused = is_of_store && by_store.is_on();
+        let denied =
+            || StoreError::new(StoreErrorKind::Denied, "denied").with_source(refused_credentials(fault));
+        let answer = if is_refused { Err(denied()) } else { Ok(()) };
+        async move { answer }
+    });
+    let source = HookedStream::new(stream.clone()).before(move |_| {
+        let is_refused = !is_of_store && by_stream.is_on();
+        let denied =
+            || SourceError::new(SourceErrorKind::Denied, "denied").with_source(refused_credentials(fault));
+        let answer = if is_refused { Err(denied()) } else { Ok(()) };
+        async move { answer }
+    });
+    let receiver = member("a", &stream, &store, &journal).source(source).build().unwrap();
+    (receiver.handle(), tokio::spawn(receiver.run()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_for_expired_credentials() {
+    for is_of_store in [false, true] {
+        let refused = Switch::default();
+        refused.turn_on();
+        let (handle, running) = start_with_credentials(CredentialFault::Expired, is_of_store, &refused);
+        // The metadata service of an instance returns expired credentials for up to 15 minutes.
+        tokio::time::sleep(Duration::from_secs(900)).await;
+        assert!(!running.is_finished(), "of the store: {is_of_store}: {:?}", running.await);
+        let status = handle.status();
+        assert_eq!(status.state, ReceiverState::Starting);
+        assert!(status.start_error.is_some_and(|reason| reason.contains("denied")));
+        refused.turn_off();
+        let limit = Duration::from_secs(60);
+        wait_until_within(limit, "it runs", || handle.status().shards.len() == 2).await;
+        handle.stop();
+        assert!(running.await.unwrap().unwrap().is_drained());
+    }
+    for fault in [CredentialFault::Denied, CredentialFault::Unknown] {
+        let refused = Switch::default();
+        refused.turn_on();
+        let begun_at = Instant::now();
+        let (_, running) = start_with_credentials(fault, false, &refused);
+        assert_eq!(running.await.unwrap().unwrap_err().kind(), ReceiverErrorKind::Denied);
+        assert_eq!(begun_at.elapsed(), Duration::ZERO, "{fault:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

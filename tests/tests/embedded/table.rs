@@ -127,6 +127,36 @@ async fn position_edited_by_hand_is_reported_while_held() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn position_moved_forward_while_held_skips_nothing() {
+    let (stream, store, journal) = setup(1);
+    let shard_id = stream.open_shards().swap_remove(0);
+    let first = Member::start(member("a", &stream, &store, &journal));
+    put(&stream, 0..10);
+    journal.wait_for(10, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    let row = store.get(&shard_id).await.unwrap().unwrap();
+    let Position::After(last) = &row.checkpoint else { panic!("{}", row.checkpoint) };
+    let number: u128 = last.sequence_number.as_str().parse().unwrap();
+    let edited = Lease { checkpoint: Position::after((number + 1_000_000).into(), 0), ..row.clone() };
+    store.write(&LeaseWrite::Delete { shard_id: shard_id.clone(), expected: row.version() }).await.unwrap();
+    store.write(&LeaseWrite::Create(edited)).await.unwrap();
+    wait_until("the edit is reported", || {
+        first.handle.status().shards.first().is_some_and(|shard| shard.edited_position.is_some())
+    })
+    .await;
+    put(&stream, 10..20);
+    journal.wait_for(20, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    let stored = store.get(&shard_id).await.unwrap().unwrap().checkpoint;
+    assert!(stored > row.checkpoint && stored < Position::after((number + 1_000_000).into(), 0), "{stored}");
+    first.crash().await;
+    let _second = Member::start(member("b", &stream, &store, &journal));
+    put(&stream, 20..30);
+    journal.wait_for(30, LIMIT).await;
+    assert!(journal.times().values().all(|times| *times == 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn rows_that_only_an_old_kcl_explains_are_deleted() {
     let (stream, store, journal) = setup(1);
     let root = stream.open_shards().swap_remove(0);

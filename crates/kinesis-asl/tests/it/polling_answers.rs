@@ -129,6 +129,20 @@ async fn describe_returns_identity_retention_and_time() {
 }
 
 #[tokio::test]
+async fn answer_without_content_is_no_stream_and_no_listing() {
+    for body in [json!({}), json!({ "message": "of another service" })] {
+        let server = CannedKinesis::start(move |_, _| ok(&body)).await;
+        let stream = stream(&server);
+        let described = stream.describe().await.unwrap_err();
+        assert_eq!(described.kind(), SourceErrorKind::Unavailable, "{described}");
+        let listed = stream.list_shards(&ShardFilter::All).await.unwrap_err();
+        assert_eq!(listed.kind(), SourceErrorKind::Unavailable, "{listed}");
+    }
+    let server = CannedKinesis::start(|_, _| ok(&json!({ "Shards": [] }))).await;
+    assert_eq!(stream(&server).list_shards(&ShardFilter::After(ShardId::numbered(0))).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn repeated_listing_token_is_an_error() {
     let server = CannedKinesis::start(|_, request| {
         let next = if request["NextToken"] == "a" { "b" } else { "a" };

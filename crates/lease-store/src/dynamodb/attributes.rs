@@ -53,6 +53,10 @@ pub(super) const OWNER_PROCESS: &str = "leaseOwnerProcess";
 pub(super) const STREAM_ARN: &str = "streamArn";
 /// N, not of the KCL: the creation time of the stream, in seconds since 1970.
 pub(super) const STREAM_CREATION_EPOCH: &str = "streamCreationEpoch";
+/// S, not of the KCL: the application that the table belongs to.
+pub(super) const APPLICATION: &str = "leaseApplication";
+/// N, not of the KCL: the number of the row.
+pub(super) const ROW_ID: &str = "leaseRowId";
 /// N, not of the KCL: the instant that `LATEST` or `AT_TIMESTAMP` stands for.
 pub(super) const INITIAL_TIME_MILLIS: &str = "initialTimeMillis";
 

@@ -181,6 +181,12 @@ impl Expression {
                 attributes::number_value(stream.creation_epoch_seconds),
             );
         }
+        if let Some(application) = &facts.application {
+            self.fill_in(attributes::APPLICATION, attributes::text_value(application));
+        }
+        if let Some(row_id) = facts.row_id {
+            self.fill_in(attributes::ROW_ID, attributes::number_value(row_id));
+        }
         if let Some(initial_time_millis) = facts.initial_time_millis {
             self.fill_in(attributes::INITIAL_TIME_MILLIS, attributes::number_value(initial_time_millis));
         }
@@ -364,6 +370,8 @@ mod tests {
     fn a_take_adds_only_missing_facts() {
         let facts = LeaseFacts {
             stream: Some(StreamIdentity { arn: "arn".to_owned(), creation_epoch_seconds: 17 }),
+            application: Some("orders".to_owned()),
+            row_id: Some(99),
             initial_time_millis: Some(42),
             hash_key_range: Some(HashKeyRange::FULL),
             owner_process: Some("host-1 17".to_owned()),
@@ -373,6 +381,8 @@ mod tests {
         for filled in [
             "streamArn = if_not_exists(streamArn, arn)",
             "streamCreationEpoch = if_not_exists(streamCreationEpoch, 17)",
+            "leaseApplication = if_not_exists(leaseApplication, orders)",
+            "leaseRowId = if_not_exists(leaseRowId, 99)",
             "initialTimeMillis = if_not_exists(initialTimeMillis, 42)",
             "startingHashKey = if_not_exists(startingHashKey, 0)",
             "endingHashKey = if_not_exists(endingHashKey, 340282366920938463463374607431768211455)",

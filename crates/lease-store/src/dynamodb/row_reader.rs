@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::attributes::{
-    CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS, ENDING_HASH_KEY,
-    ENTITY_TYPE, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY, OWNER_PROCESS,
-    OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE,
-    PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN,
-    STREAM_CREATION_EPOCH, STREAM_NAME, THROUGHPUT,
+    APPLICATION, CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS,
+    ENDING_HASH_KEY, ENTITY_TYPE, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER,
+    OFFERED_BY, OWNER_PROCESS, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PENDING_CHECKPOINT,
+    PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY, ROW_ID, SHARD_ID,
+    STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH, STREAM_NAME, THROUGHPUT,
 };
 use super::layout::RowLayout;
 use crate::error::StoreError;
@@ -149,6 +149,8 @@ fn lease(item: &Item, shard_id: ShardId) -> Result<Lease, Fault> {
         offered_by: worker_id(item, OFFERED_BY)?,
         owner_process: owner_process(item),
         stream: stream_identity(item)?,
+        application: text(item, APPLICATION)?.map(str::to_owned),
+        row_id: number(item, ROW_ID)?,
         initial_time_millis: number(item, INITIAL_TIME_MILLIS)?,
         throughput_bytes_per_second: throughput(item),
     })

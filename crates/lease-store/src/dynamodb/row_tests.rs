@@ -325,6 +325,7 @@ prop_compose! {
         (requested_by, offered_by) in (a_worker(), a_worker()),
         owner_process in proptest::option::of(".{0,40}"),
         stream in proptest::option::of((".{1,40}", any::<u64>())),
+        (application, row_id) in (proptest::option::of(".{0,40}"), any::<Option<u64>>()),
         initial_time_millis in any::<Option<u64>>(),
     ) -> Lease {
         let hash_key_range = ends.map(|(one, other)| {
@@ -334,7 +335,7 @@ prop_compose! {
             shard_id, owner, counter, checkpoint, owner_switches_since_checkpoint, pending_checkpoint,
             parents, children, hash_key_range, checkpoint_owner, requested_by, offered_by, owner_process,
             stream: stream.map(|(arn, creation_epoch_seconds)| StreamIdentity { arn, creation_epoch_seconds }),
-            initial_time_millis, throughput_bytes_per_second: None,
+            application, row_id, initial_time_millis, throughput_bytes_per_second: None,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Writes a lease as a row of the table, in the attributes of the KCL 2.x.
 
 use super::attributes::{
-    CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS, ENDING_HASH_KEY,
-    INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY, OWNER_PROCESS,
-    OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE,
-    PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN,
-    STREAM_CREATION_EPOCH, STREAM_NAME, bytes_value, number_value, shard_ids_value, text_value,
+    APPLICATION, CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS,
+    ENDING_HASH_KEY, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY,
+    OWNER_PROCESS, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PENDING_CHECKPOINT,
+    PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY, ROW_ID, SHARD_ID,
+    STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH, STREAM_NAME, bytes_value, number_value,
+    shard_ids_value, text_value,
 };
 use super::layout::RowLayout;
 use crate::lease::Lease;
@@ -60,6 +61,12 @@ pub(super) fn write(lease: &Lease, layout: &RowLayout) -> Item {
     if let Some(stream) = &lease.stream {
         put(STREAM_ARN, text_value(&stream.arn));
         put(STREAM_CREATION_EPOCH, number_value(stream.creation_epoch_seconds));
+    }
+    if let Some(application) = &lease.application {
+        put(APPLICATION, text_value(application));
+    }
+    if let Some(row_id) = lease.row_id {
+        put(ROW_ID, number_value(row_id));
     }
     if let Some(initial_time_millis) = lease.initial_time_millis {
         put(INITIAL_TIME_MILLIS, number_value(initial_time_millis));

@@ -11,6 +11,7 @@ pub(crate) mod namesakes;
 mod shares;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unread;
 
 use std::collections::HashSet;
 

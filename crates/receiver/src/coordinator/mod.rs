@@ -8,6 +8,7 @@ mod cooldowns;
 mod fleet_mode;
 mod lease_requests;
 mod namesakes;
+mod read_again;
 mod rewound;
 mod rounds;
 mod scan;
@@ -22,7 +23,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use lease_store::{LeaseListing, MalformedLease, ShardId, StreamIdentity};
+use lease_store::{Lease, LeaseListing, MalformedLease, ShardId, StreamIdentity};
 use shard_worker::{RecordDistribution, StreamClock, StreamRetention};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinError, JoinSet};
@@ -47,6 +48,7 @@ use crate::lease::unwritten::UnwrittenPositions;
 use crate::receiver::Receiver;
 use crate::shards::border::{Border, VerifiedStream};
 use crate::shards::last_known::LastKnownLeases;
+use crate::shards::table_identity::{ApplicationNames, check_identity};
 use crate::status::{ReceiverState, StopReport};
 
 /// How many leases are created, requested, polled, deleted or released at the same time.
@@ -64,8 +66,8 @@ impl Receiver {
     ///
     /// # Errors
     /// The start can fail: an unknown stream, missing credentials, a table of another layout. Later failures are retried, and
-    /// reported in the status and the log, except `WrongStream`: the table turned out to belong to another stream, or the
-    /// stream was deleted and created again. Then nothing more is read or written, and the leases expire.
+    /// reported in the status and the log, except `WrongStream` and `WrongApplication`: the table turned out to belong to
+    /// another stream or application, or the stream was deleted and created again. Then nothing more is read or written, and the leases expire.
     pub async fn run(self) -> Result<StopReport, ReceiverError> {
         let span = tracing::info_span!(
             "receiver",
@@ -136,10 +138,22 @@ enum Event {
 #[derive(Debug, Clone)]
 struct StreamFacts {
     identity: StreamIdentity,
+    application: Arc<ApplicationNames>,
     border: Arc<Border>,
     /// The instant of `LATEST` or `AT_TIMESTAMP`, in milliseconds since 1970.
     initial_time_millis: Option<u64>,
     clock: Option<StreamClock>,
+}
+
+impl StreamFacts {
+    /// Refuses leases of another stream or another application.
+    ///
+    /// # Errors
+    /// `WrongStream` or `WrongApplication`.
+    fn check_rows(&self, table: &str, leases: &[Lease]) -> Result<(), ReceiverError> {
+        check_identity(table, leases, &self.identity)?;
+        self.application.check(table, leases)
+    }
 }
 
 /// The clock that stamps the records of the stream, and how long it keeps them.

@@ -35,6 +35,7 @@ impl Coordinator {
         }
         for lease in &mut plan.restore {
             lease.stream = Some(facts.identity.clone());
+            lease.application = Some(facts.application.recorded().to_owned());
         }
         tracing::warn!(
             count = plan.restore.len(),

@@ -11,9 +11,10 @@ use super::{Coordinator, StreamFacts, jittered};
 use crate::assignment::fleet_view::{AssignmentLimits, Holdings};
 use crate::assignment::leader::kcl_leader;
 use crate::assignment::lease_observations::ObservedLease;
+use crate::assignment::unread::shards_without_worker;
 use crate::assignment::{is_sure_of_parents, plan_assignment};
-use crate::shards::table_identity::check_identity;
-use crate::status::LeaseTableState;
+use crate::handle::Shared;
+use crate::status::{LeaseTableState, MAX_SHARDS_WITHOUT_WORKER};
 
 /// How many lease rounds there are in the fail-over time.
 const ROUNDS_PER_FAILOVER_TIME: u32 = 4;
@@ -33,6 +34,9 @@ const MAX_TAKES_PER_ROUND: usize = 1000;
 
 /// How many times the longest answer time a request of this worker is remembered.
 const REQUEST_MEMORY: u32 = 2;
+
+/// The most shards that one log line names.
+const MAX_NAMED_SHARDS: usize = 10;
 
 /// A listing that is not answered within this part of the fail-over time is sent again, while the first one stays in
 /// flight.
@@ -106,6 +110,28 @@ pub(super) fn live_peers(leases: &[ObservedLease<'_>], me: &WorkerId, failover_t
     peers.len()
 }
 
+/// Publishes and logs the shards that no worker reads.
+fn report_without_worker(shared: &Shared, mut unread: Vec<ShardId>, max_leases: usize) {
+    let count = unread.len();
+    unread.truncate(MAX_SHARDS_WITHOUT_WORKER);
+    let before = std::mem::replace(&mut shared.live().shards_without_worker, unread.clone());
+    if before == unread {
+        return;
+    }
+    if unread.is_empty() {
+        tracing::info!("every shard has a worker, or this worker can take it");
+        return;
+    }
+    let named: Vec<&str> = unread.iter().take(MAX_NAMED_SHARDS).map(ShardId::as_str).collect();
+    tracing::warn!(
+        count,
+        max_leases,
+        shards = named.join(", "),
+        "no worker reads these shards: this worker holds its max_leases, and no other worker took them; raise max_leases or \
+         start more workers"
+    );
+}
+
 /// The state of the lease table after a listing failed.
 fn table_state_after(error: &StoreError) -> LeaseTableState {
     match error.kind() {
@@ -162,15 +188,16 @@ impl Coordinator {
             Err(error) => {
                 tracing::warn!(%error, "listing the leases failed, trying again in the next round");
                 self.rounds.has_new_leases |= consistency == Consistency::Strong;
-                self.report_table(table_state_after(&error));
+                self.report_failed_listing(&error);
                 return;
             }
         };
-        if let Err(error) = check_identity(self.receiver.store.name(), &listing.leases, &facts.identity) {
+        if let Err(error) = facts.check_rows(self.receiver.store.name(), &listing.leases) {
             facts.border.cross(error);
             return;
         }
         self.rounds.listing_time = duration;
+        self.receiver.shared.live().lease_table_error = None;
         // A row recorded while the listing was in flight may be newer than the listed one.
         let is_newest = self.known_since.is_none_or(|recorded_at| recorded_at <= requested_at);
         self.known.observe(&listing.leases, consistency == Consistency::Strong && is_newest);
@@ -182,6 +209,7 @@ impl Coordinator {
         self.report_edits(&listing.leases);
         self.record_fleet(&listing.leases, requested_at);
         let set_back = self.repair_rows_set_back(&listing, consistency).await;
+        let read_again = self.end_rows_read_again(facts, &listing, consistency).await;
         self.repair_holes(facts, &listing, consistency).await;
         // The children of a shard with a malformed row have to wait: the shard may not be finished.
         let malformed = malformed_shards(&listing);
@@ -189,9 +217,10 @@ impl Coordinator {
         // A child that has not begun waits for a parent whose row vanished.
         let waiting = self.waiting_children(&listing);
         // No worker takes a row before its known position while it is being restored.
-        listing
-            .leases
-            .retain(|lease| !waiting.contains(&lease.shard_id) && !set_back.contains(&lease.shard_id));
+        listing.leases.retain(|lease| {
+            let shard_id = &lease.shard_id;
+            !waiting.contains(shard_id) && !set_back.contains(shard_id) && !read_again.contains(shard_id)
+        });
         let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at);
         self.stop_if_run_is_over(&listing, consistency, requested_at);
         if is_partial {
@@ -239,6 +268,21 @@ impl Coordinator {
                 shard.reported_edit = edited;
             }
         }
+    }
+
+    /// Publishes why the leases could not be listed, and logs it if an operator has to act.
+    fn report_failed_listing(&mut self, error: &StoreError) {
+        let text = error.to_string();
+        let before = self.receiver.shared.live().lease_table_error.replace(text.clone());
+        if error.kind() == StoreErrorKind::Denied && before.as_ref() != Some(&text) {
+            tracing::error!(
+                table = self.receiver.store.name(),
+                %error,
+                "the lease table denies access; shards are read until their leases expire. Restore the permissions of this \
+                 worker, or the key of the table"
+            );
+        }
+        self.report_table(table_state_after(error));
     }
 
     /// Publishes and logs the state of the lease table.
@@ -310,6 +354,8 @@ impl Coordinator {
             max_moves: settings.max_lease_moves,
             max_takes: MAX_TAKES_PER_ROUND,
         };
+        let unread = shards_without_worker(&observed, &holdings, &limits);
+        report_without_worker(&self.receiver.shared, unread, limits.max_leases);
         let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
         let listed: HashSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
         let is_sure = |lease: &&Lease| is_sure_of_parents(lease, &listed, consistency);

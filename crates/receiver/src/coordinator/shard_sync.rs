@@ -24,7 +24,7 @@ use crate::shards::forgotten::plan_forgotten;
 use crate::shards::initial_position::{InitialPosition, ShardPositions, time_of_millis};
 use crate::shards::last_known::{has_begun, restored};
 use crate::shards::plan::{StartTime, plan_new_leases};
-use crate::shards::table_identity::{check_identity, check_shards};
+use crate::shards::table_identity::check_shards;
 use crate::shards::unread_parents::missing_parents;
 use crate::status::LeaseTableState;
 
@@ -54,7 +54,9 @@ pub(super) struct ShardSync {
     /// The pairs that were logged last: a shard at `TRIM_HORIZON`, and its parent that has no row.
     pub(super) reported_left_out: BTreeSet<(ShardId, ShardId)>,
     /// All shards, as last listed; empty unless all were listed.
-    listed: Vec<Shard>,
+    pub(super) listed: Vec<Shard>,
+    /// Whether the shards have to be listed to place new rows in the history of the stream.
+    pub(super) has_unplaced_rows: bool,
     /// The rows that the last audit found to be no longer needed.
     forgotten: BTreeSet<ShardId>,
 }
@@ -98,6 +100,7 @@ impl ShardSync {
             has_reported_unknown: false,
             reported_left_out: BTreeSet::new(),
             listed: Vec::new(),
+            has_unplaced_rows: false,
             forgotten: BTreeSet::new(),
         }
     }
@@ -252,7 +255,7 @@ impl Coordinator {
             }
             // Other workers create leases too: list again to skip those.
             listing = self.list_all().await?;
-            let foreign = check_identity(store.name(), &listing.leases, &facts.identity);
+            let foreign = facts.check_rows(store.name(), &listing.leases);
             if let Err(error) = foreign {
                 if let Some(claim) = claim.filter(|_| is_created) {
                     self.withdraw_claim(&claim).await;
@@ -462,6 +465,7 @@ impl Coordinator {
         let forgotten = plan_forgotten(leases, &shards, |lease| held.contains(&lease.shard_id));
         let ids = forgotten.iter().map(|lease| lease.shard_id.clone()).collect();
         let before = std::mem::replace(&mut self.sync.forgotten, ids);
+        self.sync.listed = shards;
         let confirmed = forgotten.into_iter().filter(|lease| before.contains(&lease.shard_id));
         let confirmed: Vec<&Lease> = confirmed.take(MAX_FORGOTTEN_PER_AUDIT).collect();
         for lease in &confirmed {
@@ -607,7 +611,7 @@ impl Coordinator {
     ) -> Result<bool, ReceiverError> {
         // The table may have been created again for another stream.
         let listing = self.list_all().await?;
-        check_identity(self.receiver.store.name(), &listing.leases, &facts.identity)?;
+        facts.check_rows(self.receiver.store.name(), &listing.leases)?;
         if may_be_read_by_others {
             let shards = self.receiver.source.list_shards(&ShardFilter::All).await;
             let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
@@ -663,6 +667,7 @@ fn missing_leases(
     let mut missing = plan_new_leases(shards, &known, &initial_position, start_time, named);
     for lease in &mut missing {
         lease.stream = Some(facts.identity.clone());
+        lease.application = Some(facts.application.recorded().to_owned());
         if let Some(named) = named.get(&lease.shard_id).filter(|named| named.position() == lease.checkpoint) {
             lease.initial_time_millis = named.millis(facts.clock.map(|clock| clock.read()));
         }

@@ -1,5 +1,5 @@
 //! The start of a worker: it prepares the lease store, describes the stream and creates the first leases. Calls that a
-//! throttled or unavailable service did not answer are repeated.
+//! throttled or unavailable service did not answer are repeated, and so are calls with expired credentials.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::startup_log::{overridden_positions, too_old_timestamps};
 use super::{Coordinator, RetentionInfo, StreamFacts};
-use crate::error::{ReceiverError, ReceiverErrorKind, source_error, store_error};
+use crate::error::{ReceiverError, ReceiverErrorKind, is_cured_by_waiting, source_error, store_error};
 use crate::shards::border::Border;
-use crate::shards::table_identity::check_identity;
+use crate::shards::table_identity::{ApplicationNames, check_identity};
 
 /// The mean wait after the first failed attempt. It doubles with each one, up to [`STORM_WAIT`] or [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -56,8 +56,8 @@ struct Described {
 }
 
 impl Coordinator {
-    /// Prepares the lease store and creates the first leases. Calls that fail because a service is throttled or unavailable
-    /// are repeated without an end, or until the `start_timeout`. All workers of a fleet may do this at the same time.
+    /// Prepares the lease store and creates the first leases. Calls that fail because a service is throttled or unavailable,
+    /// or because the credentials are expired, are repeated without an end, or until the `start_timeout`. All workers of a fleet may do this at the same time.
     pub(super) async fn start(&mut self) -> Result<StreamFacts, ReceiverError> {
         let begun_at = Instant::now();
         let deadline = self.receiver.settings.start_timeout.map(|limit| begun_at + limit);
@@ -89,7 +89,7 @@ impl Coordinator {
             };
             let delay = start_wait(failures, storm_since.elapsed(), &mut self.receiver.rng);
             let is_too_late = deadline.is_some_and(|deadline| Instant::now() + delay >= deadline);
-            if !error.is_retryable() || is_too_late {
+            if !is_cured_by_waiting(&error) || is_too_late {
                 return Err(error);
             }
             self.receiver.shared.live().start_error = Some(error.to_string());
@@ -124,6 +124,10 @@ impl Coordinator {
         };
         let listing = self.list_all().await?;
         check_identity(store.name(), &listing.leases, &stream.identity)?;
+        let settings = &self.receiver.settings;
+        let application =
+            ApplicationNames::new(&settings.application, settings.former_application.as_deref());
+        application.check(store.name(), &listing.leases)?;
         self.token_floor.observe(&listing.leases);
         let shared = StreamRetention::described(stream.retention);
         self.retention =
@@ -133,7 +137,9 @@ impl Coordinator {
         let named = &settings.initial_positions;
         let initial_time_millis = settings.initial_position.frozen_millis(&listing.leases, named, stream.now);
         let border = Arc::new(Border::new(store.name(), stream.identity.clone(), at));
-        let facts = StreamFacts { identity: stream.identity, border, initial_time_millis, clock };
+        let application = Arc::new(application);
+        let facts =
+            StreamFacts { identity: stream.identity, application, border, initial_time_millis, clock };
         let leases = listing.leases.clone();
         let new_leases = self.create_missing_leases(&facts, listing).await?;
         match overridden_positions(&settings, &leases, &new_leases) {

@@ -15,13 +15,15 @@ use super::{Coordinator, StreamFacts};
 use crate::lease::release::release_or_hand_over;
 use crate::lease::shard_task::ShardEnding;
 use crate::lease::take::take_patiently;
-use crate::shards::table_identity::check_identity;
 
 /// How many leases are taken at the same time.
 pub(super) const MAX_CONCURRENT_TAKES: usize = 32;
 
 /// A write that is not answered within this part of the fail-over time is not waited for any longer.
 pub(super) const WRITE_PATIENCE_PER_FAILOVER_TIME: u32 = 10;
+
+/// The bound of the numbers of rows: up to here a number is exact in every JSON parser.
+const MAX_ROW_ID: u64 = 1 << 53;
 
 /// How the task of a planned take ended.
 #[derive(Debug)]
@@ -47,24 +49,26 @@ impl Coordinator {
         let starter = Arc::new(self.shard_starter());
         for lease in wanted {
             self.requests.remove(&lease.shard_id);
-            let shard_id = lease.shard_id.clone();
+            let (shard_id, rng) = (lease.shard_id.clone(), self.receiver.rng.fork());
             let take = PlannedTake {
-                facts: self.facts_for(facts, &lease),
+                facts: self.facts_for(facts, &lease, &rng),
                 seen: lease,
                 patience: self.receiver.settings.failover_time / WRITE_PATIENCE_PER_FAILOVER_TIME,
                 permits: self.take_permits.clone(),
                 stream: facts.clone(),
-                rng: self.receiver.rng.fork(),
+                rng,
             };
             self.tasks.spawn(shard_id, take.run(starter.clone()));
         }
     }
 
-    /// The facts that a row written by a KCL worker lacks, this process, and the floor of the counter.
-    fn facts_for(&self, facts: &StreamFacts, lease: &Lease) -> LeaseFacts {
+    /// The facts that a new row or one of a KCL worker lacks, this process, and the floor of the counter.
+    fn facts_for(&self, facts: &StreamFacts, lease: &Lease, rng: &Rng) -> LeaseFacts {
         let is_sentinel = matches!(lease.checkpoint, Position::Latest | Position::AtTimestamp);
         LeaseFacts {
             stream: Some(facts.identity.clone()),
+            application: Some(facts.application.recorded().to_owned()),
+            row_id: Some(rng.clone().u64(1..MAX_ROW_ID)),
             initial_time_millis: facts.initial_time_millis.filter(|_| is_sentinel),
             hash_key_range: self.sync.range_of(&lease.shard_id),
             owner_process: Some(self.receiver.process.text().to_owned()),
@@ -135,10 +139,10 @@ impl PlannedTake {
             }
         };
         let taken_row = std::slice::from_ref(held.taken());
-        if let Err(error) = check_identity(starter.store.name(), taken_row, &stream.identity) {
-            // The row was deleted and created again for another stream after it was listed.
+        if let Err(error) = stream.check_rows(starter.store.name(), taken_row) {
+            // The row was deleted and created again for another stream or application after it was listed.
             if let Err(error) = held.release().await {
-                tracing::debug!(%shard_id, %error, "lease of another stream not released");
+                tracing::debug!(%shard_id, %error, "lease of another stream or application not released");
             }
             stream.border.cross(error);
             return TaskEnd::NotTaken { store_failed: false };

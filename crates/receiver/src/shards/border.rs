@@ -55,16 +55,16 @@ impl Border {
         }
     }
 
-    /// Records that stream and table do not belong together. Only the first error counts.
+    /// Records that the table does not belong to the stream or the application. Only the first error counts.
     pub(crate) fn cross(&self, error: ReceiverError) {
-        tracing::error!(%error, "stopping: stream and lease table do not belong together");
+        tracing::error!(%error, "stopping: the lease table belongs to another stream or application");
         self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.crossed.cancel();
     }
 
     /// As [`cross`](Self::cross), if the error says so. Returns whether it does.
     pub(crate) fn cross_if_foreign(&self, error: ReceiverError) -> Option<ReceiverError> {
-        if error.kind() == ReceiverErrorKind::WrongStream {
+        if matches!(error.kind(), ReceiverErrorKind::WrongStream | ReceiverErrorKind::WrongApplication) {
             self.cross(error);
             return None;
         }

@@ -1,5 +1,6 @@
 //! The children and descendants of a shard, as far as the stream and the table know them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lease_store::{Lease, ShardId};
@@ -39,6 +40,36 @@ pub(crate) fn with_descendant_in<'a>(
         for parent in parents.get(shard_id).into_iter().flatten().copied().flatten() {
             if found.insert(parent) {
                 waiting.push(parent);
+            }
+        }
+    }
+    found
+}
+
+/// For each shard with a descendant among these, the least of their numbers.
+pub(crate) fn least_below<'a>(
+    descendants: impl Iterator<Item = (u64, &'a ShardId)>,
+    shards: &'a [Shard],
+    leases: impl Iterator<Item = &'a Lease>,
+) -> HashMap<&'a ShardId, u64> {
+    let mut least: Vec<(u64, &ShardId)> = descendants.collect();
+    least.sort_unstable();
+    let listed = shards.iter().map(|shard| (&shard.shard_id, &shard.parents));
+    let leased = leases.map(|lease| (&lease.shard_id, &lease.parents));
+    let mut parents: HashMap<&ShardId, Vec<&BTreeSet<ShardId>>> = HashMap::new();
+    for (child, parents_of_child) in listed.chain(leased) {
+        parents.entry(child).or_default().push(parents_of_child);
+    }
+    let mut found = HashMap::new();
+    for (number, shard_id) in least {
+        // An ancestor that is already found has a number that is not greater, and so have its ancestors.
+        let mut waiting = vec![shard_id];
+        while let Some(shard_id) = waiting.pop() {
+            for parent in parents.get(shard_id).into_iter().flatten().copied().flatten() {
+                if let Entry::Vacant(entry) = found.entry(parent) {
+                    entry.insert(number);
+                    waiting.push(parent);
+                }
             }
         }
     }

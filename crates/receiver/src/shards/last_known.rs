@@ -5,11 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use lease_store::{Lease, Position, ShardId, StreamIdentity};
 use shard_worker::Shard;
 
-use crate::shards::descendants::with_descendant_in;
+use crate::shards::descendants::{least_below, with_descendant_in};
 
 /// Whether reading the shard has begun, by the rule that decides when the rows of its parents can be deleted.
 pub(crate) fn has_begun(lease: &Lease) -> bool {
     lease.checkpoint > Position::TrimHorizon
+}
+
+/// Whether records of the shard are done.
+fn has_progress(lease: &Lease) -> bool {
+    matches!(lease.checkpoint, Position::After(_) | Position::ShardEnd)
+}
+
+/// A known row. Observations are numbered by the listings.
+#[derive(Debug)]
+struct Known {
+    lease: Lease,
+    /// The observation in which the row appeared.
+    since: u64,
+    /// The first observation in which an owner had read records of the shard; `None` if there was none. An owner reads
+    /// a shard after its parents only. A position alone proves nothing: it may come from the settings.
+    read_since: Option<u64>,
 }
 
 /// The last known row of each shard, as this process saw it in a listing or held it.
@@ -18,20 +34,21 @@ pub(crate) fn has_begun(lease: &Lease) -> bool {
 /// end and its row deleted.
 #[derive(Debug, Default)]
 pub(crate) struct LastKnownLeases {
-    rows: BTreeMap<ShardId, Lease>,
+    rows: BTreeMap<ShardId, Known>,
+    observations: u64,
 }
 
 impl LastKnownLeases {
     /// Records a listing. An eventually consistent one may show a row as it was before; a row that was created again keeps
     /// the known position here.
     pub(crate) fn observe(&mut self, leases: &[Lease], is_strong: bool) {
+        self.observations += 1;
         for lease in leases {
-            match self.rows.get_mut(&lease.shard_id) {
+            match self.rows.get(&lease.shard_id).map(|known| &known.lease) {
                 Some(known) if known.counter > lease.counter && !is_strong => {}
                 Some(known) if is_set_back(known, lease) => {}
                 Some(known) if known == lease => {}
-                Some(known) => lease.clone_into(known),
-                None => drop(self.rows.insert(lease.shard_id.clone(), lease.clone())),
+                _ => self.set(lease.clone(), lease.owner.is_some()),
             }
         }
         if self.rows.len() > leases.len() {
@@ -41,9 +58,61 @@ impl LastKnownLeases {
 
     /// Records a row that this worker held.
     pub(crate) fn record(&mut self, lease: Lease) {
-        if self.rows.get(&lease.shard_id).is_none_or(|known| known.counter <= lease.counter) {
-            self.rows.insert(lease.shard_id.clone(), lease);
+        if self.get(&lease.shard_id).is_none_or(|known| known.counter <= lease.counter) {
+            self.set(lease, true);
         }
+    }
+
+    fn set(&mut self, lease: Lease, is_owned: bool) {
+        let now = self.observations;
+        let before = self.rows.get(&lease.shard_id);
+        let since = before.map_or(now, |known| known.since);
+        let read_since = before.and_then(|known| known.read_since).or(is_owned.then_some(now));
+        let read_since = read_since.filter(|_| has_progress(&lease));
+        self.rows.insert(lease.shard_id.clone(), Known { lease, since, read_since });
+    }
+
+    /// The listed rows of shards that were read to their ends before: a worker that did not know them created their rows
+    /// again. An owner had read a descendant before the row appeared.
+    pub(crate) fn read_again<'a>(&self, leases: &'a [Lease], shards: &[Shard]) -> Vec<&'a Lease> {
+        let appeared = self.appeared(leases);
+        if appeared.is_empty() {
+            return appeared;
+        }
+        let read = self.rows.iter().filter_map(|(shard_id, known)| Some((known.read_since?, shard_id)));
+        let read_below = least_below(read, shards, self.rows());
+        let is_read = |lease: &&Lease| {
+            let since = self.rows.get(&lease.shard_id).map(|known| known.since);
+            read_below
+                .get(&lease.shard_id)
+                .copied()
+                .is_some_and(|read| since.is_some_and(|since| read < since))
+        };
+        appeared.into_iter().filter(is_read).collect()
+    }
+
+    /// Whether the newest listing has a new row whose place in the history of the stream is unknown: neither a parent of it
+    /// has a known row, nor do these shards contain it.
+    pub(crate) fn has_appeared_unplaced(&self, leases: &[Lease], shards: &[Shard]) -> bool {
+        let is_placed = |lease: &Lease| {
+            let known = self.rows.get(&lease.shard_id);
+            known.is_some_and(|known| known.since < self.observations)
+                || lease.parents.iter().any(|parent| self.rows.contains_key(parent))
+                || shards.iter().any(|shard| shard.shard_id == lease.shard_id)
+        };
+        !self.appeared(leases).into_iter().all(is_placed)
+    }
+
+    /// The unfinished rows that appeared after an owner had read another shard.
+    fn appeared<'a>(&self, leases: &'a [Lease]) -> Vec<&'a Lease> {
+        let Some(first_read) = self.rows.values().filter_map(|known| known.read_since).min() else {
+            return Vec::new();
+        };
+        let has_appeared = |lease: &&Lease| {
+            let known = self.rows.get(&lease.shard_id);
+            !lease.is_finished() && known.is_some_and(|known| known.since > first_read)
+        };
+        leases.iter().filter(has_appeared).collect()
     }
 
     /// Forgets a shard that was read to its end.
@@ -60,29 +129,29 @@ impl LastKnownLeases {
 
     /// The last known row of a shard.
     pub(crate) fn get(&self, shard_id: &ShardId) -> Option<&Lease> {
-        self.rows.get(shard_id)
+        self.rows.get(shard_id).map(|known| &known.lease)
     }
 
     /// All known rows.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &Lease> {
-        self.rows.values()
+        self.rows.values().map(|known| &known.lease)
     }
 
     /// The rows that are missing among `leases`, apart from those in `present`.
     pub(crate) fn vanished(&self, leases: &[Lease], present: &BTreeSet<ShardId>) -> Vec<&Lease> {
         let listed: BTreeSet<&ShardId> = leases.iter().map(|lease| &lease.shard_id).chain(present).collect();
-        self.rows.values().filter(|known| !listed.contains(&known.shard_id)).collect()
+        self.rows().filter(|known| !listed.contains(&known.shard_id)).collect()
     }
 
     /// The listed rows that were deleted and created again before their known position, each with its known row.
     pub(crate) fn set_back<'a>(&'a self, leases: &'a [Lease]) -> Vec<(&'a Lease, &'a Lease)> {
-        let known = leases.iter().filter_map(|lease| Some((lease, self.rows.get(&lease.shard_id)?)));
+        let known = leases.iter().filter_map(|lease| Some((lease, self.get(&lease.shard_id)?)));
         known.filter(|(lease, known)| is_set_back(known, lease)).collect()
     }
 
     fn forget_ended(&mut self, leases: &[Lease]) {
         let listed: BTreeSet<&ShardId> = leases.iter().map(|lease| &lease.shard_id).collect();
-        let all = || self.rows.values().chain(leases);
+        let all = || self.rows().chain(leases);
         let begun = all().filter(|lease| has_begun(lease)).map(|lease| &lease.shard_id);
         let ancestors_of_begun = with_descendant_in(begun, &[], all());
         let is_ended =
@@ -94,12 +163,14 @@ impl LastKnownLeases {
     }
 }
 
-/// Whether a row was deleted and created again before its known position. The counter of a row never decreases otherwise, and
-/// a take of the new row raises it above the known one. An edit by hand does not change it. A holder that reads from a known
+/// Whether a row was deleted and created again before its known position. A row with the known number is still the same one:
+/// an operator changed its position. Without a number the counter tells: it never decreases otherwise, and a take of the new
+/// row raises it above the known one. A holder that reads from a known
 /// position that is only a little older is left alone: fencing it would repeat more records than it does.
 fn is_set_back(known: &Lease, row: &Lease) -> bool {
     let is_initial = |lease: &Lease| !matches!(lease.checkpoint, Position::After(_) | Position::ShardEnd);
-    if is_initial(known) || row.checkpoint >= known.checkpoint {
+    let is_same_row = known.row_id.is_some() && known.row_id == row.row_id;
+    if is_same_row || is_initial(known) || row.checkpoint >= known.checkpoint {
         return false;
     }
     row.counter != known.counter && (is_initial(row) || row.counter > known.counter && row.owner.is_none())
@@ -114,6 +185,7 @@ pub(crate) fn restored(known: &Lease, identity: &StreamIdentity, counter: u64) -
         requested_by: None,
         offered_by: None,
         owner_process: None,
+        row_id: None,
         stream: Some(identity.clone()),
         ..known.clone()
     }
@@ -192,5 +264,90 @@ mod tests {
         known.observe(&rewound_by_hand, true);
         assert!(known.set_back(&rewound_by_hand).is_empty());
         assert_eq!(known.get(&id(0)).map(|row| &row.checkpoint), Some(&Position::TrimHorizon));
+    }
+
+    fn owned(number: u64, counter: u64, checkpoint: Position, parents: &[u64]) -> Lease {
+        Lease { owner: WorkerId::new("other").ok(), ..lease(number, counter, checkpoint, parents) }
+    }
+
+    fn read_again(known: &LastKnownLeases, leases: &[Lease], shards: &[Shard]) -> Vec<ShardId> {
+        known.read_again(leases, shards).into_iter().map(|lease| lease.shard_id.clone()).collect()
+    }
+
+    #[test]
+    fn row_of_an_ended_shard_that_appears_again_is_found() {
+        // 0 split into 1 and 2, and 1 into 3 and 4.
+        let history = [(0, vec![]), (1, vec![0]), (2, vec![0]), (3, vec![1]), (4, vec![1])];
+        let shards = history.map(|(number, parents)| Shard {
+            shard_id: id(number),
+            parents: parents.into_iter().map(id).collect(),
+            hash_key_range: None,
+            is_closed: true,
+        });
+        let mut known = LastKnownLeases::default();
+        let open = [owned(2, 5, at(9), &[0]), owned(3, 5, at(8), &[1]), lease(4, 0, START, &[1])];
+        known.observe(&open, true);
+        assert_eq!(read_again(&known, &open, &shards), []);
+        // A worker that found an empty table created the row of the oldest shard.
+        let created = [lease(0, 0, START, &[])];
+        known.observe(&created, true);
+        assert_eq!(read_again(&known, &created, &shards), [id(0)]);
+        assert_eq!(read_again(&known, &created, &[]), [id(0)], "by the row of 2 alone");
+        assert!(
+            !known.has_appeared_unplaced(&created, &shards) && known.has_appeared_unplaced(&created, &[])
+        );
+        let taken = [owned(0, 9, at(3), &[])];
+        known.observe(&taken, true);
+        assert_eq!(read_again(&known, &taken, &shards), [id(0)], "also while it is read");
+        let middle = [open[0].clone(), open[1].clone(), owned(1, 0, START, &[0])];
+        known.observe(&middle, true);
+        assert_eq!(read_again(&known, &middle, &shards), [id(1)]);
+        let children = [open[1].clone(), lease(5, 0, START, &[3])];
+        known.observe(&children, true);
+        assert_eq!(read_again(&known, &children, &shards), [], "a new child has no descendant");
+    }
+
+    const START: Position = Position::TrimHorizon;
+
+    #[test]
+    fn row_edited_by_hand_is_not_set_back() {
+        let mut known = LastKnownLeases::default();
+        let read = Lease { row_id: Some(7), ..lease(0, 5, at(5), &[]) };
+        known.observe(std::slice::from_ref(&read), true);
+        // Readers took the edited row before this process saw it.
+        let edited = [Lease { checkpoint: START, counter: 900, ..read.clone() }];
+        known.observe(&edited, true);
+        assert!(known.set_back(&edited).is_empty());
+        assert_eq!(known.get(&id(0)).map(|row| &row.checkpoint), Some(&START));
+        for row_id in [None, Some(8)] {
+            let mut known = LastKnownLeases::default();
+            known.observe(std::slice::from_ref(&read), true);
+            let created_again = [Lease { row_id, ..edited[0].clone() }];
+            known.observe(&created_again, true);
+            assert_eq!(known.set_back(&created_again).len(), 1, "{row_id:?}");
+        }
+    }
+
+    #[test]
+    fn rows_that_were_known_or_never_read_below_are_no_repetition() {
+        let mut known = LastKnownLeases::default();
+        // An operator created the row of the parent while no worker ran.
+        let rows = [lease(0, 0, START, &[]), owned(1, 5, at(9), &[0]), lease(2, 0, START, &[0])];
+        known.observe(&rows, true);
+        known.observe(&rows, true);
+        assert_eq!(read_again(&known, &rows, &[]), []);
+        let mut known = LastKnownLeases::default();
+        // The position of 1 comes from the settings: its parent has to be read first.
+        let named = [lease(1, 0, at(9), &[0])];
+        known.observe(&named, true);
+        let rows = [lease(0, 0, START, &[]), named[0].clone()];
+        known.observe(&rows, true);
+        assert_eq!(read_again(&known, &rows, &[]), []);
+        let mut known = LastKnownLeases::default();
+        known.observe(&[owned(1, 5, at(9), &[0])], true);
+        // An operator set 1 back to its beginning and created the row of its parent.
+        let rewound = [lease(0, 0, START, &[]), lease(1, 5, START, &[0])];
+        known.observe(&rewound, true);
+        assert_eq!(read_again(&known, &rewound, &[]), []);
     }
 }

@@ -157,6 +157,7 @@ pub fn lease_of_child(
         start_of_child(initial_position, has_named_positions, parent.initial_time_millis);
     let mut lease = new_lease(child, position);
     lease.stream.clone_from(&parent.stream);
+    lease.application.clone_from(&parent.application);
     lease.initial_time_millis = millis;
     lease
 }

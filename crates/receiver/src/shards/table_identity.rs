@@ -29,6 +29,48 @@ pub(crate) fn check_identity(
     Err(wrong_stream(table, lease, &mismatch))
 }
 
+/// The names of an application in the rows of its table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApplicationNames {
+    name: String,
+    former: Option<String>,
+}
+
+impl ApplicationNames {
+    /// An application of this name, which may have had another one when its table was made.
+    pub(crate) fn new(name: &str, former: Option<&str>) -> Self {
+        Self { name: name.to_owned(), former: former.map(str::to_owned) }
+    }
+
+    /// The name that rows record. It is the former one if there is one, so that workers under both names agree.
+    pub(crate) fn recorded(&self) -> &str {
+        self.former.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Refuses leases of another application: it would get a part of the records.
+    ///
+    /// # Errors
+    /// `WrongApplication`, whose message names the table, the row, both applications, and the solutions.
+    pub(crate) fn check(&self, table: &str, leases: &[Lease]) -> Result<(), ReceiverError> {
+        let is_own = |name: &str| name == self.name || Some(name) == self.former.as_deref();
+        let foreign = leases.iter().find_map(|lease| {
+            let application = lease.application.as_deref().filter(|name| !is_own(name))?;
+            Some((lease, application))
+        });
+        let Some((lease, application)) = foreign else { return Ok(()) };
+        let (shard_id, name) = (&lease.shard_id, &self.name);
+        Err(ReceiverError::new(
+            ReceiverErrorKind::WrongApplication,
+            format!(
+                "the lease table {table:?} belongs to the application {application:?}, which its row {shard_id} names, but \
+                 this application is {name:?}. Two applications on one table would each get a part of the records. Give \
+                 this application a lease table of its own; or, if {application:?} is its former name, set \
+                 former_application to {application:?} in all its workers"
+            ),
+        ))
+    }
+}
+
 /// Refuses leases whose hash-key ranges differ from those of the shards. The range of a shard never changes, so such rows
 /// belong to another stream, even if no row names its stream.
 ///
@@ -116,6 +158,24 @@ mod tests {
                 assert!(error.to_string().contains(part), "{part} in {error}");
             }
         }
+    }
+
+    #[test]
+    fn rows_of_another_application_are_refused_by_both_names() {
+        let row =
+            |application: Option<&str>| Lease { application: application.map(str::to_owned), ..lease(None) };
+        let orders = ApplicationNames::new("orders", None);
+        orders.check("t", &[row(None), row(Some("orders"))]).unwrap();
+        let error = orders.check("t", &[row(None), row(Some("invoices"))]).unwrap_err();
+        assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication);
+        for part in ["\"t\"", "\"invoices\"", "\"orders\"", "a lease table of its own", "former_application"]
+        {
+            assert!(error.to_string().contains(part), "{part} in {error}");
+        }
+        let renamed = ApplicationNames::new("orders", Some("invoices"));
+        renamed.check("t", &[row(Some("orders")), row(Some("invoices"))]).unwrap();
+        assert_eq!((orders.recorded(), renamed.recorded()), ("orders", "invoices"));
+        assert!(renamed.check("t", &[row(Some("others"))]).is_err());
     }
 
     #[test]

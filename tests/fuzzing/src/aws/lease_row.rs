@@ -54,8 +54,10 @@ pub(crate) const TARGET: Target = Target {
 };
 
 /// The attributes of a lease with their types. A row with another type for one of them is malformed.
-const STRICT: [(&str, &str); 17] = [
+const STRICT: [(&str, &str); 19] = [
     ("leaseKey", "S"),
+    ("leaseApplication", "S"),
+    ("leaseRowId", "N"),
     ("leaseOwner", "S"),
     ("leaseCounter", "N"),
     ("ownerSwitchesSinceCheckpoint", "N"),
@@ -205,6 +207,8 @@ fn changes(lease: &Lease) -> Vec<LeaseChange> {
     let position = Position::after(4959.into(), 3);
     let facts = LeaseFacts {
         stream: Some(StreamIdentity { arn: "arn".to_owned(), creation_epoch_seconds: 17 }),
+        application: Some("orders".to_owned()),
+        row_id: Some(99),
         initial_time_millis: Some(42),
         hash_key_range: Some(HashKeyRange::FULL),
         owner_process: Some("host-1 17".to_owned()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::edits::Edit;
 use super::promise::{Promise, Verdict, Violation};
 use crate::event::{Name, Process, ReadPosition, RecordPosition, Row, ShardNumber, Writer};
 use crate::plan::Start;
@@ -134,6 +135,8 @@ pub(super) struct ShardFacts {
     pub(super) confirmed: BTreeMap<Process, u64>,
     /// When KCL workers took the lease.
     pub(super) kcl_takes: Vec<u64>,
+    /// The edits of the row by operators.
+    pub(super) edits: Vec<Edit>,
 }
 
 #[derive(Debug)]
@@ -178,6 +181,7 @@ impl ShardFacts {
         self.acknowledged[index].is_some()
             || self.log[index].record < self.trimmed_before
             || self.arrived[index] < self.required_from
+            || self.is_passed_by_hand(index)
     }
 
     /// Advances `done` over acknowledged and trimmed records.
@@ -237,6 +241,7 @@ impl Checks {
             created_by: None,
             confirmed: BTreeMap::new(),
             kcl_takes: Vec::new(),
+            edits: Vec::new(),
         };
         self.shards.insert(shard, facts);
     }

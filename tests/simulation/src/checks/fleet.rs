@@ -167,7 +167,9 @@ impl Checks {
             let Some(row) = facts.row else { continue };
             let mut unread = facts.index_after(row.row.checkpoint)..facts.log.len();
             let is_required = unread.any(|index| facts.arrived[index] >= facts.required_from);
-            if is_required && !self.has_kcl && !facts.is_removed {
+            // An idle holder writes no checkpoint that would replace an edit.
+            let is_edited = facts.is_position_of_edit(row.row.checkpoint);
+            if is_required && !self.has_kcl && !facts.is_removed && !is_edited {
                 let why = format!(
                     "s{shard}: a restart would redeliver acknowledged records after {}",
                     row.row.checkpoint

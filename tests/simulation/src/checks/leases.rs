@@ -29,6 +29,9 @@ impl Checks {
         before: Option<Row>,
         after: Option<Row>,
     ) -> Verdict {
+        if let (Some(before), Some(after)) = (before, after) {
+            self.note_edit(write.by, write.shard, write.kind, (before, after));
+        }
         let verdict = self.check_stream_of_write(write).and_then(|()| self.check_write(write, before, after));
         let now = self.now;
         let mut is_deleted = false;
@@ -87,6 +90,8 @@ impl Checks {
     fn check_write(&self, write: &Write, before: Option<Row>, after: Option<Row>) -> Verdict {
         let Write { by, shard, kind, .. } = *write;
         match (before, after) {
+            // An operator may write anything.
+            (Some(_), Some(_)) if by == Writer::Outsider && kind == WriteKind::Other => Ok(()),
             (Some(before), Some(after)) => {
                 self.check_forward(shard, kind, before, after)?;
                 self.check_owner(write, before, after)?;
@@ -116,7 +121,7 @@ impl Checks {
                 format!("s{shard}: {kind} changes the counter from {} to {}", before.counter, after.counter);
             return self.broken(Promise::Forward, why);
         }
-        if after.checkpoint < before.checkpoint {
+        if after.checkpoint < before.checkpoint && !self.replaces_edit(shard, before) {
             let why = format!(
                 "s{shard}: {kind} changes the checkpoint from {} to {}",
                 before.checkpoint, after.checkpoint

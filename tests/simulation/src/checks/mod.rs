@@ -1,5 +1,6 @@
 //! Checks the promises while the simulation runs. The checks see events only and know nothing of the crates.
 
+mod edits;
 mod facts;
 mod failover;
 mod fleet;

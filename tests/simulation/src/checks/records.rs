@@ -112,7 +112,8 @@ impl Checks {
                 continue;
             }
             let readers = (by, facts.terms[term].process);
-            let is_unknown = self.may_be_unknown(shard, index, before.at, readers);
+            let is_unknown = self.may_be_unknown(shard, index, before.at, readers)
+                || self.is_rewound_by_hand(shard, index, before.at);
             if !is_replaced && !is_of_kcl && !is_unknown && !self.may_repeat(by, before.at) {
                 let why = format!(
                     "s{shard}: {} was redelivered without a fault; process {by} acknowledged it at {} ms",

@@ -67,8 +67,7 @@ impl Checks {
     ) -> bool {
         self.deletions.iter().any(|deletion| {
             self.concerns(deletion, shard)
-                && (self.is_ancestor_of_newcomer(deletion, shard)
-                    || self.is_newcomer(deletion, reader, self.now)
+                && (self.is_newcomer(deletion, reader, self.now)
                     || self.is_newcomer(deletion, before, acknowledged_at)
                     || deletion.at + UNNOTICED_MILLIS >= acknowledged_at
                         && !(index < self.known_before(deletion, shard) && self.has_witness(deletion)))
@@ -80,21 +79,6 @@ impl Checks {
         let Some(facts) = self.process(process) else { return true };
         let began = facts.start_failed_at.unwrap_or(0).max(facts.started_at).max(self.back_at(deletion));
         deletion.is_whole && facts.started_at + READY_MILLIS > deletion.at && at <= began + NEWCOMER_MILLIS
-    }
-
-    /// Whether a shard was read to its end, and a newcomer created its row or that of an ancestor. No worker remembers shards whose
-    /// children have begun, so the fleet reads again what the stream still keeps of them.
-    fn is_ancestor_of_newcomer(&self, deletion: &Deletion, shard: ShardNumber) -> bool {
-        let Some(facts) = self.shards.get(&shard) else { return false };
-        facts.saved.iter().any(|(at, position)| *at < deletion.at && *position == ReadPosition::End)
-            && self.has_line_of_newcomer(deletion, shard)
-    }
-
-    /// Whether a newcomer created the row of a shard or of one of its ancestors.
-    fn has_line_of_newcomer(&self, deletion: &Deletion, shard: ShardNumber) -> bool {
-        let Some(facts) = self.shards.get(&shard) else { return false };
-        facts.created_by.is_some_and(|(process, at)| self.is_newcomer(deletion, process, at))
-            || facts.parents.iter().any(|parent| self.has_line_of_newcomer(deletion, *parent))
     }
 
     /// When there was a table again after a deletion.
@@ -111,7 +95,7 @@ impl Checks {
     }
 
     /// Whether a shard is another one or descends from it.
-    fn descends(&self, shard: ShardNumber, from: ShardNumber) -> bool {
+    pub(super) fn descends(&self, shard: ShardNumber, from: ShardNumber) -> bool {
         shard == from
             || self
                 .shards

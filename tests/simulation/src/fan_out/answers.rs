@@ -9,6 +9,7 @@ use super::service::{CONSUMER, Connection, Consumer, STREAM_ARN};
 use super::session::{Events, Session};
 use super::wire::{self, Answer};
 use crate::event::{ShardNumber, record_number, shard_number};
+use crate::plan::{Defect, FaultRates};
 
 /// How long an iterator is valid, in milliseconds (Kinesis API: five minutes).
 const ITERATOR_MILLIS: u64 = 300_000;
@@ -37,6 +38,20 @@ impl Connection {
             "SubscribeToShard" => self.subscribe(body),
             _ => Answer::Refused("UnknownOperationException"),
         }
+    }
+
+    /// An answer that says nothing, now and then: without content, or of another service.
+    pub(super) fn odd_answer(&self, operation: &str, rates: FaultRates) -> Option<Answer> {
+        let is_odd = rates.odd > 0 && self.link.draw(1000) < rates.odd && self.link.draw(2) == 0;
+        // Events of a subscription are odd on their own.
+        if !is_odd || operation == "SubscribeToShard" {
+            return None;
+        }
+        Some(Answer::Json(match self.link.draw(3) {
+            0 => json!({}),
+            1 => json!({ "message": "simulated" }),
+            _ => json!([]),
+        }))
     }
 
     fn describe_stream(&self) -> Answer {
@@ -119,6 +134,7 @@ impl Connection {
         let Some(page) = self.service.kinesis.read(shard, after, MAX_PAGE_RECORDS) else {
             return Answer::Refused("ResourceNotFoundException");
         };
+        let before = after;
         let after = page.records.last().map_or(after, |(number, _)| *number);
         let records: Vec<Value> = page.records.iter().map(|(_, record)| wire::record(record)).collect();
         let mut answer = json!({ "Records": records, "MillisBehindLatest": 0 });
@@ -132,7 +148,37 @@ impl Connection {
             }
             None => answer["NextShardIterator"] = self.iterator(shard, after).into(),
         }
+        self.make_odd(&mut answer, shard, before);
         Answer::Json(answer)
+    }
+
+    /// Takes something out of an answer, now and then.
+    fn make_odd(&self, answer: &mut Value, shard: ShardNumber, before: u64) {
+        let odd = self.service.kinesis.fault_rates.now().odd;
+        if odd == 0 || self.link.draw(1000) >= odd {
+            return;
+        }
+        let Some(members) = answer.as_object_mut() else { return };
+        match self.link.draw(4) {
+            // No records, and a continuation from where the read began.
+            0 if members.contains_key("NextShardIterator") => {
+                members.insert("Records".to_owned(), json!([]));
+                if self.defect != Some(Defect::OddAnswersSkip) {
+                    members.insert("NextShardIterator".to_owned(), self.iterator(shard, before).into());
+                }
+            }
+            // The member is missing, although the continuation is after the records.
+            1 => drop(members.remove("Records")),
+            // Neither a continuation nor children, in the middle of the shard or at its end.
+            2 => {
+                members.remove("NextShardIterator");
+                members.remove("ChildShards");
+            }
+            _ => {
+                members.insert("NextShardIterator".to_owned(), Value::Null);
+                members.remove("ChildShards");
+            }
+        }
     }
 
     fn subscribe(&self, body: &Value) -> Answer {

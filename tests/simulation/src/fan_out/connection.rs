@@ -58,7 +58,7 @@ impl Connection {
             return self.lost().await;
         }
         self.link.wait_latency(rates).await;
-        let answer = self.answer(operation, &body);
+        let answer = self.odd_answer(operation, rates).unwrap_or_else(|| self.answer(operation, &body));
         if fault == CallFault::AnswerLost {
             drop(answer);
             return self.lost().await;

@@ -18,6 +18,7 @@ use super::service::{CONSUMER, Connection, Service};
 use crate::event::{EventKind, Process, shard_number};
 use crate::network::Link;
 use crate::plan::{Defect, Plan};
+use crate::scenario::Scenario;
 
 /// Above the longest delay of an event.
 const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,6 +60,9 @@ impl Service {
             settings.inactivity_timeout = Duration::from_secs(300);
         }
         let polls = rng.u64(..5) == 0 && defect.is_none();
+        // Most odd answers are those of polling.
+        let polls =
+            polls || plan.scenario == Scenario::OddAnswers && (process.is_multiple_of(2) || defect.is_some());
         let mode = if polls { RetrievalMode::Polling } else { RetrievalMode::FanOut(settings) };
         let format = if rng.bool() { GetRecordsFormat::Json } else { GetRecordsFormat::Sdk };
         let inner = KinesisStream::from_client(Client::from_conf(config.build()), "simulated")

@@ -232,6 +232,10 @@ impl Session {
         });
         let Some(children) = page.end else {
             self.after = position;
+            if self.is_odd() {
+                // Neither a continuation nor children, in the middle of the shard.
+                event["ContinuationSequenceNumber"] = Value::Null;
+            }
             self.push(&event);
             // Sends the event twice.
             if has_records && !self.connection.service.are_faults_over() && self.rng.u64(..40) == 0 {
@@ -254,6 +258,12 @@ impl Session {
         }
         self.push(&event);
         self.end("end of shard");
+    }
+
+    /// Whether the next event says nothing about its continuation.
+    fn is_odd(&mut self) -> bool {
+        let odd = self.connection.service.kinesis.fault_rates.now().odd;
+        odd > 0 && self.rng.u64(..1000) < odd
     }
 
     /// Queues an event, whole or in pieces.
