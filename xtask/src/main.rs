@@ -1,6 +1,7 @@
 //! The tasks of this repository: `cargo xtask <task>`.
 
 mod api;
+mod aws_check;
 mod bench;
 mod ci;
 mod demo;
@@ -76,6 +77,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Check the assumptions of this library about the real services against an account, and write a report without payloads.
+    AwsCheck {
+        /// Passed on to the check: `--stream NAME_OR_ARN`, `--region R`, `--profile P`, `--report FILE`; `--help` lists all options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Simulate fleets with faults from seeds, optimised and with assertions; a failing seed is shrunk and shown.
     Sim {
         /// Passed on to the simulator: `--seeds 1000`, `--from S`, `--scenario NAME`, `--seed S --trace`; `-- --help` lists
@@ -139,6 +146,7 @@ fn main() -> ExitCode {
         Task::Soak { short: true, .. } => soak::run_short(),
         Task::Soak { minutes, seed, short: false } => soak::run(minutes, seed),
         Task::Local { arguments } => wire::local(&arguments),
+        Task::AwsCheck { arguments } => aws_check::run(&arguments),
         Task::Sim { arguments } => sim::run(&arguments),
         Task::Mutate { only } => mutate::run(only.as_deref()),
         Task::Fuzz { target, seconds, without_aws: true } => {
