@@ -5,6 +5,7 @@
 
 mod support;
 
+#[cfg(feature = "cloudwatch")]
 mod cloudwatch;
 mod dead_letters;
 mod fan_out_consumers;
@@ -16,6 +17,7 @@ mod hidden_payloads;
 mod local_kinesis;
 mod odd_answers;
 mod polling_answers;
+#[cfg(feature = "dynamodb")]
 mod silent_connections;
 mod slow_links;
 mod stream_arns;
