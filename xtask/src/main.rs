@@ -1,5 +1,6 @@
 //! The tasks of this repository: `cargo xtask <task>`.
 
+mod aggregates;
 mod api;
 mod aws_check;
 mod bench;
@@ -58,6 +59,8 @@ enum Task {
         #[arg(long)]
         short: bool,
     },
+    /// Read aggregates of the real libraries of other producers, for Node.js and Python, through splits and merges.
+    Aggregates,
     /// Run a fleet of processes while proxies break its connections to the servers, and processes are killed, paused, stopped
     /// and replaced; fails if a record is missing at the end.
     Soak {
@@ -121,7 +124,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, soak, interop, demo.
+    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, soak, interop, aggregates, demo.
     Ci,
     /// Check what ordinary tools do not: module docs, names, phrasings, imports, commit subjects, README claims, file sizes.
     Tidy,
@@ -143,6 +146,7 @@ fn main() -> ExitCode {
         Task::Wire => wire::run(),
         Task::Interop { short: true } => interop::run(interop::Form::Short),
         Task::Interop { short: false } => interop::run(interop::Form::Full),
+        Task::Aggregates => aggregates::run(),
         Task::Soak { short: true, .. } => soak::run_short(),
         Task::Soak { minutes, seed, short: false } => soak::run(minutes, seed),
         Task::Local { arguments } => wire::local(&arguments),
