@@ -22,3 +22,4 @@ mod silent_connections;
 mod slow_links;
 mod stream_arns;
 mod surroundings;
+mod surroundings_of_hosts;
