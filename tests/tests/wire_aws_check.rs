@@ -143,6 +143,37 @@ async fn a_missing_member_breaks_its_assumption() {
 }
 
 #[tokio::test]
+async fn a_denied_call_breaks_no_assumption() {
+    let deny = |request: Request, next: Next| async move {
+        let (parts, body) = request.into_parts();
+        let body = to_bytes(body, MAX_BODY_BYTES).await.unwrap();
+        if String::from_utf8_lossy(&body).contains("AT_LATEST") {
+            let refusal = json!({"__type": "AccessDeniedException", "message": "no"}).to_string();
+            return (StatusCode::BAD_REQUEST, refusal).into_response();
+        }
+        next.run(Request::from_parts(parts, Body::from(body))).await
+    };
+    let servers = InProcessServers::start_changed(|app| app.layer(from_fn(deny))).await.unwrap();
+    prepare(servers.endpoints()).await;
+    let Outcome { findings, .. } = check(servers.endpoints(), &options()).await;
+    assert_eq!(findings.of("list.open"), (Verdict::NotTried, "refused: AccessDeniedException (400)"));
+    assert_eq!(findings.of("list.after").0, Verdict::Held);
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_exist_is_no_success() {
+    let servers = InProcessServers::start().await.unwrap();
+    let mut command = program("aws_check");
+    command.args(["--stream", STREAM, "--endpoint-url", &servers.endpoints().kinesis]);
+    let output = command.output().await.unwrap();
+    assert!(!output.status.success());
+    let (report, error) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(report.contains("| refused: ResourceNotFoundException (400) | not tried |"), "{report}");
+    assert!(error.contains("check the name of the stream"), "{error}");
+}
+
+#[tokio::test]
 async fn a_table_that_exists_is_left_alone() {
     let servers = InProcessServers::start_for_java().await.unwrap();
     prepare(servers.endpoints()).await;

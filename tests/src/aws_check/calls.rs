@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
+use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::types::ShardIteratorType;
 use ciborium::Value;
 use tokio::time::sleep;
 
+use super::assumption::{Findings, Verdict};
 use super::exchange::{Exchange, HeaderTally, RawAnswer};
 use super::members::refusal_code;
+
+/// How long a call may take.
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The waits between calls. The service allows five reads a second of a shard, and one dry run a second of a stream.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +68,13 @@ impl Refusal {
     }
 }
 
+/// Records a refused call: the assumption is broken, unless the account, its limits or the network are the reason.
+pub(super) fn record_refusal(id: &'static str, refusal: &Refusal, findings: &mut Findings) {
+    let says_nothing = refusal.is_denied() || refusal.is_throttled() || refusal.status.is_none();
+    let verdict = if says_nothing { Verdict::NotTried } else { Verdict::Broken };
+    findings.record(id, verdict, format!("refused: {refusal}"));
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
@@ -103,7 +115,9 @@ impl Calls {
     pub(super) fn new(client: &Client, stream: &str, pace: Pace) -> Self {
         let headers = HeaderTally::default();
         let config = client.config().to_builder().interceptor(headers.clone());
-        let client = Client::from_conf(config.retry_config(RetryConfig::disabled()).build());
+        let timeouts = TimeoutConfig::builder().operation_timeout(CALL_LIMIT).build();
+        let config = config.retry_config(RetryConfig::disabled()).timeout_config(timeouts);
+        let client = Client::from_conf(config.build());
         let is_arn = stream.starts_with("arn:");
         let stream = Some(stream.to_owned());
         let (name, arn) = if is_arn { (None, stream) } else { (stream, None) };

@@ -5,8 +5,8 @@
 use aws_sdk_kinesis::types::{ShardIteratorType, StartingPosition};
 use tokio::time::sleep;
 
-use super::assumption::{Findings, Verdict};
-use super::calls::{Calls, Refusal, Start};
+use super::assumption::Findings;
+use super::calls::{Calls, Refusal, Start, record_refusal};
 use super::stream::StreamFacts;
 
 /// The code of a dry run that would be allowed.
@@ -55,7 +55,6 @@ fn judge(id: &'static str, answer: Result<(), Refusal>, findings: &mut Findings)
         Ok(()) => findings.check(id, false, "carried out instead: the service ignores `DryRun`"),
         Err(refusal) if refusal.code == ALLOWED => findings.check(id, true, "allowed"),
         Err(refusal) if refusal.is_denied() => findings.check(id, true, "denied by a policy"),
-        Err(refusal) if refusal.is_throttled() => findings.record(id, Verdict::NotTried, "throttled"),
-        Err(refusal) => findings.check(id, false, format!("refused: {refusal}")),
+        Err(refusal) => record_refusal(id, &refusal, findings),
     }
 }

@@ -107,6 +107,8 @@ pub(super) async fn deregister(calls: &Calls, consumer: &CheckedConsumer) -> Res
 
 /// Subscribes to an open and to a closed shard.
 pub(super) async fn check(calls: &Calls, facts: &StreamFacts, consumer_arn: &str, findings: &mut Findings) {
+    // One subscription a second of a consumer and shard, after the dry run.
+    sleep(calls.pace.before_dry_run).await;
     match facts.shards.iter().find(|shard| !shard.is_closed) {
         Some(shard) => check_open_shard(calls, consumer_arn, &shard.id, findings).await,
         None => findings.skip(&OF_SUBSCRIPTIONS[..2], "no shard is open"),
@@ -149,15 +151,7 @@ async fn check_open_shard(calls: &Calls, consumer_arn: &str, shard_id: &str, fin
             return;
         }
     };
-    match next(&mut events).await {
-        Ok(Some(event)) => {
-            let has_continuation = !event.continuation_sequence_number.is_empty();
-            let seen = if has_continuation { "with a continuation" } else { "without a continuation" };
-            findings.check("fan-out.event", has_continuation, seen);
-        }
-        Ok(None) => findings.check("fan-out.event", false, "the subscription ended before its first event"),
-        Err(fault) => findings.check("fan-out.event", false, fault),
-    }
+    // At once: after five seconds the second one replaces the first one.
     let seen = match subscribe(calls, consumer_arn, shard_id).await {
         Err(refusal) => refusal.code,
         // Some servers refuse in the stream of events.
@@ -167,6 +161,15 @@ async fn check_open_shard(calls: &Calls, consumer_arn: &str, shard_id: &str, fin
         },
     };
     findings.check("fan-out.refusal", seen == "ResourceInUseException", seen);
+    match next(&mut events).await {
+        Ok(Some(event)) => {
+            let has_continuation = !event.continuation_sequence_number.is_empty();
+            let seen = if has_continuation { "with a continuation" } else { "without a continuation" };
+            findings.check("fan-out.event", has_continuation, seen);
+        }
+        Ok(None) => findings.check("fan-out.event", false, "the subscription ended before its first event"),
+        Err(fault) => findings.check("fan-out.event", false, fault),
+    }
 }
 
 async fn check_closed_shard(calls: &Calls, consumer_arn: &str, shard_id: &str, findings: &mut Findings) {

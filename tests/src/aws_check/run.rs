@@ -3,17 +3,19 @@
 use std::future::Future;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::assumption::Findings;
-use super::calls::{Calls, Pace};
+use super::calls::{CALL_LIMIT, Calls, Pace};
 use super::fan_out::{self, CheckedConsumer};
 use super::reading::{self, Answers};
 use super::stream::StreamFacts;
 use super::{dry_run, end_of_shard, stream, table};
 
-/// How long all checks together may take, so that with the removal of what they created it is less than ten minutes.
-const RUN_LIMIT: Duration = Duration::from_secs(9 * 60);
+/// How long all checks together may take. With a consumer that is slow to become active, and with the removal of what was created,
+/// it is less than ten minutes.
+const RUN_LIMIT: Duration = Duration::from_secs(6 * 60);
 
 /// How long the removal of a consumer or a table may take.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(20);
@@ -64,7 +66,9 @@ pub async fn run(clients: &Clients, options: &Options) -> Outcome {
     let mut outcome = Outcome::default();
     let pace = if options.is_paced { Pace::OF_THE_SERVICE } else { Pace::UNLIMITED };
     let calls = Calls::new(&clients.kinesis, &options.stream, pace);
-    check_table(&clients.dynamodb, options, deadline, &mut outcome).await;
+    let timeouts = TimeoutConfig::builder().operation_timeout(CALL_LIMIT).build();
+    let dynamodb = clients.dynamodb.config().to_builder().timeout_config(timeouts).build();
+    check_table(&aws_sdk_dynamodb::Client::from_conf(dynamodb), options, deadline, &mut outcome).await;
     let findings = &mut outcome.findings;
     let facts = timeout_at(deadline, Box::pin(stream::check(&calls, findings))).await.ok().flatten();
     if let Some(facts) = facts {

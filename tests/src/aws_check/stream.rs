@@ -8,8 +8,8 @@ use aws_sdk_kinesis::types::{
     RecordDistributionStrategy, ShardFilter, ShardFilterType, StreamDescriptionSummary,
 };
 
-use super::assumption::{Findings, Verdict};
-use super::calls::{Calls, Refusal};
+use super::assumption::Findings;
+use super::calls::{Calls, Refusal, record_refusal};
 use super::listing::{self, ListedShard};
 
 /// The most pages of a listing that are read.
@@ -36,7 +36,7 @@ pub(super) async fn check(calls: &Calls, findings: &mut Findings) -> Option<Stre
     let summary = match describe(calls, calls.name(), calls.arn()).await {
         Ok(summary) => summary,
         Err(refusal) => {
-            findings.check("stream.description", false, format!("refused: {refusal}"));
+            findings.skip(&["stream.description"], &format!("refused: {refusal}"));
             return None;
         }
     };
@@ -53,7 +53,7 @@ pub(super) async fn check(calls: &Calls, findings: &mut Findings) -> Option<Stre
     let shards = match all_shards(calls, SHARDS_PER_PAGE).await {
         Ok(shards) => shards,
         Err(refusal) => {
-            findings.check("list.pages", false, format!("the listing was refused: {refusal}"));
+            record_refusal("list.pages", &refusal, findings);
             return None;
         }
     };
@@ -91,7 +91,7 @@ async fn check_arn(calls: &Calls, summary: &StreamDescriptionSummary, findings: 
                 && by_arn.stream_creation_timestamp == summary.stream_creation_timestamp;
             findings.check("stream.arn", is_same, if is_same { "the same stream" } else { "another stream" });
         }
-        Err(refusal) => findings.check("stream.arn", false, format!("refused: {refusal}")),
+        Err(refusal) => record_refusal("stream.arn", &refusal, findings),
     }
 }
 
@@ -130,7 +130,7 @@ async fn check_pages(calls: &Calls, all: &[ListedShard], findings: &mut Findings
             let seen = format!("{} shards in pages of {page_size}, of {}", paged.len(), all.len());
             findings.check("list.pages", is_same, seen);
         }
-        Err(refusal) => findings.check("list.pages", false, format!("refused: {refusal}")),
+        Err(refusal) => record_refusal("list.pages", &refusal, findings),
     }
 }
 
@@ -205,7 +205,6 @@ fn judge(
             let (holds, seen) = judgement(&listed);
             findings.check(id, holds, seen);
         }
-        Err(refusal) if refusal.is_throttled() => findings.record(id, Verdict::NotTried, "throttled"),
-        Err(refusal) => findings.check(id, false, format!("refused: {refusal}")),
+        Err(refusal) => record_refusal(id, &refusal, findings),
     }
 }

@@ -65,7 +65,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Writes the report. `false`: an assumption is broken, or something could not be removed.
+/// Writes the report. `false`: an assumption is broken, the stream cannot be described, or something could not be removed.
 async fn check(arguments: Arguments) -> Result<bool, BoxError> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
     let region = arguments.region.or_else(|| region_of(&arguments.stream));
@@ -90,7 +90,8 @@ async fn check(arguments: Arguments) -> Result<bool, BoxError> {
     };
     // The library's own error says what to do about credentials, region and endpoint; the report has codes only.
     let stream = KinesisStream::from_client(clients.kinesis.clone(), &arguments.stream);
-    if let Err(error) = stream.describe().await {
+    let described = stream.describe().await;
+    if let Err(error) = &described {
         eprintln!("aws_check: the stream cannot be described: {error}");
     }
 
@@ -110,7 +111,8 @@ async fn check(arguments: Arguments) -> Result<bool, BoxError> {
     for left in &outcome.left_behind {
         eprintln!("aws_check: not removed: {left}");
     }
-    Ok(outcome.findings.count(Verdict::Broken) == 0 && outcome.left_behind.is_empty())
+    let is_sound = outcome.findings.count(Verdict::Broken) == 0 && outcome.left_behind.is_empty();
+    Ok(is_sound && described.is_ok())
 }
 
 /// The region in the ARN of a stream.
