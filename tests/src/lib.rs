@@ -1,5 +1,7 @@
 //! Support for the end-to-end tests that needs the receiver or AWS. The rest is in the package `test-support`.
 
+#[cfg(feature = "wire")]
+pub mod aws_check;
 pub mod fleet;
 #[cfg(feature = "wire")]
 pub mod interop;

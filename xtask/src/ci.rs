@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::process::{Outcome, cargo};
 use crate::testing::{self, Packages};
-use crate::{api, bench, demo, deny, features, fuzz, interop, sim, soak, tidy, wire};
+use crate::{aggregates, api, bench, demo, deny, features, fuzz, interop, sim, soak, tidy, wire};
 
 type Step = (&'static str, fn() -> Outcome);
 
@@ -12,7 +12,7 @@ type Step = (&'static str, fn() -> Outcome);
 ///
 /// Steps that build the same packages use the same features, so that each unit is built once for each profile: `dev` without
 /// crates of AWS (the README's command), `dev` with all features, and `checked`.
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 18] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
     ("api", api::check),
@@ -36,6 +36,7 @@ const STEPS: [Step; 17] = [
     ("wire", wire::run),
     ("soak", soak::run_short),
     ("interop", interop::run_short_where_possible),
+    ("aggregates", aggregates::run_where_possible),
     ("simulation", || {
         sim::run(&["--seeds", "500"].map(str::to_owned))?;
         // The range is printed, so that a failure can be repeated.

@@ -10,6 +10,15 @@ const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
 /// Features that write to a store of the user's choice.
 const STORE_FEATURES: [(&str, &str); 2] = [("state", "processor-state"), ("storage", "storage-buffer")];
 
+/// Features of `kinesis-asl` that are on by default, with a crate that only the feature brings. The facade has the same features.
+const LIGHT_BUILD_FEATURES: [(&str, &str); 4] = [
+    ("cloudwatch", "aws-sdk-cloudwatch"),
+    ("dynamodb", "aws-sdk-dynamodb"),
+    ("sso", "aws-sdk-sso"),
+    // The process itself is in tokio; this is how tokio learns of its end.
+    ("credentials-process", "signal-hook-registry"),
+];
+
 /// Packages that depend on no AWS crate without features.
 const WITHOUT_AWS: [&str; 11] = [
     "lease-store",
@@ -44,6 +53,7 @@ pub(crate) fn check() -> Outcome {
     }
     println!("kinesis-streaming with kinesis-asl: {} crates", crates.len());
     check_stores()?;
+    check_light_builds()?;
     // `backoff` is unmaintained, so only one crate may depend on it.
     let users = cargo("tree --workspace --all-features --invert backoff --depth 1 --prefix none").output()?;
     let users: BTreeSet<&str> = users.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
@@ -55,6 +65,44 @@ pub(crate) fn check() -> Outcome {
     }
     cargo("check --quiet --package kinesis-streaming").run()?;
     cargo("check --quiet --package kinesis-streaming --features kinesis-asl").run()
+}
+
+/// Each default feature of `kinesis-asl` can be left out: its crates are absent then, and what remains compiles. The sets of features
+/// share what they build, because none changes the features of another crate of AWS.
+fn check_light_builds() -> Outcome {
+    // No feature, each one alone, and all but one.
+    let names = LIGHT_BUILD_FEATURES.map(|(name, _)| name);
+    let mut sets = vec![Vec::new(), names.to_vec()];
+    sets.extend(names.map(|name| vec![name]));
+    sets.extend(names.map(|left_out| names.into_iter().filter(|name| *name != left_out).collect()));
+    for set in sets {
+        let features = set.join(",");
+        let of_asl = dependencies("kinesis-asl", &["--no-default-features", "--features", &features])?;
+        for (name, brings) in LIGHT_BUILD_FEATURES {
+            if set.contains(&name) != of_asl.contains(brings) {
+                return Err(format!(
+                    "kinesis-asl with the features {features:?}: {brings} must be part of it exactly with {name}"
+                ));
+            }
+        }
+        let facade_features = format!("kinesis-asl,{features}");
+        let facade_features = facade_features.trim_end_matches(',');
+        let facade = ["--no-default-features", "--features", facade_features];
+        let of_facade = dependencies("kinesis-streaming", &facade)?;
+        println!(
+            "features {features:?}: kinesis-asl {} crates, kinesis-streaming with kinesis-asl {}",
+            of_asl.len(),
+            of_facade.len()
+        );
+        // What compiles without any feature and with each alone has no hidden dependency among them.
+        if set.len() > 1 {
+            continue;
+        }
+        let asl = ["--no-default-features", "--features", &features];
+        cargo("check --quiet --package kinesis-asl").args(asl).run()?;
+        cargo("check --quiet --package kinesis-streaming").args(facade).run()?;
+    }
+    Ok(())
 }
 
 /// The features `storage` and `state` bring `object_store` without any cloud's client.

@@ -1,6 +1,8 @@
 //! The tasks of this repository: `cargo xtask <task>`.
 
+mod aggregates;
 mod api;
+mod aws_check;
 mod bench;
 mod ci;
 mod demo;
@@ -57,6 +59,8 @@ enum Task {
         #[arg(long)]
         short: bool,
     },
+    /// Read aggregates of the real libraries of other producers, for Node.js and Python, through splits and merges.
+    Aggregates,
     /// Run a fleet of processes while proxies break its connections to the servers, and processes are killed, paused, stopped
     /// and replaced; fails if a record is missing at the end.
     Soak {
@@ -73,6 +77,12 @@ enum Task {
     /// Start local Kinesis and DynamoDB endpoints and print how to use them; Ctrl-C ends them.
     Local {
         /// Passed on to the servers; `-- --help` lists their options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check the assumptions of this library about the real services against an account, and write a report without payloads.
+    AwsCheck {
+        /// Passed on to the check: `--stream NAME_OR_ARN`, `--region R`, `--profile P`, `--report FILE`; `--help` lists all options.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -114,7 +124,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, soak, interop, demo.
+    /// Run everything that must be green: format, lints, docs, tests, features, licences, tidy, wire, soak, interop, aggregates, demo.
     Ci,
     /// Check what ordinary tools do not: module docs, names, phrasings, imports, commit subjects, README claims, file sizes.
     Tidy,
@@ -136,9 +146,11 @@ fn main() -> ExitCode {
         Task::Wire => wire::run(),
         Task::Interop { short: true } => interop::run(interop::Form::Short),
         Task::Interop { short: false } => interop::run(interop::Form::Full),
+        Task::Aggregates => aggregates::run(),
         Task::Soak { short: true, .. } => soak::run_short(),
         Task::Soak { minutes, seed, short: false } => soak::run(minutes, seed),
         Task::Local { arguments } => wire::local(&arguments),
+        Task::AwsCheck { arguments } => aws_check::run(&arguments),
         Task::Sim { arguments } => sim::run(&arguments),
         Task::Mutate { only } => mutate::run(only.as_deref()),
         Task::Fuzz { target, seconds, without_aws: true } => {

@@ -2,26 +2,31 @@
 
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_types::service_config::ServiceConfigKey;
+#[cfg(feature = "dynamodb")]
 use lease_store::dynamodb::DynamoDbLeaseStore;
 
 use crate::dead_letters::KinesisDeadLetters;
 use crate::error::{AslError, AslErrorKind};
+#[cfg(feature = "dynamodb")]
+use crate::lease_table::LeaseTable;
+#[cfg(feature = "cloudwatch")]
 use crate::metrics::CloudWatchPublisher;
 use crate::settings::{AwsSettings, endpoint_fault};
 use crate::stream::KinesisStream;
 use crate::stream_arn::{MAX_NAME_BYTES, STREAM_FORM, StreamId, is_name};
 use crate::stream_client::in_region;
 use crate::surroundings::Surroundings;
-use crate::timeouts::{lease_timeouts, timeouts};
+use crate::timeouts::timeouts;
 
 /// The clients of an application: its stream, lease table, dead letters and metrics, with the credentials of this process.
 #[derive(Debug, Clone)]
 pub struct KinesisAsl {
     stream: KinesisStream,
     kinesis: aws_sdk_kinesis::Client,
-    dynamodb: aws_sdk_dynamodb::Client,
+    #[cfg(feature = "dynamodb")]
+    lease_table: LeaseTable,
+    #[cfg(feature = "cloudwatch")]
     cloudwatch: aws_sdk_cloudwatch::Client,
-    lease_table: Option<String>,
 }
 
 impl KinesisAsl {
@@ -73,15 +78,6 @@ impl KinesisAsl {
             .region(region.clone())
             .timeout_config(timeouts(settings));
         kinesis.set_endpoint_url(endpoints.kinesis.url);
-        let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(loaded)
-            .region(dynamodb_region)
-            .timeout_config(lease_timeouts(settings));
-        dynamodb.set_endpoint_url(endpoints.dynamodb.url);
-        let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(loaded)
-            .region(cloudwatch_region)
-            .timeout_config(timeouts(settings));
-        cloudwatch.set_endpoint_url(endpoints.cloudwatch.url);
-
         let kinesis = aws_sdk_kinesis::Client::from_conf(kinesis.build());
         let stream = KinesisStream::from_client(kinesis.clone(), &settings.stream_name);
         Ok(Self {
@@ -92,9 +88,10 @@ impl KinesisAsl {
                 .with_retrieval(settings.retrieval.clone())
                 .with_get_records_format(settings.get_records_format),
             kinesis,
-            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
-            cloudwatch: aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()),
-            lease_table: settings.lease_table.clone(),
+            #[cfg(feature = "dynamodb")]
+            lease_table: LeaseTable::new(settings, loaded, dynamodb_region, endpoints.dynamodb.url),
+            #[cfg(feature = "cloudwatch")]
+            cloudwatch: crate::metrics::client(settings, loaded, cloudwatch_region, endpoints.cloudwatch.url),
         })
     }
 
@@ -103,17 +100,14 @@ impl KinesisAsl {
         self.stream.clone()
     }
 
-    /// The lease store of an application. Its table is the one of the settings, or else has the name of the application.
+    /// The lease store of an application. Its table is the one of the settings, or else has the name of the application. Needs the
+    /// feature `dynamodb`, which is on by default.
     ///
     /// # Errors
     /// `InvalidSettings` when that is not a valid table name.
+    #[cfg(feature = "dynamodb")]
     pub fn lease_store(&self, application: &str) -> Result<DynamoDbLeaseStore, AslError> {
-        let table = self.lease_table.as_deref().unwrap_or(application);
-        let store = DynamoDbLeaseStore::new(self.dynamodb.clone(), table).map_err(|error| {
-            AslError::new(AslErrorKind::InvalidSettings, format!("the lease table: {error}"))
-                .with_source(error)
-        })?;
-        Ok(store.with_application_name(application))
+        self.lease_table.store(application)
     }
 
     /// A sink that writes dead letters to another stream: by name one of the same account and region, by ARN also one of another
@@ -142,10 +136,12 @@ impl KinesisAsl {
         Ok(KinesisDeadLetters::from_client(client, stream))
     }
 
-    /// A publisher of CloudWatch metrics. The KCL uses the name of the application as the namespace.
+    /// A publisher of CloudWatch metrics. The KCL uses the name of the application as the namespace. Needs the feature `cloudwatch`,
+    /// which is on by default.
     ///
     /// # Errors
     /// `InvalidSettings` when that is not a valid namespace.
+    #[cfg(feature = "cloudwatch")]
     pub fn cloudwatch(&self, namespace: &str) -> Result<CloudWatchPublisher, AslError> {
         CloudWatchPublisher::new(self.cloudwatch.clone(), namespace)
     }
@@ -244,7 +240,7 @@ fn no_region(endpoints: &Endpoints) -> AslError {
     AslError::new(AslErrorKind::InvalidSettings, message)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cloudwatch", feature = "dynamodb"))]
 mod tests {
     use std::time::Duration;
 
@@ -253,7 +249,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::timeouts::{MAX_LEASE_ATTEMPT_TIMEOUT, MAX_LEASE_OPERATION_TIMEOUT};
+    use crate::lease_table::{MAX_LEASE_ATTEMPT_TIMEOUT, MAX_LEASE_OPERATION_TIMEOUT, lease_timeouts};
 
     fn loaded(region: Option<&'static str>) -> SdkConfig {
         SdkConfig::builder()
@@ -270,7 +266,7 @@ mod tests {
     fn table_and_metrics_default_to_the_region_of_the_stream() {
         let aws = KinesisAsl::with_config(&AwsSettings::new("words"), &loaded(Some("ap-south-1"))).unwrap();
         assert_eq!(region_of(aws.kinesis.config().region()), "ap-south-1");
-        assert_eq!(region_of(aws.dynamodb.config().region()), "ap-south-1");
+        assert_eq!(region_of(aws.lease_table.client().config().region()), "ap-south-1");
         assert_eq!(region_of(aws.cloudwatch.config().region()), "ap-south-1");
     }
 
@@ -281,7 +277,7 @@ mod tests {
             let aws = KinesisAsl::with_config(&settings, &loaded(of_environment)).unwrap();
             assert_eq!(aws.stream().stream_name(), "words");
             assert_eq!(region_of(aws.kinesis.config().region()), "eu-west-1");
-            assert_eq!(region_of(aws.dynamodb.config().region()), "eu-west-1");
+            assert_eq!(region_of(aws.lease_table.client().config().region()), "eu-west-1");
             assert_eq!(region_of(aws.cloudwatch.config().region()), "eu-west-1");
         }
     }
@@ -314,7 +310,7 @@ mod tests {
         };
         let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
         assert_eq!(region_of(aws.kinesis.config().region()), "ap-south-1");
-        assert_eq!(region_of(aws.dynamodb.config().region()), "eu-west-1");
+        assert_eq!(region_of(aws.lease_table.client().config().region()), "eu-west-1");
         assert_eq!(region_of(aws.cloudwatch.config().region()), "eu-west-2");
     }
 
@@ -412,7 +408,7 @@ mod tests {
         let credentials = Credentials::new("some", "secret", None, None, "test");
         let loaded = Box::pin(loader(&settings).credentials_provider(credentials).load()).await;
         let aws = KinesisAsl::with_config(&settings, &loaded).unwrap();
-        let timeouts = aws.dynamodb.config().timeout_config().unwrap().clone();
+        let timeouts = aws.lease_table.client().config().timeout_config().unwrap().clone();
         assert_eq!(timeouts.operation_attempt_timeout(), Some(MAX_LEASE_ATTEMPT_TIMEOUT));
         assert_eq!(timeouts.operation_timeout(), Some(MAX_LEASE_OPERATION_TIMEOUT));
         let shorter = AwsSettings { attempt_timeout: Duration::from_millis(5), ..settings };

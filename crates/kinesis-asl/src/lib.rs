@@ -20,13 +20,19 @@
 //! | listing and reading a stream | [`KinesisStream`], which is a [`StreamSource`](shard_worker::StreamSource) |
 //! | polling or enhanced fan-out, registered consumers | [`RetrievalMode`], [`FanOutSettings`], [`KinesisStream::list_consumers`] |
 //! | the encoding of records on the wire | [`GetRecordsFormat`] |
-//! | the lease table | [`KinesisAsl::lease_store`] opens it; it is `lease_store::dynamodb` |
+//! | the lease table | [`KinesisAsl::lease_store`] opens it; it is `lease_store::dynamodb` (feature `dynamodb`) |
 //! | dead letters in a stream | [`KinesisDeadLetters`] |
-//! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] |
+//! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] (feature `cloudwatch`) |
 //! | errors | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
 //!
 //! Only four functions have SDK types in their signatures: [`KinesisStream::from_client`], [`KinesisDeadLetters::from_client`]
 //! and [`CloudWatchPublisher::new`] take a client that the caller configured, and [`KinesisAsl::from_sdk_config`] a configuration.
+//!
+//! # Features
+//!
+//! All are on by default, and a build without them is lighter: `dynamodb` (the lease table), `cloudwatch` (metrics), `sso`
+//! (credentials of IAM Identity Center) and `credentials-process` (credentials from a program). The settings are the same in every
+//! build; those of a service that is left out have no effect.
 //!
 //! # Reading from `LATEST`
 //!
@@ -78,6 +84,9 @@ mod get_records;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
+#[cfg(feature = "dynamodb")]
+mod lease_table;
+#[cfg(feature = "cloudwatch")]
 mod metrics;
 mod polling;
 mod read_position;
@@ -98,6 +107,7 @@ pub use fan_out::consumer::{ConsumerStatus, StreamConsumer};
 pub use fan_out::settings::{ConsumerChoice, FanOutSettings, RetrievalMode};
 pub use fan_out::status::FanOutStatus;
 pub use get_records::format::GetRecordsFormat;
+#[cfg(feature = "cloudwatch")]
 pub use metrics::{CloudWatchPublisher, METRICS_INTERVAL, MetricSample, MetricUnit, MetricsTask};
 pub use settings::AwsSettings;
 pub use stream::KinesisStream;

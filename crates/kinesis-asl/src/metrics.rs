@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_config::{Region, SdkConfig};
 use aws_sdk_cloudwatch::Client;
 use aws_sdk_cloudwatch::types::{Dimension, MetricDatum, StandardUnit};
 use lease_store::{ShardId, WorkerId};
@@ -13,6 +14,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::error::{AslError, AslErrorKind, asl_error};
 use crate::response_metadata::ResponseMetadata;
+use crate::settings::AwsSettings;
+use crate::timeouts::timeouts;
 
 /// How often metrics are published (KCL: `metricsBufferTimeMillis`, 10 s).
 pub const METRICS_INTERVAL: Duration = Duration::from_secs(10);
@@ -107,6 +110,19 @@ impl MetricSample {
         }
         datum.build()
     }
+}
+
+/// The CloudWatch client of the settings.
+pub(crate) fn client(
+    settings: &AwsSettings,
+    loaded: &SdkConfig,
+    region: Region,
+    endpoint_url: Option<String>,
+) -> Client {
+    let mut config =
+        aws_sdk_cloudwatch::config::Builder::from(loaded).region(region).timeout_config(timeouts(settings));
+    config.set_endpoint_url(endpoint_url);
+    Client::from_conf(config.build())
 }
 
 /// Publishes metrics to one CloudWatch namespace.

@@ -32,10 +32,10 @@
 //! # Ok(()) }
 //! ```
 
-#[cfg(feature = "kinesis-asl")]
+#[cfg(all(feature = "kinesis-asl", feature = "cloudwatch"))]
 mod fleet_metrics;
 
-#[cfg(feature = "kinesis-asl")]
+#[cfg(all(feature = "kinesis-asl", feature = "cloudwatch"))]
 pub use fleet_metrics::FleetMetrics;
 #[cfg(feature = "kinesis-asl")]
 pub use kinesis_asl;

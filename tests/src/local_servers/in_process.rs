@@ -61,6 +61,14 @@ impl InProcessServers {
         Self::serve("127.0.0.1:0", "127.0.0.1:0", kinesis_app(Answers::AsAws)).await
     }
 
+    /// Starts both. The Kinesis server answers as AWS documents, behind a change by the test.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start_changed(change: impl FnOnce(Router) -> Router) -> io::Result<Self> {
+        Self::serve("127.0.0.1:0", "127.0.0.1:0", change(kinesis_app(Answers::AsAws))).await
+    }
+
     async fn serve(kinesis: &str, dynamodb: &str, kinesis_app: Router) -> io::Result<Self> {
         let (kinesis, dynamodb) = (TcpListener::bind(kinesis).await?, TcpListener::bind(dynamodb).await?);
         let endpoints = Endpoints {

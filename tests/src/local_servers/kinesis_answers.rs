@@ -2,7 +2,7 @@
 //!
 //! | call | AWS | `ferrokinesis` 0.7 | here |
 //! | --- | --- | --- | --- |
-//! | all but writes, by `StreamARN` | same as by name | refused | the ARN is replaced by the name |
+//! | all but writes and consumers, by `StreamARN` | same as by name | refused | the ARN is replaced by the name |
 //! | `GetRecords`, end of a closed shard | no next iterator, and `ChildShards` | no next iterator | `ChildShards` added |
 //! | `ListShards` with `ShardFilter` | `AT_LATEST`: the open shards; `AT_TRIM_HORIZON`: those at the oldest record; `AFTER_SHARD_ID`: those after it; `FROM_TIMESTAMP`: those not closed before it | ignored | applied, but all shards for `FROM_TIMESTAMP` |
 //!
@@ -31,7 +31,8 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// Passes a request on, and adapts the request and the answer to the documentation of AWS.
 pub(super) async fn answer_as_aws(store: &Store, request: Request, next: Next) -> Response {
     let operation = operation(&request);
-    if operation.starts_with("PutRecord") {
+    // The server knows ARNs where consumers are concerned.
+    if operation.starts_with("PutRecord") || operation.contains("StreamConsumer") {
         return next.run(request).await;
     }
     let (mut parts, body) = request.into_parts();

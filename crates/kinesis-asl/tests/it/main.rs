@@ -5,6 +5,7 @@
 
 mod support;
 
+#[cfg(feature = "cloudwatch")]
 mod cloudwatch;
 mod dead_letters;
 mod fan_out_consumers;
@@ -16,7 +17,9 @@ mod hidden_payloads;
 mod local_kinesis;
 mod odd_answers;
 mod polling_answers;
+#[cfg(feature = "dynamodb")]
 mod silent_connections;
 mod slow_links;
 mod stream_arns;
 mod surroundings;
+mod surroundings_of_hosts;

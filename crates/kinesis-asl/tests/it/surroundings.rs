@@ -28,18 +28,26 @@ const IN_CHILD: &str = "KINESIS_ASL_TEST_CHILD";
 /// The directory of a case.
 const DIRECTORY: &str = "KINESIS_ASL_TEST_DIRECTORY";
 
-const REGION: &str = "eu-west-1";
+pub(crate) const REGION: &str = "eu-west-1";
 
 /// Runs a test of this file again with these variables alone. `false`: this is that process, and the case is to be checked.
-async fn runs_in_child(test: &'static str, variables: &[(&'static str, &str)]) -> bool {
+async fn runs_in_child(test: &str, variables: &[(&'static str, &str)]) -> bool {
+    runs_test_in_child(&format!("surroundings::{test}"), variables).await
+}
+
+/// The same for a test of any file, by its path. An empty variable is not set.
+pub(crate) async fn runs_test_in_child(test: &str, variables: &[(&'static str, &str)]) -> bool {
     if std::env::var_os(IN_CHILD).is_some() {
         return false;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("surroundings::{test}"), "--nocapture"]).env_clear();
+    command.args(["--exact", test, "--nocapture"]).env_clear();
     // No service of the machine takes part.
     command.envs([("AWS_EC2_METADATA_DISABLED", "true"), ("AWS_REGION", REGION), (IN_CHILD, "true")]);
     command.env("HOME", "/nowhere").envs(variables.iter().copied());
+    for (name, _) in variables.iter().filter(|(_, value)| value.is_empty()) {
+        command.env_remove(name);
+    }
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let shown =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -48,7 +56,10 @@ async fn runs_in_child(test: &'static str, variables: &[(&'static str, &str)]) -
 }
 
 /// A server that records the `authorization` header and the URI of each request, and answers with this.
-async fn recording(status: u16, body: &'static str) -> (Server, Arc<Mutex<Vec<(String, String)>>>) {
+pub(crate) async fn recording(
+    status: u16,
+    body: &'static str,
+) -> (Server, Arc<Mutex<Vec<(String, String)>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let recorded = seen.clone();
     let app = Router::new().fallback(move |request: Request| {
@@ -60,9 +71,9 @@ async fn recording(status: u16, body: &'static str) -> (Server, Arc<Mutex<Vec<(S
     (Server::start(app).await, seen)
 }
 
-const NO_SHARDS: &str = r#"{"Shards": []}"#;
+pub(crate) const NO_SHARDS: &str = r#"{"Shards": []}"#;
 
-async fn list_shards(endpoint: Option<&str>) -> Result<(), SourceError> {
+pub(crate) async fn list_shards(endpoint: Option<&str>) -> Result<(), SourceError> {
     let mut settings = AwsSettings::new(STREAM);
     settings.kinesis_endpoint_url = endpoint.map(str::to_owned);
     let stream = KinesisAsl::connect(settings).await.unwrap().stream();
@@ -70,7 +81,7 @@ async fn list_shards(endpoint: Option<&str>) -> Result<(), SourceError> {
 }
 
 /// The endpoint of the case, given by the parent in the variable of the SDK.
-fn assert_credential(seen: &Mutex<Vec<(String, String)>>, key: &str) {
+pub(crate) fn assert_credential(seen: &Mutex<Vec<(String, String)>>, key: &str) {
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(seen[0].0.contains(&format!("Credential={key}/")), "{seen:?}");
@@ -217,7 +228,7 @@ async fn fips_and_dual_stack_select_the_endpoint() {
 }
 
 /// A new directory for the files of a case.
-fn directory(test: &str) -> PathBuf {
+pub(crate) fn directory(test: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
     std::fs::create_dir_all(&directory).unwrap();
     directory
