@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, StreamStatus};
@@ -18,6 +18,7 @@ use end_to_end_tests::interop::workers::Kind;
 use end_to_end_tests::local_servers::{Endpoints, ServersWithTls};
 use kinesis_streaming::kinesis_asl::{ConsumerStatus, KinesisStream};
 use kinesis_streaming::prelude::*;
+use kinesis_streaming::shard_worker::{AggregateFilter, Aggregator, KPL_PARTITION_KEY, hash_key_of};
 use lease_store::dynamodb::DynamoDbLeaseStore;
 use lease_store::{Consistency, Lease};
 use test_support::Journal;
@@ -272,4 +273,100 @@ async fn wire_fan_out_in_three_processes_survives_a_kill_and_a_split() {
             path.display()
         );
     }
+}
+
+/// Two applications share one registered consumer (lifion/lifion-kinesis#153). Each takes the subscriptions of the other after five
+/// seconds, and none misses a record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wire_fan_out_two_applications_on_one_consumer_miss_nothing() {
+    let servers = ServersWithTls::start(LIMIT, None).await.unwrap();
+    let endpoints = servers.endpoints();
+    create_stream(endpoints).await;
+    let mut settings = FanOutSettings::with_consumer_name(APPLICATION);
+    settings.deregister_at_end = false;
+    let members: Vec<(Member, Journal)> = ["one", "other"]
+        .into_iter()
+        .map(|application| {
+            let journal = Journal::default();
+            let recorded = journal.clone();
+            let builder = Consumer::builder()
+                .application(application)
+                .source(
+                    KinesisStream::from_client(endpoints.kinesis_client(), STREAM)
+                        .with_retrieval(RetrievalMode::FanOut(settings.clone())),
+                )
+                .lease_store(DynamoDbLeaseStore::new(endpoints.dynamodb_client(), application).unwrap())
+                .processors(batch_handler(move |shard: ShardContext, batch| {
+                    recorded.record(&shard, &batch);
+                    async { Ok(()) }
+                }));
+            (Member::start(builder), journal)
+        })
+        .collect();
+    let mut count = 0;
+    let started_at = Instant::now();
+    while started_at.elapsed() < Duration::from_secs(20) {
+        put(endpoints, count..count + 20).await;
+        count += 20;
+        sleep(Duration::from_millis(500)).await;
+    }
+    for (_, journal) in &members {
+        journal.wait_for(count, LIMIT).await;
+    }
+    for (member, journal) in members {
+        assert!(member.stop().await.is_drained());
+        assert_eq!(journal.times(), each_once(count));
+        journal.check_order();
+    }
+    let (accepted, refused) = servers.kinesis().subscriptions();
+    assert!(accepted >= 6 && refused >= 1, "{accepted} subscriptions, {refused} refused");
+}
+
+/// All records of the first aggregate at the start time belong to another shard (apache/flink#20945, where nothing was left of it).
+/// They exist nowhere else, so they are delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wire_fan_out_at_a_time_delivers_a_foreign_aggregate() {
+    let servers = ServersWithTls::start(SUBSCRIPTION, None).await.unwrap();
+    let endpoints = servers.endpoints();
+    create_stream(endpoints).await;
+    let mut aggregator = Aggregator::new(100_000);
+    let mut expected = each_once(100);
+    let keys = (1000..1100).map(|number| format!("key-{number}"));
+    // The first of the two shards has the lower half of the hash keys.
+    let is_of_first = |key: &String| hash_key_of(key).0 < u128::MAX / 2;
+    for key in keys.filter(is_of_first) {
+        let number = key.trim_start_matches("key-").to_owned();
+        assert!(aggregator.add(key, None, number.as_bytes()).unwrap().is_none());
+        expected.insert(number, 1);
+    }
+    let aggregate = aggregator.finish().unwrap();
+    let call = endpoints.kinesis_client().put_records().stream_name(STREAM);
+    let record = PutRecordsRequestEntry::builder()
+        .data(Blob::new(aggregate.data.to_vec()))
+        .partition_key(KPL_PARTITION_KEY)
+        .explicit_hash_key(u128::MAX.to_string());
+    call.records(record.build().unwrap()).send().await.unwrap();
+    put(endpoints, 0..50).await;
+
+    let journal = Journal::default();
+    let recorded = journal.clone();
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let builder = Consumer::builder()
+        .application(APPLICATION)
+        .source(stream(endpoints, false))
+        .lease_store(leases(endpoints))
+        .initial_position(InitialPosition::AtTimestamp(long_ago))
+        .aggregate_filter(AggregateFilter::Always)
+        .processors(batch_handler(move |shard: ShardContext, batch| {
+            recorded.record(&shard, &batch);
+            async { Ok(()) }
+        }));
+    let running = Member::start(builder);
+    journal.wait_for(expected.len() - 50, LIMIT).await;
+    // Also in the sessions after the first one.
+    sleep(SUBSCRIPTION).await;
+    put(endpoints, 50..100).await;
+    journal.wait_for(expected.len(), LIMIT).await;
+    assert!(running.stop().await.is_drained());
+    assert_eq!(journal.times(), expected);
 }
