@@ -1,4 +1,5 @@
-//! Tests and programs that use local servers: the fleet over the wire, and local endpoints to try things with.
+//! Tests and programs that use local servers: the fleet over the wire, by polling and by fan-out, and local endpoints to try
+//! things with.
 
 use crate::process::{self, Outcome, cargo, command};
 use crate::{emulators, testing};
@@ -7,7 +8,9 @@ use crate::{emulators, testing};
 pub(crate) fn run() -> Outcome {
     let emulators = emulators::install()?;
     testing::build_all_features()?;
-    let mut test = cargo("test --workspace --all-features --test wire_fleet --test wire_lease_store");
+    let mut test = cargo(
+        "test --workspace --all-features --test wire_fan_out --test wire_fleet --test wire_goaway --test wire_lease_store",
+    );
     test = test.args(["--", "--nocapture", "--test-threads", "1"]);
     match emulators {
         emulators::Installed::In(directory) => test = test.env("EMULATORS_DIR", directory),

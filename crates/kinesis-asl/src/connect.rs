@@ -39,10 +39,15 @@ impl KinesisAsl {
         settings.validate()?;
         let surroundings = Surroundings::of_process();
         let settings = surroundings.settings(settings);
-        let loader = surroundings.loader(loader(&settings))?;
+        let trusted = surroundings.trusted()?;
+        let loader = surroundings.loader(loader(&settings), trusted.as_ref());
         // Boxed because the future is large.
         let loaded = Box::pin(loader.load()).await;
-        Self::with_config(&settings, &loaded)
+        let aws = Self::with_config(&settings, &loaded)?;
+        if let Some(trusted) = trusted {
+            aws.stream.trust_in_subscriptions(trusted);
+        }
+        Ok(aws)
     }
 
     /// Creates the clients from a configuration of the caller's own: its credentials, HTTP client, retries, and whatever else it

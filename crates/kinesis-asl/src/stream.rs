@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
+use aws_smithy_http_client::tls::TlsContext;
 use fastrand::Rng;
 use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{
@@ -97,6 +98,13 @@ impl KinesisStream {
             RetrievalMode::FanOut(settings) => Some(Arc::new(FanOut::new(settings, self.client.fork_rng()))),
         };
         self
+    }
+
+    /// Trusts these certificates instead of the system's in the subscriptions, as the HTTP client of the client does.
+    pub(crate) fn trust_in_subscriptions(&self, certificates: TlsContext) {
+        if let Some(fan_out) = &self.fan_out {
+            fan_out.connections().trust(certificates);
+        }
     }
 
     /// Whether the stream is polled or read by enhanced fan-out.

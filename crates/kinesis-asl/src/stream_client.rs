@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +26,7 @@ use tokio::time::{Instant, sleep};
 use crate::error::{Destination, source_error};
 use crate::get_records::call::GetRecords;
 use crate::get_records::format::GetRecordsFormat;
-use crate::polling::read_pace::ReadRate;
+use crate::polling::read_pace::{ReadRate, USUAL_RECORD_BYTES};
 use crate::response_metadata::ResponseMetadata;
 use crate::service_time::to_system_time;
 use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
@@ -56,6 +57,8 @@ pub(crate) struct StreamClient {
     rng: Arc<Mutex<Rng>>,
     read_rate: ReadRate,
     get_records: GetRecords,
+    /// The largest record that the stream accepts, in bytes, by the last description.
+    largest_record: Arc<AtomicU64>,
 }
 
 impl StreamClient {
@@ -76,6 +79,7 @@ impl StreamClient {
                 max_idle_time: Duration::ZERO,
                 counts_bytes: true,
             },
+            largest_record: Arc::new(AtomicU64::new(USUAL_RECORD_BYTES)),
         }
     }
 
@@ -114,6 +118,11 @@ impl StreamClient {
 
     pub(crate) fn read_rate(&self) -> ReadRate {
         self.read_rate
+    }
+
+    /// The largest record that the stream accepts, in bytes: as the service described it last, or else the usual size.
+    pub(crate) fn largest_record_bytes(&self) -> u64 {
+        self.largest_record.load(Ordering::Relaxed)
     }
 
     /// A generator for one reader or task.
@@ -174,6 +183,9 @@ impl StreamClient {
         let now = metadata.date().and_then(|date| date.checked_sub(called_at.elapsed()));
         let retention = u64::try_from(summary.retention_period_hours).ok().filter(|hours| *hours > 0);
         let retention = retention.map(|hours| Duration::from_secs(hours * SECONDS_PER_HOUR));
+        if let Some(kib) = summary.max_record_size_in_kib.and_then(|kib| u64::try_from(kib).ok()) {
+            self.largest_record.store(kib.saturating_mul(1024), Ordering::Relaxed);
+        }
         let identity =
             StreamIdentity { arn: summary.stream_arn, creation_epoch_seconds: created_at.as_secs() };
         let distribution = summary.record_distribution_strategy.and_then(|strategy| match strategy {

@@ -71,21 +71,26 @@ impl Surroundings {
         settings
     }
 
-    /// The loader with these variables.
-    ///
-    /// # Errors
-    /// `InvalidSettings` when the CA bundle cannot be read, or holds no certificate.
-    pub(crate) fn loader(&self, mut loader: ConfigLoader) -> Result<ConfigLoader, AslError> {
+    /// The loader with these variables and certificates.
+    pub(crate) fn loader(&self, mut loader: ConfigLoader, trusted: Option<&TlsContext>) -> ConfigLoader {
         if let Some(credentials) = &self.older_credentials {
             tracing::info!(
                 "credentials have an older name in the environment; {ACCESS_KEY} and {SECRET_KEY} are the current ones"
             );
             loader = loader.credentials_provider(credentials.clone());
         }
-        if let Some(path) = &self.ca_bundle {
-            loader = loader.http_client(trusting(path)?);
+        match trusted {
+            Some(trusted) => loader.http_client(trusting(trusted.clone())),
+            None => loader,
         }
-        Ok(loader)
+    }
+
+    /// The certificates that replace the system's, if there are any.
+    ///
+    /// # Errors
+    /// `InvalidSettings` when the CA bundle cannot be read, or holds no certificate.
+    pub(crate) fn trusted(&self) -> Result<Option<TlsContext>, AslError> {
+        self.ca_bundle.as_deref().map(certificates).transpose()
     }
 }
 
@@ -99,8 +104,8 @@ fn older_credentials(value_of: &impl Fn(&str) -> Option<String>) -> Option<Crede
     Some(Credentials::new(key, secret, value_of(SESSION_TOKEN), None, "environment, older names"))
 }
 
-/// The SDK's HTTP client, but with the certificates of this file alone.
-fn trusting(path: &str) -> Result<SharedHttpClient, AslError> {
+/// The certificates of this file.
+fn certificates(path: &str) -> Result<TlsContext, AslError> {
     let fault = |reason: String| {
         AslError::new(AslErrorKind::InvalidSettings, format!("{CA_BUNDLE} names the file {path:?}, {reason}"))
     };
@@ -110,8 +115,12 @@ fn trusting(path: &str) -> Result<SharedHttpClient, AslError> {
     }
     let trusted =
         TlsContext::builder().with_trust_store(TrustStore::empty().with_pem_certificate(pem)).build();
-    let trusted = trusted.map_err(|error| fault(format!("whose certificates are not usable: {error}")))?;
-    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+    trusted.map_err(|error| fault(format!("whose certificates are not usable: {error}")))
+}
+
+/// The SDK's HTTP client, but with these certificates alone.
+fn trusting(trusted: TlsContext) -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = ConnectorBuilder::default()
             .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
             .tls_context(trusted.clone())
@@ -119,7 +128,7 @@ fn trusting(path: &str) -> Result<SharedHttpClient, AslError> {
         connector.set_connector_settings(settings.cloned());
         connector.set_sleep_impl(components.and_then(aws_sdk_kinesis::config::RuntimeComponents::sleep_impl));
         connector.build()
-    }))
+    })
 }
 
 #[cfg(test)]

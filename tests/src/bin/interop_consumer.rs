@@ -1,8 +1,10 @@
 //! Our receiver as a peer of the Java KCL: it records every delivery in a file, and drains on SIGTERM.
 //!
 //! ```text
-//! interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS FILE HANDLING_MILLIS
+//! interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS FILE HANDLING_MILLIS [CONSUMER]
 //! ```
+//!
+//! With a CONSUMER it reads by fan-out, otherwise by polling.
 //!
 //! It takes HANDLING_MILLIS for a batch before it records it: a record that is acknowledged too early would be lost in a
 //! kill.
@@ -50,12 +52,21 @@ async fn run() -> Result<bool, BoxError> {
     // Before the first log line: a test that sees a line may send the signal.
     let mut terminate = signal(SignalKind::terminate())?;
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [stream, application, kinesis, dynamodb, worker, failover_millis, file, handling_millis] =
-        arguments.as_slice()
+    let [
+        stream,
+        application,
+        kinesis,
+        dynamodb,
+        worker,
+        failover_millis,
+        file,
+        handling_millis,
+        consumer @ ..,
+    ] = arguments.as_slice()
     else {
         return Err(
             "usage: interop_consumer STREAM APPLICATION KINESIS_URL DYNAMODB_URL WORKER FAILOVER_MILLIS \
-                    FILE HANDLING_MILLIS"
+                    FILE HANDLING_MILLIS [CONSUMER]"
                 .into(),
         );
     };
@@ -64,6 +75,9 @@ async fn run() -> Result<bool, BoxError> {
     settings.kinesis_endpoint_url = Some(kinesis.clone());
     settings.dynamodb_endpoint_url = Some(dynamodb.clone());
     settings.idle_time_between_reads = IDLE_TIME_BETWEEN_READS;
+    if let [name] = consumer {
+        settings.retrieval = RetrievalMode::FanOut(FanOutSettings::with_consumer_name(name));
+    }
     let aws = KinesisAsl::connect(settings).await?;
     let file = Arc::new(Mutex::new(DeliveryFile::append_to(Path::new(file))?));
     let mut receiver_settings = ReceiverSettings::default();

@@ -112,6 +112,11 @@ impl TestRun {
         &self.application.endpoints
     }
 
+    /// The settings of the workers that start from now on.
+    pub fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
     /// The lease table as it is now.
     ///
     /// # Panics

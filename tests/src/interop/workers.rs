@@ -94,13 +94,24 @@ pub struct Workers {
     application: Application,
     jars: PathBuf,
     handling_time: Duration,
+    /// The fan-out consumer of our workers; `None`: they poll.
+    consumer: Option<String>,
+    /// Further variables in the environment of our workers.
+    variables: Vec<(String, String)>,
     started: usize,
 }
 
 impl Workers {
     /// Workers of this application, with the Java KCL from these jars.
     pub fn new(application: Application, jars: PathBuf) -> Self {
-        Self { application, jars, handling_time: Duration::ZERO, started: 0 }
+        Self {
+            application,
+            jars,
+            handling_time: Duration::ZERO,
+            consumer: None,
+            variables: Vec::new(),
+            started: 0,
+        }
     }
 
     /// Makes our workers take this long for each batch before they record it.
@@ -113,6 +124,18 @@ impl Workers {
     /// Workers that start from now on reach the servers at these endpoints.
     pub fn through(&mut self, endpoints: &Endpoints) -> &mut Self {
         self.application.endpoints = endpoints.clone();
+        self
+    }
+
+    /// Our workers that start from now on read by fan-out, as this consumer; `None`: by polling.
+    pub fn by_fan_out(&mut self, consumer: Option<&str>) -> &mut Self {
+        self.consumer = consumer.map(str::to_owned);
+        self
+    }
+
+    /// Our workers that start from now on have this variable in their environment.
+    pub fn with_variable(&mut self, variable: (String, String)) -> &mut Self {
+        self.variables.push(variable);
         self
     }
 
@@ -144,7 +167,8 @@ impl Workers {
                 let mut command = program("interop_consumer");
                 command.args([stream, application, &endpoints.kinesis, &endpoints.dynamodb, &name]);
                 command.arg(failover_time.as_millis().to_string()).arg(deliveries);
-                command.arg(self.handling_time.as_millis().to_string());
+                command.arg(self.handling_time.as_millis().to_string()).args(&self.consumer);
+                command.envs(self.variables.iter().map(|(name, value)| (name, value)));
                 command
             }
         };

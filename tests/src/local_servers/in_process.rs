@@ -75,16 +75,10 @@ impl InProcessServers {
             kinesis: format!("http://{}", kinesis.local_addr()?),
             dynamodb: format!("http://{}", dynamodb.local_addr()?),
         };
-        let database = dynoxide::Database::memory().map_err(|error| io::Error::other(error.to_string()))?;
-        let mut servers = JoinSet::new();
+        let mut servers = serve_dynamodb(dynamodb)?;
         servers.spawn(async move {
             if let Err(error) = axum::serve(kinesis, kinesis_app).await {
                 eprintln!("the local Kinesis ended: {error}");
-            }
-        });
-        servers.spawn(async move {
-            if let Err(error) = dynoxide::server::serve_with_shutdown(dynamodb, database, pending()).await {
-                eprintln!("the local DynamoDB ended: {error}");
             }
         });
         Ok(Self { endpoints, _servers: servers })
@@ -94,6 +88,18 @@ impl InProcessServers {
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }
+}
+
+/// Starts an empty `dynoxide`. It ends when the set is dropped.
+pub(super) fn serve_dynamodb(listener: TcpListener) -> io::Result<JoinSet<()>> {
+    let database = dynoxide::Database::memory().map_err(|error| io::Error::other(error.to_string()))?;
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        if let Err(error) = dynoxide::server::serve_with_shutdown(listener, database, pending()).await {
+            eprintln!("the local DynamoDB ended: {error}");
+        }
+    });
+    Ok(server)
 }
 
 /// The answers of the local Kinesis server.

@@ -1,7 +1,7 @@
 //! Kinesis and DynamoDB on this machine: in this process, or as child processes. They end when their handle is dropped.
 //!
-//! There are two pairs, since no emulator is right about everything. Where they disagree, the tests follow the documentation
-//! of AWS:
+//! There are two pairs of emulators, since none is right about everything. Where they disagree, the tests follow the
+//! documentation of AWS. For enhanced fan-out and TLS, [`ServersWithTls`] has a Kinesis server of the tests' own.
 //!
 //! | what | `ferrokinesis` 0.7 | `kinesis-local` 0.6 | AWS, and what we rely on |
 //! | --- | --- | --- | --- |
@@ -23,6 +23,9 @@
 mod in_process;
 mod kinesis_answers;
 mod node;
+mod stream_server;
+mod tls_front;
+mod with_tls;
 
 use std::fmt;
 
@@ -30,6 +33,9 @@ use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 
 pub use in_process::InProcessServers;
 pub use node::NodeServers;
+pub use stream_server::StreamServer;
+pub use tls_front::{Recycling, TlsFront};
+pub use with_tls::ServersWithTls;
 
 /// The region of the local servers.
 pub const REGION: &str = "us-east-1";

@@ -18,11 +18,13 @@ pub enum FaultMode {
     HalfClosedDown,
     Silent,
     Refused,
+    BlackHole,
+    SlowLink,
 }
 
 impl FaultMode {
     /// All but [`Clear`](Self::Clear).
-    pub const FAULTS: [Self; 11] = [
+    pub const FAULTS: [Self; 13] = [
         Self::Slow,
         Self::Throttled,
         Self::CutAtOnce,
@@ -34,10 +36,13 @@ impl FaultMode {
         Self::HalfClosedDown,
         Self::Silent,
         Self::Refused,
+        Self::BlackHole,
+        Self::SlowLink,
     ];
 
-    pub(super) fn blocks_everything(self) -> bool {
-        matches!(self, Self::SwallowedAnswers | Self::Silent | Self::Refused)
+    /// Whether the mode may last longer than others: it blocks all bytes or answers, or has little effect within seconds.
+    pub(super) fn may_last_long(self) -> bool {
+        matches!(self, Self::SwallowedAnswers | Self::Silent | Self::Refused | Self::SlowLink)
     }
 }
 
@@ -56,6 +61,8 @@ impl fmt::Display for FaultMode {
             Self::HalfClosedDown => "half closed down",
             Self::Silent => "silent",
             Self::Refused => "refused",
+            Self::BlackHole => "black hole",
+            Self::SlowLink => "slow link",
         })
     }
 }

@@ -1,5 +1,5 @@
 //! A TCP proxy with the faults of real networks: it delays and throttles connections, cuts them at once or within a request
-//! or an answer, closes one half, falls silent, swallows answers, and refuses connections.
+//! or an answer, closes one half, falls silent, swallows answers, refuses connections, and turns them into black holes.
 //!
 //! A [`Plan`] drawn from a seed decides the fault mode at each time, and a [`Treatment`] what a connection suffers in that
 //! mode. Both are pure ([`plan`], [`treatment`]). The same seed gives the same plan; the clock and the scheduler decide
@@ -19,6 +19,8 @@
 //! | half closed down | the client sees the end of the server's stream, and no more bytes from it |
 //! | silent | no bytes pass in either direction; held bytes arrive after the mode has ended |
 //! | refused | existing connections are reset, and new ones are refused |
+//! | black hole | existing connections stay open and never carry a byte again, and new ones work |
+//! | slow link | a limit of bytes per second for answers |
 
 pub mod fault_mode;
 pub mod plan;

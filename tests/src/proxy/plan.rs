@@ -11,8 +11,8 @@ use super::treatment::Treatment;
 /// How long a fault lasts, in milliseconds: from less than the time between two renewals to the fail-over time of the runs.
 const FAULT_MILLIS: std::ops::RangeInclusive<u64> = 800..=4000;
 
-/// How long a fault lasts that blocks all bytes or all answers, in milliseconds. In some of them other workers take the
-/// leases of the client before the held bytes arrive.
+/// How long a fault lasts that blocks all bytes or all answers, or a slow link, in milliseconds. In some of the first, other
+/// workers take the leases of the client before the held bytes arrive.
 const LONG_FAULT_MILLIS: std::ops::RangeInclusive<u64> = 800..=9000;
 
 /// How long the clear mode lasts between two faults, in milliseconds.
@@ -77,7 +77,7 @@ impl Plan {
                 rng.shuffle(&mut deck);
             }
             let Some(mode) = deck.pop() else { break };
-            let lasts = if mode.blocks_everything() { LONG_FAULT_MILLIS } else { FAULT_MILLIS };
+            let lasts = if mode.may_last_long() { LONG_FAULT_MILLIS } else { FAULT_MILLIS };
             let [clear, fault] = [CLEAR_MILLIS, lasts].map(|range| Duration::from_millis(rng.u64(range)));
             until += clear + fault;
             if until > length {

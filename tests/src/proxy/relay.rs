@@ -52,6 +52,10 @@ impl Relay {
             }
             treatment = self.next_treatment();
         }
+        if treatment == Treatment::BlackHole {
+            // Only connections that exist when the mode begins are affected.
+            treatment = Treatment::UNTOUCHED;
+        }
         let Ok(server) = TcpStream::connect(self.server).await else {
             self.tally.count("connections without a server");
             return;
@@ -93,6 +97,10 @@ impl Relay {
                 Treatment::SwallowAnswers if !down.discards => {
                     tally.count("connections whose answers are swallowed");
                     down.discards = true;
+                }
+                Treatment::BlackHole if !up.is_dead => {
+                    tally.count("connections turned into black holes");
+                    (up.is_dead, down.is_dead) = (true, true);
                 }
                 _ => {}
             }
@@ -158,6 +166,8 @@ struct Lane {
     bytes_until_trigger: Option<u64>,
     /// No bytes pass.
     is_held: bool,
+    /// No bytes pass any more.
+    is_dead: bool,
     /// Bytes that are read are discarded.
     discards: bool,
     finished_at: Option<Instant>,
@@ -175,6 +185,7 @@ impl Lane {
             pace: Pace::default(),
             bytes_until_trigger: None,
             is_held: false,
+            is_dead: false,
             discards: false,
             finished_at: None,
             direction,
@@ -198,7 +209,7 @@ impl Lane {
         to: &mut (impl AsyncWrite + Unpin),
         tally: &Tally,
     ) -> io::Result<Step> {
-        if self.is_held {
+        if self.is_held || self.is_dead {
             std::future::pending::<()>().await;
         }
         loop {

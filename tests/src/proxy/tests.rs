@@ -239,6 +239,31 @@ async fn bytes_held_back_by_silence_arrive_after_it() {
 }
 
 #[tokio::test]
+async fn black_hole_swallows_existing_connections_for_good() {
+    let (echo, proxy, plan, period_changes) = in_turn(&[FaultMode::Clear, FaultMode::BlackHole]).await;
+    let mut before = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut back = [0; 3];
+    before.write_all(b"one").await.unwrap();
+    timeout(LIMIT, before.read_exact(&mut back)).await.unwrap().unwrap();
+    let black_hole = plan.after(&plan.first());
+    period_changes.send_replace(black_hole);
+    while proxy.tally().of("connections turned into black holes") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut during = TcpStream::connect(proxy.address()).await.unwrap();
+    before.write_all(b"two").await.unwrap();
+    during.write_all(b"six").await.unwrap();
+    timeout(LIMIT, during.read_exact(&mut back)).await.unwrap().unwrap();
+    assert_eq!(&back, b"six", "a new connection works");
+    period_changes.send_replace(plan.after(&black_hole));
+    assert!(
+        timeout(QUIET_TIME, before.read_exact(&mut back)).await.is_err(),
+        "neither bytes nor an end arrive"
+    );
+    assert_eq!(echo.received(), 6);
+}
+
+#[tokio::test]
 async fn where_connections_are_refused_the_port_is_kept_for_later() {
     let (_echo, proxy, plan, period_changes) = in_turn(&[FaultMode::Clear, FaultMode::Refused]).await;
     let mut before = TcpStream::connect(proxy.address()).await.unwrap();

@@ -21,6 +21,9 @@ const DELAY_MILLIS: std::ops::RangeInclusive<u64> = 0..=250;
 /// The bytes per second of a throttled connection.
 const THROTTLED_BYTES: std::ops::RangeInclusive<u64> = 500..=20_000;
 
+/// The bytes per second of answers over a slow link.
+const SLOW_LINK_BYTES: std::ops::RangeInclusive<u64> = 4_000..=40_000;
+
 /// A direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -83,6 +86,9 @@ pub enum Treatment {
     SwallowAnswers,
     /// No bytes pass until the mode ends.
     Hold,
+    /// No bytes pass any more, even after the mode has ended, and the connection stays open. A connection that begins in the mode
+    /// is untouched.
+    BlackHole,
 }
 
 impl Treatment {
@@ -101,6 +107,11 @@ impl Treatment {
             FaultMode::Slow => Self::Forward { up: late(rng), down: late(rng) },
             FaultMode::Throttled => Self::Forward { up: throttled(rng), down: throttled(rng) },
             FaultMode::Silent => Self::Hold,
+            FaultMode::BlackHole => Self::BlackHole,
+            FaultMode::SlowLink => {
+                let down = Pace { bytes_per_second: Some(rng.u64(SLOW_LINK_BYTES)), ..Pace::default() };
+                Self::Forward { up: Pace::default(), down }
+            }
             FaultMode::Refused => Self::Cut { how: Cut::Reset, trigger: None },
             FaultMode::CutAtOnce if is_hit => Self::Cut { how, trigger: None },
             FaultMode::CutInRequests if is_hit => {
@@ -175,8 +186,15 @@ mod tests {
         for mode in FaultMode::FAULTS {
             let treatments = treatments(mode);
             let hit = treatments.iter().filter(|treatment| **treatment != Treatment::UNTOUCHED).count();
-            let hits_all = [FaultMode::Slow, FaultMode::Throttled, FaultMode::Silent, FaultMode::Refused]
-                .contains(&mode);
+            let hits_all = matches!(
+                mode,
+                FaultMode::Slow
+                    | FaultMode::Throttled
+                    | FaultMode::Silent
+                    | FaultMode::Refused
+                    | FaultMode::BlackHole
+                    | FaultMode::SlowLink
+            );
             assert!(if hits_all { hit >= 999 } else { (500..=700).contains(&hit) }, "{mode}: {hit}");
         }
     }

@@ -10,12 +10,15 @@ use end_to_end_tests::local_servers::Endpoints;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::LIMIT;
 use crate::run_log::RunLog;
 use crate::schedule::{Event, Step, Successor};
+use crate::{APPLICATION, LIMIT};
 
 /// The time between two checks whether a process has ended by itself or has to be resumed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The slot whose workers poll. All others read by fan-out.
+const POLLING_SLOT: usize = 2;
 
 /// A slot in the fleet.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ struct Slot {
     worker: Option<Worker>,
     /// The endpoints of the slot's proxies.
     endpoints: Endpoints,
+    /// The fan-out consumer of its workers; `None`: they poll.
+    consumer: Option<&'static str>,
     resumed_at: Option<Instant>,
 }
 
@@ -45,11 +50,12 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Starts a worker in each slot, which has its own proxies to the servers.
     pub(crate) fn start(mut workers: Workers, slots: Vec<Endpoints>, run_log: &RunLog) -> Self {
-        let mut start = |endpoints| {
-            let worker = Some(workers.through(&endpoints).start(Kind::Rust));
-            Slot { worker, endpoints, resumed_at: None }
+        let mut start = |(index, endpoints)| {
+            let consumer = (index != POLLING_SLOT).then_some(APPLICATION);
+            let worker = Some(workers.through(&endpoints).by_fan_out(consumer).start(Kind::Rust));
+            Slot { worker, endpoints, consumer, resumed_at: None }
         };
-        let slots = slots.into_iter().map(&mut start).collect();
+        let slots = slots.into_iter().enumerate().map(&mut start).collect();
         run_log.log("the fleet starts");
         Self {
             workers,
@@ -110,7 +116,8 @@ impl Fleet {
             let ended = Ended { name: worker.name, how: End::Undrained, at_millis: now_millis() };
             self.reused_names.insert(ended.name.clone());
             slot.resumed_at = None;
-            slot.worker = Some(self.workers.through(&slot.endpoints).start_again(&ended));
+            let workers = self.workers.through(&slot.endpoints).by_fan_out(slot.consumer);
+            slot.worker = Some(workers.start_again(&ended));
         }
     }
 
@@ -152,7 +159,7 @@ impl Fleet {
                 let Some(worker) = self.slots[index].worker.take() else { return };
                 self.run_log.log(&format!("{} is asked to end", worker.name));
                 if successor == Successor::NewName {
-                    let next = self.workers.through(&self.slots[index].endpoints).start(Kind::Rust);
+                    let next = self.workers_of(index).start(Kind::Rust);
                     self.run_log.log(&format!("{} starts", next.name));
                     self.slots[index].worker = Some(next);
                 }
@@ -176,14 +183,19 @@ impl Fleet {
     }
 
     fn succeed(&mut self, slot: usize, successor: Successor, ended: &Ended) -> Worker {
-        self.workers.through(&self.slots[slot].endpoints);
         match successor {
             Successor::SameName => {
                 self.reused_names.insert(ended.name.clone());
-                self.workers.start_again(ended)
+                self.workers_of(slot).start_again(ended)
             }
-            Successor::NewName => self.workers.start(Kind::Rust),
+            Successor::NewName => self.workers_of(slot).start(Kind::Rust),
         }
+    }
+
+    /// Starts workers with the endpoints and the retrieval of a slot.
+    fn workers_of(&mut self, slot: usize) -> &mut Workers {
+        let slot = &self.slots[slot];
+        self.workers.through(&slot.endpoints).by_fan_out(slot.consumer)
     }
 
     async fn ask_to_end(&mut self, worker: Worker, slot: Option<usize>) {
@@ -230,6 +242,6 @@ impl Fleet {
 
     /// Starts one more worker, with the proxies of the first slot.
     pub(crate) fn start_another(&mut self) -> Worker {
-        self.workers.through(&self.slots[0].endpoints).start(Kind::Rust)
+        self.workers_of(0).start(Kind::Rust)
     }
 }

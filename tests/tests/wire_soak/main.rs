@@ -1,6 +1,7 @@
-//! Real faults over real sockets. A fleet of processes reads a resharding stream, each process through its own proxies,
-//! which cut, delay, throttle and silence its connections. Processes are killed, paused, asked to end and replaced. Then the
-//! faults stop, and no record may be missing, out of order, or checkpointed too early. Run by `cargo xtask soak`.
+//! Real faults over real sockets. A fleet of processes reads a resharding stream by fan-out and by polling, over TLS and HTTP/2,
+//! each process through its own proxies, which cut, delay, throttle and silence its connections, and turn them into black holes.
+//! Processes are killed, paused, asked to end and replaced. Then the faults stop, and no record may be missing, out of order, or
+//! checkpointed too early. Run by `cargo xtask soak`.
 //!
 //! `SOAK_SECONDS` is the time with faults, and `SOAK_SEED` selects them: the same seed gives the same plan.
 //!
@@ -23,7 +24,7 @@ use end_to_end_tests::interop::java_daemon::Application;
 use end_to_end_tests::interop::resharding::{merge_two_shards, split_a_shard};
 use end_to_end_tests::interop::test_run::{TestRun, Volume};
 use end_to_end_tests::interop::workers::Workers;
-use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
+use end_to_end_tests::local_servers::{Endpoints, ServersWithTls};
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -40,6 +41,9 @@ const FAILOVER_TIME: Duration = Duration::from_secs(3);
 
 /// The time of a process for a batch, long enough that a kill usually interrupts one.
 const HANDLING_TIME: Duration = Duration::from_millis(400);
+
+/// The lifetime of a subscription. It is 5 min on AWS; here sessions end often.
+const SUBSCRIPTION: Duration = Duration::from_secs(15);
 
 /// The limit for each step of a run.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -77,16 +81,17 @@ impl RunSettings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wire_soak_on_ferrokinesis_and_dynoxide() {
-    let servers = InProcessServers::start().await.unwrap();
-    soak("ferrokinesis-dynoxide", servers.endpoints(), RunSettings::from_environment(), 200).await;
+async fn wire_soak_over_tls_by_fan_out_and_polling() {
+    soak(&ServersWithTls::start(SUBSCRIPTION, None).await.unwrap(), RunSettings::from_environment(), 200)
+        .await;
 }
 
-async fn soak(name: &str, endpoints: &Endpoints, settings: RunSettings, records_per_second: usize) {
+async fn soak(servers: &ServersWithTls, settings: RunSettings, records_per_second: usize) {
     let RunSettings { length, seed } = settings;
-    println!("== {name}: {endpoints}; seed {seed}, faults for {length:?}");
+    let endpoints = servers.endpoints();
+    println!("== {endpoints}; seed {seed}, faults for {length:?}");
     println!("   `cargo xtask soak --seed {seed}` with the same length is the same plan");
-    let directory = fresh_directory(&format!("{name}-{seed}"));
+    let directory = fresh_directory(&seed.to_string());
     let during_faults = records_per_second as u64 * length.as_secs();
     let volume = Volume {
         records: usize::try_from(during_faults * 100 / PUT_DURING_FAULTS_PERCENT).unwrap(),
@@ -104,9 +109,11 @@ async fn soak(name: &str, endpoints: &Endpoints, settings: RunSettings, records_
     let mut run = TestRun::new(application.clone(), PathBuf::new(), volume).await;
 
     let run_log = RunLog::begin();
+    let tls = servers.tls_endpoints();
     let proxies: Vec<ServerProxies> =
-        (0..settings.slots()).map(|slot| ServerProxies::open(slot, endpoints, &settings, &run_log)).collect();
-    let workers = Workers::new(application, PathBuf::new()).with_handling_time(HANDLING_TIME);
+        (0..settings.slots()).map(|slot| ServerProxies::open(slot, &tls, &settings, &run_log)).collect();
+    let mut workers = Workers::new(application, PathBuf::new()).with_handling_time(HANDLING_TIME);
+    workers.with_variable(ServersWithTls::trust());
     let mut fleet = Fleet::start(workers, proxies.iter().map(ServerProxies::endpoints).collect(), &run_log);
 
     for step in schedule::draw(seed, length, settings.slots(), FAILOVER_TIME) {
@@ -136,6 +143,10 @@ async fn soak(name: &str, endpoints: &Endpoints, settings: RunSettings, records_
         volume.records
     ));
     fleet.stop_all().await;
+    let (accepted, refused) = servers.kinesis().subscriptions();
+    println!(
+        "   {accepted} subscriptions, {refused} refused because another one was less than five seconds old"
+    );
     final_checks::check_run(&mut run, &mut fleet, &run_log, &volume, &proxies).await;
 }
 

@@ -24,7 +24,7 @@ impl ServerProxies {
     pub(crate) fn open(slot: usize, servers: &Endpoints, settings: &RunSettings, run_log: &RunLog) -> Self {
         let mut rng = Rng::with_seed(settings.seed ^ (slot as u64 + 1).rotate_right(8));
         let mut proxy = |url: &str| {
-            let server: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
+            let server: SocketAddr = url.trim_start_matches("https://").parse().unwrap();
             Proxy::start(server, Plan::draw(rng.u64(..), settings.length)).unwrap()
         };
         let (kinesis, dynamodb) = (proxy(&servers.kinesis), proxy(&servers.dynamodb));
@@ -36,7 +36,8 @@ impl ServerProxies {
     }
 
     pub(crate) fn endpoints(&self) -> Endpoints {
-        let url = |proxy: &Proxy| format!("http://{}", proxy.address());
+        // The proxies relay what is encrypted. The certificate is valid for their addresses too.
+        let url = |proxy: &Proxy| format!("https://{}", proxy.address());
         Endpoints { kinesis: url(&self.kinesis), dynamodb: url(&self.dynamodb) }
     }
 

@@ -35,8 +35,15 @@ impl Packages {
 }
 
 /// Tests with their own steps in `cargo xtask ci`, which install and start the servers that they need.
-const OWN_STEPS: [&str; 6] =
-    ["wire_fleet", "wire_lease_store", "interop_kcl", "interop_aggregates", "wire_soak", "wire_fan_out"];
+const OWN_STEPS: [&str; 7] = [
+    "wire_fan_out",
+    "wire_fleet",
+    "wire_goaway",
+    "wire_lease_store",
+    "interop_aggregates",
+    "interop_kcl",
+    "wire_soak",
+];
 
 /// Tests that take many seconds of computation. `cargo xtask test` leaves them out, `cargo xtask ci` runs them. For most of them a
 /// test beside it makes the same assertions with fewer shards, workers or seeds, and is always run.

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::types::SubscribeToShardEvent;
 use lease_store::ShardId;
 use shard_worker::{
@@ -19,6 +18,7 @@ use shard_worker::{
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::connections::SubscriptionClient;
 use super::event::{ConvertedEvent, Ending};
 use super::failure::{Failure, FailureKind};
 use super::policy::{FAILED_SESSIONS_BEFORE_POLLING, Next, SessionEnd, SubscriptionPolicy};
@@ -27,7 +27,7 @@ use super::settings::ConsumerChoice;
 use super::shared::FanOut;
 use super::starting_position::starting_position;
 use super::status::CountGuard;
-use super::subscription::{SubscribeCall, Subscription, client_for_subscriptions};
+use super::subscription::{SubscribeCall, Subscription};
 use crate::end_proof::EndProof;
 use crate::polling::PollingSource;
 use crate::read_position::ReadPosition;
@@ -45,7 +45,7 @@ const MIN_LISTEN_TIME: Duration = Duration::from_secs(1);
 pub(crate) struct FanOutSource {
     stream: StreamClient,
     fan_out: Arc<FanOut>,
-    client: Client,
+    client: SubscriptionClient,
     shard_id: ShardId,
     position: ReadPosition,
     policy: SubscriptionPolicy,
@@ -97,7 +97,7 @@ impl FanOutSource {
         let settings = fan_out.settings();
         let poll_for = settings.fall_back_to_polling.then_some(settings.retry_fan_out_after);
         let policy = SubscriptionPolicy::new(stream.fork_rng(), poll_for);
-        let client = client_for_subscriptions(stream.sdk());
+        let client = fan_out.connections().client(stream.sdk());
         Self {
             stream,
             fan_out,
@@ -156,7 +156,8 @@ impl FanOutSource {
             self.first_latest_call = Some(call.clone());
         }
         self.policy.requested(now);
-        let opened = Subscription::open(&self.client, &self.stream, &arn, &self.shard_id, start, &call).await;
+        let opened =
+            Subscription::open(&self.client.sdk, &self.stream, &arn, &self.shard_id, start, &call).await;
         self.record_latest_time();
         match opened {
             Ok(subscription) => {

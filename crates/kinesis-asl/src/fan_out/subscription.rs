@@ -5,8 +5,6 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::StalledStreamProtectionConfig;
-use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::error::SdkError;
 use aws_sdk_kinesis::primitives::event_stream::EventReceiver;
 use aws_sdk_kinesis::types::error::SubscribeToShardEventStreamError;
@@ -23,21 +21,6 @@ use crate::stream_client::StreamClient;
 /// How long the service may take to accept a subscription, including its first message. The client's own time-outs end with
 /// the response headers.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(30);
-
-/// A client for the subscriptions of one shard. It has a connection of its own, unless the given client has a fixed one. On a
-/// shared HTTP/2 connection, a few shards whose events are not read would use up the flow-control window of all others.
-///
-/// SDK retries are off: the service refuses the repeat of a call that succeeded, and
-/// [`SubscriptionPolicy`](super::policy::SubscriptionPolicy) keeps subscriptions apart. The SDK's stalled-stream protection is
-/// off as well, because a quiet shard is slow; the inactivity time-out replaces it.
-pub(crate) fn client_for_subscriptions(client: &Client) -> Client {
-    let config = client
-        .config()
-        .to_builder()
-        .retry_config(RetryConfig::disabled())
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    Client::from_conf(config.build())
-}
 
 /// A `SubscribeToShard` call in flight. Its metadata stays available when the call's future is dropped.
 #[derive(Debug, Clone)]

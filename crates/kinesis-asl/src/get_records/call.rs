@@ -128,6 +128,11 @@ impl GetRecords {
         }))
     }
 
+    /// Whether the next read will probably not go through the SDK.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.0.route.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Reads the records at an iterator, at once. Each attempt is noted in the pace, so a second attempt is delayed too. After
     /// an answer that was cut off, the next one has fewer records.
     pub(crate) async fn call(&self, iterator: &str, pace: &mut ReadPace) -> Result<Answer, CallError> {

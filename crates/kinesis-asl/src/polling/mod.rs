@@ -206,7 +206,8 @@ impl RecordSource for PollingSource {
             return 0;
         }
         self.pace.wait_until_due().await;
-        self.pace.max_memory_bytes(Instant::now())
+        let is_direct = self.stream.get_records().is_direct();
+        self.pace.max_memory_bytes(Instant::now(), self.stream.largest_record_bytes(), is_direct)
     }
 
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {

@@ -19,6 +19,9 @@ const IDLE_TIME_GROWTH: u32 = 2;
 /// reader at the tip.
 const WRITTEN_BYTES_PER_SECOND: u64 = 1024 * 1024;
 
+/// The largest record of a stream whose limit was not raised, in bytes (AWS: 1 MiB).
+pub(crate) const USUAL_RECORD_BYTES: u64 = 1024 * 1024;
+
 /// The most payload bytes in one answer (AWS: 10 MiB).
 const MAX_ANSWER_BYTES: u64 = 10 * 1024 * 1024;
 
@@ -31,6 +34,9 @@ const MAX_ANSWER_RECORDS: usize = 10_000;
 
 /// The memory of an answer in flight, as a fraction of its payload: the Base64 text (4/3) plus the decoded bytes.
 const MEMORY_PER_PAYLOAD: (u64, u64) = (7, 3);
+
+/// The same for a read through the SDK: it has the text twice while it joins the frames of the body, and buffers of its own.
+const MEMORY_PER_PAYLOAD_VIA_SDK: (u64, u64) = (4, 1);
 
 /// How often a shard may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,10 +138,12 @@ impl ReadPace {
         records >= asked_for.unwrap_or(MAX_ANSWER_RECORDS)
     }
 
-    /// The most memory that the next answer takes, in bytes, in flight and decoded.
-    pub(crate) fn max_memory_bytes(&self, now: Instant) -> u64 {
-        let (times, over) = MEMORY_PER_PAYLOAD;
-        self.max_payload_bytes(now).min(MAX_ANSWER_BYTES) * times / over
+    /// The most memory that the next answer takes, in bytes, in flight and decoded. A record of the largest size that the stream
+    /// accepts may have been written at once, whatever the shard accepts in a second.
+    pub(crate) fn max_memory_bytes(&self, now: Instant, largest_record: u64, is_direct: bool) -> u64 {
+        let (times, over) = if is_direct { MEMORY_PER_PAYLOAD } else { MEMORY_PER_PAYLOAD_VIA_SDK };
+        let at_once = largest_record.saturating_sub(USUAL_RECORD_BYTES);
+        self.max_payload_bytes(now).saturating_add(at_once).min(MAX_ANSWER_BYTES) * times / over
     }
 
     /// The most payload bytes that can have been written since the last read; `u64::MAX`: not known.
@@ -289,25 +297,41 @@ mod tests {
     #[test]
     fn memory_bound_is_the_write_limit_or_the_largest_answer() {
         const MIB: u64 = 1024 * 1024;
+        const DIRECT: bool = true;
         let (start, mut pace) = (Instant::now(), ReadPace::new(RATE));
         let after = |seconds| start + Duration::from_secs(seconds);
         let largest = 10 * MIB * 7 / 3;
-        assert_eq!(pace.max_memory_bytes(start), largest, "unknown before the first answer");
+        assert_eq!(pace.max_memory_bytes(start, MIB, DIRECT), largest, "unknown before the first answer");
         pace.started(start);
         pace.answered(1, MIB, Some(7));
-        assert_eq!(pace.max_memory_bytes(start), largest, "the reader is behind");
+        assert_eq!(pace.max_memory_bytes(start, MIB, DIRECT), largest, "the reader is behind");
         pace.started(start);
         pace.answered(1, MIB, Some(0));
-        assert_eq!(pace.max_memory_bytes(after(1)), 3 * MIB * 7 / 3);
-        assert_eq!(pace.max_memory_bytes(after(1000)), largest);
+        assert_eq!(pace.max_memory_bytes(after(1), MIB, DIRECT), 3 * MIB * 7 / 3);
+        assert_eq!(pace.max_memory_bytes(after(1000), MIB, DIRECT), largest);
         // A failed read changes nothing.
         pace.started(after(2));
-        assert_eq!(pace.max_memory_bytes(after(2)), 4 * MIB * 7 / 3);
+        assert_eq!(pace.max_memory_bytes(after(2), MIB, DIRECT), 4 * MIB * 7 / 3);
         pace.answered(1, 9 * MIB, Some(0));
-        assert_eq!(pace.max_memory_bytes(after(3)), largest, "after an answer above the write limit");
+        assert_eq!(
+            pace.max_memory_bytes(after(3), MIB, DIRECT),
+            largest,
+            "after an answer above the write limit"
+        );
         pace.started(after(8));
         pace.answered(1, MIB, Some(0));
-        assert_eq!(pace.max_memory_bytes(after(8)), 2 * MIB * 7 / 3, "one burst is not remembered");
+        assert_eq!(
+            pace.max_memory_bytes(after(8), MIB, DIRECT),
+            2 * MIB * 7 / 3,
+            "one burst is not remembered"
+        );
+        assert_eq!(
+            pace.max_memory_bytes(after(8), 3 * MIB, DIRECT),
+            4 * MIB * 7 / 3,
+            "a large record comes at once"
+        );
+        assert_eq!(pace.max_memory_bytes(after(8), 10 * MIB, DIRECT), largest);
+        assert_eq!(pace.max_memory_bytes(after(8), MIB, !DIRECT), 2 * MIB * 4, "the SDK copies the text");
     }
 
     /// AWS refuses a shard for five seconds after 10 MB.

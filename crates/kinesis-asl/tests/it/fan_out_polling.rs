@@ -210,6 +210,30 @@ async fn competing_subscribers_end_up_polling() {
     assert_eq!(server.requests("SubscribeToShard").len(), FAILED_SESSIONS_BEFORE_POLLING);
 }
 
+/// As seen in floci-io/floci#562: a subscription is answered with an empty JSON object, and not with a stream of events.
+#[tokio::test(start_paused = true)]
+async fn json_answers_to_subscriptions_end_up_in_polling() {
+    let shard = ShardOf { count: 200 };
+    let server = ScriptedKinesis::new(move |operation, body| match operation {
+        "SubscribeToShard" => Answer::Json(200, json!({})),
+        _ => shard.polled(operation, body),
+    });
+    let mut source = stream(&server, settings()).open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
+    let started_at = Instant::now();
+    let mut numbers = Vec::new();
+    // Enough for the back-off and the pace of polling.
+    while numbers.len() < 200 && started_at.elapsed() < 600 * SECOND {
+        match read(&mut *source).await {
+            Ok(batch) => numbers.extend(numbers_of(&batch)),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+    assert_eq!(numbers, shard.numbers());
+    let requests = server.requests("SubscribeToShard");
+    assert!(requests.windows(2).all(|pair| pair[1].at - pair[0].at > 5 * SECOND), "{requests:?}");
+    assert!(requests.len() <= FAILED_SESSIONS_BEFORE_POLLING + 2, "{} subscriptions", requests.len());
+}
+
 /// A random answer to one subscription that starts at these records.
 fn any_session(left: &[u64], rng: &mut Rng) -> Answer {
     match rng.u8(0..12) {

@@ -190,6 +190,28 @@ async fn end_without_children_is_proven_by_listing_and_read() {
     }
 }
 
+/// As seen in hampsterx/async-kinesis#29: the member is absent, and the lag is above an hour.
+#[tokio::test(start_paused = true)]
+async fn lag_of_the_last_answers_does_not_hide_the_end() {
+    for format in every_format() {
+        let server = ScriptedKinesis::new(|operation, request| match operation {
+            "GetRecords" => {
+                let mut answer = right_answer(CLOSED_WITHOUT_CHILDREN, 3, request);
+                answer["MillisBehindLatest"] = json!(4_358_000);
+                Answer::SameEncoding(answer)
+            }
+            "GetShardIterator" => {
+                Answer::Json(200, json!({ "ShardIterator": position_of(request).to_string() }))
+            }
+            "ListShards" => shards(true),
+            _ => default_answer(operation),
+        });
+        let mut reader = reader(&server, format).await;
+        let (numbers, end) = read_all(&mut *reader, 3).await;
+        assert_eq!((numbers, children_of(end)), (vec![1, 2, 3], Some(Vec::new())));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn records_without_continuation_are_kept_on_an_open_shard() {
     for format in every_format() {

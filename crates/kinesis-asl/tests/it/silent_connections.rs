@@ -1,6 +1,7 @@
 //! Connections that silently carry no more bytes: over TLS and HTTP/2, every reader is back after one time-out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_kinesis::Client;
@@ -9,11 +10,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use kinesis_asl::{FanOutSettings, KinesisStream, RetrievalMode};
+use kinesis_asl::{FanOutSettings, GetRecordsFormat, KinesisStream, RetrievalMode};
 use lease_store::dynamodb::DynamoDbLeaseStore;
 use lease_store::{Consistency, LeaseStore as _, ShardId};
 use serde_json::json;
 use shard_worker::{ReadFrom, RecordSource, ShardFilter, SourceErrorKind, StreamSource as _};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -172,6 +174,51 @@ async fn fan_out_leaves_a_silent_connection() {
     let sources = open(&stream).await;
     server.turn_connections_into_black_holes();
     assert_eq!(all_read_next(sources).await, 0, "the sessions are replaced without an error");
+}
+
+/// A library that counts resets refused a connection after 1,024 of them (actix/actix-web#3788). Each read that is cancelled
+/// resets a stream of the connection.
+#[tokio::test]
+async fn reads_work_after_a_thousand_cancelled_ones() {
+    const CANCELLED: usize = 17 * AT_ONCE;
+    /// The reads that are in flight at the same time, fewer than a server allows streams.
+    const AT_ONCE: usize = 64;
+    let is_hanging = Arc::new(AtomicBool::new(true));
+    let hanging = is_hanging.clone();
+    let arrived = Arc::new(Semaphore::new(0));
+    let arrivals = arrived.clone();
+    let app = Router::new().fallback(move |request: Request| {
+        let (hanging, arrivals) = (hanging.clone(), arrivals.clone());
+        async move {
+            let operation = operation_of(&request);
+            if operation == "GetRecords" && hanging.load(Ordering::Relaxed) {
+                arrivals.add_permits(1);
+                std::future::pending::<()>().await;
+            }
+            answer(&operation)
+        }
+    });
+    let server = ProxiedServer::start(app).await;
+    let stream =
+        KinesisStream::from_client(kinesis(&server), STREAM).with_get_records_format(GetRecordsFormat::Json);
+    let open = async |index: usize| {
+        let shard_id = ShardId::new(format!("shardId-{index:012}")).unwrap();
+        stream.open(&shard_id, &ReadFrom::TrimHorizon).await.unwrap()
+    };
+    for first in (0..CANCELLED).step_by(AT_ONCE) {
+        let mut readers = JoinSet::new();
+        for index in first..first + AT_ONCE {
+            let mut source = open(index).await;
+            readers.spawn(async move { source.next_batch().await.map(drop) });
+        }
+        let all = u32::try_from(AT_ONCE).unwrap();
+        timeout(BACK_WITHIN, arrived.acquire_many(all)).await.expect("all reads arrive").unwrap().forget();
+        readers.shutdown().await;
+    }
+    is_hanging.store(false, Ordering::Relaxed);
+    assert_eq!(read_next(&mut *open(CANCELLED).await).await, 0, "no read fails");
+    // This server closes a connection itself when many streams are reset at once.
+    assert!(server.connections() <= CANCELLED / AT_ONCE * 4, "{} connections", server.connections());
 }
 
 #[tokio::test]

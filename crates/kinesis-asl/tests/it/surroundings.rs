@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kinesis::config::http::HttpRequest;
@@ -13,14 +14,20 @@ use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
 };
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use kinesis_asl::{AwsSettings, KinesisAsl};
-use lease_store::CredentialFault;
-use shard_worker::{ShardFilter, SourceError, SourceErrorKind, StreamSource as _};
+use axum::response::Response;
+use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, RetrievalMode};
+use lease_store::{CredentialFault, ShardId};
+use serde_json::json;
+use shard_worker::{ReadFrom, ShardFilter, SourceError, SourceErrorKind, StreamSource as _};
+use tokio::time::timeout;
 
+use crate::support::fan_out::consumer;
+use crate::support::scripted::{Events, Part, event};
 use crate::support::tls::ProxiedServer;
-use crate::support::{STREAM, Server, credentials};
+use crate::support::{STREAM, Server, credentials, ok, operation_of};
 
 /// Set in the process of a case.
 const IN_CHILD: &str = "KINESIS_ASL_TEST_CHILD";
@@ -150,6 +157,62 @@ async fn a_ca_bundle_of_the_environment_is_trusted() {
     ];
     if !runs_in_child(TEST, &variables).await {
         list_shards(None).await.unwrap();
+    }
+}
+
+/// Subscriptions, each with some large events at once.
+async fn subscriptions(request: Request) -> Response {
+    if operation_of(&request) == "DescribeStreamConsumer" {
+        return ok(&json!({ "ConsumerDescription": consumer("ACTIVE") }));
+    }
+    let mut large = event(&[1], Some(1), &[]);
+    large["Records"][0]["Data"] = "A".repeat(1024 * 1024 / 3 * 4).into();
+    let events = std::iter::repeat_n(Part::Event(large), LARGE_EVENTS);
+    let parts = std::iter::once(Part::Accepted).chain(events).chain([Part::Hang]).collect();
+    let answer = Response::builder().header("content-type", "application/vnd.amazon.eventstream");
+    answer.body(Body::new(Events::new(parts, Arc::default()))).unwrap()
+}
+
+/// More bytes than the window of a stream, and with a few streams more than that of a connection.
+const LARGE_EVENTS: usize = 4;
+
+/// Each subscription has a connection of its own, so events that are not read use up no other window.
+#[tokio::test]
+async fn unread_subscriptions_do_not_block_others() {
+    const TEST: &str = "unread_subscriptions_do_not_block_others";
+    const UNREAD: u64 = 4;
+    let certificate = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/tls/certificate.pem");
+    let server = ProxiedServer::start(Router::new().fallback(subscriptions)).await;
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", "SOMEKEY"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_ENDPOINT_URL_KINESIS", server.url()),
+        ("AWS_CA_BUNDLE", certificate.to_str().unwrap()),
+    ];
+    if runs_in_child(TEST, &variables).await {
+        return;
+    }
+    let mut settings = AwsSettings::new(STREAM);
+    let arn = "arn:aws:kinesis:eu-west-1:000000000000:stream/words/consumer/count:1700000000";
+    settings.retrieval = RetrievalMode::FanOut(FanOutSettings::with_consumer_arn(arn));
+    let stream = KinesisAsl::connect(settings).await.unwrap().stream();
+    let subscribe = async |number| {
+        let mut source = stream.open(&ShardId::numbered(number), &ReadFrom::TrimHorizon).await.unwrap();
+        assert_eq!(source.ready().await, 0);
+        assert_eq!(source.next_batch().await.unwrap().records.len(), 0, "the shard is subscribed to");
+        source
+    };
+    let mut unread = Vec::new();
+    for number in 0..UNREAD {
+        let mut source = subscribe(number).await;
+        assert!(source.ready().await > 0, "an event has begun to arrive");
+        unread.push(source);
+    }
+    let mut source = subscribe(UNREAD).await;
+    for _ in 0..LARGE_EVENTS {
+        assert!(source.ready().await > 0);
+        let read = timeout(Duration::from_secs(10), source.next_batch()).await;
+        assert_eq!(read.expect("the event arrives").unwrap().records.len(), 1);
     }
 }
 

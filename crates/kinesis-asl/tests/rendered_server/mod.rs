@@ -10,6 +10,12 @@ use std::sync::Arc;
 /// The length of AWS iterators, in characters.
 const ITERATOR_LENGTH: usize = 224;
 
+/// The description of the stream, with the largest record that AWS allows, in KiB.
+const DESCRIPTION: &str = r#"{"StreamDescriptionSummary": {
+    "StreamName": "words", "StreamARN": "arn:aws:kinesis:eu-west-1:000000000000:stream/words", "StreamStatus": "ACTIVE",
+    "RetentionPeriodHours": 24, "StreamCreationTimestamp": 1700000000, "EnhancedMonitoring": [], "OpenShardCount": 1,
+    "MaxRecordSizeInKiB": 10240}}"#;
+
 /// The size of an answer of `GetRecords`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
@@ -87,7 +93,7 @@ fn answer_all(mut stream: TcpStream, rendered: &Rendered) -> std::io::Result<()>
     let mut line = String::new();
     let mut body = Vec::new();
     loop {
-        let (mut length, mut is_cbor, mut is_read) = (0, false, false);
+        let (mut length, mut is_cbor, mut is_read, mut is_description) = (0, false, false, false);
         loop {
             line.clear();
             if reader.read_line(&mut line)? == 0 {
@@ -102,11 +108,13 @@ fn answer_all(mut stream: TcpStream, rendered: &Rendered) -> std::io::Result<()>
             }
             is_cbor |= header == "content-type: application/x-amz-cbor-1.1";
             is_read |= header.ends_with(".getrecords");
+            is_description |= header.ends_with(".describestreamsummary");
         }
         body.resize(length, 0);
         reader.read_exact(&mut body)?;
         let iterator = b"{\"ShardIterator\":\"first\"}".as_slice();
         let (encoding, answer) = match (is_read, is_cbor) {
+            (false, _) if is_description => ("json", DESCRIPTION.as_bytes()),
             (false, _) => ("json", iterator),
             (true, true) => ("cbor", rendered.cbor.as_slice()),
             (true, false) => ("json", rendered.json.as_slice()),
