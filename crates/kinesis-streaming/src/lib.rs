@@ -34,6 +34,8 @@
 
 #[cfg(feature = "kinesis-asl")]
 mod fleet_metrics;
+#[cfg(doctest)]
+mod guides;
 
 #[cfg(feature = "kinesis-asl")]
 pub use fleet_metrics::FleetMetrics;
