@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::process::{Outcome, cargo};
 use crate::testing::{self, Packages};
-use crate::{api, bench, demo, deny, features, fuzz, interop, sim, soak, tidy, wire};
+use crate::{api, bench, demo, deny, features, fuzz, interop, package_check, sim, soak, tidy, wire};
 
 type Step = (&'static str, fn() -> Outcome);
 
@@ -12,7 +12,7 @@ type Step = (&'static str, fn() -> Outcome);
 ///
 /// Steps that build the same packages use the same features, so that each unit is built once for each profile: `dev` without
 /// crates of AWS (the README's command), `dev` with all features, and `checked`.
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 18] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
     ("api", api::check),
@@ -25,6 +25,7 @@ const STEPS: [Step; 17] = [
     ("clippy", || cargo("clippy --workspace --all-targets --all-features -- --deny warnings").run()),
     ("clippy without features", || cargo("clippy --all-targets -- --deny warnings").run()),
     ("docs", || cargo("doc --workspace --all-features --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()),
+    ("packages", || package_check::run(package_check::Form::WorkingTree)),
     ("test all features", || {
         testing::run(&Packages::AllFeatures, &[])?;
         println!(
