@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use crate::process::{Outcome, cargo};
 use crate::testing::{self, Packages};
-use crate::{aggregates, api, bench, demo, deny, features, fuzz, interop, sim, soak, tidy, wire};
+use crate::{
+    aggregates, api, bench, demo, deny, features, fuzz, interop, package_check, sim, soak, tidy, wire,
+};
 
 type Step = (&'static str, fn() -> Outcome);
 
@@ -12,7 +14,7 @@ type Step = (&'static str, fn() -> Outcome);
 ///
 /// Steps that build the same packages use the same features, so that each unit is built once for each profile: `dev` without
 /// crates of AWS (the README's command), `dev` with all features, and `checked`.
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
     ("api", api::check),
@@ -25,6 +27,7 @@ const STEPS: [Step; 18] = [
     ("clippy", || cargo("clippy --workspace --all-targets --all-features -- --deny warnings").run()),
     ("clippy without features", || cargo("clippy --all-targets -- --deny warnings").run()),
     ("docs", || cargo("doc --workspace --all-features --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()),
+    ("packages", || package_check::run(package_check::Form::WorkingTree)),
     ("test all features", || testing::run(&Packages::AllFeatures, &[])),
     ("wire", wire::run),
     ("soak", soak::run_short),

@@ -12,6 +12,7 @@ mod features;
 mod fuzz;
 mod interop;
 mod mutate;
+mod package_check;
 mod process;
 mod sim;
 mod soak;
@@ -130,6 +131,12 @@ enum Task {
     Tidy,
     /// Check which crates each feature brings into the dependency tree.
     Features,
+    /// Package every crate that is published, and build each from its package.
+    PackageCheck {
+        /// For a release: refuse uncommitted changes and placeholders.
+        #[arg(long)]
+        release: bool,
+    },
     /// Check licences, advisories, sources and duplicate versions of the dependencies.
     Deny,
 }
@@ -166,6 +173,8 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(),
         Task::Tidy => tidy::check(),
         Task::Features => features::check(),
+        Task::PackageCheck { release: true } => package_check::run(package_check::Form::Release),
+        Task::PackageCheck { release: false } => package_check::run(package_check::Form::WorkingTree),
         Task::Deny => deny::check(),
     };
     match outcome {

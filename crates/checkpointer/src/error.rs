@@ -26,7 +26,8 @@ impl ErrorKind for CheckpointErrorKind {
     }
 }
 
-/// An error of the checkpointer.
+/// An error of the checkpointer: a [kind](CheckpointErrorKind) to decide by, a message with the position or row that it is
+/// about, and the error of the store as its source. `is_retryable` is true for `Throttled` and `Unavailable`.
 pub type CheckpointError = Error<CheckpointErrorKind>;
 
 /// The reaction to a failed write.

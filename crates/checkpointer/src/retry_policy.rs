@@ -39,7 +39,8 @@ impl RetryPolicy {
         Self { max_attempts: Some(max_attempts), ..self }
     }
 
-    /// The waits before the second attempt, the third, and so on. At the end of the iterator no attempts remain.
+    /// The waits before the second attempt, the third, and so on, drawn with `rng`. At the end of the iterator no attempts
+    /// remain; without a limit on the attempts it has no end.
     pub fn delays(&self, rng: Rng) -> Delays {
         let waits = match self.wait {
             Wait::Exponential { first, longest } => {
@@ -61,7 +62,8 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The waits of one series of attempts; see [`RetryPolicy::delays`].
+/// The randomised waits of one series of attempts, one item for each further attempt; see [`RetryPolicy::delays`]. It does not
+/// wait by itself. It ends after the last attempt, and never for a policy without a limit.
 #[derive(Debug)]
 pub struct Delays {
     waits: Waits,

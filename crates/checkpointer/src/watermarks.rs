@@ -23,7 +23,8 @@ impl Watermarks {
         &self.delivered
     }
 
-    /// The newest position acknowledged by the application.
+    /// The newest position acknowledged by the application: every record up to it is done. At or behind the delivered position,
+    /// at or ahead of the checkpointed one.
     pub fn acknowledged(&self) -> &Position {
         &self.acknowledged
     }

@@ -60,7 +60,8 @@ impl MetricSample {
         Self::of_shard("MillisBehindLatest", MetricUnit::Milliseconds, shard_id, millis)
     }
 
-    /// How many records of a shard were processed since the last sample.
+    /// `RecordsProcessed`, a count with the dimension `ShardId`: how many records of a shard were acknowledged since the last
+    /// sample, each sub-record of an aggregate counted.
     pub fn records_processed(shard_id: ShardId, records: u64) -> Self {
         Self::of_shard("RecordsProcessed", MetricUnit::Count, shard_id, records)
     }
@@ -175,9 +176,11 @@ impl CloudWatchPublisher {
         Ok(())
     }
 
-    /// Spawns a task on the current tokio runtime that publishes the samples of the closure at this interval (usually
-    /// [`METRICS_INTERVAL`]). A failure is logged and counted; the task continues, and does not publish the lost samples
-    /// later.
+    /// Spawns a task that publishes the samples of the closure at this interval (usually [`METRICS_INTERVAL`]). A failure is
+    /// logged and counted in [`MetricsTask::failed_publications`]; the task continues, and does not publish the lost samples
+    /// later. Dropping the returned value ends the task; [`MetricsTask::stop`] publishes once more before.
+    ///
+    /// Call it within a tokio runtime; it panics outside. An interval below a millisecond counts as one.
     pub fn publish_every(
         self,
         interval: Duration,
@@ -224,7 +227,8 @@ pub struct MetricsTask {
 }
 
 impl MetricsTask {
-    /// How many publications failed.
+    /// How many publications failed since the task was spawned. A publication is all samples of one interval, in one or more
+    /// requests; one that failed in part counts once.
     pub fn failed_publications(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }

@@ -34,6 +34,8 @@
 
 #[cfg(all(feature = "kinesis-asl", feature = "cloudwatch"))]
 mod fleet_metrics;
+#[cfg(doctest)]
+mod guides;
 
 #[cfg(all(feature = "kinesis-asl", feature = "cloudwatch"))]
 pub use fleet_metrics::FleetMetrics;

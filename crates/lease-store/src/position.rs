@@ -25,13 +25,15 @@ pub struct RecordPosition {
 /// `SHARD_END`. A checkpoint may only move forward in it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Position {
-    /// Start at the first record at or after an instant. The position does not hold the instant: it is recorded in
-    /// [`Lease::initial_time_millis`](crate::Lease::initial_time_millis), or else comes from the configuration, which
-    /// must then be the same in the whole fleet.
+    /// Start at the first record at or after an instant. The position does not hold the instant: the row of the lease does, in
+    /// [`Lease::initial_time_millis`](crate::Lease::initial_time_millis). A row of a KCL worker has none; then the instant
+    /// comes from the configuration, which must be the same in the whole fleet.
     AtTimestamp,
     /// Start at the oldest record that the stream still retains.
     TrimHorizon,
-    /// Start at the first record written after the shard is opened for the first time.
+    /// Start after the newest record at the first start of the application. As for `AtTimestamp`, the position does not hold
+    /// that instant: the row of the lease does. A row without an instant, such as one of a KCL worker, means the tip when the
+    /// shard is opened.
     Latest,
     /// This record and all records before it are processed.
     After(RecordPosition),

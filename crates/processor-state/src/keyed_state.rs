@@ -83,7 +83,7 @@ impl<'a, S: Clone> StateChanges<'a, S> {
         Self { base, changed: BTreeMap::new(), watermark: base.watermark }
     }
 
-    /// The value of a key, including the changes so far.
+    /// The value of a key with the changes so far; `None`: the key has no value, or a change removed it.
     pub fn get(&self, key: &str) -> Option<&S> {
         match self.changed.get(key) {
             Some(changed) => changed.as_ref(),

@@ -13,7 +13,7 @@ use crate::state_logic::StateLogic;
 /// How often the snapshots are listed, because one was deleted before it was read.
 const MAX_LISTINGS: u32 = 10;
 
-/// The totals of an application.
+/// The state of an application over all its shards, read from the newest snapshots by [`read_totals`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Totals<S> {
     /// The value of each key over all shards.

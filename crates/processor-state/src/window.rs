@@ -57,7 +57,8 @@ impl SlidingWindow {
 pub struct PaneCounts(BTreeMap<u64, u64>);
 
 impl PaneCounts {
-    /// Adds to the count of a pane.
+    /// Adds `count` to the count of a pane. `pane` is the number of the pane since 1970, as [`SlidingWindow::pane_of`] returns
+    /// it. The sum ends at `u64::MAX` instead of overflowing.
     pub fn add(&mut self, pane: u64, count: u64) {
         let total = self.0.entry(pane).or_default();
         *total = total.saturating_add(count);
@@ -70,7 +71,7 @@ impl PaneCounts {
         self.0.range(first..=last).map(|(_, count)| count).sum()
     }
 
-    /// Adds the counts of another.
+    /// Adds the counts of the same key in another shard, pane by pane: after a merge of shards, and for totals.
     pub fn merge(&mut self, other: Self) {
         for (pane, count) in other.0 {
             self.add(pane, count);

@@ -9,6 +9,7 @@ mod border;
 mod clones;
 mod cost;
 mod delivery;
+mod documentation;
 mod fleet;
 mod hand_over;
 mod kcl_mode;

@@ -11,9 +11,11 @@ use crate::process::{Outcome, cargo, command, root};
 const MAIN_BRANCHES: [&str; 3] = ["origin/HEAD", "origin/main", "main"];
 
 /// Files outside a package that its tests read.
-const READ_BY_TESTS: [(&str, &str); 4] = [
+const READ_BY_TESTS: [(&str, &str); 6] = [
     ("docs/balancing.md", "receiver"),
+    ("docs/configuration.md", "end-to-end-tests"),
     ("docs/cost.md", "end-to-end-tests"),
+    ("docs/getting-started.md", "end-to-end-tests"),
     ("fuzz/corpus", "fuzzing"),
     ("tests/mutations", "xtask"),
 ];

@@ -3,6 +3,7 @@
 mod commits;
 mod imports;
 mod ledgers;
+mod links;
 mod phrasings;
 mod sources;
 
@@ -35,6 +36,7 @@ pub(crate) fn check() -> Outcome {
     let tests = sources::tests(&sources);
     faults.extend(sources::test_name_faults(&tests));
     faults.extend(ledgers::faults(&tests)?);
+    faults.extend(links::faults(&documents));
     for file in sources.iter().chain(&documents) {
         faults.extend(phrasings::faults(&file.path, &file.text));
     }

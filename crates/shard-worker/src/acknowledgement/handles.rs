@@ -58,7 +58,9 @@ impl Acknowledgement {
         }
     }
 
-    /// The batch could not be processed; it is delivered again as the failure policy demands.
+    /// The batch could not be processed: it counts as a failed attempt with this error, which is logged and shown in
+    /// [`ShardProgress::last_error`](crate::ShardProgress::last_error), and is delivered again as the
+    /// [`FailurePolicy`](crate::FailurePolicy) demands. No effect after the lease was lost.
     pub fn fail(mut self, error: impl Into<BoxError>) {
         if let Some(claim) = self.claim.take() {
             claim.fail_all(error.into());

@@ -22,7 +22,8 @@ pub struct ProcessorPool {
 }
 
 impl ProcessorPool {
-    /// A pool that processes at most `threads` batches at a time.
+    /// A pool that processes at most `threads` batches at a time, over all shards and receivers that use a clone of it. Threads
+    /// are started by the runtime when they are needed.
     pub fn new(threads: NonZeroUsize) -> Self {
         Self { threads: Arc::new(Semaphore::new(threads.get().min(Semaphore::MAX_PERMITS))) }
     }
@@ -42,7 +43,8 @@ impl ProcessorPool {
     }
 }
 
-/// Calls a closure in a [`ProcessorPool`]; see [`blocking_handler`].
+/// A factory of processors that call a closure in a [`ProcessorPool`]; [`blocking_handler`] creates it, and
+/// `ReceiverBuilder::processors` takes it.
 #[derive(Debug, Clone)]
 pub struct BlockingHandler<F> {
     pool: ProcessorPool,

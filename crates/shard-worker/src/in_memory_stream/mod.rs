@@ -193,8 +193,8 @@ impl InMemoryStream {
         self.change(|state| state.topology.trim_arrived_before(instant));
     }
 
-    /// Sets the reported retention period; the default is a day. Records are removed only by
-    /// [`trim_older_than`](Self::trim_older_than).
+    /// Sets the retention period that [`describe`](StreamSource::describe) reports; the default is a day, and `None` reports
+    /// none. Records are removed only by [`trim_older_than`](Self::trim_older_than).
     pub fn set_retention(&self, retention: Option<Duration>) {
         self.change(|state| state.retention = retention);
     }

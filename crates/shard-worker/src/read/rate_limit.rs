@@ -25,7 +25,8 @@ struct SharedPace {
 }
 
 impl RateLimit {
-    /// Limits the records and the payload bytes of a second; `None`: no limit.
+    /// Limits the records, each sub-record of an aggregate counted, and the payload bytes delivered in a second; `None`: no
+    /// limit. The rate is even: a batch takes at most a tenth of a second's share.
     pub fn new(records_per_second: Option<NonZeroU64>, payload_bytes_per_second: Option<NonZeroU64>) -> Self {
         let shared = |per_second: NonZeroU64| SharedPace { per_second, pace: Arc::default() };
         Self { records: records_per_second.map(shared), payload_bytes: payload_bytes_per_second.map(shared) }

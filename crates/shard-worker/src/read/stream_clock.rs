@@ -13,7 +13,8 @@ pub struct StreamClock {
 }
 
 impl StreamClock {
-    /// At the instant `read_at` the stream's clock showed `time`, or a little more.
+    /// A clock from one reading: the stream's clock showed `time`, or a little more, at the instant `read_at` of this process.
+    /// From then on it advances with the monotonic clock of this process.
     pub fn new(time: SystemTime, read_at: Instant) -> Self {
         Self { time, read_at }
     }

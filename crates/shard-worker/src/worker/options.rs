@@ -72,7 +72,8 @@ pub struct ShardWorkerOptions {
     /// How long to wait before a failed step or a failed record is retried. The worker copies it into
     /// [`ShardContext`](crate::ShardContext).
     pub retry: RetryPolicy,
-    /// How long a stop waits for late acknowledgements.
+    /// How long a stop waits for late acknowledgements before it checkpoints the acknowledged records and leaves the others to
+    /// the next owner.
     pub settle_time: Duration,
 }
 

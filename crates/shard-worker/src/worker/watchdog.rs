@@ -94,7 +94,7 @@ impl WatchdogCommands {
         self.restart.notified().await;
     }
 
-    /// Completes when [`give_up`](Self::give_up) is called.
+    /// Completes when [`give_up`](Self::give_up) is called, or at once if that was before.
     pub async fn give_up_requested(&self) {
         self.give_up.cancelled().await;
     }
