@@ -14,6 +14,9 @@ use simulation::scenario::Scenario;
 /// Number of seeds tried here; `cargo xtask sim --scenario fan-out` tries thousands.
 const SEEDS: u64 = 30;
 
+/// Number of seeds of `odd-answers` tried here.
+const ODD_SEEDS: u64 = 6;
+
 #[test]
 fn promises_hold_over_fan_out_and_all_its_faults_happen() {
     let mut endings = BTreeSet::new();
@@ -61,20 +64,19 @@ fn a_seed_gives_the_same_trace_over_the_sdk() {
 #[test]
 fn odd_answers_of_the_stream_are_not_believed() {
     let mut odd = 0;
-    for seed in 0..SEEDS {
+    for seed in 0..ODD_SEEDS {
         let plan = Plan::of(Scenario::OddAnswers, seed);
         odd +=
             plan.faults.iter().filter(|fault| matches!(fault.kind, FaultKind::StreamFaults { .. })).count();
         assert_eq!(run(&plan).violation, None, "seed {seed}");
     }
     assert!(odd > 0);
-    let broken = (0..SEEDS).filter_map(|seed| {
+    let is_found = (0..SEEDS).any(|seed| {
         let mut plan = Plan::of(Scenario::OddAnswers, seed);
         plan.defect = Some(Defect::OddAnswersSkip);
-        run(&plan).violation
+        run(&plan).violation.is_some_and(|violation| violation.promise == Promise::NothingSkipped)
     });
-    let broken: BTreeSet<Promise> = broken.map(|violation| violation.promise).collect();
-    assert!(broken.contains(&Promise::NothingSkipped), "{broken:?}");
+    assert!(is_found);
 }
 
 #[test]
