@@ -12,6 +12,7 @@ use simulation::run::{Outcome, run};
 use simulation::scenario::Scenario;
 use simulation::shrink::{MAX_RUNS, shrink};
 use simulation::timeline::timeline;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Simulate fleets of the real crates with faults drawn from a seed, and check the promises at every event.
 #[derive(Debug, Parser)]
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.log {
         let format =
-            tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::stderr);
+            tracing_subscriber::fmt().with_max_level(LevelFilter::DEBUG).with_writer(std::io::stderr);
         format.without_time().with_ansi(false).init();
     }
     if let Some(seed) = arguments.seed {

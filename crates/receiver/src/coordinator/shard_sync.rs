@@ -204,6 +204,7 @@ impl Coordinator {
             self.create(rewound).await?;
             listing = self.list_all().await?;
         }
+        self.known.forget_ended(&listing.leases, &shards);
         if filter == ShardFilter::All {
             self.known.keep_listed(&shards, &listing.leases);
             self.forget_unneeded(&shards, &listing);

@@ -52,7 +52,7 @@ impl LastKnownLeases {
             }
         }
         if self.rows.len() > leases.len() {
-            self.forget_ended(leases);
+            self.forget_ended(leases, &[]);
         }
     }
 
@@ -149,11 +149,13 @@ impl LastKnownLeases {
         known.filter(|(lease, known)| is_set_back(known, lease)).collect()
     }
 
-    fn forget_ended(&mut self, leases: &[Lease]) {
+    /// Forgets the known rows that are not listed and whose shards were read to their ends: a descendant has begun. Only the
+    /// stream knows the generations between them whose rows came and went between two listings.
+    pub(crate) fn forget_ended(&mut self, leases: &[Lease], shards: &[Shard]) {
         let listed: BTreeSet<&ShardId> = leases.iter().map(|lease| &lease.shard_id).collect();
         let all = || self.rows().chain(leases);
         let begun = all().filter(|lease| has_begun(lease)).map(|lease| &lease.shard_id);
-        let ancestors_of_begun = with_descendant_in(begun, &[], all());
+        let ancestors_of_begun = with_descendant_in(begun, shards, all());
         let is_ended =
             |shard_id: &&ShardId| !listed.contains(*shard_id) && ancestors_of_begun.contains(*shard_id);
         let ended: Vec<ShardId> = self.rows.keys().filter(is_ended).cloned().collect();
@@ -241,6 +243,31 @@ mod tests {
         assert_eq!(vanished(&known, &[lease(2, 2, at(6), &[0, 1])]), []);
         known.observe(&[], true);
         assert_eq!(vanished(&known, &[]), [(id(2), at(6))]);
+    }
+
+    #[test]
+    fn row_ended_generations_ago_has_not_vanished() {
+        let mut known = LastKnownLeases::default();
+        known.observe(&[lease(0, 5, at(5), &[])], true);
+        // 0 split into 1 and 2, which merged into 3. The rows of 1 and 2 came and went between two listings.
+        let rows = [lease(3, 2, at(9), &[1, 2])];
+        known.observe(&rows, true);
+        assert_eq!(
+            vanished(&known, &rows),
+            [(id(0), at(5))],
+            "the table does not tell who the parents of 1 are"
+        );
+        let shard = |number, parents: &[u64]| Shard {
+            shard_id: id(number),
+            parents: parents.iter().copied().map(id).collect(),
+            hash_key_range: None,
+            is_closed: true,
+        };
+        let shards = [shard(0, &[]), shard(1, &[0]), shard(2, &[0]), shard(3, &[1, 2])];
+        known.forget_ended(&rows, &shards[..1]);
+        assert_eq!(vanished(&known, &rows).len(), 1, "nor do these shards");
+        known.forget_ended(&rows, &shards);
+        assert_eq!(vanished(&known, &rows), []);
     }
 
     #[test]
