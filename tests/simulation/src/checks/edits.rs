@@ -82,6 +82,11 @@ impl Checks {
             })
     }
 
+    /// Whether an operator has edited a row.
+    pub(super) fn has_edits(&self) -> bool {
+        self.shards.values().any(|facts| !facts.edits.is_empty())
+    }
+
     /// Whether a checkpoint may be behind the one before: the holder replaces an edit with its own position.
     pub(super) fn replaces_edit(&self, shard: ShardNumber, before: Row) -> bool {
         let facts = self.shards.get(&shard);
