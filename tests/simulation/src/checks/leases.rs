@@ -161,7 +161,8 @@ impl Checks {
     fn is_restored(&self, write: &Write, after: Row) -> bool {
         let saved = self.shards.get(&write.shard).map_or(&[][..], |facts| &facts.saved);
         write.kind == WriteKind::Checkpoint
-            && (!self.deletions.is_empty() || self.has_edits())
+            // Also without a deletion by an outsider: a late write may create the row of an ended shard again.
+            && (after.checkpoint == ReadPosition::End || !self.deletions.is_empty() || self.has_edits())
             && saved.iter().any(|(_, position)| *position == after.checkpoint)
     }
 
