@@ -292,7 +292,7 @@ pub enum Defect {
     SilenceTolerated,
     /// Readers resubscribe without waiting for the minimum interval.
     ResubscribesTooSoon,
-    /// An edit of a row also moves the other rows to the newest record.
+    /// An edit of a row also moves the other rows, to a position beyond the newest record.
     EditsSpill,
     /// The continuation of an answer without records passes the records that it left out.
     OddAnswersSkip,

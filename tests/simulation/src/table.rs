@@ -22,6 +22,9 @@ pub const MAX_STALENESS: Duration = Duration::from_millis(1500);
 /// The defect [`Defect::CountersGoBack`] hits every n-th write.
 const COUNTERS_GO_BACK_EVERY: u64 = 40;
 
+/// How far beyond the newest record [`Defect::EditsSpill`] moves the other rows.
+const SPILLED_RECORDS: u64 = 1_000;
+
 /// The table. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -292,7 +295,7 @@ impl Table {
             for other in
                 state.rows.values_mut().filter(|other| other.shard_id != row.shard_id && !other.is_finished())
             {
-                other.checkpoint = position_after(newest);
+                other.checkpoint = position_after(newest + SPILLED_RECORDS);
             }
         }
     }

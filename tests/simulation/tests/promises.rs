@@ -240,10 +240,14 @@ fn scenarios_of_an_unruly_world_find_their_defects() {
         (Scenario::LongTails, Defect::ListingsLate, Promise::FailOver),
         (Scenario::LongTails, Defect::LeasesStolen, Promise::LeaseKept),
         (Scenario::LongTails, Defect::CheckpointsNotStored, Promise::StopReport),
-        (Scenario::Operators, Defect::EditsSpill, Promise::NothingSkipped),
     ] {
         assert_finds(scenario, defect, promise);
     }
+}
+
+#[test]
+fn edit_of_other_rows_is_found() {
+    assert_finds(Scenario::Operators, Defect::EditsSpill, Promise::Forward);
 }
 
 #[test]

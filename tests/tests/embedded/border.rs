@@ -533,7 +533,8 @@ async fn a_table_of_another_application_is_refused() {
     first.wait_until_holding(4).await;
     put(stream, 0..100);
     journal.wait_for(100, LIMIT).await;
-    let error = of("invoices", "b", &parts).build().unwrap().run().await.unwrap_err();
+    let second = of("invoices", "b", &parts).build().unwrap().run();
+    let error = tokio::time::timeout(LIMIT, second).await.expect("the start is refused").unwrap_err();
     assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication);
     for part in ["\"orders\"", "\"invoices\"", "a lease table of its own", "former_application"] {
         assert!(error.to_string().contains(part), "{part} in {error}");

@@ -1,22 +1,8 @@
 //! What an operator who edits rows of the lease table may cause. An edit moves the position of one shard; every other
 //! promise about other records stands.
 
-use super::facts::{Checks, ShardFacts};
-use crate::event::{Name, ReadPosition, Row, ShardNumber, WriteKind, Writer};
-
-/// An edit of a row by an operator.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Edit {
-    pub(super) at: u64,
-    pub(super) from: ReadPosition,
-    pub(super) to: ReadPosition,
-    /// The owner of the lease at the time of the edit. While it holds the lease, the edit has no effect.
-    owner: Option<Name>,
-    /// Whether the operator incremented the counter, so that the holder loses the lease.
-    fences: bool,
-    /// Whether that owner has stored a position of its own since, or another writer a later one.
-    is_replaced: bool,
-}
+use super::facts::{Checks, Edit, ShardFacts};
+use crate::event::{ReadPosition, Row, ShardNumber, WriteKind, Writer};
 
 impl ShardFacts {
     /// Whether a position in force, set forward by an operator, passes a record.
@@ -80,6 +66,11 @@ impl Checks {
                 };
                 *other != shard && facts.edits.iter().any(is_rewound) && self.descends(*other, shard)
             })
+    }
+
+    /// Whether an operator has edited a row.
+    pub(super) fn has_edits(&self) -> bool {
+        self.shards.values().any(|facts| !facts.edits.is_empty())
     }
 
     /// Whether a checkpoint may be behind the one before: the holder replaces an edit with its own position.

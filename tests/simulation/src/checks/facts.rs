@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::edits::Edit;
 use super::promise::{Promise, Verdict, Violation};
 use crate::event::{Name, Process, ReadPosition, RecordPosition, Row, ShardNumber, Writer};
 use crate::plan::Start;
@@ -39,6 +38,20 @@ pub(super) struct Deletion {
     pub(super) shards: BTreeSet<ShardNumber>,
     /// Whether no row with an owner was left: a worker that starts then knows of no other one.
     pub(super) is_whole: bool,
+}
+
+/// An edit of a row by an operator.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Edit {
+    pub(super) at: u64,
+    pub(super) from: ReadPosition,
+    pub(super) to: ReadPosition,
+    /// The owner of the lease at the time of the edit. While it holds the lease, the edit has no effect.
+    pub(super) owner: Option<Name>,
+    /// Whether the operator incremented the counter, so that the holder loses the lease.
+    pub(super) fences: bool,
+    /// Whether that owner has stored a position of its own since, or another writer a later one.
+    pub(super) is_replaced: bool,
 }
 
 /// The state of all checks.

@@ -156,11 +156,13 @@ impl Checks {
         )
     }
 
-    /// Whether a checkpoint may restore the position of a row that was deleted and created again.
+    /// Whether a checkpoint may restore the position of a row that was deleted and created again, or the end of a parent whose row
+    /// came back after its child was set back by hand.
     fn is_restored(&self, write: &Write, after: Row) -> bool {
         let saved = self.shards.get(&write.shard).map_or(&[][..], |facts| &facts.saved);
         write.kind == WriteKind::Checkpoint
-            && !self.deletions.is_empty()
+            // Also without a deletion by an outsider: a late write may create the row of an ended shard again.
+            && (after.checkpoint == ReadPosition::End || !self.deletions.is_empty() || self.has_edits())
             && saved.iter().any(|(_, position)| *position == after.checkpoint)
     }
 
