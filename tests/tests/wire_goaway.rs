@@ -17,7 +17,8 @@ use tokio::time::sleep;
 
 const STREAM: &str = "numbers";
 const APPLICATION: &str = "goaway";
-const FAILOVER_TIME: Duration = Duration::from_secs(3);
+/// Longer than a busy machine stalls a process, and shorter than the time under load.
+const FAILOVER_TIME: Duration = Duration::from_secs(6);
 
 /// How a connection is recycled. Load balancers do so every few minutes, which takes too long for a test.
 const RECYCLING: Recycling = Recycling { age: Duration::from_millis(700), grace: Duration::from_millis(300) };
