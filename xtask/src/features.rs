@@ -8,7 +8,8 @@ use crate::process::{Outcome, cargo};
 const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
 
 /// Features that write to a store of the user's choice.
-const STORE_FEATURES: [(&str, &str); 2] = [("state", "processor-state"), ("storage", "storage-buffer")];
+const STORE_FEATURES: [(&str, &str); 2] =
+    [("state", "kinesis-processor-state"), ("storage", "kinesis-storage-buffer")];
 
 /// Features of `kinesis-asl` that are on by default, with a crate that only the feature brings. The facade has the same features.
 const LIGHT_BUILD_FEATURES: [(&str, &str); 4] = [
@@ -24,12 +25,12 @@ const FEATURES_WITH_CODE: [&str; 2] = ["cloudwatch", "dynamodb"];
 
 /// Packages that depend on no AWS crate without features.
 const WITHOUT_AWS: [&str; 11] = [
-    "lease-store",
-    "checkpointer",
-    "shard-worker",
-    "receiver",
-    "processor-state",
-    "storage-buffer",
+    "kinesis-lease-store",
+    "kinesis-checkpointer",
+    "kinesis-shard-worker",
+    "kinesis-receiver",
+    "kinesis-processor-state",
+    "kinesis-storage-buffer",
     "kinesis-streaming",
     "examples",
     "end-to-end-tests",
@@ -60,11 +61,11 @@ pub(crate) fn check() -> Outcome {
     // `backoff` is unmaintained, so only one crate may depend on it.
     let users = cargo("tree --workspace --all-features --invert backoff --depth 1 --prefix none").output()?;
     let users: BTreeSet<&str> = users.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
-    if users != BTreeSet::from(["checkpointer"]) {
-        return Err(format!("only checkpointer may use backoff, but these do: {users:?}"));
+    if users != BTreeSet::from(["kinesis-checkpointer"]) {
+        return Err(format!("only kinesis-checkpointer may use backoff, but these do: {users:?}"));
     }
     for features in ["", " --features conformance", " --features dynamodb"] {
-        cargo(&format!("check --quiet --package lease-store{features}")).run()?;
+        cargo(&format!("check --quiet --package kinesis-lease-store{features}")).run()?;
     }
     cargo("check --quiet --package kinesis-streaming").run()?;
     cargo("check --quiet --package kinesis-streaming --features kinesis-asl").run()

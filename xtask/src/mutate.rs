@@ -5,7 +5,7 @@
 //! ```text
 //! == the position passes a gap
 //! file: crates/shard-worker/src/acknowledgement/window.rs
-//! test: -p shard-worker --lib window
+//! test: -p kinesis-shard-worker --lib window
 //! -- find
 //! while self.is_marked(self.passed) {
 //! -- replace

@@ -1,6 +1,6 @@
 //! The cost of a state: applying records, encoding a snapshot and decoding it.
 //!
-//! `cargo bench -p processor-state --features internals`
+//! `cargo bench -p kinesis-processor-state --features internals`
 
 #![allow(clippy::unwrap_used)] // a benchmark may
 

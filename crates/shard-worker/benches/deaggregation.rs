@@ -1,4 +1,4 @@
-//! Measures the cost of de-aggregation for each sub-record: `cargo bench -p shard-worker`.
+//! Measures the cost of de-aggregation for each sub-record: `cargo bench -p kinesis-shard-worker`.
 //!
 //! Every reader of the format has to compute the digest over all bytes and, for the filter, one digest for each partition
 //! key. Both are measured separately; the rest is the difference. Each figure is the median of many rounds over the same

@@ -1,6 +1,6 @@
 //! Micro-benchmarks under criterion: `cargo bench -p benchmark`.
 //!
-//! `cargo bench -p shard-worker` reports the cost of de-aggregation beyond the digest. It subtracts one measurement
+//! `cargo bench -p kinesis-shard-worker` reports the cost of de-aggregation beyond the digest. It subtracts one measurement
 //! from another, which criterion does not support.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a panic ends the measurement

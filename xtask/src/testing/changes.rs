@@ -12,7 +12,7 @@ const MAIN_BRANCHES: [&str; 3] = ["origin/HEAD", "origin/main", "main"];
 
 /// Files outside a package that its tests read.
 const READ_BY_TESTS: [(&str, &str); 6] = [
-    ("docs/balancing.md", "receiver"),
+    ("docs/balancing.md", "kinesis-receiver"),
     ("docs/configuration.md", "end-to-end-tests"),
     ("docs/cost.md", "end-to-end-tests"),
     ("docs/getting-started.md", "end-to-end-tests"),
@@ -126,13 +126,13 @@ mod tests {
     fn a_change_affects_its_package_and_all_dependents() {
         let packages = packages().unwrap();
         let changed = changed_packages(&packages, &names(&["crates/receiver/src/lib.rs"]));
-        assert_eq!(changed, names(&["receiver"]));
+        assert_eq!(changed, names(&["kinesis-receiver"]));
         let affected = with_dependents(&packages, &changed);
         assert!(
             affected.contains("kinesis-streaming") && affected.contains("end-to-end-tests"),
             "{affected:?}"
         );
-        assert!(!affected.contains("lease-store") && !affected.contains("xtask"), "{affected:?}");
+        assert!(!affected.contains("kinesis-lease-store") && !affected.contains("xtask"), "{affected:?}");
     }
 
     #[test]

@@ -83,12 +83,12 @@ mod tests {
 
     #[test]
     fn test_programs_are_read_from_cargos_messages() {
-        let message = r#"{"reason":"compiler-artifact","package_id":"path+file:///x/crates/receiver#0.1.0",
+        let message = r#"{"reason":"compiler-artifact","package_id":"path+file:///x/crates/receiver#kinesis-receiver@0.1.0",
             "manifest_path":"/x/crates/receiver/Cargo.toml","target":{"kind":["test"],"name":"balancing"},
             "profile":{"test":true},"executable":"/x/target/debug/deps/balancing-1"}"#;
         let program = test_program(message).unwrap();
-        assert_eq!(program.title(), "receiver test balancing");
-        assert_eq!(program.command(), "cargo test -p receiver --test balancing");
+        assert_eq!(program.title(), "kinesis-receiver test balancing");
+        assert_eq!(program.command(), "cargo test -p kinesis-receiver --test balancing");
         assert_eq!(program.directory, PathBuf::from("/x/crates/receiver"));
         let library = message.replace("\"test\":true", "\"test\":false");
         assert_eq!(test_program(&library), None);

@@ -29,7 +29,7 @@ const LONG_PROGRAMS: [&str; 5] = [
     "simulation test promises",
     DOC_TESTS,
     "end-to-end-tests test embedded_heap",
-    "shard-worker test it",
+    "kinesis-shard-worker test it",
 ];
 
 /// The title of the job that runs the examples of the documentation.

@@ -8,23 +8,31 @@ use kinesis_streaming::checkpointer::RetryPolicy;
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::DEFAULT_PROCESSING_RETRY;
 
-use super::settings::{receiver, state, storage};
+use super::settings::{Documented, receiver, state, storage};
 use super::stated::{agrees, clauses};
 use super::{file, read};
+
+/// All settings types of this build.
+fn all_settings() -> Vec<Documented> {
+    let settings = [receiver(), storage(), state()].into_iter();
+    #[cfg(feature = "wire")]
+    let settings = settings.chain(super::aws_settings::all());
+    settings.collect()
+}
 
 /// Statements that are not about a default of this library.
 const OF_OTHERS: [(&str, &str); 2] =
     [("stream_client.rs", "AWS default: 1000"), ("fan_out/backpressure.rs", "with the default client")];
 
 /// A doc comment on one line, and the code after it.
-struct Documented {
+struct Comment {
     path: PathBuf,
     doc: String,
     code: String,
 }
 
 /// All doc comments of the crates.
-fn documented() -> Vec<Documented> {
+fn comments() -> Vec<Comment> {
     let mut found = Vec::new();
     let mut folders = vec![file("crates")];
     while let Some(folder) = folders.pop() {
@@ -44,7 +52,7 @@ fn is_source(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "src")
 }
 
-fn of_file(path: &Path) -> Vec<Documented> {
+fn of_file(path: &Path) -> Vec<Comment> {
     let text = fs::read_to_string(path).unwrap();
     let (mut found, mut doc, mut is_example) = (Vec::new(), String::new(), false);
     for line in text.lines().map(str::trim) {
@@ -60,7 +68,7 @@ fn of_file(path: &Path) -> Vec<Documented> {
             None if doc.is_empty() || (line.starts_with("#[") && !line.starts_with("#[default]")) => {}
             None => {
                 let doc = std::mem::take(&mut doc);
-                found.push(Documented { path: path.to_owned(), doc, code: line.to_owned() });
+                found.push(Comment { path: path.to_owned(), doc, code: line.to_owned() });
             }
         }
     }
@@ -162,19 +170,12 @@ fn one_by_one() -> Vec<(&'static str, &'static str, bool)> {
 
 #[test]
 fn defaults_in_doc_comments_are_the_real_ones() {
-    #[allow(unused_mut)] // with AWS there are more
-    let mut documented_settings = vec![receiver(), storage(), state()];
-    #[cfg(feature = "wire")]
-    documented_settings.extend(super::aws_settings::all());
-    let of_settings: Vec<String> = documented_settings
-        .iter()
-        .flat_map(super::settings::Documented::fields)
-        .map(|(field, _)| field.doc)
-        .collect();
+    let of_settings: Vec<String> =
+        all_settings().iter().flat_map(Documented::fields).map(|(field, _)| field.doc).collect();
     let one_by_one = one_by_one();
     let mut used = vec![false; one_by_one.len()];
     let (mut constants, mut faults) = (0, Vec::new());
-    for Documented { path, doc, code } in documented() {
+    for Comment { path, doc, code } in comments() {
         let place = path.display();
         let is_aws = cfg!(not(feature = "wire")) && path.to_string_lossy().contains("kinesis-asl");
         if of_settings.contains(&doc) || (is_aws && code.starts_with("pub ") && code.ends_with(',')) {
@@ -219,7 +220,7 @@ fn defaults_in_doc_comments_are_the_real_ones() {
 #[test]
 fn variant_that_is_called_the_default_is_the_default() {
     let mut checked = 0;
-    for Documented { path, doc, code } in documented() {
+    for Comment { path, doc, code } in comments() {
         let is_called = doc.ends_with("The default.");
         if is_called {
             assert_eq!(code, "#[default]", "{}: \"{doc}\"", path.display());

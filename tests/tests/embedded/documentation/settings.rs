@@ -221,7 +221,7 @@ fn components() -> String {
     let policy = format!("`FailurePolicy::halt()`, {} attempts", FailurePolicy::DEFAULT_ATTEMPTS);
     assert_eq!(format!("{:?}", FailurePolicy::default()), format!("{:?}", FailurePolicy::halt()));
     let mut table = String::from("| setting | default | KCL | meaning |\n| --- | --- | --- | --- |\n");
-    let processing = format!("`{:?}`", DEFAULT_PROCESSING_RETRY);
+    let processing = format!("`{DEFAULT_PROCESSING_RETRY:?}`");
     let checkpoint = format!("`{:?}`", RetryPolicy::default());
     for (name, default) in [
         ("failure_policy", policy),

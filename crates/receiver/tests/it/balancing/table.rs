@@ -148,6 +148,6 @@ fn the_tables_in_the_documentation_match_the_planner() {
     assert!(
         format!("{BEGIN}{shown}{END}") == table,
         "docs/balancing.md differs from the planner; update it and check the difference with \
-         UPDATE_DOCS=1 cargo test -p receiver --features internals --test it the_tables"
+         UPDATE_DOCS=1 cargo test -p kinesis-receiver --features internals --test it the_tables"
     );
 }
