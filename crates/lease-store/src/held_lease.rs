@@ -442,5 +442,5 @@ fn unsettled(shard_id: &ShardId, error: StoreError) -> StoreError {
             "the outcome of a write to the lease of {shard_id} is unknown; the next write settles it first"
         ),
     )
-    .with_source(error)
+    .caused_by(error)
 }

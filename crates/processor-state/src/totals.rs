@@ -49,7 +49,7 @@ pub async fn read_totals<L: StateLogic>(
             };
             let path = folder.path(shard_id, *name);
             let at = |error: StateError| {
-                StateError::new(error.kind(), format!("{path}: {error}")).with_source(error)
+                StateError::new(error.kind(), format!("{path}: {error}")).caused_by(error)
             };
             let snapshot = decode_snapshot(&bytes, logic).map_err(at)?;
             let header = &snapshot.header;

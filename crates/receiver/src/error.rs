@@ -40,7 +40,7 @@ pub(crate) fn store_error(doing: &str, error: StoreError) -> ReceiverError {
         StoreErrorKind::Unavailable => ReceiverErrorKind::Unavailable,
         _ => ReceiverErrorKind::Invalid,
     };
-    ReceiverError::new(kind, format!("{doing}: {error}")).with_source(error)
+    ReceiverError::new(kind, format!("{doing}: {error}")).caused_by(error)
 }
 
 pub(crate) fn source_error(doing: &str, error: SourceError) -> ReceiverError {
@@ -51,5 +51,5 @@ pub(crate) fn source_error(doing: &str, error: SourceError) -> ReceiverError {
         SourceErrorKind::Unavailable => ReceiverErrorKind::Unavailable,
         _ => ReceiverErrorKind::Invalid,
     };
-    ReceiverError::new(kind, format!("{doing}: {error}")).with_source(error)
+    ReceiverError::new(kind, format!("{doing}: {error}")).caused_by(error)
 }
