@@ -5,3 +5,4 @@ pub(crate) mod failure_policy;
 pub(crate) mod file_dead_letters;
 pub(crate) mod last_resort;
 pub(crate) mod panics;
+pub(crate) mod process_error;

@@ -134,7 +134,7 @@ fn processors(way: Way, ledger: &Ledger) -> Box<dyn RecordProcessorFactory> {
 struct Boxed(Box<dyn RecordProcessorFactory>);
 
 impl RecordProcessorFactory for Boxed {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
         self.0.create(context)
     }
 }
