@@ -13,11 +13,12 @@ use shard_worker::{
 };
 
 use crate::error::{ReceiverError, ReceiverErrorKind};
-use crate::handle::Shared;
-use crate::process::LiveProcess;
+use crate::handle::{EndReporter, Shared};
+use crate::process::{LiveProcess, host_name};
 use crate::receiver::Receiver;
 use crate::settings::ReceiverSettings;
 use crate::shards::initial_position::{InitialPosition, ShardPosition};
+use crate::worker_name::new_worker_id;
 
 /// Builds a [`Receiver`] from settings (plain data) and components (a stream, a lease store, record processors).
 #[derive(Clone, Default)]
@@ -204,8 +205,14 @@ impl ReceiverBuilder {
 
     /// The factory of the application's record processors, one for each shard.
     #[must_use]
-    pub fn processors(mut self, processors: impl RecordProcessorFactory) -> Self {
-        self.processors = Some(Arc::new(processors));
+    pub fn processors(self, processors: impl RecordProcessorFactory) -> Self {
+        self.shared_processors(Arc::new(processors))
+    }
+
+    /// The factory of the application's record processors, shared with other receivers, or chosen at run time.
+    #[must_use]
+    pub fn shared_processors(mut self, processors: Arc<dyn RecordProcessorFactory>) -> Self {
+        self.processors = Some(processors);
         self
     }
 
@@ -221,6 +228,13 @@ impl ReceiverBuilder {
     #[must_use]
     pub fn no_progress_time(mut self, no_progress_time: Duration) -> Self {
         self.settings.no_progress_time = no_progress_time;
+        self
+    }
+
+    /// How many times a shard without progress is restarted; see [`ReceiverSettings::max_restarts`].
+    #[must_use]
+    pub fn max_restarts(mut self, max_restarts: u32) -> Self {
+        self.settings.max_restarts = max_restarts;
         self
     }
 
@@ -330,7 +344,8 @@ impl ReceiverBuilder {
             return Err(invalid_settings(&faults));
         };
         let mut rng = self.seed.map_or_else(fresh_rng, Rng::with_seed);
-        let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
+        let worker_id =
+            self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng, host_name()));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
         let shared = Arc::new(Shared::new(worker_id.clone(), budget.clone()));
         let mut worker_options = self.settings.worker_options(budget);
@@ -346,6 +361,7 @@ impl ReceiverBuilder {
             rng,
             process: LiveProcess::register(&worker_id),
             worker_id,
+            end: Arc::new(EndReporter(shared.clone())),
             shared,
         })
     }
@@ -354,12 +370,6 @@ impl ReceiverBuilder {
 pub(crate) fn invalid_settings(faults: &[String]) -> ReceiverError {
     let message = format!("the receiver cannot be built:\n- {}", faults.join("\n- "));
     ReceiverError::new(ReceiverErrorKind::InvalidSettings, message)
-}
-
-/// A worker name like those in the KCL's examples: the host name and a unique number.
-pub(crate) fn new_worker_id(rng: &mut Rng) -> String {
-    let host = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
-    format!("{}:{:016x}", host.as_deref().unwrap_or("worker"), rng.u64(..))
 }
 
 /// The only source of randomness from outside the process.

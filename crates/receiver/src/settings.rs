@@ -17,6 +17,10 @@ use crate::shards::initial_position::{InitialPosition, ShardPosition, millis_sin
 /// The shortest fail-over time: below it a renewal would not be answered in time.
 const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
 
+/// The default drain time. What follows it takes up to 7 s, and the sum leaves two of the 30 s that Kubernetes and ECS
+/// wait by default before they kill a process.
+const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(20);
+
 /// The share of the drain time for which a stop waits for late acknowledgements. The rest is for the last checkpoint.
 const FLUSH_WAIT_SHARE: f64 = 0.75;
 
@@ -76,7 +80,9 @@ pub struct ReceiverSettings {
     #[serde(rename = "shard_sync_interval_ms", with = "millis")]
     pub shard_sync_interval: Duration,
     /// How long the application may take to finish its batches: all of them when this worker stops, those of one shard
-    /// when another worker requests the shard.
+    /// when another worker requests the shard; 20 s by default. A stop takes up to 7 s more, to abort what is not done and to
+    /// release the leases, so that it ends within the 30 s that Kubernetes and ECS wait by default. If their grace period is
+    /// longer, set it to that less 10 s.
     #[serde(rename = "drain_time_ms", with = "millis")]
     pub drain_time: Duration,
     /// The most bytes that records take in memory, over all shards of this receiver or of its group; 128 MiB by default. It
@@ -132,7 +138,7 @@ impl Default for ReceiverSettings {
             deaggregates: true,
             aggregate_filter: AggregateFilter::default(),
             shard_sync_interval: Duration::from_secs(60),
-            drain_time: Duration::from_secs(30),
+            drain_time: DEFAULT_DRAIN_TIME,
             max_buffered_bytes: DEFAULT_MAX_BUFFERED_BYTES.get(),
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
             max_batch_records: None,
@@ -272,6 +278,14 @@ mod optional_millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn default_stop_fits_a_grace_period_of_30_seconds() {
+        use crate::coordinator::STOP_TAIL;
+        assert_eq!(STOP_TAIL, Duration::from_secs(7), "as the doc comment of `drain_time` says");
+        let longest = ReceiverSettings::default().drain_time + STOP_TAIL;
+        assert!(longest <= Duration::from_secs(28), "{longest:?} leaves the application no time of its own");
+    }
 
     #[test]
     fn the_defaults_lack_only_the_application() {
