@@ -77,6 +77,16 @@ impl MetricSample {
         Self::of_worker("LostLeases", worker, leases)
     }
 
+    /// A count of a worker, under a name of this library.
+    pub fn count_of_worker(name: &'static str, worker: WorkerId, count: u64) -> Self {
+        Self::of_worker(name, worker, count)
+    }
+
+    /// A duration of a worker, in milliseconds, under a name of this library.
+    pub fn millis_of_worker(name: &'static str, worker: WorkerId, millis: u64) -> Self {
+        Self { unit: MetricUnit::Milliseconds, ..Self::of_worker(name, worker, millis) }
+    }
+
     fn of_shard(name: &'static str, unit: MetricUnit, shard_id: ShardId, value: u64) -> Self {
         Self { name, unit, shard_id: Some(shard_id), worker: None, value: value as f64 }
     }
