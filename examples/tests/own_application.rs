@@ -109,7 +109,7 @@ async fn sums_survive_a_split_a_merge_throttling_and_a_crash() {
 fn a_processor_can_be_called_directly() {
     use kinesis_streaming::lease_store::{FencingToken, WorkerId};
 
-    let owner = FencingToken { owner: WorkerId::new("me").unwrap(), counter: 1 };
+    let owner = FencingToken::new(WorkerId::new("me").unwrap(), 1);
     let ledger = Ledger::default();
     let mut bookkeeper = Bookkeeper {
         shard: ShardContext::new("bookkeeping", "amounts", ShardId::new("shard-1").unwrap(), owner),

@@ -282,7 +282,7 @@ async fn position_acknowledged_while_written_is_not_due_again() {
 }
 
 fn pending(number: u128) -> PendingCheckpoint {
-    PendingCheckpoint { position: at(number), state: Some(vec![7]) }
+    PendingCheckpoint::new(at(number), Some(vec![7]))
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_types::service_config::ServiceConfigKey;
+use lease_store::TableSettings;
 use lease_store::dynamodb::DynamoDbLeaseStore;
 
 use crate::dead_letters::KinesisDeadLetters;
@@ -22,6 +23,25 @@ pub struct KinesisAsl {
     dynamodb: aws_sdk_dynamodb::Client,
     cloudwatch: aws_sdk_cloudwatch::Client,
     lease_table: Option<String>,
+    table_settings: TableSettings,
+}
+
+/// The configuration of each service.
+#[derive(Clone, Copy)]
+pub(crate) struct Configurations<'a> {
+    pub(crate) kinesis: &'a SdkConfig,
+    pub(crate) dynamodb: &'a SdkConfig,
+    pub(crate) cloudwatch: &'a SdkConfig,
+}
+
+/// The settings with the variables of the environment, and the configuration of environment and profile.
+pub(crate) async fn load(settings: AwsSettings) -> Result<(AwsSettings, SdkConfig), AslError> {
+    let surroundings = Surroundings::of_process();
+    let settings = surroundings.settings(settings);
+    let loader = surroundings.loader(loader(&settings))?;
+    // Boxed because the future is large.
+    let loaded = Box::pin(loader.load()).await;
+    Ok((settings, loaded))
 }
 
 impl KinesisAsl {
@@ -31,17 +51,12 @@ impl KinesisAsl {
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
     pub async fn connect(settings: AwsSettings) -> Result<Self, AslError> {
-        settings.validate()?;
-        let surroundings = Surroundings::of_process();
-        let settings = surroundings.settings(settings);
-        let loader = surroundings.loader(loader(&settings))?;
-        // Boxed because the future is large.
-        let loaded = Box::pin(loader.load()).await;
-        Self::with_config(&settings, &loaded)
+        Self::builder(settings).connect().await
     }
 
     /// Creates the clients from a configuration of the caller's own: its credentials, HTTP client, retries, and whatever else it
-    /// sets. The settings take precedence, and their time-outs apply. Makes no calls.
+    /// sets. The settings take precedence, and their time-outs apply. Makes no calls. For roles, and for configurations of single
+    /// services, see [`builder`](Self::builder).
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
@@ -51,12 +66,26 @@ impl KinesisAsl {
     }
 
     fn with_config(settings: &AwsSettings, loaded: &SdkConfig) -> Result<Self, AslError> {
-        let endpoints = Endpoints::new(settings, loaded)?;
+        let configurations = Configurations { kinesis: loaded, dynamodb: loaded, cloudwatch: loaded };
+        Self::with_configurations(settings, &configurations)
+    }
+
+    pub(crate) fn with_configurations(
+        settings: &AwsSettings,
+        configurations: &Configurations<'_>,
+    ) -> Result<Self, AslError> {
+        let Configurations { kinesis: loaded, dynamodb: of_dynamodb, cloudwatch: of_cloudwatch } =
+            *configurations;
+        let endpoints = Endpoints::new(settings, configurations)?;
         let region = settings.stream_region().map(Region::new).or_else(|| loaded.region().cloned());
         let Some(region) = region else { return Err(no_region(&endpoints)) };
-        let region_or = |own: &Option<String>| own.clone().map_or_else(|| region.clone(), Region::new);
-        let dynamodb_region = region_or(&settings.dynamodb_region);
-        let cloudwatch_region = region_or(&settings.cloudwatch_region);
+        // A service with a configuration of its own is in the region of that.
+        let region_of = |own: &Option<String>, config: &SdkConfig| {
+            let of_config = || config.region().filter(|_| !std::ptr::eq(config, loaded)).cloned();
+            own.clone().map(Region::new).or_else(of_config).unwrap_or_else(|| region.clone())
+        };
+        let dynamodb_region = region_of(&settings.dynamodb_region, of_dynamodb);
+        let cloudwatch_region = region_of(&settings.cloudwatch_region, of_cloudwatch);
         tracing::info!(
             stream = settings.stream_name,
             %region,
@@ -73,11 +102,11 @@ impl KinesisAsl {
             .region(region.clone())
             .timeout_config(timeouts(settings));
         kinesis.set_endpoint_url(endpoints.kinesis.url);
-        let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(loaded)
+        let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(of_dynamodb)
             .region(dynamodb_region)
             .timeout_config(lease_timeouts(settings));
         dynamodb.set_endpoint_url(endpoints.dynamodb.url);
-        let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(loaded)
+        let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(of_cloudwatch)
             .region(cloudwatch_region)
             .timeout_config(timeouts(settings));
         cloudwatch.set_endpoint_url(endpoints.cloudwatch.url);
@@ -95,6 +124,7 @@ impl KinesisAsl {
             dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
             cloudwatch: aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()),
             lease_table: settings.lease_table.clone(),
+            table_settings: settings.table.clone(),
         })
     }
 
@@ -113,7 +143,7 @@ impl KinesisAsl {
             AslError::new(AslErrorKind::InvalidSettings, format!("the lease table: {error}"))
                 .with_source(error)
         })?;
-        Ok(store.with_application_name(application))
+        Ok(store.with_application_name(application).with_table_settings(self.table_settings.clone()))
     }
 
     /// A sink that writes dead letters to another stream: by name one of the same account and region, by ARN also one of another
@@ -202,14 +232,20 @@ impl Endpoint {
 }
 
 impl Endpoints {
-    fn new(settings: &AwsSettings, loaded: &SdkConfig) -> Result<Self, AslError> {
-        let of = |setting: &str, own: &Option<String>, service_id: &str| {
-            Endpoint::new(loaded, setting, own.as_ref(), service_id)
+    fn new(settings: &AwsSettings, configurations: &Configurations<'_>) -> Result<Self, AslError> {
+        let of = |config: &SdkConfig, setting: &str, own: &Option<String>, service_id: &str| {
+            Endpoint::new(config, setting, own.as_ref(), service_id)
         };
+        let Configurations { kinesis, dynamodb, cloudwatch } = *configurations;
         let endpoints = Self {
-            kinesis: of("kinesis_endpoint_url", &settings.kinesis_endpoint_url, "Kinesis"),
-            dynamodb: of("dynamodb_endpoint_url", &settings.dynamodb_endpoint_url, "DynamoDB"),
-            cloudwatch: of("cloudwatch_endpoint_url", &settings.cloudwatch_endpoint_url, "CloudWatch"),
+            kinesis: of(kinesis, "kinesis_endpoint_url", &settings.kinesis_endpoint_url, "Kinesis"),
+            dynamodb: of(dynamodb, "dynamodb_endpoint_url", &settings.dynamodb_endpoint_url, "DynamoDB"),
+            cloudwatch: of(
+                cloudwatch,
+                "cloudwatch_endpoint_url",
+                &settings.cloudwatch_endpoint_url,
+                "CloudWatch",
+            ),
         };
         let faults: Vec<String> = endpoints
             .all()

@@ -37,6 +37,7 @@ pub enum MetricUnit {
 
 /// The current value of one metric; CloudWatch adds the time.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct MetricSample {
     /// The name of the metric.
     pub name: &'static str,

@@ -15,6 +15,7 @@ const MAX_LISTINGS: u32 = 10;
 
 /// The totals of an application.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Totals<S> {
     /// The value of each key over all shards.
     pub state: KeyedState<S>,

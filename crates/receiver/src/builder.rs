@@ -27,10 +27,8 @@ pub struct ReceiverBuilder {
     source: Option<Arc<dyn StreamSource>>,
     store: Option<Arc<dyn LeaseStore>>,
     processors: Option<Arc<dyn RecordProcessorFactory>>,
-    /// `None`: the default of the shard worker.
-    processing_retry: Option<RetryPolicy>,
-    checkpoint_retry: RetryPolicy,
-    failure_policy: FailurePolicy,
+    /// `None`: the one of the settings.
+    failure_policy: Option<FailurePolicy>,
     seed: Option<u64>,
     budget: Option<ByteBudget>,
 }
@@ -216,11 +214,11 @@ impl ReceiverBuilder {
         self
     }
 
-    /// What happens to records that the application cannot process. By default the shard is halted and no record is
-    /// skipped.
+    /// What happens to records that the application cannot process, with any dead-letter sink; instead of
+    /// [`ReceiverSettings::failure`].
     #[must_use]
     pub fn failure_policy(mut self, failure_policy: FailurePolicy) -> Self {
-        self.failure_policy = failure_policy;
+        self.failure_policy = Some(failure_policy);
         self
     }
 
@@ -282,7 +280,7 @@ impl ReceiverBuilder {
     /// attempts of a batch.
     #[must_use]
     pub fn processing_retry(mut self, retry: RetryPolicy) -> Self {
-        self.processing_retry = Some(retry);
+        self.settings.processing_retry = retry;
         self
     }
 
@@ -290,7 +288,7 @@ impl ReceiverBuilder {
     /// numbers of Spark's receiver.
     #[must_use]
     pub fn checkpoint_retry(mut self, retry: RetryPolicy) -> Self {
-        self.checkpoint_retry = retry;
+        self.settings.checkpoint_retry = retry;
         self
     }
 
@@ -349,15 +347,16 @@ impl ReceiverBuilder {
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
         let shared = Arc::new(Shared::new(worker_id.clone(), budget.clone()));
         let mut worker_options = self.settings.worker_options(budget);
-        worker_options.failure_policy = self.failure_policy;
-        worker_options.retry = self.processing_retry.unwrap_or(worker_options.retry);
+        if let Some(failure_policy) = self.failure_policy {
+            worker_options.failure_policy = failure_policy;
+        }
         Ok(Receiver {
             worker_options,
+            checkpoint_retry: self.settings.checkpoint_retry,
             settings: self.settings,
             source,
             store,
             processors,
-            checkpoint_retry: self.checkpoint_retry,
             rng,
             process: LiveProcess::register(&worker_id),
             worker_id,

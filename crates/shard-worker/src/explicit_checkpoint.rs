@@ -64,7 +64,7 @@ impl ShardContext {
     ) -> Result<PreparedCheckpoint, CheckpointError> {
         let position = batch.last_position();
         if let Some(flusher) = &self.checkpoints.flusher {
-            flusher.prepare(PendingCheckpoint { position, state }).await?;
+            flusher.prepare(PendingCheckpoint::new(position, state)).await?;
         }
         Ok(PreparedCheckpoint { batch: batch.clone(), checkpoints: self.checkpoints.clone() })
     }

@@ -56,6 +56,7 @@ pub use error::{SourceError, SourceErrorKind};
 pub use explicit_checkpoint::PreparedCheckpoint;
 pub use failure::dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
 pub use failure::failure_policy::FailurePolicy;
+pub use failure::failure_settings::{FailureSettings, LastResortSetting};
 pub use failure::file_dead_letters::FileDeadLetters;
 pub use failure::process_error::ProcessError;
 pub use handlers::batch_handler::{BatchHandler, batch_handler};

@@ -55,6 +55,7 @@ impl Record {
 /// The id of a record, the same in every delivery and on every worker, so that an application can recognise repeats. As
 /// text: `stream/shard/sequence number/sub-sequence number`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub struct RecordId {
     /// The name of the stream.
     pub stream: String,

@@ -47,6 +47,7 @@ pub trait StreamSource: fmt::Debug + Send + Sync + 'static {
 
 /// The description of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamDescription {
     /// The ARN and the creation time.
     pub identity: StreamIdentity,
@@ -58,6 +59,13 @@ pub struct StreamDescription {
     pub retention: Option<Duration>,
     /// How the stream distributes records over its shards. `None`: not reported, as by streams that only know one way.
     pub distribution: Option<RecordDistribution>,
+}
+
+impl StreamDescription {
+    /// The description of a stream that reports nothing but its identity; set the other fields afterwards.
+    pub fn new(identity: StreamIdentity) -> Self {
+        Self { identity, now: None, retention: None, distribution: None }
+    }
 }
 
 /// How a stream distributes records over its shards.

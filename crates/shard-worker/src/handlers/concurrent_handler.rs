@@ -28,6 +28,7 @@ use crate::shard_context::ShardContext;
 
 /// Which records of a shard are worked on at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Concurrency {
     /// Records with the same partition key one after the other, in order; up to this many keys at a time. Records without
     /// a key count as records of one key.

@@ -127,7 +127,7 @@ async fn two_step_checkpoint_announces_and_then_completes() {
         Ok(())
     })
     .await;
-    let announced = |state| Written::Prepared(PendingCheckpoint { position: positions[2].clone(), state });
+    let announced = |state| Written::Prepared(PendingCheckpoint::new(positions[2].clone(), state));
     let expected = [
         announced(Some(b"tx 5".to_vec())),
         Written::Checkpoint(positions[2].clone()),
@@ -152,7 +152,7 @@ async fn commit_of_a_batch_delivered_again_is_refused() {
         Ok(())
     })
     .await;
-    let announced = PendingCheckpoint { position: positions[2].clone(), state: None };
+    let announced = PendingCheckpoint::new(positions[2].clone(), None);
     let expected = [Written::Prepared(announced), Written::Checkpoint(positions[2].clone()), Written::End];
     assert_eq!(written, expected);
 }

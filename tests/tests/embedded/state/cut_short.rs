@@ -54,7 +54,7 @@ async fn call_everything(polls: usize) -> Result<bool, BoxError> {
     let scene = Scene::new(1).with_settings(|settings| settings.snapshot_records = NonZeroU32::MIN.into());
     scene.objects.with(|faults| faults.latency = Some((fastrand::Rng::with_seed(3), 20)));
     let processors = scene.processors();
-    let owner = |counter| FencingToken { owner: WorkerId::new("a").unwrap(), counter };
+    let owner = |counter| FencingToken::new(WorkerId::new("a").unwrap(), counter);
     let left = &mut polls.clone();
     let mut context = ShardContext::new(APPLICATION, "text", ShardId::numbered(0), owner(4));
     context.hash_key_range = Some(HashKeyRange::FULL);
