@@ -74,8 +74,8 @@ pub use receiver::{
 pub mod prelude {
     pub use async_trait::async_trait;
     pub use lease_store::{
-        BoxError, FencingToken, InMemoryLeaseStore, LeaseStore, Position, RecordPosition, SequenceNumber,
-        ShardId, StoreError, StoreErrorKind, WorkerId,
+        BillingMode, BoxError, FencingToken, InMemoryLeaseStore, LeaseStore, Position, RecordPosition,
+        SequenceNumber, ShardId, StoreError, StoreErrorKind, TableSettings, WorkerId,
     };
     pub use receiver::{
         Delivery, Health, HealthFault, InitialPosition, LeaseTableState, ReleasedShard, ShardPosition,
@@ -84,11 +84,11 @@ pub mod prelude {
     pub use shard_worker::{
         Acknowledgement, AggregateFilter, BatchLimits, ByteBudget, ByteUsage, CheckpointError,
         CheckpointErrorKind, Concurrency, DataLossPolicy, DeadLetter, DeadLetterSink, DecodeError,
-        FailurePolicy, FileDeadLetters, FlushReason, InMemoryStream, LetterInJson, PreparedCheckpoint,
-        ProcessError, ProcessorPool, Record, RecordAcknowledgement, RecordBatch, RecordId, RecordProcessor,
-        RecordProcessorFactory, RetentionAlarm, RetryPolicy, RunUntil, ShardContext, ShardFilter,
-        ShardOutcome, ShardProgress, ShardState, SourceError, SourceErrorKind, StreamSource, batch_handler,
-        blocking_handler, concurrent_handler,
+        FailurePolicy, FailureSettings, FileDeadLetters, FlushReason, InMemoryStream, LastResortSetting,
+        LetterInJson, PreparedCheckpoint, ProcessError, ProcessorPool, Record, RecordAcknowledgement,
+        RecordBatch, RecordId, RecordProcessor, RecordProcessorFactory, RetentionAlarm, RetryPolicy,
+        RunUntil, ShardContext, ShardFilter, ShardOutcome, ShardProgress, ShardState, SourceError,
+        SourceErrorKind, StreamSource, batch_handler, blocking_handler, concurrent_handler,
     };
 
     pub use crate::{
@@ -116,5 +116,6 @@ pub mod prelude {
     #[cfg(feature = "kinesis-asl")]
     pub use kinesis_asl::{
         AslError, AslErrorKind, AwsSettings, FanOutSettings, KinesisAsl, KinesisDeadLetters, RetrievalMode,
+        RoleSettings,
     };
 }
