@@ -115,13 +115,7 @@ fn a_processor_can_be_called_directly() {
         shard: ShardContext::new("bookkeeping", "amounts", ShardId::new("shard-1").unwrap(), owner),
         ledger: ledger.clone(),
     };
-    let record = |data: &'static str| Record {
-        sequence_number: 1.into(),
-        sub_sequence_number: 0,
-        partition_key: None,
-        data: data.into(),
-        approximate_arrival: None,
-    };
+    let record = |data: &'static str| Record::new(1.into(), data.into());
     let batch = |data| RecordBatch::new(vec![record(data)], None).unwrap();
     futures::executor::block_on(async {
         bookkeeper.process(&batch("17")).await.unwrap();

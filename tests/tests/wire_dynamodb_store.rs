@@ -512,7 +512,7 @@ async fn new_table_gets_its_tags_and_recovery() {
     settings.tags.insert("team".to_owned(), "orders".to_owned());
     let store = DynamoDbLeaseStore::new(client, TABLE).unwrap().with_table_settings(settings);
     store.prepare().await.unwrap();
-    let calls = |seen: &[(String, serde_json::Value)], name: &str| {
+    let calls = |seen: &[(String, Value)], name: &str| {
         seen.iter()
             .filter(|(operation, _)| operation == name)
             .map(|(_, body)| body.clone())

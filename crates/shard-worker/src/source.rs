@@ -150,6 +150,19 @@ pub struct FetchedBatch {
 }
 
 impl FetchedBatch {
+    /// An answer that does not end the shard.
+    pub fn new(records: Vec<Record>, millis_behind_latest: Option<u64>) -> Self {
+        Self { records, millis_behind_latest, shard_end: None }
+    }
+
+    /// The same answer, after which the shard ends.
+    #[must_use]
+    pub fn with_end(self, shard_end: Option<ShardEnd>) -> Self {
+        Self { shard_end, ..self }
+    }
+}
+
+impl FetchedBatch {
     /// The memory of the records, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.records.iter().map(Record::memory_bytes).sum()
@@ -165,4 +178,11 @@ impl FetchedBatch {
 pub struct ShardEnd {
     /// The children of the shard; empty when the source does not report them.
     pub children: Vec<Shard>,
+}
+
+impl ShardEnd {
+    /// The end of a shard with these children.
+    pub fn new(children: Vec<Shard>) -> Self {
+        Self { children }
+    }
 }
