@@ -109,19 +109,13 @@ async fn sums_survive_a_split_a_merge_throttling_and_a_crash() {
 fn a_processor_can_be_called_directly() {
     use kinesis_streaming::lease_store::{FencingToken, WorkerId};
 
-    let owner = FencingToken { owner: WorkerId::new("me").unwrap(), counter: 1 };
+    let owner = FencingToken::new(WorkerId::new("me").unwrap(), 1);
     let ledger = Ledger::default();
     let mut bookkeeper = Bookkeeper {
         shard: ShardContext::new("bookkeeping", "amounts", ShardId::new("shard-1").unwrap(), owner),
         ledger: ledger.clone(),
     };
-    let record = |data: &'static str| Record {
-        sequence_number: 1.into(),
-        sub_sequence_number: 0,
-        partition_key: None,
-        data: data.into(),
-        approximate_arrival: None,
-    };
+    let record = |data: &'static str| Record::new(1.into(), data.into());
     let batch = |data| RecordBatch::new(vec![record(data)], None).unwrap();
     futures::executor::block_on(async {
         bookkeeper.process(&batch("17")).await.unwrap();

@@ -171,7 +171,7 @@ impl State {
             Position::ShardEnd => return,
             _ => ReadFrom::TrimHorizon,
         };
-        let token = FencingToken { owner: self.worker_id.clone(), counter: row.counter };
+        let token = FencingToken::new(self.worker_id.clone(), row.counter);
         let context = ShardContext::new("kcl", self.stream.stream_name(), shard_id.clone(), token);
         let mut reader = self.stream.open(&shard_id, &from).await.unwrap();
         loop {

@@ -51,7 +51,7 @@ impl StreamSource for Endless {
 
     async fn describe(&self) -> Result<StreamDescription, SourceError> {
         let identity = StreamIdentity { arn: "arn:endless".to_owned(), creation_epoch_seconds: 1 };
-        Ok(StreamDescription { identity, now: None, retention: None, distribution: None })
+        Ok(StreamDescription::new(identity))
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {

@@ -19,7 +19,7 @@ use aws_sdk_dynamodb::types::{
 };
 use aws_sdk_dynamodb::{Client, Config};
 use axum::http::{HeaderMap, StatusCode};
-use lease_store::dynamodb::{BillingMode, DynamoDbLeaseStore, MultiStreamKey};
+use lease_store::dynamodb::{BillingMode, DynamoDbLeaseStore, MultiStreamKey, TableSettings};
 use lease_store::{
     Consistency, Lease, LeaseChange, LeaseStore, LeaseWrite, Position, ShardId, StoreError, StoreErrorKind,
     WorkerId, WriteOutcome,
@@ -480,6 +480,52 @@ async fn a_table_is_created_as_asked() {
     assert_eq!(throughput.read_capacity_units(), Some(11));
     assert_eq!(throughput.write_capacity_units(), Some(12));
     assert_eq!(table.deletion_protection_enabled(), Some(true));
+}
+
+#[tokio::test]
+async fn new_table_gets_its_tags_and_recovery() {
+    let tables = Arc::new(Mutex::new(0));
+    let (client, seen) = answering(move |operation, _| {
+        let mut tables = tables.lock().unwrap();
+        match operation {
+            "DescribeTable" if *tables == 0 => (400, json!({ "__type": "ResourceNotFoundException" })),
+            "CreateTable" => {
+                *tables = 1;
+                (200, json!({ "TableDescription": { "TableStatus": "ACTIVE" } }))
+            }
+            "DescribeTable" => {
+                let key = json!([{ "AttributeName": "leaseKey", "KeyType": "HASH" }]);
+                let attribute = json!([{ "AttributeName": "leaseKey", "AttributeType": "S" }]);
+                let table = json!({
+                    "TableStatus": "ACTIVE", "KeySchema": key, "AttributeDefinitions": attribute
+                });
+                (200, json!({ "Table": table }))
+            }
+            // Without the permission the table is used all the same.
+            "UpdateContinuousBackups" => (400, json!({ "__type": "AccessDeniedException" })),
+            _ => (200, json!({})),
+        }
+    })
+    .await;
+    let mut settings = TableSettings::default();
+    settings.point_in_time_recovery = true;
+    settings.tags.insert("team".to_owned(), "orders".to_owned());
+    let store = DynamoDbLeaseStore::new(client, TABLE).unwrap().with_table_settings(settings);
+    store.prepare().await.unwrap();
+    let calls = |seen: &[(String, Value)], name: &str| {
+        seen.iter()
+            .filter(|(operation, _)| operation == name)
+            .map(|(_, body)| body.clone())
+            .collect::<Vec<_>>()
+    };
+    let created = calls(&seen.lock().unwrap(), "CreateTable");
+    assert_eq!(created[0]["Tags"], json!([{ "Key": "team", "Value": "orders" }]));
+    let backups = calls(&seen.lock().unwrap(), "UpdateContinuousBackups");
+    let expected = json!({ "PointInTimeRecoveryEnabled": true });
+    assert_eq!(backups[0]["PointInTimeRecoverySpecification"], expected);
+    // An existing table is left as it is.
+    store.prepare().await.unwrap();
+    assert_eq!(calls(&seen.lock().unwrap(), "UpdateContinuousBackups").len(), 1);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
-use lease_store::Position;
+use lease_store::{PendingCheckpoint, Position, StoreErrorKind};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -14,10 +14,16 @@ use crate::retry_policy::{Delays, RetryPolicy};
 use crate::watermarks::Watermarks;
 use crate::writer::CheckpointWriter;
 
-/// The number of flushes that can wait for the task. `flush` borrows the only handle, so there is at most one.
+/// The number of flushes that can wait in the channel to the task. Further ones wait to enter it.
 const MAX_WAITING_FLUSHES: usize = 1;
 
-type FlushAnswer = oneshot::Sender<Result<(), CheckpointError>>;
+/// A request to write the acknowledged position now.
+#[derive(Debug)]
+struct Flush {
+    /// Written after the position, if there is one.
+    prepared: Option<PendingCheckpoint>,
+    answer: oneshot::Sender<Result<(), CheckpointError>>,
+}
 
 /// Writes the newest acknowledged position of one shard, at its cadence, in a task of its own.
 ///
@@ -25,9 +31,7 @@ type FlushAnswer = oneshot::Sender<Result<(), CheckpointError>>;
 /// records.
 #[derive(Debug)]
 pub struct Checkpointer {
-    shared: Arc<Shared>,
-    flushes: mpsc::Sender<FlushAnswer>,
-    stopped: watch::Receiver<Option<CheckpointErrorKind>>,
+    flusher: Flusher,
     task: JoinHandle<()>,
 }
 
@@ -66,6 +70,61 @@ impl CheckpointTrigger {
         }
         self.shared.acknowledged.notify_one();
         true
+    }
+}
+
+/// Writes checkpoints of one shard on request; see [`Checkpointer::flusher`].
+#[derive(Debug, Clone)]
+pub struct Flusher {
+    shared: Arc<Shared>,
+    flushes: mpsc::Sender<Flush>,
+    stopped: watch::Receiver<Option<CheckpointErrorKind>>,
+}
+
+impl Flusher {
+    /// Like [`Checkpointer::flush`].
+    ///
+    /// # Errors
+    /// As [`Checkpointer::flush`].
+    pub async fn flush(&self) -> Result<(), CheckpointError> {
+        if self.shared.progress().marks.unwritten().is_none() {
+            return Ok(());
+        }
+        self.request(None).await
+    }
+
+    /// Announces a checkpoint at a delivered position, with bytes of the application: the first half of a checkpoint in two
+    /// steps (KCL: `prepareCheckpoint`). Writes the acknowledged position first, since a checkpoint withdraws the
+    /// announcement, and waits until the announcement is stored.
+    ///
+    /// # Errors
+    /// `Invalid` when the position was not delivered, or is before the acknowledged one. Otherwise as
+    /// [`Checkpointer::flush`].
+    pub async fn prepare(&self, pending: PendingCheckpoint) -> Result<(), CheckpointError> {
+        self.shared.progress().marks.check_prepared(&pending.position)?;
+        self.request(Some(pending)).await
+    }
+
+    /// The newest acknowledged position.
+    pub fn acknowledged(&self) -> Position {
+        self.shared.progress().marks.acknowledged().clone()
+    }
+
+    async fn request(&self, prepared: Option<PendingCheckpoint>) -> Result<(), CheckpointError> {
+        let (answer, answered) = oneshot::channel();
+        if self.flushes.send(Flush { prepared, answer }).await.is_err() {
+            return Err(self.closed_error());
+        }
+        answered.await.unwrap_or_else(|_| Err(self.closed_error()))
+    }
+
+    fn closed_error(&self) -> CheckpointError {
+        let why = *self.stopped.borrow();
+        let kind = why.unwrap_or(CheckpointErrorKind::Closed);
+        CheckpointError::new(
+            kind,
+            format!("the checkpointer has stopped ({kind:?}); this checkpoint was not written"),
+        )
     }
 }
 
@@ -171,12 +230,12 @@ impl Checkpointer {
         };
         let span = tracing::Span::current();
         let task = tokio::spawn(tracing::Instrument::instrument(driver.run(), span));
-        Self { shared, flushes: flush_sender, stopped, task }
+        Self { flusher: Flusher { shared, flushes: flush_sender, stopped }, task }
     }
 
     /// Records that everything up to a position was delivered to the application.
     pub fn deliver(&self, position: Position) {
-        self.shared.progress().marks.deliver(position);
+        self.flusher.shared.progress().marks.deliver(position);
     }
 
     /// Records that the application acknowledged everything up to a position: `records` more records than before.
@@ -189,18 +248,18 @@ impl Checkpointer {
 
     /// A handle to acknowledge from elsewhere, while the checkpointer runs.
     pub fn acknowledger(&self) -> Acknowledger {
-        Acknowledger { shared: self.shared.clone() }
+        Acknowledger { shared: self.flusher.shared.clone() }
     }
 
     /// A handle to request a checkpoint before the cadence is due. The renewal of a lease uses it: a checkpoint renews
     /// the lease too, at the same cost.
     pub fn trigger(&self) -> CheckpointTrigger {
-        CheckpointTrigger { shared: self.shared.clone() }
+        CheckpointTrigger { shared: self.flusher.shared.clone() }
     }
 
     /// The present watermarks.
     pub fn watermarks(&self) -> Watermarks {
-        self.shared.progress().marks.clone()
+        self.flusher.shared.progress().marks.clone()
     }
 
     /// Writes the acknowledged position now, with a new series of attempts, and waits until it is stored.
@@ -209,19 +268,17 @@ impl Checkpointer {
     /// The error of the last attempt. If the checkpointer has already stopped: the kind of error that stopped it, or
     /// `Closed`.
     pub async fn flush(&mut self) -> Result<(), CheckpointError> {
-        if self.shared.progress().marks.unwritten().is_none() {
-            return Ok(());
-        }
-        let (answer, answered) = oneshot::channel();
-        if self.flushes.send(answer).await.is_err() {
-            return Err(self.closed_error());
-        }
-        answered.await.unwrap_or_else(|_| Err(self.closed_error()))
+        self.flusher.flush().await
+    }
+
+    /// A handle to write checkpoints on request from elsewhere, while the checkpointer runs.
+    pub fn flusher(&self) -> Flusher {
+        self.flusher.clone()
     }
 
     /// A future that resolves to the cause once no further checkpoint can be written. Otherwise it stays pending.
     pub fn stopped(&self) -> impl Future<Output = CheckpointErrorKind> + Send + 'static {
-        let mut stopped = self.stopped.clone();
+        let mut stopped = self.flusher.stopped.clone();
         async move {
             let kind = stopped.wait_for(Option::is_some).await.ok().and_then(|kind| *kind);
             match kind {
@@ -238,15 +295,6 @@ impl Checkpointer {
         // The expected result is an aborted task. A panic of the writer was already reported by the panic hook.
         let _ = (&mut self.task).await;
     }
-
-    fn closed_error(&self) -> CheckpointError {
-        let why = *self.stopped.borrow();
-        let kind = why.unwrap_or(CheckpointErrorKind::Closed);
-        CheckpointError::new(
-            kind,
-            format!("the checkpointer has stopped ({kind:?}); this checkpoint was not written"),
-        )
-    }
 }
 
 impl Drop for Checkpointer {
@@ -261,8 +309,8 @@ struct Driver {
     retry: RetryPolicy,
     rng: Rng,
     shared: Arc<Shared>,
-    flushes: mpsc::Receiver<FlushAnswer>,
-    waiting_flush: Option<FlushAnswer>,
+    flushes: mpsc::Receiver<Flush>,
+    waiting_flush: Option<Flush>,
     stopped: watch::Sender<Option<CheckpointErrorKind>>,
 }
 
@@ -270,7 +318,13 @@ impl Driver {
     async fn run(mut self) {
         loop {
             self.wait_until_due().await;
-            let written = self.write_newest().await;
+            let mut written = self.write_newest().await;
+            let prepared = self.waiting_flush.as_ref().and_then(|flush| flush.prepared.clone());
+            if written.is_ok()
+                && let Some(pending) = prepared
+            {
+                written = self.write_prepared(&pending).await;
+            }
             let stop = written.as_ref().is_err_and(|failure| failure.reaction == Reaction::Stop);
             let written = written.map_err(|failure| failure.error);
             if stop {
@@ -280,7 +334,7 @@ impl Driver {
             }
             match (self.waiting_flush.take(), written) {
                 // The caller of `flush` gets the result. If it was cancelled, the result is dropped.
-                (Some(flush), written) => drop(flush.send(written)),
+                (Some(flush), written) => drop(flush.answer.send(written)),
                 (None, Err(error)) if error.kind() == CheckpointErrorKind::Fenced => {
                     tracing::debug!(%error, "the lease is fenced, the checkpointer stops");
                 }
@@ -352,6 +406,24 @@ impl Driver {
                     delays = self.new_delays();
                 }
             }
+        }
+    }
+
+    /// Writes an announcement, with the retries of the policy.
+    async fn write_prepared(&mut self, pending: &PendingCheckpoint) -> Result<(), WriteFailure> {
+        let mut delays = self.new_delays();
+        loop {
+            let Err(error) = self.writer.prepare(pending).await else { return Ok(()) };
+            let reaction = match (error.kind(), reaction_to(error.kind())) {
+                // Refused for its position, or not supported: checkpoints can be written all the same.
+                (StoreErrorKind::Invalid, _) => Reaction::NextInterval,
+                (_, reaction) => reaction,
+            };
+            let error = checkpoint_error(error);
+            let delay = if reaction == Reaction::Retry { delays.next() } else { None };
+            let Some(delay) = delay else { return Err(WriteFailure { reaction, error }) };
+            tracing::debug!(%error, ?delay, "retrying the prepared checkpoint after the delay");
+            tokio::time::sleep(delay).await;
         }
     }
 

@@ -57,5 +57,5 @@ pub(crate) fn checkpoint_error(error: StoreError) -> CheckpointError {
         StoreErrorKind::Invalid => CheckpointErrorKind::Invalid,
         _ => CheckpointErrorKind::Unavailable,
     };
-    CheckpointError::new(kind, format!("checkpoint not written: {error}")).with_source(error)
+    CheckpointError::new(kind, format!("checkpoint not written: {error}")).caused_by(error)
 }

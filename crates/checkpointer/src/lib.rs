@@ -11,7 +11,7 @@
 //! | the time of the next write, pure | [`Cadence`] |
 //! | the waits between attempts | [`RetryPolicy`], [`Delays`] |
 //! | the destination | [`CheckpointWriter`], implemented by [`lease_store::HeldLease`] |
-//! | the task and its handles | [`Checkpointer`], [`Acknowledger`], [`CheckpointTrigger`] |
+//! | the task and its handles | [`Checkpointer`], [`Acknowledger`], [`CheckpointTrigger`], [`Flusher`] |
 
 mod backoff_delays;
 mod cadence;
@@ -22,7 +22,7 @@ mod watermarks;
 mod writer;
 
 pub use cadence::Cadence;
-pub use checkpointer::{Acknowledger, CheckpointTrigger, Checkpointer};
+pub use checkpointer::{Acknowledger, CheckpointTrigger, Checkpointer, Flusher};
 pub use error::{CheckpointError, CheckpointErrorKind};
 pub use retry_policy::{Delays, RetryPolicy};
 pub use watermarks::Watermarks;

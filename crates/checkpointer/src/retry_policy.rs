@@ -3,13 +3,18 @@
 use std::num::NonZeroU32;
 
 use fastrand::Rng;
+use lease_store::settings_format;
+use serde::{Deserialize, Serialize};
 use tokio::time::Duration;
 
 use crate::backoff_delays::ExponentialDelays;
 
 /// The number of attempts and the waits between them. The waits are randomised, so that workers which failed at the
 /// same time do not all retry at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// In a file: `{ first = "200ms", longest = "30s" }` with `max_attempts` or without, or `{ below = "500ms", max_attempts = 4 }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "InFile", into = "InFile")]
 pub struct RetryPolicy {
     max_attempts: Option<NonZeroU32>,
     wait: Wait,
@@ -19,6 +24,57 @@ pub struct RetryPolicy {
 enum Wait {
     Exponential { first: Duration, longest: Duration },
     UniformBelow(Duration),
+}
+
+/// The longest wait that is accepted from a file.
+const MAX_WAIT_IN_FILE: Duration = Duration::from_secs(24 * 3600);
+
+/// The policy in a file.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct InFile {
+    #[serde(with = "settings_format::optional_duration", skip_serializing_if = "Option::is_none")]
+    first: Option<Duration>,
+    #[serde(with = "settings_format::optional_duration", skip_serializing_if = "Option::is_none")]
+    longest: Option<Duration>,
+    #[serde(with = "settings_format::optional_duration", skip_serializing_if = "Option::is_none")]
+    below: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<NonZeroU32>,
+}
+
+impl From<RetryPolicy> for InFile {
+    fn from(RetryPolicy { max_attempts, wait }: RetryPolicy) -> Self {
+        let mut written = Self { max_attempts, ..Self::default() };
+        match wait {
+            Wait::Exponential { first, longest } => {
+                (written.first, written.longest) = (Some(first), Some(longest));
+            }
+            Wait::UniformBelow(limit) => written.below = Some(limit),
+        }
+        written
+    }
+}
+
+impl TryFrom<InFile> for RetryPolicy {
+    type Error = &'static str;
+
+    fn try_from(read: InFile) -> Result<Self, Self::Error> {
+        let wait = match read {
+            InFile { first: Some(first), longest: Some(longest), below: None, .. } => {
+                if first > longest {
+                    return Err("`first` of a retry policy must not be longer than `longest`");
+                }
+                Wait::Exponential { first, longest }
+            }
+            InFile { first: None, longest: None, below: Some(limit), .. } => Wait::UniformBelow(limit),
+            _ => return Err("the waits of a retry policy need either `first` and `longest`, or `below`"),
+        };
+        if read.longest.max(read.below) > Some(MAX_WAIT_IN_FILE) {
+            return Err("the waits of a retry policy must not be longer than a day");
+        }
+        Ok(Self { max_attempts: read.max_attempts, wait })
+    }
 }
 
 impl RetryPolicy {

@@ -63,6 +63,24 @@ impl Watermarks {
         Ok(())
     }
 
+    /// Checks a position that is to be announced before it is acknowledged.
+    ///
+    /// # Errors
+    /// `Invalid` when the position was not delivered, or is before the acknowledged one.
+    pub fn check_prepared(&self, position: &Position) -> Result<(), CheckpointError> {
+        let (acknowledged, delivered) = (&self.acknowledged, &self.delivered);
+        if position < acknowledged || position > delivered {
+            return Err(CheckpointError::new(
+                CheckpointErrorKind::Invalid,
+                format!(
+                    "cannot prepare a checkpoint at {position}: it must be from {acknowledged}, which is acknowledged, to \
+                     {delivered}, which is delivered"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// Records that a position is checkpointed.
     pub fn checkpoint(&mut self, position: Position) {
         debug_assert!(position <= self.acknowledged, "{position} is checkpointed but not acknowledged");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use checkpointer::{Cadence, CheckpointErrorKind, CheckpointWriter, Checkpointer, RetryPolicy};
-use lease_store::{Position, StoreError, StoreErrorKind};
+use lease_store::{PendingCheckpoint, Position, StoreError, StoreErrorKind};
 use tokio::time::{Instant, advance};
 
 /// Records the attempts to write, with their times. Returns the scripted results, then success.
@@ -17,11 +17,12 @@ use tokio::time::{Instant, advance};
 struct ScriptedWriter {
     answers: Mutex<VecDeque<Option<StoreErrorKind>>>,
     attempts: Mutex<Vec<(Instant, Position)>>,
+    prepared: Mutex<Vec<PendingCheckpoint>>,
 }
 
 impl ScriptedWriter {
     fn answering(answers: impl IntoIterator<Item = Option<StoreErrorKind>>) -> Arc<Self> {
-        Arc::new(Self { answers: Mutex::new(answers.into_iter().collect()), attempts: Mutex::default() })
+        Arc::new(Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() })
     }
 
     fn attempts(&self) -> Vec<(Instant, Position)> {
@@ -41,6 +42,14 @@ impl CheckpointWriter for ScriptedWriter {
             None => Ok(()),
             Some(kind) => Err(StoreError::new(kind, "scripted")),
         }
+    }
+
+    async fn prepare(&self, pending: &PendingCheckpoint) -> Result<(), StoreError> {
+        if let Some(kind) = self.answers.lock().unwrap().pop_front().flatten() {
+            return Err(StoreError::new(kind, "scripted"));
+        }
+        self.prepared.lock().unwrap().push(pending.clone());
+        Ok(())
     }
 }
 
@@ -270,4 +279,58 @@ async fn position_acknowledged_while_written_is_not_due_again() {
     acknowledge(&checkpointer, 2);
     run_task().await;
     assert_eq!(writer.positions.lock().unwrap().as_slice(), [at(1), at(2)]);
+}
+
+fn pending(number: u128) -> PendingCheckpoint {
+    PendingCheckpoint::new(at(number), Some(vec![7]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn prepared_checkpoint_follows_the_acknowledged_one() {
+    let writer = ScriptedWriter::answering([None, Some(StoreErrorKind::Throttled), None]);
+    let checkpointer = start(&writer, every(3600));
+    let flusher = checkpointer.flusher();
+    acknowledge(&checkpointer, 5);
+    checkpointer.deliver(at(9));
+    flusher.prepare(pending(9)).await.unwrap();
+    assert_eq!(writer.positions(), [at(5)], "a later checkpoint would withdraw the announcement");
+    assert_eq!(*writer.prepared.lock().unwrap(), [pending(9)], "throttled once, then stored");
+    assert_eq!(flusher.acknowledged(), at(5), "an announcement acknowledges nothing");
+    checkpointer.acknowledge(at(9), 4).unwrap();
+    flusher.flush().await.unwrap();
+    assert_eq!(writer.positions(), [at(5), at(9)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn prepared_position_is_neither_undelivered_nor_passed() {
+    let writer = ScriptedWriter::answering([]);
+    let checkpointer = start(&writer, every(3600));
+    let flusher = checkpointer.flusher();
+    acknowledge(&checkpointer, 5);
+    for number in [4, 6] {
+        let error = flusher.prepare(pending(number)).await.unwrap_err();
+        assert_eq!(error.kind(), CheckpointErrorKind::Invalid, "{error}");
+    }
+    assert!(writer.positions().is_empty() && writer.prepared.lock().unwrap().is_empty());
+    flusher.prepare(pending(5)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_announcement_does_not_stop_checkpoints() {
+    let writer = ScriptedWriter::answering([Some(StoreErrorKind::Invalid)]);
+    let checkpointer = start(&writer, every(3600));
+    let flusher = checkpointer.flusher();
+    checkpointer.deliver(at(9));
+    assert_eq!(flusher.prepare(pending(9)).await.unwrap_err().kind(), CheckpointErrorKind::Invalid);
+    acknowledge(&checkpointer, 9);
+    flusher.flush().await.unwrap();
+    assert_eq!(writer.positions(), [at(9)]);
+    checkpointer.close().await;
+    acknowledge_after_close(&flusher).await;
+}
+
+/// A request after the end of the checkpointer is an error, and not a silent success.
+async fn acknowledge_after_close(flusher: &checkpointer::Flusher) {
+    let error = flusher.prepare(pending(9)).await.unwrap_err();
+    assert_eq!(error.kind(), CheckpointErrorKind::Closed, "{error}");
 }

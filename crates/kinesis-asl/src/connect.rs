@@ -1,6 +1,7 @@
 //! Creates the AWS clients: shared credentials, and a region and an endpoint for each service.
 
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
+use aws_smithy_http_client::tls::TlsContext;
 use aws_types::service_config::ServiceConfigKey;
 #[cfg(feature = "dynamodb")]
 use lease_store::dynamodb::DynamoDbLeaseStore;
@@ -29,6 +30,34 @@ pub struct KinesisAsl {
     cloudwatch: aws_sdk_cloudwatch::Client,
 }
 
+/// The configuration of each service.
+#[derive(Clone, Copy)]
+pub(crate) struct Configurations<'a> {
+    pub(crate) kinesis: &'a SdkConfig,
+    pub(crate) dynamodb: &'a SdkConfig,
+    pub(crate) cloudwatch: &'a SdkConfig,
+}
+
+/// What the environment and the profile say.
+pub(crate) struct Loaded {
+    /// The settings with the variables of the environment.
+    pub(crate) settings: AwsSettings,
+    pub(crate) config: SdkConfig,
+    /// The certificates that replace the system's.
+    pub(crate) trusted: Option<TlsContext>,
+}
+
+/// Adds what the environment and the profile say.
+pub(crate) async fn load(settings: AwsSettings) -> Result<Loaded, AslError> {
+    let surroundings = Surroundings::of_process();
+    let settings = surroundings.settings(settings);
+    let trusted = surroundings.trusted()?;
+    let loader = surroundings.loader(loader(&settings), trusted.as_ref());
+    // Boxed because the future is large.
+    let config = Box::pin(loader.load()).await;
+    Ok(Loaded { settings, config, trusted })
+}
+
 impl KinesisAsl {
     /// Creates the clients with credentials from the default chain: environment, profile, web identity, container, instance.
     /// Makes no calls, except those that the chain needs to load a region or credentials.
@@ -36,22 +65,12 @@ impl KinesisAsl {
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
     pub async fn connect(settings: AwsSettings) -> Result<Self, AslError> {
-        settings.validate()?;
-        let surroundings = Surroundings::of_process();
-        let settings = surroundings.settings(settings);
-        let trusted = surroundings.trusted()?;
-        let loader = surroundings.loader(loader(&settings), trusted.as_ref());
-        // Boxed because the future is large.
-        let loaded = Box::pin(loader.load()).await;
-        let aws = Self::with_config(&settings, &loaded)?;
-        if let Some(trusted) = trusted {
-            aws.stream.trust_in_subscriptions(trusted);
-        }
-        Ok(aws)
+        Self::builder(settings).connect().await
     }
 
     /// Creates the clients from a configuration of the caller's own: its credentials, HTTP client, retries, and whatever else it
-    /// sets. The settings take precedence, and their time-outs apply. Makes no calls.
+    /// sets. The settings take precedence, and their time-outs apply. Makes no calls. For roles, and for configurations of single
+    /// services, see [`builder`](Self::builder).
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
@@ -61,12 +80,26 @@ impl KinesisAsl {
     }
 
     fn with_config(settings: &AwsSettings, loaded: &SdkConfig) -> Result<Self, AslError> {
-        let endpoints = Endpoints::new(settings, loaded)?;
+        let configurations = Configurations { kinesis: loaded, dynamodb: loaded, cloudwatch: loaded };
+        Self::with_configurations(settings, &configurations)
+    }
+
+    pub(crate) fn with_configurations(
+        settings: &AwsSettings,
+        configurations: &Configurations<'_>,
+    ) -> Result<Self, AslError> {
+        let Configurations { kinesis: loaded, dynamodb: of_dynamodb, cloudwatch: of_cloudwatch } =
+            *configurations;
+        let endpoints = Endpoints::new(settings, configurations)?;
         let region = settings.stream_region().map(Region::new).or_else(|| loaded.region().cloned());
         let Some(region) = region else { return Err(no_region(&endpoints)) };
-        let region_or = |own: &Option<String>| own.clone().map_or_else(|| region.clone(), Region::new);
-        let dynamodb_region = region_or(&settings.dynamodb_region);
-        let cloudwatch_region = region_or(&settings.cloudwatch_region);
+        // A service with a configuration of its own is in the region of that.
+        let region_of = |own: &Option<String>, config: &SdkConfig| {
+            let of_config = || config.region().filter(|_| !std::ptr::eq(config, loaded)).cloned();
+            own.clone().map(Region::new).or_else(of_config).unwrap_or_else(|| region.clone())
+        };
+        let dynamodb_region = region_of(&settings.dynamodb_region, of_dynamodb);
+        let cloudwatch_region = region_of(&settings.cloudwatch_region, of_cloudwatch);
         tracing::info!(
             stream = settings.stream_name,
             %region,
@@ -94,9 +127,9 @@ impl KinesisAsl {
                 .with_get_records_format(settings.get_records_format),
             kinesis,
             #[cfg(feature = "dynamodb")]
-            lease_table: LeaseTable::new(settings, loaded, dynamodb_region, endpoints.dynamodb.url),
+            lease_table: LeaseTable::new(settings, of_dynamodb, dynamodb_region, endpoints.dynamodb.url),
             #[cfg(feature = "cloudwatch")]
-            cloudwatch: crate::metrics::client(settings, loaded, cloudwatch_region, endpoints.cloudwatch.url),
+            cloudwatch: crate::metrics::client(settings, of_cloudwatch, cloudwatch_region, endpoints.cloudwatch.url),
         })
     }
 
@@ -203,14 +236,20 @@ impl Endpoint {
 }
 
 impl Endpoints {
-    fn new(settings: &AwsSettings, loaded: &SdkConfig) -> Result<Self, AslError> {
-        let of = |setting: &str, own: &Option<String>, service_id: &str| {
-            Endpoint::new(loaded, setting, own.as_ref(), service_id)
+    fn new(settings: &AwsSettings, configurations: &Configurations<'_>) -> Result<Self, AslError> {
+        let of = |config: &SdkConfig, setting: &str, own: &Option<String>, service_id: &str| {
+            Endpoint::new(config, setting, own.as_ref(), service_id)
         };
+        let Configurations { kinesis, dynamodb, cloudwatch } = *configurations;
         let endpoints = Self {
-            kinesis: of("kinesis_endpoint_url", &settings.kinesis_endpoint_url, "Kinesis"),
-            dynamodb: of("dynamodb_endpoint_url", &settings.dynamodb_endpoint_url, "DynamoDB"),
-            cloudwatch: of("cloudwatch_endpoint_url", &settings.cloudwatch_endpoint_url, "CloudWatch"),
+            kinesis: of(kinesis, "kinesis_endpoint_url", &settings.kinesis_endpoint_url, "Kinesis"),
+            dynamodb: of(dynamodb, "dynamodb_endpoint_url", &settings.dynamodb_endpoint_url, "DynamoDB"),
+            cloudwatch: of(
+                cloudwatch,
+                "cloudwatch_endpoint_url",
+                &settings.cloudwatch_endpoint_url,
+                "CloudWatch",
+            ),
         };
         let faults: Vec<String> = endpoints
             .all()

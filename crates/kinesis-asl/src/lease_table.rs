@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_config::{Region, SdkConfig};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
+use lease_store::TableSettings;
 use lease_store::dynamodb::DynamoDbLeaseStore;
 
 use crate::error::{AslError, AslErrorKind};
@@ -18,11 +19,12 @@ pub(crate) const MAX_LEASE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest lease call, with all its attempts.
 pub(crate) const MAX_LEASE_OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The DynamoDB client, and the name of the table if the settings have one.
+/// The DynamoDB client, the name of the table if the settings have one, and how it is created.
 #[derive(Debug, Clone)]
 pub(crate) struct LeaseTable {
     client: Client,
     name: Option<String>,
+    settings: TableSettings,
 }
 
 impl LeaseTable {
@@ -36,7 +38,11 @@ impl LeaseTable {
             .region(region)
             .timeout_config(lease_timeouts(settings));
         config.set_endpoint_url(endpoint_url);
-        Self { client: Client::from_conf(config.build()), name: settings.lease_table.clone() }
+        Self {
+            client: Client::from_conf(config.build()),
+            name: settings.lease_table.clone(),
+            settings: settings.table.clone(),
+        }
     }
 
     /// The store of an application, whose name is that of the table by default.
@@ -46,7 +52,7 @@ impl LeaseTable {
             AslError::new(AslErrorKind::InvalidSettings, format!("the lease table: {error}"))
                 .with_source(error)
         })?;
-        Ok(store.with_application_name(application))
+        Ok(store.with_application_name(application).with_table_settings(self.settings.clone()))
     }
 
     #[cfg(test)]

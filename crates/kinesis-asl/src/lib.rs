@@ -25,8 +25,9 @@
 //! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] (feature `cloudwatch`) |
 //! | errors | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
 //!
-//! Only four functions have SDK types in their signatures: [`KinesisStream::from_client`], [`KinesisDeadLetters::from_client`]
-//! and [`CloudWatchPublisher::new`] take a client that the caller configured, and [`KinesisAsl::from_sdk_config`] a configuration.
+//! Only these have SDK types in their signatures: [`KinesisStream::from_client`], [`KinesisDeadLetters::from_client`]
+//! and [`CloudWatchPublisher::new`] take a client that the caller configured, [`KinesisAsl::from_sdk_config`] a configuration, and
+//! [`KinesisAslBuilder`] configurations, credentials and an HTTP client.
 //!
 //! # Features
 //!
@@ -74,6 +75,7 @@
 //! `kinesis:ListStreamConsumers`.
 
 mod connect;
+mod connection_builder;
 mod connections;
 mod dead_letters;
 mod end_proof;
@@ -91,6 +93,7 @@ mod metrics;
 mod polling;
 mod read_position;
 mod response_metadata;
+mod role;
 mod sequence_layout;
 mod service_time;
 mod settings;
@@ -101,6 +104,7 @@ mod surroundings;
 mod timeouts;
 
 pub use connect::KinesisAsl;
+pub use connection_builder::KinesisAslBuilder;
 pub use dead_letters::KinesisDeadLetters;
 pub use error::{AslError, AslErrorKind};
 pub use fan_out::consumer::{ConsumerStatus, StreamConsumer};
@@ -109,5 +113,6 @@ pub use fan_out::status::FanOutStatus;
 pub use get_records::format::GetRecordsFormat;
 #[cfg(feature = "cloudwatch")]
 pub use metrics::{CloudWatchPublisher, METRICS_INTERVAL, MetricSample, MetricUnit, MetricsTask};
+pub use role::RoleSettings;
 pub use settings::AwsSettings;
 pub use stream::KinesisStream;

@@ -40,6 +40,7 @@ pub enum MetricUnit {
 
 /// The current value of one metric; CloudWatch adds the time.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct MetricSample {
     /// The name of the metric.
     pub name: &'static str,
@@ -79,6 +80,16 @@ impl MetricSample {
     /// How many leases a worker lost to others since the last sample.
     pub fn lost_leases(worker: WorkerId, leases: u64) -> Self {
         Self::of_worker("LostLeases", worker, leases)
+    }
+
+    /// A count of a worker, under a name of this library.
+    pub fn count_of_worker(name: &'static str, worker: WorkerId, count: u64) -> Self {
+        Self::of_worker(name, worker, count)
+    }
+
+    /// A duration of a worker, in milliseconds, under a name of this library.
+    pub fn millis_of_worker(name: &'static str, worker: WorkerId, millis: u64) -> Self {
+        Self { unit: MetricUnit::Milliseconds, ..Self::of_worker(name, worker, millis) }
     }
 
     fn of_shard(name: &'static str, unit: MetricUnit, shard_id: ShardId, value: u64) -> Self {

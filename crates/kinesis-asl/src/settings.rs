@@ -3,9 +3,13 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use lease_store::{TableSettings, settings_format};
+use serde::{Deserialize, Serialize};
+
 use crate::error::{AslError, AslErrorKind};
 use crate::fan_out::settings::{ConsumerChoice, RetrievalMode};
 use crate::get_records::format::GetRecordsFormat;
+use crate::role::RoleSettings;
 use crate::stream_arn::{self, MAX_NAME_BYTES, StreamArn, StreamId, is_name_byte};
 
 /// The longest time to connect.
@@ -27,7 +31,10 @@ const MAX_IDLE_TIME_BETWEEN_READS: Duration = Duration::from_secs(60);
 /// with every AWS tool: `AWS_REGION`, `AWS_ENDPOINT_URL_KINESIS`, `AWS_PROFILE` and so on.
 ///
 /// The lease table and CloudWatch use the region of the stream, unless they have a region of their own here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// In a file, a duration is a text like `"10s"` or `"500ms"`, or a number of milliseconds. Only `stream_name` is required.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default = "AwsSettings::without_stream", deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AwsSettings {
     /// The stream: its name, of 1 to 128 letters, digits, `_`, `.` and `-`, or its ARN.
@@ -37,32 +44,44 @@ pub struct AwsSettings {
     pub stream_name: String,
     /// The region of the stream; `None`: that of the ARN of the stream or of the consumer, then that of the environment or the
     /// profile.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// The URL of Kinesis, for local servers and VPC endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kinesis_endpoint_url: Option<String>,
     /// The URL of DynamoDB.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamodb_endpoint_url: Option<String>,
     /// The URL of CloudWatch.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cloudwatch_endpoint_url: Option<String>,
     /// The region of the lease table; `None`: the stream's.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamodb_region: Option<String>,
     /// The region of the metrics; `None`: the stream's.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cloudwatch_region: Option<String>,
     /// The name of the lease table; `None`: the application's name, as with the KCL.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_table: Option<String>,
     /// The longest time to connect; 3 s by default.
+    #[serde(with = "settings_format::duration")]
     pub connect_timeout: Duration,
     /// The longest attempt of a call; 10 s by default. Attempts of lease calls are limited to 3 s. For a read of records it is the
     /// longest wait for an answer, and then for further bytes of it, so that a large answer can arrive over a slow link. The
     /// connection of an attempt that takes longer is not used again.
+    #[serde(with = "settings_format::duration")]
     pub attempt_timeout: Duration,
     /// The longest call, with all its attempts; 30 s by default. Lease calls are limited to 10 s.
+    #[serde(with = "settings_format::duration")]
     pub operation_timeout: Duration,
     /// The wait between two reads of a reader at the tip; 1 s by default. All applications that poll a shard share five reads
     /// a second.
+    #[serde(with = "settings_format::duration")]
     pub idle_time_between_reads: Duration,
     /// Doubles the idle time after each empty read, up to this; `None`: the idle time does not grow. The first record after a
     /// quiet time waits at most this long.
+    #[serde(with = "settings_format::optional_duration", skip_serializing_if = "Option::is_none")]
     pub max_idle_time_between_reads: Option<Duration>,
     /// The share of a shard's five reads a second that this application uses, in percent; 100 by default. If two applications
     /// poll the stream, give each 50.
@@ -71,6 +90,15 @@ pub struct AwsSettings {
     pub retrieval: RetrievalMode,
     /// The encoding of `GetRecords`; CBOR by default.
     pub get_records_format: GetRecordsFormat,
+    /// How the lease table is created, if it is missing: billing, deletion protection, point-in-time recovery, tags.
+    pub table: TableSettings,
+    /// A role that is assumed for all services. `None`: the credentials are used as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<RoleSettings>,
+    /// A role that is assumed for the stream alone, for one of another account; the lease table and the metrics stay with the other
+    /// credentials. `None`: as for the other services.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_role: Option<RoleSettings>,
 }
 
 impl AwsSettings {
@@ -93,7 +121,15 @@ impl AwsSettings {
             read_share_percent: 100,
             retrieval: RetrievalMode::Polling,
             get_records_format: GetRecordsFormat::default(),
+            table: TableSettings::default(),
+            role: None,
+            stream_role: None,
         }
+    }
+
+    /// The defaults for a file that names no stream, which is a fault.
+    fn without_stream() -> Self {
+        Self::new("")
     }
 
     /// Validates the settings as a whole.
@@ -134,6 +170,10 @@ impl AwsSettings {
         }
         faults.extend(self.timeout_faults());
         faults.extend(self.retrieval.faults());
+        faults.extend(self.table.faults().into_iter().map(|fault| format!("table: {fault}")));
+        for (name, role) in [("role", &self.role), ("stream_role", &self.stream_role)] {
+            faults.extend(role.iter().flat_map(RoleSettings::faults).map(|fault| format!("{name}: {fault}")));
+        }
         faults.extend(self.contradictions());
         faults
     }

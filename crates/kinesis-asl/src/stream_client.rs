@@ -193,7 +193,11 @@ impl StreamClient {
             types::RecordDistributionStrategy::UserPartitionKey => Some(RecordDistribution::ByPartitionKey),
             _ => None,
         });
-        Ok(StreamDescription { identity, now, retention, distribution })
+        let mut description = StreamDescription::new(identity);
+        description.now = now;
+        description.retention = retention;
+        description.distribution = distribution;
+        Ok(description)
     }
 
     pub(crate) async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {

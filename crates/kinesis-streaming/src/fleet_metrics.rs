@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use kinesis_asl::MetricSample;
 use lease_store::{ShardId, WorkerId};
 use receiver::{ReceiverGroupHandle, ReceiverStatus};
+use shard_worker::ShardState;
 
 /// Worker, shard and lease counter: the counts of a [`ShardProgress`](shard_worker::ShardProgress) start at zero with each.
 type Holding = (WorkerId, ShardId, u64);
@@ -16,9 +17,38 @@ struct Counted {
     bytes: u64,
 }
 
-/// Samples the status of receivers: per shard `MillisBehindLatest`, `RecordsProcessed` and `DataBytesProcessed`, per
-/// worker `CurrentLeases` and `LostLeases`. Each count is the increase since the previous sample. The counts between the
-/// last sample of a shard and its release are in the next sample: take one more when the receivers have stopped.
+/// The counts of a worker at the previous sample.
+#[derive(Debug, Clone, Copy, Default)]
+struct WorkerCounts {
+    lost_leases: u64,
+    given_up_leases: u64,
+    failed_attempts: u64,
+    dead_letters: u64,
+    skipped_records: u64,
+}
+
+impl WorkerCounts {
+    fn of(status: &ReceiverStatus) -> Self {
+        Self {
+            lost_leases: status.lost_leases,
+            given_up_leases: status.given_up_leases,
+            failed_attempts: status.failed_attempts,
+            dead_letters: status.dead_letters,
+            skipped_records: status.skipped_records,
+        }
+    }
+}
+
+/// Samples the status of one consumer or of a group, as metrics. Each count is the increase since the previous sample. The counts
+/// between the last sample of a shard and its release are in the next sample: take one more when the receivers have stopped.
+///
+/// | for each | metrics with a name of the KCL | metrics of this library |
+/// | --- | --- | --- |
+/// | shard | `MillisBehindLatest`, `RecordsProcessed`, `DataBytesProcessed` | |
+/// | worker | `CurrentLeases`, `LostLeases` | `GivenUpLeases`, `HaltedShards`, `FailedAttempts`, `DeadLetters`, `SkippedRecords`; of the shard that is worst: `OldestUnacknowledgedAge`, `PositionAge`, `SinceProgress` |
+///
+/// `MillisBehindLatest` is the lag of the newest read, so it stays as it is while a shard is halted or cannot be read. Alarms
+/// belong on `PositionAge`: every record that arrived earlier is processed, in all shards of the worker.
 ///
 /// ```no_run
 /// # async fn example(
@@ -37,13 +67,13 @@ struct Counted {
 pub struct FleetMetrics {
     handle: ReceiverGroupHandle,
     counted: HashMap<Holding, Counted>,
-    lost_leases: HashMap<WorkerId, u64>,
+    workers: HashMap<WorkerId, WorkerCounts>,
 }
 
 impl FleetMetrics {
-    /// Creates metrics for the receivers of this handle.
-    pub fn new(handle: ReceiverGroupHandle) -> Self {
-        Self { handle, counted: HashMap::new(), lost_leases: HashMap::new() }
+    /// Creates metrics for the consumer or the group of this handle.
+    pub fn new(handle: impl Into<ReceiverGroupHandle>) -> Self {
+        Self { handle: handle.into(), counted: HashMap::new(), workers: HashMap::new() }
     }
 
     /// Takes a sample now.
@@ -56,9 +86,9 @@ impl FleetMetrics {
         let mut counted = HashMap::new();
         for status in statuses {
             let worker_id = &status.worker_id;
-            samples.push(MetricSample::current_leases(worker_id.clone(), status.shards.len() as u64));
-            let lost_before = self.lost_leases.insert(worker_id.clone(), status.lost_leases).unwrap_or(0);
-            samples.push(MetricSample::lost_leases(worker_id.clone(), status.lost_leases - lost_before));
+            let now = WorkerCounts::of(status);
+            let before = self.workers.insert(worker_id.clone(), now).unwrap_or_default();
+            samples.extend(worker_samples(status, before, now));
             for shard in &status.shards {
                 let (shard_id, progress) = (&shard.shard_id, &shard.progress);
                 let holding = (worker_id.clone(), shard_id.clone(), shard.lease_counter);
@@ -94,6 +124,37 @@ impl FleetMetrics {
     }
 }
 
+/// The metrics of a worker, with the counts of the previous sample and of this one.
+fn worker_samples(status: &ReceiverStatus, before: WorkerCounts, now: WorkerCounts) -> Vec<MetricSample> {
+    let worker_id = &status.worker_id;
+    let halted = status.shards.iter().filter(|shard| shard.progress.state == ShardState::Halted).count();
+    let mut samples = vec![
+        MetricSample::current_leases(worker_id.clone(), status.shards.len() as u64),
+        MetricSample::lost_leases(worker_id.clone(), now.lost_leases - before.lost_leases),
+    ];
+    samples.extend(
+        [
+            ("GivenUpLeases", now.given_up_leases - before.given_up_leases),
+            ("HaltedShards", halted as u64),
+            ("FailedAttempts", now.failed_attempts - before.failed_attempts),
+            ("DeadLetters", now.dead_letters - before.dead_letters),
+            ("SkippedRecords", now.skipped_records - before.skipped_records),
+        ]
+        .map(|(name, count)| MetricSample::count_of_worker(name, worker_id.clone(), count)),
+    );
+    let shards = || status.shards.iter();
+    let ages = [
+        ("OldestUnacknowledgedAge", shards().filter_map(|shard| shard.oldest_unacknowledged_age).max()),
+        ("PositionAge", shards().filter_map(|shard| shard.position_age).max()),
+        ("SinceProgress", shards().map(|shard| shard.since_progress.unwrap_or(shard.held_for)).max()),
+    ];
+    samples.extend(ages.into_iter().map(|(name, age)| {
+        let millis = u64::try_from(age.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+        MetricSample::millis_of_worker(name, worker_id.clone(), millis)
+    }));
+    samples
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
@@ -126,13 +187,21 @@ mod tests {
                 stream.put("key", *text).unwrap();
             }
             tokio::time::sleep(Duration::from_secs(5)).await;
-            let samples = metrics.sample();
-            samples.into_iter().map(|sample| (sample.name, sample.value)).collect::<Vec<_>>()
+            let samples = metrics.sample().into_iter();
+            // The time since the last read depends on the pace of reads.
+            let counts = samples.filter(|sample| !["PositionAge", "SinceProgress"].contains(&sample.name));
+            counts.map(|sample| (sample.name, sample.value)).collect::<Vec<_>>()
         };
         let expected = |records: f64, bytes: f64| {
             vec![
                 ("CurrentLeases", 1.0),
                 ("LostLeases", 0.0),
+                ("GivenUpLeases", 0.0),
+                ("HaltedShards", 0.0),
+                ("FailedAttempts", 0.0),
+                ("DeadLetters", 0.0),
+                ("SkippedRecords", 0.0),
+                ("OldestUnacknowledgedAge", 0.0),
                 ("RecordsProcessed", records),
                 ("DataBytesProcessed", bytes),
                 ("MillisBehindLatest", 0.0),
@@ -164,5 +233,37 @@ mod tests {
         running.await.unwrap().unwrap();
         assert!((records(metrics.sample()) - 2.0).abs() < 1e-9, "records before the release are counted");
         assert!(records(metrics.sample()).abs() < 1e-9, "and only once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn halted_consumer_shows_in_its_metrics() {
+        let stream = InMemoryStream::new("s", NonZeroUsize::MIN);
+        let consumer = Consumer::builder()
+            .application("metrics")
+            .source(stream.clone())
+            .lease_store(InMemoryLeaseStore::new())
+            .seed(1)
+            .processors(batch_handler(async |_, batch| {
+                batch.json::<u32>()?;
+                Ok(())
+            }))
+            .build()
+            .unwrap();
+        let mut metrics = FleetMetrics::new(consumer.handle());
+        let running = tokio::spawn(consumer.run());
+        stream.put("key", "no number").unwrap();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let mut value = |name: &str| {
+            let samples = metrics.sample();
+            samples.iter().find(|sample| sample.name == name).map(|sample| sample.value).unwrap()
+        };
+        assert!(value("FailedAttempts") >= 1.0);
+        assert!(value("FailedAttempts").abs() < 1e-9, "the increase since the sample before");
+        assert!((value("HaltedShards") - 1.0).abs() < 1e-9);
+        assert!(value("MillisBehindLatest").abs() < 1e-9, "the newest read was at the tip");
+        for age in ["OldestUnacknowledgedAge", "PositionAge", "SinceProgress"] {
+            assert!((115_000.0..=120_000.0).contains(&value(age)), "{age}: {}", value(age));
+        }
+        running.abort();
     }
 }

@@ -4,7 +4,7 @@
 //! shard. The fleet balances itself, survives crashes and resharding, and never skips a record silently.
 //!
 //! Most programs depend on this crate alone. It re-exports the layers and has no logic of its own. Without features the
-//! dependency tree contains no AWS crate; the feature `kinesis-asl` adds them.
+//! dependency tree contains no AWS crate; the feature `kinesis-asl`, also called `aws`, adds them.
 //!
 //! ```
 //! use kinesis_streaming::prelude::*;
@@ -36,11 +36,15 @@
 mod fleet_metrics;
 #[cfg(doctest)]
 mod guides;
+#[cfg(feature = "signal")]
+mod shutdown_signal;
 
 #[cfg(all(feature = "kinesis-asl", feature = "cloudwatch"))]
 pub use fleet_metrics::FleetMetrics;
 #[cfg(feature = "kinesis-asl")]
 pub use kinesis_asl;
+#[cfg(feature = "signal")]
+pub use shutdown_signal::{ShutdownSignal, shutdown_signal, stop_on_signal};
 
 /// The application's own state, with snapshots: running totals and windows.
 #[cfg(feature = "state")]
@@ -49,39 +53,71 @@ pub use processor_state as state;
 #[cfg(feature = "storage")]
 pub use storage_buffer as storage;
 
+#[doc(hidden)]
 pub use checkpointer;
+#[doc(hidden)]
 pub use lease_store;
+#[doc(hidden)]
 pub use receiver;
+#[doc(hidden)]
 pub use shard_worker;
 
 /// A fleet member: the consumer of a stream. The one builder of this crate is [`Consumer::builder`].
 pub use receiver::Receiver as Consumer;
+#[doc(inline)]
+pub use receiver::{
+    ReceiverBuilder as ConsumerBuilder, ReceiverError as ConsumerError,
+    ReceiverErrorKind as ConsumerErrorKind, ReceiverGroup as ConsumerGroup,
+    ReceiverGroupHandle as ConsumerGroupHandle, ReceiverHandle as ConsumerHandle,
+    ReceiverSettings as ConsumerSettings, ReceiverState as ConsumerState, ReceiverStatus as ConsumerStatus,
+};
 
 /// The items that most programs need: `use kinesis_streaming::prelude::*`.
 pub mod prelude {
     pub use async_trait::async_trait;
-    pub use lease_store::{BoxError, InMemoryLeaseStore, LeaseStore, Position, SequenceNumber, ShardId};
+    pub use lease_store::{
+        BillingMode, BoxError, FencingToken, InMemoryLeaseStore, LeaseStore, Position, RecordPosition,
+        SequenceNumber, ShardId, StoreError, StoreErrorKind, TableSettings, WorkerId,
+    };
     pub use receiver::{
-        Delivery, InitialPosition, ReceiverBuilder, ReceiverGroup, ReceiverHandle, ReceiverSettings,
-        ReceiverStatus, ShardPosition, StopReport, UnitedStream, united_stream,
+        Delivery, Health, HealthFault, InitialPosition, LeaseTableState, ReleasedShard, ShardPosition,
+        ShardStatus, StopReport, UnitedStream, Unread, UnreadReason, united_stream,
     };
     pub use shard_worker::{
-        Acknowledgement, AggregateFilter, BatchLimits, ByteBudget, Concurrency, DataLossPolicy, DeadLetter,
-        DeadLetterSink, FailurePolicy, FileDeadLetters, InMemoryStream, ProcessorPool, Record,
-        RecordAcknowledgement, RecordBatch, RecordProcessor, RetryPolicy, RunUntil, ShardContext,
-        ShardFilter, StreamSource, batch_handler, blocking_handler, concurrent_handler,
+        Acknowledgement, AggregateFilter, BatchLimits, ByteBudget, ByteUsage, CheckpointError,
+        CheckpointErrorKind, Concurrency, DataLossPolicy, DeadLetter, DeadLetterSink, DecodeError,
+        FailurePolicy, FailureSettings, FileDeadLetters, FlushReason, InMemoryStream, LastResortSetting,
+        LetterInJson, PreparedCheckpoint, ProcessError, ProcessorPool, Record, RecordAcknowledgement,
+        RecordBatch, RecordId, RecordProcessor, RecordProcessorFactory, RetentionAlarm, RetryPolicy,
+        RunUntil, ShardContext, ShardFilter, ShardOutcome, ShardProgress, ShardState, SourceError,
+        SourceErrorKind, StreamSource, batch_handler, blocking_handler, concurrent_handler,
     };
 
-    pub use crate::Consumer;
+    pub use crate::{
+        Consumer, ConsumerBuilder, ConsumerError, ConsumerErrorKind, ConsumerGroup, ConsumerGroupHandle,
+        ConsumerHandle, ConsumerSettings, ConsumerState, ConsumerStatus,
+    };
+    // The names of the crate `receiver`, for programs that were written with them.
+    #[doc(hidden)]
+    pub use receiver::{ReceiverBuilder, ReceiverGroup, ReceiverHandle, ReceiverSettings, ReceiverStatus};
 
+    #[cfg(feature = "signal")]
+    pub use crate::{ShutdownSignal, shutdown_signal, stop_on_signal};
     #[cfg(feature = "state")]
     pub use processor_state::{
-        SlidingWindow, SlidingWindowCount, StateLogic, StateSchema, StateSettings, StateStore,
-        StatefulProcessors, stateful, update_state_by_key,
+        SlidingWindow, SlidingWindowCount, StateError, StateErrorKind, StateLogic, StateSchema,
+        StateSettings, StateStore, StatefulProcessors, stateful, update_state_by_key,
     };
     #[cfg(feature = "storage")]
-    pub use storage_buffer::{BlockStores, StorageBuffer, StorageLevel, StorageSettings};
+    pub use storage_buffer::{
+        BlockStores, StorageBuffer, StorageError, StorageErrorKind, StorageLevel, StorageSettings,
+    };
 
+    #[cfg(all(feature = "kinesis-asl", feature = "cloudwatch"))]
+    pub use crate::FleetMetrics;
     #[cfg(feature = "kinesis-asl")]
-    pub use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, KinesisDeadLetters, RetrievalMode};
+    pub use kinesis_asl::{
+        AslError, AslErrorKind, AwsSettings, FanOutSettings, KinesisAsl, KinesisDeadLetters, RetrievalMode,
+        RoleSettings,
+    };
 }

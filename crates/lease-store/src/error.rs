@@ -15,24 +15,42 @@ pub trait ErrorKind: fmt::Debug + Copy + Eq + Send + Sync + 'static {
 
 /// An error with a kind: callers match on [`kind`](Error::kind), people read the message.
 ///
-/// The message names the failure, the value and the remedy; the source keeps the cause.
-#[derive(Debug)]
+/// The message names the failure, the value and the remedy; the source keeps the cause. A cause whose text is in the message
+/// already is left out of the chain of sources, so that a report of the whole chain says everything once. `Debug` is such a
+/// report: `fn main() -> Result<(), BoxError>` prints it.
 pub struct Error<K> {
     kind: K,
     message: String,
     source: Option<BoxError>,
+    service_cause: Option<Box<ServiceCause>>,
 }
+
+/// The most causes that a report of an error follows.
+pub(crate) const MAX_CAUSES: usize = 16;
 
 impl<K: ErrorKind> Error<K> {
     /// An error of this kind with a message for people.
     pub fn new(kind: K, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), source: None, service_cause: None }
     }
 
     /// The same error with its cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
-        self.source = Some(source.into());
+        let source = source.into();
+        self.service_cause = source.downcast_ref::<ServiceCause>().cloned().map(Box::new);
+        self.source = Some(source);
+        self
+    }
+
+    /// The same error, caused by another error of these crates: [`service_cause`](Self::service_cause) is the cause's too.
+    #[must_use]
+    pub fn caused_by<J: ErrorKind>(mut self, mut cause: Error<J>) -> Self {
+        let service_cause =
+            cause.service_cause.take().or_else(|| cause.service_cause().cloned().map(Box::new));
+        cause.service_cause.clone_from(&service_cause);
+        self.service_cause = service_cause;
+        self.source = Some(cause.into());
         self
     }
 
@@ -49,8 +67,10 @@ impl<K: ErrorKind> Error<K> {
     /// What the service answered, if a call to a service is the cause: its code, the ids of the request, and whether the
     /// credentials were at fault.
     pub fn service_cause(&self) -> Option<&ServiceCause> {
-        let first = std::error::Error::source(self);
-        std::iter::successors(first, |&error| error.source()).find_map(|cause| cause.downcast_ref())
+        self.service_cause.as_deref().or_else(|| {
+            let first = std::error::Error::source(self);
+            std::iter::successors(first, |&error| error.source()).find_map(|cause| cause.downcast_ref())
+        })
     }
 }
 
@@ -62,7 +82,22 @@ impl<K: ErrorKind> fmt::Display for Error<K> {
 
 impl<K: ErrorKind> std::error::Error for Error<K> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+        let first = self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static));
+        std::iter::successors(first, |&cause| cause.source())
+            .take(MAX_CAUSES)
+            .find(|cause| !self.message.contains(&cause.to_string()))
+    }
+}
+
+/// The kind, the message, and each cause on a line of its own.
+impl<K: ErrorKind> fmt::Debug for Error<K> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?}: {}", self.kind, self.message)?;
+        let first = std::error::Error::source(self);
+        for cause in std::iter::successors(first, |&cause| cause.source()).take(MAX_CAUSES) {
+            write!(formatter, "\ncaused by: {cause}")?;
+        }
+        Ok(())
     }
 }
 
@@ -100,5 +135,40 @@ impl StoreError {
     /// An error of kind [`StoreErrorKind::Invalid`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::Invalid, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn message_never_repeats_its_source() {
+        let service = ServiceCause::new("slow down").with_answer(400, Some("ThrottlingException"));
+        let inner = StoreError::new(StoreErrorKind::Throttled, "reading the lease failed: slow down");
+        let inner = inner.with_source(service.clone());
+        assert!(inner.source().is_none(), "the message has the text of the service");
+        assert_eq!(inner.service_cause(), Some(&service));
+        let outer = StoreError::new(StoreErrorKind::Throttled, format!("the start failed: {inner}"));
+        let outer = outer.caused_by(inner);
+        assert!(outer.source().is_none());
+        assert_eq!(outer.service_cause(), Some(&service), "the answer of the service is kept");
+        let untold = StoreError::invalid("the row is malformed").caused_by(outer);
+        assert_eq!(
+            untold.source().unwrap().to_string(),
+            "the start failed: reading the lease failed: slow down"
+        );
+        assert_eq!(untold.service_cause(), Some(&service));
+    }
+
+    #[test]
+    fn debug_is_a_short_report_for_main() {
+        let cause = std::io::Error::other("the disk is full");
+        let error = StoreError::invalid("the row is malformed").with_source(cause);
+        assert_eq!(format!("{error:?}"), "Invalid: the row is malformed\ncaused by: the disk is full");
+        let boxed: BoxError = StoreError::invalid("only this").into();
+        assert_eq!(format!("{boxed:?}"), "Invalid: only this");
     }
 }

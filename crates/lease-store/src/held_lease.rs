@@ -26,11 +26,19 @@ const MAX_LATE_ARRIVALS: usize = MAX_UNSETTLED_WRITES;
 /// Where the takes have a [`counter_floor`](LeaseFacts::counter_floor) that grows with time, this also holds when the table
 /// was deleted or restored in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FencingToken {
     /// The worker that took the lease.
     pub owner: WorkerId,
     /// The lease counter right after it was taken.
     pub counter: u64,
+}
+
+impl FencingToken {
+    /// The token of this owner with this counter, for tests of an application.
+    pub fn new(owner: WorkerId, counter: u64) -> Self {
+        Self { owner, counter }
+    }
 }
 
 /// A lease that this worker took.
@@ -442,5 +450,5 @@ fn unsettled(shard_id: &ShardId, error: StoreError) -> StoreError {
             "the outcome of a write to the lease of {shard_id} is unknown; the next write settles it first"
         ),
     )
-    .with_source(error)
+    .caused_by(error)
 }

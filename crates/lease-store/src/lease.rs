@@ -177,11 +177,19 @@ impl LeaseFacts {
 
 /// The first half of the KCL's two-step checkpoint (`prepareCheckpoint`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PendingCheckpoint {
     /// The prepared position.
     pub position: Position,
     /// Opaque bytes of the application.
     pub state: Option<Vec<u8>>,
+}
+
+impl PendingCheckpoint {
+    /// A checkpoint that is announced at this position, with bytes of the application.
+    pub fn new(position: Position, state: Option<Vec<u8>>) -> Self {
+        Self { position, state }
+    }
 }
 
 #[cfg(test)]

@@ -41,9 +41,12 @@ mod lease_state;
 mod position;
 mod sequence_number;
 mod service_cause;
+#[doc(hidden)]
+pub mod settings_format;
 mod shard_id;
 mod store;
 mod stream_identity;
+mod table_settings;
 mod worker_id;
 mod write;
 
@@ -68,5 +71,6 @@ pub use service_cause::{CredentialFault, ServiceCause};
 pub use shard_id::ShardId;
 pub use store::{Consistency, LeaseListing, LeaseStore, MalformedLease, WriteOutcome};
 pub use stream_identity::StreamIdentity;
+pub use table_settings::{BillingMode, TableSettings};
 pub use worker_id::WorkerId;
 pub use write::{LeaseChange, LeaseWrite, Verdict};

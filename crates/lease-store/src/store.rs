@@ -71,6 +71,7 @@ pub enum Consistency {
 
 /// The result of a listing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeaseListing {
     /// The leases, in the order of their shard ids.
     pub leases: Vec<Lease>,
@@ -78,8 +79,16 @@ pub struct LeaseListing {
     pub malformed: Vec<MalformedLease>,
 }
 
+impl LeaseListing {
+    /// A listing without malformed rows.
+    pub fn new(leases: Vec<Lease>) -> Self {
+        Self { leases, malformed: Vec::new() }
+    }
+}
+
 /// A row that cannot be read as a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MalformedLease {
     /// The key of the row.
     pub key: String,
@@ -87,6 +96,13 @@ pub struct MalformedLease {
     pub attribute: String,
     /// The fault of the attribute.
     pub reason: String,
+}
+
+impl MalformedLease {
+    /// The fault of this attribute of the row with this key.
+    pub fn new(key: impl Into<String>, attribute: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { key: key.into(), attribute: attribute.into(), reason: reason.into() }
+    }
 }
 
 impl fmt::Display for MalformedLease {

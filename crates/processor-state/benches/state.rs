@@ -66,10 +66,10 @@ fn main() {
         }
         let settings = StateSettings { accepts_loss_at_restart: true, ..StateSettings::default() };
         let processors = stateful(counts(), StateStore::volatile(), settings).unwrap();
-        let owner = FencingToken { owner: WorkerId::new("a").unwrap(), counter: 1 };
+        let owner = FencingToken::new(WorkerId::new("a").unwrap(), 1);
         let mut context = ShardContext::new("words", "text", ShardId::numbered(0), owner);
         context.hash_key_range = Some(HashKeyRange::FULL);
-        let mut processor = processors.create(context);
+        let mut processor = processors.create(context).unwrap();
         processor.initialize().await.unwrap();
         let batches: Vec<RecordBatch> = (0..BATCHES)
             .map(|batch| {

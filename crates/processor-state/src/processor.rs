@@ -101,8 +101,8 @@ impl<L: StateLogic> fmt::Debug for StatefulProcessors<L> {
 }
 
 impl<L: StateLogic> RecordProcessorFactory for StatefulProcessors<L> {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
-        Box::new(StatefulProcessor { common: self.common.clone(), context, open: None })
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
+        Ok(Box::new(StatefulProcessor { common: self.common.clone(), context, open: None }))
     }
 }
 

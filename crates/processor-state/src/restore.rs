@@ -131,7 +131,7 @@ impl<L: StateLogic> Restore<'_, L> {
                 ));
             };
             let at = |error: StateError| {
-                StateError::new(error.kind(), format!("{path}: {error}")).with_source(error)
+                StateError::new(error.kind(), format!("{path}: {error}")).caused_by(error)
             };
             let read = self
                 .decode(bytes)

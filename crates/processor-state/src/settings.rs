@@ -3,10 +3,13 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use lease_store::StreamIdentity;
+use lease_store::{StreamIdentity, settings_format};
+use serde::{Deserialize, Serialize};
 
 /// How a shard starts when no snapshot holds the records before its position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum LostState {
     /// The shard does not start; an error names the missing snapshot and the remedies. The default.
     #[default]
@@ -16,11 +19,13 @@ pub enum LostState {
     BeginEmpty,
 }
 
-/// The settings of the application's state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The settings of the application's state. In a file, a duration is a text like `"10s"`, or a number of milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct StateSettings {
     /// The longest wait of a change for its snapshot; default 10 s. The checkpoint of the shard follows the snapshot, so this
     /// also limits the records that are read again after a crash.
+    #[serde(with = "settings_format::duration")]
     pub snapshot_interval: Duration,
     /// A snapshot is due after this many records, even before the interval has passed; default 50,000.
     pub snapshot_records: NonZeroU64,
@@ -29,12 +34,14 @@ pub struct StateSettings {
     /// Size limit of a snapshot, in bytes; default 64 MiB. While the state is larger, no record is acknowledged.
     pub max_snapshot_bytes: usize,
     /// Time limit of a request to the store; default 30 s.
+    #[serde(with = "settings_format::duration")]
     pub store_time_limit: Duration,
     /// How a shard starts when no snapshot holds the records before its position; by default it does not start.
     pub lost_state: LostState,
     /// The identity of the stream, from [`StreamSource::describe`](shard_worker::StreamSource::describe). With it, snapshots of
     /// a stream of the same name that was deleted and created again are refused. `None`, the default: the identity in the lease
     /// of the shard.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_identity: Option<StreamIdentity>,
     /// Allows a volatile store, with a warning: a restart loses the state. Default `false`.
     pub accepts_loss_at_restart: bool,

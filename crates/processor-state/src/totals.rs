@@ -15,6 +15,7 @@ const MAX_LISTINGS: u32 = 10;
 
 /// The state of an application over all its shards, read from the newest snapshots by [`read_totals`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Totals<S> {
     /// The value of each key over all shards.
     pub state: KeyedState<S>,
@@ -49,7 +50,7 @@ pub async fn read_totals<L: StateLogic>(
             };
             let path = folder.path(shard_id, *name);
             let at = |error: StateError| {
-                StateError::new(error.kind(), format!("{path}: {error}")).with_source(error)
+                StateError::new(error.kind(), format!("{path}: {error}")).caused_by(error)
             };
             let snapshot = decode_snapshot(&bytes, logic).map_err(at)?;
             let header = &snapshot.header;

@@ -13,11 +13,12 @@ use shard_worker::{
 };
 
 use crate::error::{ReceiverError, ReceiverErrorKind};
-use crate::handle::Shared;
-use crate::process::LiveProcess;
+use crate::handle::{EndReporter, Shared};
+use crate::process::{LiveProcess, host_name};
 use crate::receiver::Receiver;
 use crate::settings::ReceiverSettings;
 use crate::shards::initial_position::{InitialPosition, ShardPosition};
+use crate::worker_name::new_worker_id;
 
 /// Builds a [`Receiver`] from settings (plain data) and components (a stream, a lease store, record processors).
 #[derive(Clone, Default)]
@@ -26,10 +27,8 @@ pub struct ReceiverBuilder {
     source: Option<Arc<dyn StreamSource>>,
     store: Option<Arc<dyn LeaseStore>>,
     processors: Option<Arc<dyn RecordProcessorFactory>>,
-    /// `None`: the default of the shard worker.
-    processing_retry: Option<RetryPolicy>,
-    checkpoint_retry: RetryPolicy,
-    failure_policy: FailurePolicy,
+    /// `None`: the one of the settings.
+    failure_policy: Option<FailurePolicy>,
     seed: Option<u64>,
     budget: Option<ByteBudget>,
 }
@@ -211,16 +210,22 @@ impl ReceiverBuilder {
 
     /// The factory of the application's record processors, one for each shard.
     #[must_use]
-    pub fn processors(mut self, processors: impl RecordProcessorFactory) -> Self {
-        self.processors = Some(Arc::new(processors));
+    pub fn processors(self, processors: impl RecordProcessorFactory) -> Self {
+        self.shared_processors(Arc::new(processors))
+    }
+
+    /// The factory of the application's record processors, shared with other receivers, or chosen at run time.
+    #[must_use]
+    pub fn shared_processors(mut self, processors: Arc<dyn RecordProcessorFactory>) -> Self {
+        self.processors = Some(processors);
         self
     }
 
-    /// What happens to records that the application cannot process. By default the shard is halted and no record is
-    /// skipped.
+    /// What happens to records that the application cannot process, with any dead-letter sink; instead of
+    /// [`ReceiverSettings::failure`].
     #[must_use]
     pub fn failure_policy(mut self, failure_policy: FailurePolicy) -> Self {
-        self.failure_policy = failure_policy;
+        self.failure_policy = Some(failure_policy);
         self
     }
 
@@ -228,6 +233,13 @@ impl ReceiverBuilder {
     #[must_use]
     pub fn no_progress_time(mut self, no_progress_time: Duration) -> Self {
         self.settings.no_progress_time = no_progress_time;
+        self
+    }
+
+    /// How many times a shard without progress is restarted; see [`ReceiverSettings::max_restarts`].
+    #[must_use]
+    pub fn max_restarts(mut self, max_restarts: u32) -> Self {
+        self.settings.max_restarts = max_restarts;
         self
     }
 
@@ -275,7 +287,7 @@ impl ReceiverBuilder {
     /// attempts of a batch.
     #[must_use]
     pub fn processing_retry(mut self, retry: RetryPolicy) -> Self {
-        self.processing_retry = Some(retry);
+        self.settings.processing_retry = retry;
         self
     }
 
@@ -283,7 +295,7 @@ impl ReceiverBuilder {
     /// numbers of Spark's receiver.
     #[must_use]
     pub fn checkpoint_retry(mut self, retry: RetryPolicy) -> Self {
-        self.checkpoint_retry = retry;
+        self.settings.checkpoint_retry = retry;
         self
     }
 
@@ -337,22 +349,25 @@ impl ReceiverBuilder {
             return Err(invalid_settings(&faults));
         };
         let mut rng = self.seed.map_or_else(fresh_rng, Rng::with_seed);
-        let worker_id = self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
+        let worker_id =
+            self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng, host_name()));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
         let shared = Arc::new(Shared::new(worker_id.clone(), budget.clone()));
         let mut worker_options = self.settings.worker_options(budget);
-        worker_options.failure_policy = self.failure_policy;
-        worker_options.retry = self.processing_retry.unwrap_or(worker_options.retry);
+        if let Some(failure_policy) = self.failure_policy {
+            worker_options.failure_policy = failure_policy;
+        }
         Ok(Receiver {
             worker_options,
+            checkpoint_retry: self.settings.checkpoint_retry,
             settings: self.settings,
             source,
             store,
             processors,
-            checkpoint_retry: self.checkpoint_retry,
             rng,
             process: LiveProcess::register(&worker_id),
             worker_id,
+            end: Arc::new(EndReporter(shared.clone())),
             shared,
         })
     }
@@ -361,12 +376,6 @@ impl ReceiverBuilder {
 pub(crate) fn invalid_settings(faults: &[String]) -> ReceiverError {
     let message = format!("the receiver cannot be built:\n- {}", faults.join("\n- "));
     ReceiverError::new(ReceiverErrorKind::InvalidSettings, message)
-}
-
-/// A worker name like those in the KCL's examples: the host name and a unique number.
-pub(crate) fn new_worker_id(rng: &mut Rng) -> String {
-    let host = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
-    format!("{}:{:016x}", host.as_deref().unwrap_or("worker"), rng.u64(..))
 }
 
 /// The only source of randomness from outside the process.

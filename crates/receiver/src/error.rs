@@ -49,7 +49,7 @@ pub(crate) fn store_error(doing: &str, error: StoreError) -> ReceiverError {
         StoreErrorKind::Unavailable => ReceiverErrorKind::Unavailable,
         _ => ReceiverErrorKind::Invalid,
     };
-    ReceiverError::new(kind, format!("{doing}: {error}")).with_source(error)
+    ReceiverError::new(kind, format!("{doing}: {error}")).caused_by(error)
 }
 
 pub(crate) fn source_error(doing: &str, error: SourceError) -> ReceiverError {
@@ -60,5 +60,5 @@ pub(crate) fn source_error(doing: &str, error: SourceError) -> ReceiverError {
         SourceErrorKind::Unavailable => ReceiverErrorKind::Unavailable,
         _ => ReceiverErrorKind::Invalid,
     };
-    ReceiverError::new(kind, format!("{doing}: {error}")).with_source(error)
+    ReceiverError::new(kind, format!("{doing}: {error}")).caused_by(error)
 }

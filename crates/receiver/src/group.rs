@@ -4,11 +4,13 @@ use fastrand::Rng;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
-use crate::builder::{ReceiverBuilder, fresh_rng, invalid_settings, new_worker_id};
+use crate::builder::{ReceiverBuilder, fresh_rng, invalid_settings};
 use crate::error::ReceiverError;
 use crate::handle::ReceiverHandle;
+use crate::process::host_name;
 use crate::receiver::Receiver;
 use crate::status::{ReceiverStatus, StopReport};
+use crate::worker_name::new_worker_id;
 
 /// Several receivers of one application in one process.
 ///
@@ -34,7 +36,11 @@ impl ReceiverGroup {
             return Err(invalid_settings(&faults));
         }
         let mut rng = builder.current_seed().map_or_else(fresh_rng, Rng::with_seed);
-        let base = builder.current_settings().worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng));
+        let base = builder
+            .current_settings()
+            .worker_id
+            .clone()
+            .unwrap_or_else(|| new_worker_id(&mut rng, host_name()));
         let builder = builder.clone().byte_budget(builder.budget_or_new());
         let receivers: Result<Vec<Receiver>, ReceiverError> = (0..count)
             .map(|index| builder.clone().worker_id(format!("{base}-{index}")).seed(rng.u64(..)).build())
@@ -102,8 +108,30 @@ impl ReceiverGroupHandle {
         }
     }
 
+    /// Waits until all receivers have ended. Returns the report of each that ended without an error.
+    pub async fn stopped(&self) -> Vec<StopReport> {
+        let mut reports = Vec::new();
+        for handle in &self.handles {
+            reports.extend(handle.stopped().await);
+        }
+        reports
+    }
+
+    /// Requests a stop of all receivers, and waits until they have ended.
+    pub async fn stop_and_wait(&self) -> Vec<StopReport> {
+        self.stop();
+        self.stopped().await
+    }
+
     /// The present status of each receiver.
     pub fn statuses(&self) -> Vec<ReceiverStatus> {
         self.handles.iter().map(ReceiverHandle::status).collect()
+    }
+}
+
+impl From<ReceiverHandle> for ReceiverGroupHandle {
+    /// A group of one receiver.
+    fn from(handle: ReceiverHandle) -> Self {
+        Self { handles: vec![handle] }
     }
 }

@@ -7,11 +7,12 @@ use checkpointer::Acknowledger;
 use lease_store::{EditedPosition, HeldLease, ShardId, WorkerId};
 use shard_worker::{ByteBudget, ByteUsage, ShardProgress, ShardState};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::{
-    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus, Unread,
-    UnreadReason,
+    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus,
+    StopReport, Unread, UnreadReason,
 };
 
 /// Stops a running [`Receiver`](crate::Receiver) and reads its status.
@@ -30,6 +31,19 @@ impl ReceiverHandle {
         self.shared.stop.cancel();
     }
 
+    /// Waits until the receiver has ended, whether or not a stop was requested. Returns what
+    /// [`run`](crate::Receiver::run) returned; `None` if it failed, or its future was dropped.
+    pub async fn stopped(&self) -> Option<StopReport> {
+        self.shared.ended.cancelled().await;
+        self.shared.live().stop_report.clone()
+    }
+
+    /// Requests a [stop](Self::stop), and waits until the receiver [has ended](Self::stopped).
+    pub async fn stop_and_wait(&self) -> Option<StopReport> {
+        self.stop();
+        self.stopped().await
+    }
+
     /// The present status of the receiver.
     pub fn status(&self) -> ReceiverStatus {
         let memory = self.shared.budget.usage();
@@ -42,14 +56,28 @@ impl ReceiverHandle {
 pub(crate) struct Shared {
     worker_id: WorkerId,
     pub(crate) stop: CancellationToken,
+    /// Cancelled when the receiver has ended.
+    ended: CancellationToken,
     pub(crate) budget: ByteBudget,
     live: Mutex<Live>,
+}
+
+/// Reports the end of a receiver, also when its future is dropped.
+#[derive(Debug)]
+pub(crate) struct EndReporter(pub(crate) Arc<Shared>);
+
+impl Drop for EndReporter {
+    fn drop(&mut self) {
+        self.0.ended.cancel();
+    }
 }
 
 /// The part of the shared state that changes while the receiver runs.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) state: ReceiverState,
+    /// Set when the receiver has ended without an error.
+    pub(crate) stop_report: Option<StopReport>,
     /// The error of the last attempt to start.
     pub(crate) start_error: Option<String>,
     /// Whether the leases were scanned at least once.
@@ -60,6 +88,8 @@ pub(crate) struct Live {
     /// The records of finished shards. Running shards count theirs in their progress.
     pub(crate) acknowledged_records: u64,
     pub(crate) acknowledged_bytes: u64,
+    /// The failures of finished shards.
+    failures: Failures,
     pub(crate) lost_leases: u64,
     pub(crate) handed_over_leases: u64,
     pub(crate) given_up_leases: u64,
@@ -75,12 +105,29 @@ pub(crate) struct Live {
     pub(crate) lease_table_error: Option<String>,
 }
 
+/// The failures of shards since they were taken.
+#[derive(Debug, Clone, Copy, Default)]
+struct Failures {
+    attempts: u64,
+    dead_letters: u64,
+    skipped_records: u64,
+}
+
+impl Failures {
+    fn add(&mut self, progress: &ShardProgress) {
+        self.attempts += progress.failed_attempts;
+        self.dead_letters += progress.dead_letters;
+        self.skipped_records += progress.skipped_records;
+    }
+}
+
 /// A running shard.
 #[derive(Debug)]
 pub(crate) struct LiveShard {
     pub(crate) held: Arc<HeldLease>,
     pub(crate) progress: watch::Receiver<ShardProgress>,
     pub(crate) acknowledger: Acknowledger,
+    pub(crate) taken_at: Instant,
     /// The newest edit of the row that was logged.
     pub(crate) reported_edit: Option<EditedPosition>,
 }
@@ -89,12 +136,14 @@ impl Shared {
     pub(crate) fn new(worker_id: WorkerId, budget: ByteBudget) -> Self {
         let live = Live {
             state: ReceiverState::Starting,
+            stop_report: None,
             start_error: None,
             has_scanned: false,
             shards: BTreeMap::new(),
             released: VecDeque::new(),
             acknowledged_records: 0,
             acknowledged_bytes: 0,
+            failures: Failures::default(),
             lost_leases: 0,
             handed_over_leases: 0,
             given_up_leases: 0,
@@ -106,7 +155,8 @@ impl Shared {
             lease_table: LeaseTableState::Available,
             lease_table_error: None,
         };
-        Self { worker_id, stop: CancellationToken::new(), budget, live: Mutex::new(live) }
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        Self { worker_id, stop, ended, budget, live: Mutex::new(live) }
     }
 
     /// A seed for the times at which this worker reads the mode of the fleet: the same for the same name.
@@ -127,6 +177,7 @@ impl Live {
     pub(crate) fn record_released(&mut self, shard: &LiveShard) {
         let (acknowledged_records, acknowledged_bytes, lost_spans) = {
             let progress = shard.progress.borrow();
+            self.failures.add(&progress);
             (progress.acknowledged_records, progress.acknowledged_bytes, lost_spans(&progress))
         };
         self.acknowledged_records += acknowledged_records;
@@ -173,6 +224,8 @@ impl Live {
             self.shards.iter().map(|(shard_id, shard)| shard.status(shard_id)).collect();
         let records: u64 = shards.iter().map(|shard| shard.progress.acknowledged_records).sum();
         let bytes: u64 = shards.iter().map(|shard| shard.progress.acknowledged_bytes).sum();
+        let mut failures = self.failures;
+        shards.iter().for_each(|shard| failures.add(&shard.progress));
         ReceiverStatus {
             worker_id: worker_id.clone(),
             state: self.state,
@@ -187,6 +240,9 @@ impl Live {
             released_shards: self.released.iter().cloned().collect(),
             acknowledged_records: self.acknowledged_records + records,
             acknowledged_bytes: self.acknowledged_bytes + bytes,
+            failed_attempts: failures.attempts,
+            dead_letters: failures.dead_letters,
+            skipped_records: failures.skipped_records,
             lost_leases: self.lost_leases,
             handed_over_leases: self.handed_over_leases,
             given_up_leases: self.given_up_leases,
@@ -212,6 +268,13 @@ impl LiveShard {
             owner: self.held.fencing_token().owner.clone(),
             lease_counter: self.held.fencing_token().counter,
             since_progress: progress.progressed_at.map(|at| at.elapsed()),
+            held_for: self.taken_at.elapsed(),
+            failing_for: progress.failing_since.map(|since| since.elapsed()),
+            oldest_unacknowledged_age: progress.oldest_unacknowledged.map(|age| age.now()),
+            position_age: progress.read_up_to.map(|read| {
+                let unacknowledged = progress.oldest_unacknowledged.map(|age| age.now());
+                unacknowledged.unwrap_or_default().max(read.now())
+            }),
             since_checkpoint: self.acknowledger.written_at().map(|at| at.elapsed()),
             edited_position: self.held.edited_position().map(|edited| edited.found),
             progress,

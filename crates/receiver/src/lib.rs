@@ -11,7 +11,7 @@
 //! | several in one process | [`ReceiverGroup`] |
 //! | all shards as one stream | [`united_stream`], [`UnitedStream`], [`Delivery`] |
 //! | its settings | [`ReceiverSettings`], [`InitialPosition`], [`ShardPosition`] |
-//! | its status | [`ReceiverStatus`], [`StopReport`] |
+//! | its status | [`ReceiverStatus`], [`Health`], [`StopReport`] |
 
 // Without `internals` no path leads to the public items of the private modules.
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
@@ -22,6 +22,7 @@ mod coordinator;
 mod error;
 mod group;
 mod handle;
+mod health;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
@@ -32,11 +33,13 @@ mod settings;
 mod shards;
 mod status;
 mod united_stream;
+mod worker_name;
 
 pub use builder::ReceiverBuilder;
 pub use error::{ReceiverError, ReceiverErrorKind};
 pub use group::{ReceiverGroup, ReceiverGroupHandle};
 pub use handle::ReceiverHandle;
+pub use health::{DEFAULT_STUCK_AFTER, Health, HealthFault};
 pub use receiver::Receiver;
 pub use settings::ReceiverSettings;
 pub use shards::initial_position::{InitialPosition, ShardPosition};

@@ -179,7 +179,7 @@ fn live_instances() -> std::sync::MutexGuard<'static, BTreeSet<u64>> {
 }
 
 /// The name of this host, without blanks.
-fn host_name() -> Option<String> {
+pub(crate) fn host_name() -> Option<String> {
     let of_kernel = fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = of_kernel.or_else(|| std::env::var("HOSTNAME").ok())?;
     let name = name.trim();

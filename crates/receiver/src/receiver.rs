@@ -7,7 +7,7 @@ use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
 use shard_worker::{RecordProcessorFactory, RetryPolicy, ShardWorkerOptions, StreamSource};
 
-use crate::handle::{ReceiverHandle, Shared};
+use crate::handle::{EndReporter, ReceiverHandle, Shared};
 use crate::process::LiveProcess;
 use crate::settings::ReceiverSettings;
 
@@ -27,6 +27,7 @@ pub struct Receiver {
     pub(crate) rng: Rng,
     pub(crate) process: LiveProcess,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) end: Arc<EndReporter>,
 }
 
 impl fmt::Debug for Receiver {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use lease_store::{ShardId, WorkerId};
+use lease_store::{ShardId, WorkerId, settings_format};
 use serde::{Deserialize, Serialize};
 use shard_worker::{
     AggregateFilter, BatchLimits, ByteBudget, DEFAULT_MAX_BUFFERED_BYTES, DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
-    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy, RateLimit, RunUntil,
-    ShardWorkerOptions, WatchdogLimits,
+    DEFAULT_MAX_UNACKNOWLEDGED_RECORDS, DEFAULT_PROCESSING_RETRY, DEFAULT_READ_AHEAD_BYTES, DataLossPolicy,
+    FailureSettings, RateLimit, RetryPolicy, RunUntil, ShardWorkerOptions, WatchdogLimits,
 };
 
 use crate::shards::initial_position::{InitialPosition, ShardPosition, millis_since_1970};
@@ -17,10 +17,15 @@ use crate::shards::initial_position::{InitialPosition, ShardPosition, millis_sin
 /// The shortest fail-over time: below it a renewal would not be answered in time.
 const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
 
+/// The default drain time. What follows it takes up to 7 s, and the sum leaves two of the 30 s that Kubernetes and ECS
+/// wait by default before they kill a process.
+const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(20);
+
 /// The share of the drain time for which a stop waits for late acknowledgements. The rest is for the last checkpoint.
 const FLUSH_WAIT_SHARE: f64 = 0.75;
 
-/// The settings of a receiver. All times are in milliseconds when read from a file.
+/// The settings of a receiver. In a file, a duration is a text like `"10s"` or `"500ms"`, or a number of milliseconds, and a time is
+/// in RFC 3339 or in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -33,6 +38,7 @@ pub struct ReceiverSettings {
     pub former_application: Option<String>,
     /// The name of this worker, unique among the running ones. `None`: a new name at each start. A worker that keeps its
     /// name over a restart takes its own leases back at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_id: Option<String>,
     /// Where a shard without a checkpoint starts.
     pub initial_position: InitialPosition,
@@ -45,28 +51,35 @@ pub struct ReceiverSettings {
     pub data_loss_policy: DataLossPolicy,
     /// The bound of a bounded run: each shard is read up to it and released, and the receiver stops when it has nothing
     /// more to do. `None`: the receiver works until it is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub run_until: Option<RunUntil>,
     /// How long a lease may stay without a heartbeat of its owner before other workers take it (KCL: `failoverTimeMillis`);
     /// 10 s by default. The same in the whole fleet. A lease is renewed three times in this time.
-    #[serde(rename = "failover_time_ms", with = "millis")]
+    #[serde(alias = "failover_time_ms", with = "settings_format::duration")]
     pub failover_time: Duration,
     /// How long a start may wait for a stream or a lease store that is throttled or cannot be reached. `None`, the default:
     /// without an end. Only what waiting cannot cure ends such a start: a call that is denied or invalid, a stream that
     /// does not exist, a table of another stream.
-    #[serde(rename = "start_timeout_ms", with = "optional_millis")]
+    #[serde(
+        alias = "start_timeout_ms",
+        with = "settings_format::optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub start_timeout: Option<Duration>,
-    /// The most shards this worker holds.
+    /// The most shards this worker holds. By default without a limit, which is left out of a file.
+    #[serde(skip_serializing_if = "is_unlimited")]
     pub max_leases: usize,
     /// The most leases that this worker requests from other live workers at a time.
     pub max_lease_moves: usize,
     /// How long another worker may leave a request for one of its leases unanswered. After that the lease is stolen from
     /// it, as the KCL does. Workers of this library answer with their next renewal, those of the KCL never do.
-    #[serde(rename = "hand_over_time_ms", with = "millis")]
+    #[serde(alias = "hand_over_time_ms", with = "settings_format::duration")]
     pub hand_over_time: Duration,
     /// The shortest time between two checkpoints of a shard.
-    #[serde(rename = "checkpoint_interval_ms", with = "millis")]
+    #[serde(alias = "checkpoint_interval_ms", with = "settings_format::duration")]
     pub checkpoint_interval: Duration,
     /// How many acknowledged records make a checkpoint due before the interval. `None`: the interval alone decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_records: Option<NonZeroU64>,
     /// Whether records that the Kinesis Producer Library has aggregated are de-aggregated. If `false`, each aggregate is
     /// delivered as the one record that it is in the stream.
@@ -76,11 +89,13 @@ pub struct ReceiverSettings {
     pub aggregate_filter: AggregateFilter,
     /// The time between two periodic shard syncs of the leader (KCL: `leasesRecoveryAuditorExecutionFrequencyMillis`,
     /// 2 minutes). The end of a shard and a hole in the leases cause a listing in addition.
-    #[serde(rename = "shard_sync_interval_ms", with = "millis")]
+    #[serde(alias = "shard_sync_interval_ms", with = "settings_format::duration")]
     pub shard_sync_interval: Duration,
     /// How long the application may take to finish its batches: all of them when this worker stops, those of one shard
-    /// when another worker requests the shard.
-    #[serde(rename = "drain_time_ms", with = "millis")]
+    /// when another worker requests the shard; 20 s by default. A stop takes up to 7 s more, to abort what is not done and to
+    /// release the leases, so that it ends within the 30 s that Kubernetes and ECS wait by default. If their grace period is
+    /// longer, set it to that less 10 s.
+    #[serde(alias = "drain_time_ms", with = "settings_format::duration")]
     pub drain_time: Duration,
     /// The most bytes that records take in memory, over all shards of this receiver or of its group; 128 MiB by default. It
     /// covers delivered batches, prefetched batches and the reservations of reads in flight. A batch that alone is larger
@@ -90,16 +105,20 @@ pub struct ReceiverSettings {
     /// bytes. 24 MiB by default: the largest batch and the memory that its read needs. 0: no prefetch.
     pub read_ahead_bytes: u64,
     /// The most records of a batch, each sub-record of an aggregate counted. `None`: all records of a read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch_records: Option<NonZeroUsize>,
     /// The most payload bytes of a batch. A single larger record is a batch of its own. `None`: all records of a read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch_bytes: Option<NonZeroU64>,
     /// How long a batch waits for more records after its first one; 0 by default.
-    #[serde(rename = "batch_time_ms", with = "millis")]
+    #[serde(alias = "batch_time_ms", with = "settings_format::duration")]
     pub batch_time: Duration,
     /// The most records delivered per second, evenly spaced, over all shards of this receiver. Each sub-record of an
     /// aggregate counts. `None`: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_records_per_second: Option<NonZeroU64>,
     /// The most payload bytes delivered per second, over all shards of this receiver. `None`: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes_per_second: Option<NonZeroU64>,
     /// Whether the rate of a shard is halved after a failure of the application, and grows again with its successes.
     pub adapts_rate: bool,
@@ -110,10 +129,22 @@ pub struct ReceiverSettings {
     pub max_unacknowledged_bytes: u64,
     /// How long a shard may make no progress before its processor is restarted, and after the last restart its lease is
     /// released; 5 minutes by default. 0: no watchdog. Set it longer than the application needs for a batch.
-    #[serde(rename = "no_progress_time_ms", with = "millis")]
+    #[serde(alias = "no_progress_time_ms", with = "settings_format::duration")]
     pub no_progress_time: Duration,
     /// How many times the processor of a shard without progress is restarted before the lease is released.
     pub max_restarts: u32,
+    /// What happens to records that the application cannot process. By default the shard is halted and no record is skipped.
+    pub failure: FailureSettings,
+    /// How long to wait before a failed batch or a failed read is retried; by default from 200 ms up to 30 s. After the last wait
+    /// of a policy with a limit, that wait repeats: `failure` alone limits the attempts of a batch.
+    pub processing_retry: RetryPolicy,
+    /// How a failed checkpoint is retried; by default 8 attempts over about ten seconds.
+    pub checkpoint_retry: RetryPolicy,
+}
+
+/// The largest number stands for no limit; TOML cannot write it.
+fn is_unlimited(max_leases: &usize) -> bool {
+    *max_leases == usize::MAX
 }
 
 impl Default for ReceiverSettings {
@@ -136,7 +167,7 @@ impl Default for ReceiverSettings {
             deaggregates: true,
             aggregate_filter: AggregateFilter::default(),
             shard_sync_interval: Duration::from_secs(60),
-            drain_time: Duration::from_secs(30),
+            drain_time: DEFAULT_DRAIN_TIME,
             max_buffered_bytes: DEFAULT_MAX_BUFFERED_BYTES.get(),
             read_ahead_bytes: DEFAULT_READ_AHEAD_BYTES,
             max_batch_records: None,
@@ -149,6 +180,9 @@ impl Default for ReceiverSettings {
             max_unacknowledged_bytes: DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
             no_progress_time: Duration::from_secs(300),
             max_restarts: 2,
+            failure: FailureSettings::default(),
+            processing_retry: DEFAULT_PROCESSING_RETRY,
+            checkpoint_retry: RetryPolicy::default(),
         }
     }
 }
@@ -165,13 +199,12 @@ impl ReceiverSettings {
         options.run_until = self.run_until;
         options.max_unacknowledged_records = self.max_unacknowledged_records;
         options.max_unacknowledged_bytes = self.max_unacknowledged_bytes;
-        options.batch_limits = BatchLimits {
-            max_records: self.max_batch_records,
-            max_payload_bytes: self.max_batch_bytes,
-            max_wait: self.batch_time,
-        };
+        options.batch_limits =
+            BatchLimits::new(self.max_batch_records, self.max_batch_bytes, self.batch_time);
         options.rate_limit = RateLimit::new(self.max_records_per_second, self.max_bytes_per_second);
         options.adapts_rate = self.adapts_rate;
+        options.failure_policy = self.failure.policy();
+        options.retry = self.processing_retry;
         options.settle_time = self.drain_time.mul_f64(FLUSH_WAIT_SHARE);
         options
     }
@@ -179,7 +212,7 @@ impl ReceiverSettings {
     /// The limits of the watchdog. `None`: no watchdog.
     pub(crate) fn watchdog_limits(&self) -> Option<WatchdogLimits> {
         let (no_progress_time, max_restarts) = (self.no_progress_time, self.max_restarts);
-        (!no_progress_time.is_zero()).then_some(WatchdogLimits { no_progress_time, max_restarts })
+        (!no_progress_time.is_zero()).then_some(WatchdogLimits::new(no_progress_time, max_restarts))
     }
 
     /// All faults of the settings, one line each. Empty when they are valid.
@@ -234,48 +267,17 @@ impl ReceiverSettings {
     }
 }
 
-mod millis {
-    //! Durations as whole milliseconds.
-
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        u64::deserialize(deserializer).map(Duration::from_millis)
-    }
-}
-
-mod optional_millis {
-    //! Optional durations as whole milliseconds.
-
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[allow(clippy::ref_option)] // the signature is serde's
-    pub(super) fn serialize<S: Serializer>(
-        duration: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let millis = duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-        millis.serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn default_stop_fits_a_grace_period_of_30_seconds() {
+        use crate::coordinator::STOP_TAIL;
+        assert_eq!(STOP_TAIL, Duration::from_secs(7), "as the doc comment of `drain_time` says");
+        let longest = ReceiverSettings::default().drain_time + STOP_TAIL;
+        assert!(longest <= Duration::from_secs(28), "{longest:?} leaves the application no time of its own");
+    }
 
     #[test]
     fn the_defaults_lack_only_the_application() {
@@ -308,8 +310,8 @@ mod tests {
     }
 
     #[test]
-    fn times_are_in_milliseconds_and_unknown_fields_are_refused() {
-        let json = r#"{"application": "words", "failover_time_ms": 2500, "start_timeout_ms": 90000, "initial_position": "LATEST",
+    fn times_have_units_and_unknown_fields_are_refused() {
+        let json = r#"{"application": "words", "failover_time": "2500ms", "start_timeout_ms": 90000, "initial_position": "LATEST",
             "initial_positions": {"shardId-000000000007": "TRIM_HORIZON"}, "data_loss_policy": "CONTINUE", "run_until": "TIP"}"#;
         let settings: ReceiverSettings = serde_json::from_str(json).unwrap();
         let named = BTreeMap::from([(ShardId::numbered(7), ShardPosition::TrimHorizon)]);
@@ -321,6 +323,7 @@ mod tests {
         assert_eq!(settings.initial_position, InitialPosition::Latest);
         let written = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<ReceiverSettings>(&written).unwrap(), settings);
+        assert!(written.contains(r#""failover_time":"2500ms""#), "{written}");
         assert!(serde_json::from_str::<ReceiverSettings>(r#"{"failover_tme_ms": 1}"#).is_err());
     }
 }

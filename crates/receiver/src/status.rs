@@ -62,6 +62,12 @@ pub struct ReceiverStatus {
     pub acknowledged_records: u64,
     /// Payload bytes of those records.
     pub acknowledged_bytes: u64,
+    /// Attempts of the application's code that failed since its start, over all shards it held.
+    pub failed_attempts: u64,
+    /// Records that went to the dead-letter sink since its start.
+    pub dead_letters: u64,
+    /// Records that the failure policy skipped since its start.
+    pub skipped_records: u64,
     /// Leases it lost to other workers.
     pub lost_leases: u64,
     /// Leases it handed over to workers that requested them: no record is delivered twice.
@@ -97,6 +103,18 @@ pub struct ShardStatus {
     pub lease_counter: u64,
     /// The time since the last progress. `None`: no progress yet. See [`ShardProgress::progressed_at`].
     pub since_progress: Option<Duration>,
+    /// How long this worker holds the lease.
+    pub held_for: Duration,
+    /// How long steps or records have failed, whatever the retries and restarts in between. `None`: nothing fails. See
+    /// [`ShardProgress::failing_since`].
+    pub failing_for: Option<Duration>,
+    /// The age of the oldest batch that is delivered and not completely acknowledged, by the clock of the stream. `None`: there
+    /// is none. See [`ShardProgress::oldest_unacknowledged`].
+    pub oldest_unacknowledged_age: Option<Duration>,
+    /// How far the position of the shard lies behind, as a time: every record that arrived earlier is acknowledged. Unlike
+    /// [`millis_behind_latest`](ShardProgress::millis_behind_latest) it also grows while the shard is halted, or cannot be read.
+    /// `None`: the stream does not report it.
+    pub position_age: Option<Duration>,
     /// The time since the last checkpoint. `None`: this holder has written none yet.
     pub since_checkpoint: Option<Duration>,
     /// The newest position that another writer stored in the row of the lease while this worker held it. It has no effect

@@ -107,14 +107,14 @@ impl UnitedProcessors {
 }
 
 impl RecordProcessorFactory for UnitedProcessors {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
         let limit = self.batches_per_shard.get().min(Semaphore::MAX_PERMITS);
-        Box::new(ShardOfUnitedStream {
+        Ok(Box::new(ShardOfUnitedStream {
             shard: Arc::new(context),
             sender: self.sender.clone(),
             unacknowledged: Arc::new(Semaphore::new(limit)),
             is_one_by_one: limit == 1,
-        })
+        }))
     }
 }
 

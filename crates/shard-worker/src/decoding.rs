@@ -16,12 +16,19 @@ use crate::record::Record;
 pub struct DecodeError {
     position: RecordPosition,
     source: BoxError,
+    is_permanent: bool,
 }
 
 impl DecodeError {
     /// The position of the record in its shard.
     pub fn position(&self) -> &RecordPosition {
         &self.position
+    }
+
+    /// Whether another attempt fails in the same way, as it does with JSON. An error of [`Record::decode`] may pass, since its
+    /// decoder may call a service; one that returns [`ProcessError::permanent`](crate::ProcessError::permanent) says otherwise.
+    pub fn is_permanent(&self) -> bool {
+        self.is_permanent
     }
 }
 
@@ -53,26 +60,29 @@ impl Record {
                 sub_sequence_number: self.sub_sequence_number,
             },
             source: error.into(),
+            is_permanent: false,
         })
     }
 
-    /// Decodes the payload as JSON.
+    /// Decodes the payload as JSON. A processor that returns the error sends the record to the last resort of its failure
+    /// policy without further attempts.
     ///
     /// # Errors
-    /// The payload is not JSON, or not of this type.
+    /// The payload is not JSON, or not of this type. The error is [permanent](DecodeError::is_permanent).
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         self.decode(|payload| serde_json::from_slice(payload))
+            .map_err(|error| DecodeError { is_permanent: true, ..error })
     }
 }
 
 impl RecordBatch {
     /// Decodes all payloads as JSON.
     ///
-    /// A processor that returns the error fails the batch. A failure policy that divides then finds the poison record and
-    /// processes the others.
+    /// A processor that returns the error fails the batch. A failure policy that divides then finds the poison record, without
+    /// waits, and processes the others.
     ///
     /// # Errors
-    /// A payload is not JSON, or not of this type.
+    /// A payload is not JSON, or not of this type. The error is [permanent](DecodeError::is_permanent).
     pub fn json<T: DeserializeOwned>(&self) -> Result<Vec<T>, DecodeError> {
         self.iter().map(Record::json).collect()
     }

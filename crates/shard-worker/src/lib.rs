@@ -11,8 +11,9 @@
 //! | record sources | [`StreamSource`] lists and opens shards, [`RecordSource`] reads one |
 //! | the memory for the records of all shards | [`ByteBudget`] |
 //! | late acknowledgement, record by record | [`RecordBatch::defer`], [`Acknowledgement`], [`RecordAcknowledgement`] |
+//! | a checkpoint now, or in two steps | [`ShardContext::checkpoint`], [`ShardContext::prepare_checkpoint`] |
 //! | many records of a shard at a time | [`concurrent_handler`], [`Concurrency`] |
-//! | records that cannot be processed | [`FailurePolicy`], [`DeadLetterSink`] |
+//! | records that cannot be processed | [`FailurePolicy`], [`ProcessError`], [`DeadLetterSink`] |
 //! | decoding payloads | [`Record::json`], [`Record::decode`] |
 //! | the size of batches and the delivery rate | [`BatchLimits`], [`RateLimit`] |
 //! | the worker | [`ShardWorker`], [`ShardWorkerOptions`], [`ShardOutcome`], [`ShardProgress`]; [`Watchdog`] |
@@ -21,9 +22,11 @@
 //! | aggregates of the Kinesis Producer Library | [`deaggregate`], [`Aggregator`] |
 
 mod acknowledgement;
+mod age;
 mod aggregation;
 mod decoding;
 mod error;
+mod explicit_checkpoint;
 mod failure;
 mod handlers;
 mod in_memory_stream;
@@ -42,23 +45,27 @@ mod worker;
 
 pub use acknowledgement::handles::{Acknowledgement, RecordAcknowledgement};
 pub use acknowledgement::record_batch::RecordBatch;
+pub use age::Age;
 pub use aggregation::aggregator::{AggregatedRecord, Aggregator};
 pub use aggregation::deaggregate::{Deaggregated, MIN_SUB_RECORD_BYTES, deaggregate};
 pub use aggregation::filter_rule::{AggregateFilter, KPL_PARTITION_KEY, RE_PUT_WINDOW};
 pub use aggregation::hash_filter::hash_key_of;
-pub use checkpointer::RetryPolicy;
+pub use checkpointer::{CheckpointError, CheckpointErrorKind, RetryPolicy};
 pub use decoding::DecodeError;
 pub use error::{SourceError, SourceErrorKind};
+pub use explicit_checkpoint::PreparedCheckpoint;
 pub use failure::dead_letter::{DeadLetter, DeadLetterSink, LetterInJson};
 pub use failure::failure_policy::FailurePolicy;
+pub use failure::failure_settings::{FailureSettings, LastResortSetting};
 pub use failure::file_dead_letters::FileDeadLetters;
+pub use failure::process_error::ProcessError;
 pub use handlers::batch_handler::{BatchHandler, batch_handler};
 pub use handlers::blocking_handler::{BlockingHandler, ProcessorPool, blocking_handler};
 pub use handlers::concurrent_handler::{Concurrency, ConcurrentHandler, concurrent_handler};
 pub use in_memory_stream::InMemoryStream;
 pub use lease_store::BoxError;
 pub use memory::byte_budget::{ByteBudget, ByteReservation, ByteUsage, DEFAULT_MAX_BUFFERED_BYTES};
-pub use processor::{FlushReason, RecordProcessor, RecordProcessorFactory};
+pub use processor::{FlushReason, IntoProcessor, RecordProcessor, RecordProcessorFactory};
 pub use progress::{ShardProgress, ShardState};
 pub use read::batching::BatchLimits;
 pub use read::data_loss::DataLossPolicy;

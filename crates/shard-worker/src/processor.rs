@@ -77,18 +77,55 @@ pub enum FlushReason {
     Stop,
 }
 
-/// Creates a processor for each shard that this worker takes. Any `Fn(ShardContext) -> impl RecordProcessor` is a factory.
+/// Creates a processor for each shard that this worker takes. Any `Fn(ShardContext) -> P` is a factory, where `P` is a
+/// [`RecordProcessor`], or a `Result` of one and an error.
+///
+/// ```
+/// # use shard_worker::{BoxError, RecordBatch, RecordProcessor, ShardContext};
+/// # struct Writer;
+/// # impl Writer { fn open(shard: &str) -> Result<Self, std::io::Error> { let _ = shard; Ok(Self) } }
+/// # #[async_trait::async_trait]
+/// # impl RecordProcessor for Writer {
+/// #     async fn process(&mut self, _: &RecordBatch) -> Result<(), BoxError> { Ok(()) }
+/// # }
+/// let factory = |shard: ShardContext| Writer::open(shard.shard_id.as_str());
+/// # let _: &dyn shard_worker::RecordProcessorFactory = &factory;
+/// ```
 pub trait RecordProcessorFactory: Send + Sync + 'static {
     /// A processor for one shard.
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor>;
+    ///
+    /// # Errors
+    /// Any error is logged, and the call is repeated after a wait. The shard is reported as backing off.
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError>;
+}
+
+/// The result of a closure that is a factory: a processor, or a `Result` of one.
+pub trait IntoProcessor {
+    /// The processor.
+    ///
+    /// # Errors
+    /// That of a `Result`.
+    fn into_processor(self) -> Result<Box<dyn RecordProcessor>, BoxError>;
+}
+
+impl<P: RecordProcessor> IntoProcessor for P {
+    fn into_processor(self) -> Result<Box<dyn RecordProcessor>, BoxError> {
+        Ok(Box::new(self))
+    }
+}
+
+impl<P: RecordProcessor, E: Into<BoxError>> IntoProcessor for Result<P, E> {
+    fn into_processor(self) -> Result<Box<dyn RecordProcessor>, BoxError> {
+        self.map_err(Into::into)?.into_processor()
+    }
 }
 
 impl<F, P> RecordProcessorFactory for F
 where
     F: Fn(ShardContext) -> P + Send + Sync + 'static,
-    P: RecordProcessor,
+    P: IntoProcessor,
 {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
-        Box::new(self(context))
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
+        self(context).into_processor()
     }
 }

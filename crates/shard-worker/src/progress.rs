@@ -3,6 +3,7 @@
 use lease_store::Position;
 use tokio::time::Instant;
 
+use crate::age::Age;
 use crate::read::retention::RetentionAlarm;
 
 /// What a shard worker is doing.
@@ -50,8 +51,15 @@ pub struct ShardProgress {
     pub acknowledged_bytes: u64,
     /// The newest acknowledged position; `None` before the first.
     pub acknowledged: Option<Position>,
-    /// How far the newest read lies behind the tip of the shard, in milliseconds. `None`: not reported.
+    /// How far the newest read lies behind the tip of the shard, in milliseconds. `None`: not reported. While nothing is read it
+    /// stays as it is, so it is no measure of a shard that is halted or cannot be read: see `read_up_to`.
     pub millis_behind_latest: Option<u64>,
+    /// The age of the point up to which the shard was read: every record that is older was read. It grows while no read is
+    /// answered. `None`: the source does not report how far a read lies behind the tip.
+    pub read_up_to: Option<Age>,
+    /// The age of the oldest batch with a record that is delivered and not acknowledged: the time since its first record
+    /// arrived in the stream, or since its delivery if the stream does not report its time. `None`: there is no such batch.
+    pub oldest_unacknowledged: Option<Age>,
     /// De-aggregated records (the format of the Kinesis Producer Library).
     pub aggregates: u64,
     /// Sub-records that were filtered because their hash keys belong to another shard.
@@ -79,4 +87,15 @@ pub struct ShardProgress {
     /// The newest error that caused a retry of a step or a record; cleared when the retry succeeds, or when all records
     /// are acknowledged.
     pub last_error: Option<String>,
+    /// Since when steps or records have failed without a sign that the cause is over: all delivered records acknowledged, or,
+    /// for reads that failed, an answered read. Restarts of the processor do not change it. `None`: nothing fails.
+    pub failing_since: Option<Instant>,
+}
+
+impl ShardProgress {
+    /// Records an error that causes a retry.
+    pub(crate) fn record_error(&mut self, error: String) {
+        self.last_error = Some(error);
+        self.failing_since.get_or_insert_with(Instant::now);
+    }
 }

@@ -27,6 +27,29 @@ pub struct Record {
 }
 
 impl Record {
+    /// A plain record without a key and an arrival, for sources and tests.
+    pub fn new(sequence_number: SequenceNumber, data: Bytes) -> Self {
+        Self { sequence_number, sub_sequence_number: 0, partition_key: None, data, approximate_arrival: None }
+    }
+
+    /// The same record with this index inside an aggregate.
+    #[must_use]
+    pub fn with_sub_sequence_number(self, sub_sequence_number: u64) -> Self {
+        Self { sub_sequence_number, ..self }
+    }
+
+    /// The same record with this partition key.
+    #[must_use]
+    pub fn with_partition_key(self, partition_key: Option<ByteString>) -> Self {
+        Self { partition_key, ..self }
+    }
+
+    /// The same record, received at this time.
+    #[must_use]
+    pub fn with_arrival(self, approximate_arrival: Option<SystemTime>) -> Self {
+        Self { approximate_arrival, ..self }
+    }
+
     /// The position after this record.
     pub fn position(&self) -> Position {
         Position::after(self.sequence_number.clone(), self.sub_sequence_number)
@@ -55,6 +78,7 @@ impl Record {
 /// The id of a record, the same in every delivery and on every worker, so that an application can recognise repeats. As
 /// text: `stream/shard/sequence number/sub-sequence number`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub struct RecordId {
     /// The name of the stream.
     pub stream: String,

@@ -16,3 +16,22 @@ pub struct Shard {
     /// Whether it was split or merged, and takes no more records.
     pub is_closed: bool,
 }
+
+impl Shard {
+    /// A shard without known parents and range.
+    pub fn new(shard_id: ShardId, is_closed: bool) -> Self {
+        Self { shard_id, parents: BTreeSet::new(), hash_key_range: None, is_closed }
+    }
+
+    /// The same shard with these parents.
+    #[must_use]
+    pub fn with_parents(self, parents: BTreeSet<ShardId>) -> Self {
+        Self { parents, ..self }
+    }
+
+    /// The same shard with this range of hash keys.
+    #[must_use]
+    pub fn with_hash_key_range(self, hash_key_range: Option<HashKeyRange>) -> Self {
+        Self { hash_key_range, ..self }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use checkpointer::RetryPolicy;
@@ -11,6 +11,7 @@ use lease_store::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::explicit_checkpoint::ExplicitCheckpoints;
 use crate::failure::failure_policy::FailurePolicy;
 
 /// The default wait before a retry: from 200 ms up to 30 s.
@@ -62,6 +63,9 @@ pub struct ShardContextData {
     pub stopping: CancellationToken,
     /// Cancelled when the lease is lost, for work that runs outside [`RecordProcessor::process`](crate::RecordProcessor::process).
     pub lease_lost: CancellationToken,
+    pub(crate) checkpoints: ExplicitCheckpoints,
+    /// Shared by all clones, also by those whose other fields were changed.
+    children: Arc<Mutex<Vec<ShardId>>>,
 }
 
 impl ShardContext {
@@ -87,8 +91,21 @@ impl ShardContext {
             retry: DEFAULT_PROCESSING_RETRY,
             stopping: CancellationToken::new(),
             lease_lost: CancellationToken::new(),
+            checkpoints: ExplicitCheckpoints::default(),
+            children: Arc::default(),
         };
         Self { data: Arc::new(data) }
+    }
+
+    /// The shards that follow this one after a reshard, in the order that the stream named them. Known from
+    /// [`shard_ended`](crate::RecordProcessor::shard_ended) on. Empty before, and when the stream had no such shard any more.
+    pub fn children(&self) -> Vec<ShardId> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the children, for the worker of the shard and for tests.
+    pub fn set_children(&self, children: impl IntoIterator<Item = ShardId>) {
+        *self.children.lock().unwrap_or_else(PoisonError::into_inner) = children.into_iter().collect();
     }
 }
 

@@ -47,6 +47,7 @@ pub trait StreamSource: fmt::Debug + Send + Sync + 'static {
 
 /// The description of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamDescription {
     /// The ARN and the creation time.
     pub identity: StreamIdentity,
@@ -58,6 +59,13 @@ pub struct StreamDescription {
     pub retention: Option<Duration>,
     /// How the stream distributes records over its shards. `None`: not reported, as by streams that only know one way.
     pub distribution: Option<RecordDistribution>,
+}
+
+impl StreamDescription {
+    /// The description of a stream that reports nothing but its identity; set the other fields afterwards.
+    pub fn new(identity: StreamIdentity) -> Self {
+        Self { identity, now: None, retention: None, distribution: None }
+    }
 }
 
 /// How a stream distributes records over its shards.
@@ -142,6 +150,19 @@ pub struct FetchedBatch {
 }
 
 impl FetchedBatch {
+    /// An answer that does not end the shard.
+    pub fn new(records: Vec<Record>, millis_behind_latest: Option<u64>) -> Self {
+        Self { records, millis_behind_latest, shard_end: None }
+    }
+
+    /// The same answer, after which the shard ends.
+    #[must_use]
+    pub fn with_end(self, shard_end: Option<ShardEnd>) -> Self {
+        Self { shard_end, ..self }
+    }
+}
+
+impl FetchedBatch {
     /// The memory of the records, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.records.iter().map(Record::memory_bytes).sum()
@@ -157,4 +178,11 @@ impl FetchedBatch {
 pub struct ShardEnd {
     /// The children of the shard; empty when the source does not report them.
     pub children: Vec<Shard>,
+}
+
+impl ShardEnd {
+    /// The end of a shard with these children.
+    pub fn new(children: Vec<Shard>) -> Self {
+        Self { children }
+    }
 }

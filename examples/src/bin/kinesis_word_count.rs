@@ -21,7 +21,6 @@ use futures::StreamExt as _;
 use kinesis_streaming::FleetMetrics;
 use kinesis_streaming::kinesis_asl::METRICS_INTERVAL;
 use kinesis_streaming::prelude::*;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 /// The exit status after a stop that left delivered records without a checkpoint.
@@ -173,7 +172,7 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     if let Some(worker_id) = &arguments.worker_id {
         builder = builder.worker_id(worker_id);
     }
-    let group = ReceiverGroup::new(&builder, receivers)?;
+    let group = ConsumerGroup::new(&builder, receivers)?;
     drop(builder); // it holds a sender of the united stream, which ends with its last sender
     let handle = group.handle();
     let metrics = if arguments.cloudwatch {
@@ -185,12 +184,8 @@ async fn run(arguments: Arguments) -> Result<bool, BoxError> {
     };
     let running = tokio::spawn(group.run());
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => println!("SIGTERM: stopping"),
-            _ = tokio::signal::ctrl_c() => println!("Ctrl-C: stopping"),
-        }
+    stop_on_signal(move || {
+        println!("SIGTERM or Ctrl-C: stopping");
         handle.stop();
     });
 

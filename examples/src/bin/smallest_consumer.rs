@@ -16,11 +16,7 @@ async fn main() -> Result<(), BoxError> {
         }))
         .build()?;
     let handle = consumer.handle();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            handle.stop(); // finish, checkpoint, release
-        }
-    });
+    stop_on_signal(move || handle.stop()); // SIGTERM or Ctrl-C: finish, checkpoint, release
     println!("drained: {}", consumer.run().await?.is_drained());
     Ok(())
 }

@@ -35,7 +35,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         .lease_store(InMemoryLeaseStore::new())
         .failover_time(Duration::from_secs(2))
         .processors(processors);
-    let group = ReceiverGroup::new(&builder, plan.get())?;
+    let group = ConsumerGroup::new(&builder, plan.get())?;
     // The stream ends when the last receiver has ended.
     drop(builder);
     let handle = group.handle();

@@ -91,7 +91,7 @@ impl StateLogic for CountWords {
 
 /// A receiver of this process and its state.
 struct Worker {
-    handle: ReceiverHandle,
+    handle: ConsumerHandle,
     processors: StatefulProcessors<CountWords>,
     task: JoinHandle<Result<StopReport, BoxError>>,
 }

@@ -258,7 +258,7 @@ struct Fleet {
 }
 
 struct RunningReceiver {
-    handle: ReceiverHandle,
+    handle: ConsumerHandle,
     task: JoinHandle<Result<StopReport, BoxError>>,
 }
 
@@ -292,7 +292,7 @@ impl Fleet {
                     Ok(deliveries.send(delivered).await.map_err(|_| "the ledger is closed")?)
                 }
             }));
-        let group = ReceiverGroup::new(&builder, arguments.receivers.get())?;
+        let group = ConsumerGroup::new(&builder, arguments.receivers.get())?;
         let receivers = group.into_receivers().into_iter().map(|receiver| RunningReceiver {
             handle: receiver.handle(),
             task: tokio::spawn(async move { Ok(receiver.run().await?) }),

@@ -43,12 +43,13 @@ impl Application {
 }
 
 impl RecordProcessorFactory for Application {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
         let shard = shard_of(context.stream_identity.as_ref(), &context.shard_id);
         let token = context.fencing_token.counter;
         let start = ReadPosition::of(&context.start);
         self.observer.record(EventKind::ShardStarted { process: self.process, shard, token, start });
-        Box::new(ShardApplication { application: self.clone(), shard, token, context, tasks: JoinSet::new() })
+        let tasks = JoinSet::new();
+        Ok(Box::new(ShardApplication { application: self.clone(), shard, token, context, tasks }))
     }
 }
 

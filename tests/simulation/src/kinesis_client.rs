@@ -92,7 +92,9 @@ impl StreamSource for KinesisClient {
         // The real service reports its time in a response header, in whole seconds.
         let clock = self.kinesis.clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(clock.as_secs());
-        Ok(StreamDescription { identity, now: Some(now), retention: None, distribution: None })
+        let mut description = StreamDescription::new(identity);
+        description.now = Some(now);
+        Ok(description)
     }
 
     async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {

@@ -162,7 +162,7 @@ impl LeaseStore for TableClient {
         }
         let mut leases = self.read_rows(None, rows).await?;
         self.apply_defect(&mut leases);
-        Ok(LeaseListing { leases, malformed: Vec::new() })
+        Ok(LeaseListing::new(leases))
     }
 
     async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {

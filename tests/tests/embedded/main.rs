@@ -22,6 +22,7 @@ mod rewound;
 mod slow_calls;
 mod start;
 mod state;
+mod status;
 mod storage_buffer;
 mod store;
 mod table;

@@ -374,7 +374,7 @@ async fn blocking_handler_uses_its_pool_size() {
     let is_first = Arc::new(AtomicUsize::new(0));
     let builder = member("a", &stream, &store, &journal).processors(blocking_handler(
         &pool,
-        move |shard: &ShardContext, batch: &RecordBatch| {
+        move |shard: ShardContext, batch: RecordBatch| {
             counted.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             let mut sum = 0_u64;
             for number in 0..200_000_u64 {
@@ -386,7 +386,7 @@ async fn blocking_handler_uses_its_pool_size() {
                 1 => return Err("the sink is away".into()),
                 _ => {}
             }
-            shared.record(shard, batch);
+            shared.record(&shard, &batch);
             Ok(())
         },
     ));

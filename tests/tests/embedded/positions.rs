@@ -10,7 +10,7 @@ use kinesis_streaming::lease_store::{Consistency, HashKey, HashKeyRange, Lease};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::{Receiver, ReceiverErrorKind};
 use kinesis_streaming::shard_worker::{
-    ReadFrom, RetentionAlarm, ShardProgress, ShardState, SourceError, SourceErrorKind, StreamDescription,
+    ReadFrom, RetentionAlarm, ShardProgress, ShardState, SourceError, SourceErrorKind,
 };
 use test_support::{HookedStream, Journal, LIMIT, StreamCall, wait_until};
 use tokio::time::{sleep, timeout};
@@ -493,7 +493,7 @@ async fn run_to_an_instant_delivers_earlier_records_only() {
     // These come in the same answers as the records before the instant.
     put(&stream, 200..300);
     let bounded = |name| {
-        let builder = member(name, &stream, &store, &journal).run_until(RunUntil::Instant(instant));
+        let builder = member(name, &stream, &store, &journal).run_until(RunUntil::Timestamp(instant));
         builder.build().unwrap()
     };
     assert!(ends(bounded("a")).await.is_drained());
@@ -512,7 +512,7 @@ async fn run_to_a_future_instant_waits_for_it() {
     let (stream, store, journal) = setup(2);
     let started = tokio::time::Instant::now();
     let instant = now(&stream).await + Duration::from_secs(60);
-    let builder = member("a", &stream, &store, &journal).run_until(RunUntil::Instant(instant));
+    let builder = member("a", &stream, &store, &journal).run_until(RunUntil::Timestamp(instant));
     let running = tokio::spawn(ends(builder.build().unwrap()));
     for number in 0..100 {
         sleep(Duration::from_secs(1)).await;
@@ -527,7 +527,7 @@ async fn run_to_a_future_instant_waits_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_over_a_stream_without_records_ends() {
-    for until in [RunUntil::Tip, RunUntil::Instant(SystemTime::UNIX_EPOCH)] {
+    for until in [RunUntil::Tip, RunUntil::Timestamp(SystemTime::UNIX_EPOCH)] {
         let (stream, store, journal) = setup(3);
         let report = ends(member("a", &stream, &store, &journal).run_until(until).build().unwrap()).await;
         assert_eq!((report.acknowledged_records, report.is_drained()), (0, true));
@@ -625,7 +625,7 @@ async fn halted_shard_delays_a_bounded_run() {
     tokio::time::advance(Duration::from_secs(2)).await;
     put_at(&stream, ranges(&stream).await[&busy].start(), "beyond");
     let bounded = |name, policy| {
-        let builder = member(name, &stream, &store, &journal).run_until(RunUntil::Instant(instant));
+        let builder = member(name, &stream, &store, &journal).run_until(RunUntil::Timestamp(instant));
         builder.data_loss_policy(policy).no_progress_time(Duration::from_secs(60))
     };
     let halted = Member::start(bounded("fails", DataLossPolicy::Fail));
@@ -644,14 +644,16 @@ async fn halted_shard_delays_a_bounded_run() {
 
 /// A stream whose description lacks the time.
 fn without_time(stream: &InMemoryStream) -> HookedStream {
-    HookedStream::new(stream.clone())
-        .after_describe(|described| async move { Ok(StreamDescription { now: None, ..described }) })
+    HookedStream::new(stream.clone()).after_describe(|mut described| async move {
+        described.now = None;
+        Ok(described)
+    })
 }
 
 #[tokio::test(start_paused = true)]
 async fn run_to_an_instant_needs_the_time_of_the_stream() {
     let (stream, store, journal) = setup(1);
-    let until = RunUntil::Instant(SystemTime::UNIX_EPOCH);
+    let until = RunUntil::Timestamp(SystemTime::UNIX_EPOCH);
     let builder = member("a", &stream, &store, &journal).source(without_time(&stream)).run_until(until);
     let error = builder.build().unwrap().run().await.unwrap_err();
     assert_eq!(error.kind(), ReceiverErrorKind::InvalidSettings);
@@ -665,7 +667,7 @@ async fn bounded_run_flushes_partial_batches_and_awaits_late_acks() {
     let (stream, store, journal) = setup(1);
     put(&stream, 0..25);
     let shared = journal.clone();
-    let limits = BatchLimits { max_records: NonZeroUsize::new(10), max_wait: HOUR, ..BatchLimits::default() };
+    let limits = BatchLimits::new(NonZeroUsize::new(10), None, HOUR);
     let builder = member("a", &stream, &store, &journal)
         .run_until(RunUntil::Tip)
         .batch_limits(limits)

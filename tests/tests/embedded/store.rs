@@ -84,8 +84,7 @@ async fn a_faulty_store_loses_nothing() {
 /// A table in which the row of one shard is malformed. A write to that row fails the test.
 fn with_malformed_row(shard_id: &ShardId) -> HookedLeaseStore {
     let (listed, written) = (shard_id.clone(), shard_id.clone());
-    let row =
-        MalformedLease { key: shard_id.to_string(), attribute: "checkpoint".into(), reason: "absent".into() };
+    let row = MalformedLease::new(shard_id.to_string(), "checkpoint", "absent");
     HookedLeaseStore::new(InMemoryLeaseStore::new())
         .after_list(move |_, mut listing| {
             listing.leases.retain(|lease| lease.shard_id != listed);

@@ -101,8 +101,7 @@ impl Failure {
     fn of_code(code: &str, error: SourceError) -> Self {
         match code {
             "ResourceInUseException" => {
-                let error =
-                    SourceError::new(error.kind(), format!("{error}{IN_USE_HINT}")).with_source(error);
+                let error = SourceError::new(error.kind(), format!("{error}{IN_USE_HINT}")).caused_by(error);
                 Self { kind: FailureKind::InUse, error }
             }
             "ResourceNotFoundException" => Self { kind: FailureKind::NotFound, error },

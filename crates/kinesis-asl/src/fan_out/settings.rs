@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use lease_store::settings_format;
+use serde::{Deserialize, Serialize};
+
 use crate::stream_arn::{MAX_NAME_BYTES, is_arn, is_name, stream_of_consumer};
 
 /// How long a subscription may be silent before it is replaced. AWS sends an event every few seconds, empty if there is no
@@ -32,7 +35,8 @@ const MAX_TAG_KEY_CHARS: usize = 128;
 const MAX_TAG_VALUE_CHARS: usize = 256;
 
 /// How the records of a stream are fetched. The mode is logged at start-up, and the ARN of the consumer once it is known.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]
 pub enum RetrievalMode {
     /// `GetRecords`: all applications share 2 MB and five reads a second for each shard. Costs nothing extra.
@@ -66,8 +70,9 @@ impl fmt::Display for RetrievalMode {
     }
 }
 
-/// The consumer as which an application subscribes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The consumer as which an application subscribes. In a file it is one text, a name or an ARN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 #[non_exhaustive]
 pub enum ConsumerChoice {
     /// The consumer with this name, registered if it is missing. All processes of an application share it. Two applications
@@ -75,6 +80,20 @@ pub enum ConsumerChoice {
     Name(String),
     /// A consumer that is registered already. It is neither registered nor deregistered here.
     Arn(String),
+}
+
+impl From<String> for ConsumerChoice {
+    fn from(name_or_arn: String) -> Self {
+        if is_arn(&name_or_arn) { Self::Arn(name_or_arn) } else { Self::Name(name_or_arn) }
+    }
+}
+
+impl From<ConsumerChoice> for String {
+    fn from(consumer: ConsumerChoice) -> Self {
+        match consumer {
+            ConsumerChoice::Name(name_or_arn) | ConsumerChoice::Arn(name_or_arn) => name_or_arn,
+        }
+    }
 }
 
 impl fmt::Display for ConsumerChoice {
@@ -87,7 +106,8 @@ impl fmt::Display for ConsumerChoice {
 }
 
 /// The settings of enhanced fan-out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default = "FanOutSettings::without_consumer", deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FanOutSettings {
     /// The consumer as which the application subscribes.
@@ -103,9 +123,11 @@ pub struct FanOutSettings {
     /// Whether a shard is polled for a while when its subscriptions keep failing; `true` by default.
     pub fall_back_to_polling: bool,
     /// How long a subscription may be silent before it is replaced, together with its connection; 10 s by default, up to 5 min.
+    #[serde(with = "settings_format::duration")]
     pub inactivity_timeout: Duration,
     /// How long a shard is polled before fan-out is tried again; 5 min by default, at least 5 s. The actual time is randomly
     /// 0.75 to 1.25 times this, so that the shards do not all return at once.
+    #[serde(with = "settings_format::duration")]
     pub retry_fan_out_after: Duration,
     /// The tags of the consumer, set when it is registered; none by default. A consumer that exists already keeps its tags. With
     /// tags, registration also needs the permission `kinesis:TagResource`.
@@ -125,8 +147,12 @@ impl FanOutSettings {
 
     /// Fan-out as the consumer with this name or ARN.
     pub fn with_consumer(name_or_arn: impl Into<String>) -> Self {
-        let consumer = name_or_arn.into();
-        if is_arn(&consumer) { Self::with_consumer_arn(consumer) } else { Self::with_consumer_name(consumer) }
+        Self::new(name_or_arn.into().into())
+    }
+
+    /// The defaults for a file that names no consumer, which is a fault.
+    fn without_consumer() -> Self {
+        Self::with_consumer_name("")
     }
 
     fn new(consumer: ConsumerChoice) -> Self {

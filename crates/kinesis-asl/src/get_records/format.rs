@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::encoding::Encoding;
@@ -33,7 +34,8 @@ pub(super) enum CborOutcome {
 /// An answer is decoded in the encoding in which it arrives, even if another one was requested. In every format a read is
 /// attempted once, regardless of the client's retry settings. Each attempt counts towards the five reads a second that a shard
 /// allows, and the worker retries a failed read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]
 pub enum GetRecordsFormat {
     /// CBOR (`application/x-amz-cbor-1.1`), as in the AWS SDK for Java: payloads are bytes, which saves a quarter of the traffic

@@ -139,7 +139,7 @@ impl PollingSource {
         } else {
             (SourceErrorKind::ShardNotFound, "the stream does not list the shard")
         };
-        SourceError::new(kind, format!("{finding}: {error}")).with_source(error)
+        SourceError::new(kind, format!("{finding}: {error}")).caused_by(error)
     }
 
     /// Asks the listing whether the shard is closed, after an answer without a next iterator and without children.

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::response::Response;
-use kinesis_asl::{AslErrorKind, CloudWatchPublisher, MetricSample, MetricUnit};
+use kinesis_asl::{AslErrorKind, CloudWatchPublisher, MetricSample};
 use lease_store::{ShardId, WorkerId};
 use tokio::sync::mpsc;
 
@@ -76,13 +76,8 @@ fn contains(body: &[u8], text: &str) -> bool {
 async fn metrics_are_sent_with_namespace_and_dimensions() {
     let mut cloudwatch = CloudWatch::start(0).await;
     let worker = WorkerId::new("worker-a").unwrap();
-    let not_finite = MetricSample {
-        name: "NotFinite",
-        unit: MetricUnit::Count,
-        shard_id: None,
-        worker: None,
-        value: f64::NAN,
-    };
+    let mut not_finite = MetricSample::current_leases(worker.clone(), 0);
+    (not_finite.name, not_finite.value) = ("NotFinite", f64::NAN);
     let samples = [
         MetricSample::millis_behind_latest(ShardId::numbered(3), 1500),
         MetricSample::current_leases(worker, 2),

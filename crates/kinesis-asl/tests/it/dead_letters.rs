@@ -14,20 +14,16 @@ use crate::support::{LocalKinesis, STREAM};
 const MAX_READS: usize = 20;
 
 fn letter(partition_key: Option<&'static str>) -> DeadLetter {
-    DeadLetter {
-        application: "order-desk".into(),
-        stream: "orders".into(),
-        shard_id: ShardId::numbered(3),
-        record: Record {
-            sequence_number: 17.into(),
-            sub_sequence_number: 2,
-            partition_key: partition_key.map(Into::into),
-            data: vec![0xff, 0x00].into(),
-            approximate_arrival: None,
-        },
-        attempts: 4,
-        error: "no order".to_owned(),
-    }
+    let record = Record {
+        sequence_number: 17.into(),
+        sub_sequence_number: 2,
+        partition_key: partition_key.map(Into::into),
+        data: vec![0xff, 0x00].into(),
+        approximate_arrival: None,
+    };
+    let mut letter = DeadLetter::new("order-desk", "orders", ShardId::numbered(3), record, "no order");
+    letter.attempts = 4;
+    letter
 }
 
 #[tokio::test]

@@ -162,20 +162,14 @@ async fn errors_of_dead_letters_hide_payloads() {
     for answer in invalid_answers() {
         let case = format!("{answer:?}");
         let server = server("PutRecord", answer);
-        let letter = DeadLetter {
-            application: "order-desk".into(),
-            stream: "orders".into(),
-            shard_id: ShardId::numbered(3),
-            record: Record {
-                sequence_number: 17.into(),
-                sub_sequence_number: 0,
-                partition_key: None,
-                data: MARKER.into(),
-                approximate_arrival: None,
-            },
-            attempts: 1,
-            error: "no order".to_owned(),
+        let record = Record {
+            sequence_number: 17.into(),
+            sub_sequence_number: 0,
+            partition_key: None,
+            data: MARKER.into(),
+            approximate_arrival: None,
         };
+        let letter = DeadLetter::new("order-desk", "orders", ShardId::numbered(3), record, "no order");
         let error =
             KinesisDeadLetters::from_client(server.client(), "rejected").put(&letter).await.unwrap_err();
         assert_hidden(&*error, &case);

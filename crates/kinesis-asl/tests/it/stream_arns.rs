@@ -37,20 +37,14 @@ fn answer(operation: &str, body: &Value) -> Value {
 }
 
 fn letter() -> DeadLetter {
-    DeadLetter {
-        application: "order-desk".into(),
-        stream: "orders".into(),
-        shard_id: ShardId::numbered(3),
-        record: Record {
-            sequence_number: 17.into(),
-            sub_sequence_number: 0,
-            partition_key: None,
-            data: vec![1].into(),
-            approximate_arrival: None,
-        },
-        attempts: 1,
-        error: "no order".to_owned(),
-    }
+    let record = Record {
+        sequence_number: 17.into(),
+        sub_sequence_number: 0,
+        partition_key: None,
+        data: vec![1].into(),
+        approximate_arrival: None,
+    };
+    DeadLetter::new("order-desk", "orders", ShardId::numbered(3), record, "no order")
 }
 
 #[tokio::test]

@@ -235,7 +235,7 @@ async fn item(
     }
     let failure = table.call("GetItem").failed(&error, &watch).error;
     Err(StoreError::new(failure.kind(), format!("cannot read the mode of a KCL 3.x fleet: {failure}"))
-        .with_source(failure))
+        .caused_by(failure))
 }
 
 #[cfg(test)]

@@ -61,4 +61,5 @@ mod table;
 
 pub use self::layout::MultiStreamKey;
 pub use self::store::DynamoDbLeaseStore;
-pub use self::table::{BillingMode, DEFAULT_ACTIVE_WAIT_LIMIT};
+pub use self::table::DEFAULT_ACTIVE_WAIT_LIMIT;
+pub use crate::table_settings::{BillingMode, TableSettings};

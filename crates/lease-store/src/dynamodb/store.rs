@@ -18,11 +18,12 @@ use super::layout::{MultiStreamKey, RowLayout};
 use super::request::Expression;
 use super::row_reader::{self, Row};
 use super::row_writer;
-use super::table::{self, BillingMode, Table};
+use super::table::{self, Table};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::lease::{Lease, LeaseVersion};
 use crate::shard_id::ShardId;
 use crate::store::{Consistency, LeaseListing, LeaseStore, WriteOutcome};
+use crate::table_settings::{BillingMode, TableSettings};
 use crate::write::{LeaseChange, LeaseWrite};
 
 /// Leases in a DynamoDB table. Clones share the client and the table.
@@ -63,14 +64,21 @@ impl DynamoDbLeaseStore {
     /// The billing mode of the table, if the store creates it. Default: on demand.
     #[must_use]
     pub fn with_billing_mode(mut self, billing_mode: BillingMode) -> Self {
-        self.table.billing_mode = billing_mode;
+        self.table.settings.billing_mode = billing_mode;
         self
     }
 
     /// Whether DynamoDB protects the table from deletion, if the store creates it. Default: off.
     #[must_use]
     pub fn with_deletion_protection(mut self, deletion_protection: bool) -> Self {
-        self.table.deletion_protection = deletion_protection;
+        self.table.settings.deletion_protection = deletion_protection;
+        self
+    }
+
+    /// How the table is created, if the store creates it: billing, deletion protection, point-in-time recovery and tags.
+    #[must_use]
+    pub fn with_table_settings(mut self, settings: TableSettings) -> Self {
+        self.table.settings = settings;
         self
     }
 

@@ -1,6 +1,5 @@
 //! The table in DynamoDB: its settings, and how it is created, waited for and checked.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
@@ -8,14 +7,16 @@ use aws_sdk_dynamodb::error::BuildError;
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::operation::describe_table::DescribeTableError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode as TableBillingMode, KeySchemaElement, KeyType, ProvisionedThroughput,
-    ScalarAttributeType, TableDescription, TableStatus,
+    AttributeDefinition, BillingMode as TableBillingMode, KeySchemaElement, KeyType,
+    PointInTimeRecoverySpecification, ProvisionedThroughput, ScalarAttributeType, TableDescription,
+    TableStatus, Tag,
 };
 use tokio::time::{Duration, Instant, sleep};
 
 use super::attributes::LEASE_KEY;
 use super::error::{Call, CallWatch};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::table_settings::{BillingMode, TableSettings};
 
 /// The default wait of [`prepare`](crate::LeaseStore::prepare) for a table to become active.
 pub const DEFAULT_ACTIVE_WAIT_LIMIT: Duration = Duration::from_secs(600);
@@ -32,22 +33,6 @@ const MIN_NAME_LENGTH: usize = 3;
 /// The longest table name, in characters.
 const MAX_NAME_LENGTH: usize = 255;
 
-/// The billing mode of a table that the store creates. An existing table keeps its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum BillingMode {
-    /// Billed by request, without a fixed limit.
-    #[default]
-    OnDemand,
-    /// Billed by reserved capacity. Each renewal and each checkpoint of a lease costs one write unit.
-    Provisioned {
-        /// Read units per second.
-        read_capacity_units: NonZeroU32,
-        /// Write units per second.
-        write_capacity_units: NonZeroU32,
-    },
-}
-
 /// A table of one Region or endpoint, and the settings for its creation.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
@@ -56,8 +41,8 @@ pub(super) struct Table {
     /// The name of the application, from which the KCL derives the name of its table for the mode of the fleet. Default: the
     /// name of the table.
     pub(super) application: Arc<str>,
-    pub(super) billing_mode: BillingMode,
-    pub(super) deletion_protection: bool,
+    /// How the table is created.
+    pub(super) settings: TableSettings,
     /// The longest wait for the table to become active.
     pub(super) active_wait_limit: Duration,
 }
@@ -74,8 +59,7 @@ impl Table {
             client,
             application: name.clone(),
             name,
-            billing_mode: BillingMode::default(),
-            deletion_protection: false,
+            settings: TableSettings::default(),
             active_wait_limit: DEFAULT_ACTIVE_WAIT_LIMIT,
         })
     }
@@ -117,7 +101,13 @@ pub(super) async fn prepare(table: &Table) -> Result<TableDescription, StoreErro
     loop {
         let status = match describe(table).await? {
             Some(description) => match state(&description) {
-                State::Usable => return check_layout(&table.name, &description).map(|()| description),
+                State::Usable => {
+                    check_layout(&table.name, &description)?;
+                    if created && table.settings.point_in_time_recovery {
+                        enable_point_in_time_recovery(table).await;
+                    }
+                    return Ok(description);
+                }
                 State::Refused(kind, reason) => {
                     return Err(StoreError::new(kind, format!("the table {:?} {reason}", table.name)));
                 }
@@ -177,14 +167,18 @@ async fn create(table: &Table) -> Result<(), StoreError> {
     let key = KeySchemaElement::builder().attribute_name(LEASE_KEY).key_type(KeyType::Hash);
     let attribute =
         AttributeDefinition::builder().attribute_name(LEASE_KEY).attribute_type(ScalarAttributeType::S);
+    let tags = table.settings.tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
+    let tags: Vec<Tag> = tags.collect::<Result<_, _>>().map_err(build_error)?;
+    let tags = (!tags.is_empty()).then_some(tags);
     let request = table
         .client
         .create_table()
         .table_name(&*table.name)
         .key_schema(key.build().map_err(build_error)?)
         .attribute_definitions(attribute.build().map_err(build_error)?)
-        .deletion_protection_enabled(table.deletion_protection);
-    let request = match table.billing_mode {
+        .deletion_protection_enabled(table.settings.deletion_protection)
+        .set_tags(tags);
+    let request = match table.settings.billing_mode {
         BillingMode::OnDemand => request.billing_mode(TableBillingMode::PayPerRequest),
         BillingMode::Provisioned { read_capacity_units, write_capacity_units } => {
             let throughput = ProvisionedThroughput::builder()
@@ -203,6 +197,26 @@ async fn create(table: &Table) -> Result<(), StoreError> {
             Ok(())
         }
         Err(error) => Err(table.call("CreateTable").failed(&error, &watch).error),
+    }
+}
+
+/// Turns on continuous backups of a new table. The table can be used without them, so a failure is only logged.
+async fn enable_point_in_time_recovery(table: &Table) {
+    let enabled = PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build();
+    let Ok(enabled) = enabled else { return };
+    let watch = CallWatch::default();
+    let request = table.client.update_continuous_backups().table_name(&*table.name);
+    let request = request.point_in_time_recovery_specification(enabled);
+    match request.customize().interceptor(watch.clone()).send().await {
+        Ok(_) => tracing::info!(table = %table.name, "point-in-time recovery of the new table is on"),
+        Err(error) => {
+            let error = table.call("UpdateContinuousBackups").failed(&error, &watch).error;
+            tracing::warn!(
+                %error,
+                "point-in-time recovery of the new table is not on, the table is used without it; turn it on in the console, \
+                 or allow dynamodb:UpdateContinuousBackups before the table is created"
+            );
+        }
     }
 }
 

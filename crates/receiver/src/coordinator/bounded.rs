@@ -15,7 +15,7 @@ use crate::lease::shard_task::ShardEnding;
 impl Coordinator {
     /// Refuses a bound that is an instant when the stream does not report its time.
     pub(super) fn check_bound(&self) -> Result<(), ReceiverError> {
-        let needs_clock = matches!(self.receiver.settings.run_until, Some(RunUntil::Instant(_)));
+        let needs_clock = matches!(self.receiver.settings.run_until, Some(RunUntil::Timestamp(_)));
         if needs_clock && self.retention.clock.is_none() {
             let message = "run_until is an instant, but the stream does not report its time, so the bound can never be \
                            detected; use TIP";

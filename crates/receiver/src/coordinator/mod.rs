@@ -57,6 +57,12 @@ const MAX_CONCURRENT_WRITES: usize = 16;
 /// How long an operation on the lease store or the stream may continue after a stop was requested.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a stop may take in addition to the drain time: the event that it interrupts, the abort of what is not done with
+/// the release of the leases, and a last look at lost leases.
+#[cfg(test)]
+pub(crate) const STOP_TAIL: Duration =
+    Duration::from_secs(2 * STOP_PATIENCE.as_secs() + shutdown::CUT_OFF_TIME.as_secs());
+
 /// How long the handling of one event may take. The time-outs of store and stream are shorter, so this limit only keeps
 /// the loop from hanging. A later round repeats interrupted work.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -76,8 +82,12 @@ impl Receiver {
             worker_id = %self.worker_id,
         );
         let shared = self.shared.clone();
+        let _end = self.end.clone();
         let report = Coordinator::new(self).run().instrument(span).await;
-        shared.live().state = ReceiverState::Stopped;
+        let mut live = shared.live();
+        live.state = ReceiverState::Stopped;
+        live.stop_report = report.as_ref().ok().cloned();
+        drop(live);
         report
     }
 }

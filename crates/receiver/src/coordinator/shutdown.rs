@@ -19,7 +19,7 @@ use crate::lease::shard_task::ShardEnding;
 use crate::status::{ReceiverState, StopReport, Unread, UnreadReason};
 
 /// How long it may take to abort shards and release their leases after the drain time.
-const CUT_OFF_TIME: Duration = Duration::from_secs(5);
+pub(super) const CUT_OFF_TIME: Duration = Duration::from_secs(5);
 
 /// The share of the fail-over time for which leases are offered to other workers before they are released. It covers one
 /// lease round of theirs (a quarter, up to a tenth later) and the time to write a request.
@@ -279,6 +279,7 @@ mod tests {
                 held,
                 progress: watch::channel(ShardProgress::default()).1,
                 acknowledger: checkpointer.acknowledger(),
+                taken_at: Instant::now(),
                 reported_edit: None,
             };
             coordinator.receiver.shared.live().shards.insert(shard_id.clone(), shard);

@@ -105,10 +105,11 @@ impl ShardStarter {
             failover_time: settings.failover_time,
             drain_time: settings.drain_time,
         };
+        let taken_at = Instant::now();
         self.shared
             .live()
             .shards
-            .insert(shard_id, LiveShard { held, progress, acknowledger, reported_edit: None });
+            .insert(shard_id, LiveShard { held, progress, acknowledger, taken_at, reported_edit: None });
         task.run().instrument(span).await
     }
 

@@ -78,7 +78,7 @@ mod tests {
         // The worker makes no progress and never reacts to the watchdog_commands.
         let (_worker, progress) = watch::channel(ShardProgress::default());
         let watchdog_commands = WatchdogCommands::default();
-        let limits = WatchdogLimits { no_progress_time: Duration::from_secs(60), max_restarts: 2 };
+        let limits = WatchdogLimits::new(Duration::from_secs(60), 2);
         let started_at = Instant::now();
         supervise(Some(limits), progress, watchdog_commands.clone(), held.clone()).await;
         assert_eq!(started_at.elapsed(), Duration::from_secs(180) + LEAVING_TIME);

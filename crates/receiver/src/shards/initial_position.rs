@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use lease_store::{Lease, Position, SequenceNumber, ShardId};
+use lease_store::{Lease, Position, SequenceNumber, ShardId, settings_format};
 use serde::{Deserialize, Serialize};
 
 /// Where a shard starts that has no lease and no ancestor with one. A shard with a checkpoint resumes from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum InitialPosition {
     /// At the oldest record in the stream: no record is missed.
     #[default]
@@ -19,7 +20,7 @@ pub enum InitialPosition {
     Latest,
     /// At the first record that arrived at this time or later. The first start writes the time to the lease table. A row
     /// created by a KCL worker does not have it, so in a mixed fleet it must be the same in all workers.
-    AtTimestamp(SystemTime),
+    AtTimestamp(#[serde(with = "settings_format::timestamp")] SystemTime),
 }
 
 impl InitialPosition {
@@ -82,13 +83,14 @@ pub(crate) type ShardPositions = BTreeMap<ShardId, ShardPosition>;
 /// Where one shard starts, for example a position that the application has stored elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum ShardPosition {
     /// At the oldest record of the shard.
     TrimHorizon,
     /// After the newest record at the start of the worker that creates the lease; see [`InitialPosition::Latest`].
     Latest,
     /// At the first record that arrived at this time or later.
-    AtTimestamp(SystemTime),
+    AtTimestamp(#[serde(with = "settings_format::timestamp")] SystemTime),
     /// After a record that the application has processed. The ancestors of the shard then count as processed too.
     #[serde(rename = "AFTER_SEQUENCE_NUMBER")]
     After {

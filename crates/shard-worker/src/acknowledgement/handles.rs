@@ -138,7 +138,7 @@ impl RecordAcknowledgement {
         if let Some(delivery) = self.delivery() {
             delivery.count(|progress| {
                 progress.failed_attempts += 1;
-                progress.last_error = Some(error.to_string());
+                progress.record_error(error.to_string());
             });
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::window::{Advance, Window};
+use crate::age::Age;
 use crate::memory::byte_budget::ByteReservation;
 use crate::progress::ShardProgress;
 use crate::record::Record;
@@ -93,6 +94,18 @@ impl RecordBatch {
         self.records.iter().map(|record| record.data.len() as u64).sum()
     }
 
+    /// Acknowledges the first `count` records of this delivery, while the processor still works on the others. They are not
+    /// delivered again if it fails. A checkpoint may pass them from now on; see
+    /// [`ShardContext::checkpoint`](crate::ShardContext::checkpoint).
+    ///
+    /// Does nothing once the delivery is over: the batch was delivered again, or the lease is lost.
+    pub fn acknowledge_first(&self, count: usize) {
+        if let Some(delivery) = self.delivery() {
+            delivery.split(self);
+            (0..count.min(self.len())).for_each(|index| delivery.acknowledge(index));
+        }
+    }
+
     /// The attempts to process it so far, this one included; 1 for the first.
     pub fn attempt(&self) -> u32 {
         self.delivery().map_or(1, |delivery| delivery.attempts)
@@ -170,11 +183,19 @@ impl Shared {
         Self { inner: Mutex::default(), changed: Notify::new(), acknowledger, progress, limits }
     }
 
+    /// Reports the age of the oldest batch that is not acknowledged, without waking those who wait for progress.
+    pub(super) fn report_oldest(&self, oldest: Option<Age>) {
+        self.progress.send_if_modified(|progress| {
+            progress.oldest_unacknowledged = oldest;
+            false
+        });
+    }
+
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn advance(&self, advance: Advance, is_all: bool) {
+    fn advance(&self, advance: Advance, is_all: bool, oldest: Option<Age>) {
         let Advance { position, records, payload_bytes } = advance;
         if let Err(error) = self.acknowledger.acknowledge(position.clone(), records) {
             // The worker reports each batch to the checkpointer before it delivers it, so this is a bug of the worker.
@@ -189,7 +210,9 @@ impl Shared {
             if is_all {
                 // All records that had failed are acknowledged by now.
                 progress.last_error = None;
+                progress.failing_since = None;
             }
+            progress.oldest_unacknowledged = oldest;
         });
     }
 }
@@ -308,7 +331,8 @@ impl Delivery {
         }
         if let Some(advance) = acknowledge(&mut inner) {
             let is_all = inner.window.open() == 0;
-            self.shared.advance(advance, is_all);
+            let oldest = inner.window.oldest();
+            self.shared.advance(advance, is_all, oldest);
             drop(inner);
             self.shared.changed.notify_one();
         }

@@ -7,6 +7,7 @@ use lease_store::BoxError;
 use tokio::sync::watch;
 
 use super::record_batch::{Delivery, FailedRecords, RecordBatch, Shared};
+use crate::age::Age;
 use crate::progress::ShardProgress;
 
 pub(crate) use super::record_batch::WindowLimits;
@@ -37,9 +38,15 @@ impl AcknowledgementTracker {
         Self { shared: Arc::new(Shared::new(acknowledger, progress, limits)) }
     }
 
-    /// The first delivery of a batch.
-    pub(crate) fn deliver(&self, batch: RecordBatch) -> RecordBatch {
-        let batch_number = self.shared.inner().window.push(batch.records(), batch.memory_bytes());
+    /// The first delivery of a batch, whose first record has this age.
+    pub(crate) fn deliver(&self, batch: RecordBatch, age: Age) -> RecordBatch {
+        let batch_number = {
+            let window = &mut self.shared.inner().window;
+            let batch_number = window.push(batch.records(), batch.memory_bytes());
+            window.set_age(batch_number, Some(age));
+            self.shared.report_oldest(window.oldest());
+            batch_number
+        };
         self.with_new_delivery(batch, batch_number, None, 1)
     }
 
@@ -211,6 +218,7 @@ impl AcknowledgementTracker {
         inner.reread = None;
         inner.abandoned = 0;
         inner.released = 0;
+        self.shared.report_oldest(None);
     }
 }
 
@@ -272,7 +280,8 @@ mod tests {
             let tracker = AcknowledgementTracker::new(checkpointer.acknowledger(), progress, limits);
             let batch = RecordBatch::new(vec![record(1)], None).unwrap();
             checkpointer.deliver(batch.last_position());
-            let batch = tracker.deliver(batch);
+            let batch =
+                tracker.deliver(batch, Age::new(std::time::Duration::ZERO, tokio::time::Instant::now()));
             let handle = batch.defer();
             let delivery = batch.delivery().unwrap();
             {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use lease_store::Position;
 
 use super::packed_positions::PackedPositions;
+use crate::age::Age;
 use crate::record::Record;
 
 /// How far the position of a shard may move.
@@ -46,6 +47,8 @@ struct Entry {
     marked: usize,
     /// How many records from the first one on are done without a gap.
     passed: usize,
+    /// The age of its first record.
+    age: Option<Age>,
 }
 
 impl Entry {
@@ -104,6 +107,7 @@ impl Window {
             marks: Vec::new(),
             marked: 0,
             passed: 0,
+            age: None,
         });
         self.first + self.entries.len() as u64 - 1
     }
@@ -117,6 +121,18 @@ impl Window {
         {
             last.sequence_number = detached;
         }
+    }
+
+    /// Sets the age of a batch.
+    pub fn set_age(&mut self, entry: u64, age: Option<Age>) {
+        if let Some(entry) = self.entry(entry) {
+            entry.age = age;
+        }
+    }
+
+    /// The age of the first batch that is not complete.
+    pub fn oldest(&self) -> Option<Age> {
+        self.entries.front()?.age
     }
 
     /// Stores the positions of a batch whose records, which are these, will be acknowledged one by one.

@@ -55,6 +55,7 @@ pub struct Aggregator {
 
 /// A finished aggregate, ready to be put.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AggregatedRecord {
     /// The partition key to put it with: that of its first record.
     pub partition_key: ByteString,

@@ -25,6 +25,7 @@ pub trait DeadLetterSink: fmt::Debug + Send + Sync + 'static {
 
 /// A record that could not be processed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeadLetter {
     /// The application that could not process it.
     pub application: Arc<str>,
@@ -38,9 +39,31 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The error of the last attempt.
     pub error: String,
+    /// The causes of that error, the nearest first, without the payload: a JSON decoder's by its class and place, none of
+    /// another decoder.
+    pub causes: Vec<String>,
 }
 
 impl DeadLetter {
+    /// A letter for a record of this application, stream and shard, after one attempt and without causes.
+    pub fn new(
+        application: impl Into<Arc<str>>,
+        stream: impl Into<Arc<str>>,
+        shard_id: ShardId,
+        record: Record,
+        error: impl Into<String>,
+    ) -> Self {
+        Self {
+            application: application.into(),
+            stream: stream.into(),
+            shard_id,
+            record,
+            attempts: 1,
+            error: error.into(),
+            causes: Vec::new(),
+        }
+    }
+
     /// The id of the record, the same in every delivery and on every worker: stream, shard, sequence and sub-sequence
     /// number.
     pub fn id(&self) -> String {
@@ -83,6 +106,7 @@ impl DeadLetter {
             approximate_arrival_ms: arrival.and_then(|since_1970| u64::try_from(since_1970.as_millis()).ok()),
             attempts: self.attempts,
             error: self.error.clone(),
+            causes: self.causes.clone(),
             data,
         }
     }
@@ -112,6 +136,9 @@ pub struct LetterInJson {
     pub attempts: u32,
     /// The error of the last attempt.
     pub error: String,
+    /// The causes of the error; see [`DeadLetter::causes`]. Left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
     /// The payload, in base64; empty in the binary form.
     pub data: String,
 }

@@ -11,7 +11,7 @@ use super::dead_letter::DeadLetterSink;
 ///
 /// First they are retried in place, after a randomised wait. After the last attempt a policy that divides halves the batch
 /// until it finds the poison record; the records before and after it are processed. The last resort applies to the poison
-/// record.
+/// record. An error that is [permanent](crate::ProcessError) has no further attempts.
 ///
 /// ```
 /// use shard_worker::{FailurePolicy, FileDeadLetters};
@@ -101,13 +101,20 @@ impl FailurePolicy {
         &self.last_resort
     }
 
-    /// What to do after this number of failed attempts at these records; `is_part`: they are a part of a failed batch.
-    pub(crate) fn verdict(&self, attempts: u32, records: usize, is_part: bool) -> Verdict {
+    /// What to do after this number of failed attempts at these records; `is_part`: they are a part of a failed batch;
+    /// `is_permanent`: another attempt fails in the same way.
+    pub(crate) fn verdict(
+        &self,
+        attempts: u32,
+        records: usize,
+        is_part: bool,
+        is_permanent: bool,
+    ) -> Verdict {
         let divisible = self.divides && records > 1;
         if divisible && is_part {
             return Verdict::Divide;
         }
-        match (attempts < self.attempts.get(), &self.last_resort) {
+        match (attempts < self.attempts.get() && !is_permanent, &self.last_resort) {
             (true, _) => Verdict::Retry,
             (false, _) if divisible => Verdict::Divide,
             (false, LastResort::Halt) => Verdict::Halt,
@@ -144,13 +151,23 @@ mod tests {
             (&halt, 4, 10, false, Verdict::Halt),
         ] {
             assert_eq!(
-                policy.verdict(attempts, records, is_part),
+                policy.verdict(attempts, records, is_part, false),
                 expected,
                 "{attempts} {records} {is_part}"
             );
         }
         let together = skip.divide(false);
-        assert_eq!(together.verdict(3, 10, false), Verdict::LastResort);
-        assert_eq!(halt.divide(true).verdict(3, 10, false), Verdict::Divide);
+        assert_eq!(together.verdict(3, 10, false, false), Verdict::LastResort);
+        assert_eq!(halt.divide(true).verdict(3, 10, false, false), Verdict::Divide);
+    }
+
+    #[test]
+    fn permanent_failure_skips_the_retries() {
+        let (skip, halt) = (FailurePolicy::skip(), FailurePolicy::halt());
+        assert_eq!(skip.verdict(1, 10, false, true), Verdict::Divide);
+        assert_eq!(skip.verdict(1, 1, true, true), Verdict::LastResort);
+        assert_eq!(skip.verdict(1, 1, false, true), Verdict::LastResort);
+        assert_eq!(halt.verdict(1, 10, false, true), Verdict::Halt);
+        assert_eq!(skip.divide(false).verdict(1, 10, false, true), Verdict::LastResort);
     }
 }

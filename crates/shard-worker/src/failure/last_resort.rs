@@ -8,6 +8,7 @@ use lease_store::BoxError;
 use super::dead_letter::DeadLetter;
 use super::failure_policy::LastResort;
 use super::panics::panic_error;
+use super::process_error::ErrorTexts;
 use crate::progress::ShardProgress;
 use crate::record::Record;
 use crate::shard_context::ShardContext;
@@ -36,11 +37,12 @@ pub(crate) async fn apply_last_resort(
     context: &ShardContext,
     record: &Record,
     attempts: u32,
-    error: &str,
+    texts: &ErrorTexts,
 ) -> Result<LastResortOutcome, BoxError> {
+    let ErrorTexts { error, causes } = texts;
     let id = record.id(&context.stream, &context.shard_id);
     let LastResort::DeadLetter(sink) = context.failure_policy.last_resort() else {
-        tracing::error!(record = %id, attempts, error, "record skipped by the failure policy");
+        tracing::error!(record = %id, attempts, error, ?causes, "record skipped by the failure policy");
         return Ok(LastResortOutcome::Skipped);
     };
     let letter = DeadLetter {
@@ -49,12 +51,13 @@ pub(crate) async fn apply_last_resort(
         shard_id: context.shard_id.clone(),
         record: record.clone(),
         attempts,
-        error: error.to_owned(),
+        error: error.clone(),
+        causes: causes.clone(),
     };
     AssertUnwindSafe(sink.put(&letter))
         .catch_unwind()
         .await
         .map_err(|panic| panic_error("the dead-letter sink", &*panic))??;
-    tracing::warn!(record = %id, attempts, error, "record stored as a dead letter");
+    tracing::warn!(record = %id, attempts, error, ?causes, "record stored as a dead letter");
     Ok(LastResortOutcome::DeadLetter)
 }

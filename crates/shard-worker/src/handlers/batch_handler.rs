@@ -17,10 +17,16 @@ pub struct BatchHandler<F> {
 
 /// A processor factory from a closure that is called with each batch of each shard. `Ok` acknowledges the batch.
 ///
+/// Each call gets a clone of the closure, so an `async move` closure may use the values that it captures. Capture clients and
+/// counters that are cheap to clone and share their state, or an `Arc` of others.
+///
 /// ```
+/// use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
 /// use shard_worker::{BoxError, batch_handler};
 ///
-/// let factory = batch_handler(async |shard, batch| {
+/// let total = Arc::new(AtomicUsize::new(0));
+/// let factory = batch_handler(async move |shard, batch| {
+///     total.fetch_add(batch.len(), Ordering::Relaxed);
 ///     println!("{} records of {}", batch.len(), shard.shard_id);
 ///     Ok::<_, BoxError>(())
 /// });
@@ -28,7 +34,7 @@ pub struct BatchHandler<F> {
 /// ```
 pub fn batch_handler<F, R>(handle: F) -> BatchHandler<F>
 where
-    F: Fn(ShardContext, RecordBatch) -> R + Clone + Send + Sync + 'static,
+    F: FnOnce(ShardContext, RecordBatch) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
     BatchHandler { handle }
@@ -42,20 +48,21 @@ struct HandlerOfOneShard<F> {
 #[async_trait]
 impl<F, R> RecordProcessor for HandlerOfOneShard<F>
 where
-    F: Fn(ShardContext, RecordBatch) -> R + Send + Sync + 'static,
+    F: FnOnce(ShardContext, RecordBatch) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
-        (self.handle)(self.context.clone(), batch.clone()).await
+        let handle = self.handle.clone();
+        handle(self.context.clone(), batch.clone()).await
     }
 }
 
 impl<F, R> RecordProcessorFactory for BatchHandler<F>
 where
-    F: Fn(ShardContext, RecordBatch) -> R + Clone + Send + Sync + 'static,
+    F: FnOnce(ShardContext, RecordBatch) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
-        Box::new(HandlerOfOneShard { context, handle: self.handle.clone() })
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
+        Ok(Box::new(HandlerOfOneShard { context, handle: self.handle.clone() }))
     }
 }

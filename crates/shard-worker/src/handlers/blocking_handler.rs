@@ -51,8 +51,9 @@ pub struct BlockingHandler<F> {
     handle: Arc<F>,
 }
 
-/// A processor factory from a closure that is called with each batch of each shard on a thread of `pool`. `Ok`
-/// acknowledges the batch; after an error or a panic the batch is delivered again.
+/// A processor factory from a closure that is called with each batch of each shard on a thread of `pool`, with the arguments
+/// of [`batch_handler`](crate::batch_handler()). `Ok` acknowledges the batch; after an error or a panic the batch is delivered
+/// again.
 ///
 /// A lost lease cannot cancel the call: it continues, its result is ignored, and its thread and the memory of its batch
 /// stay in use until it ends. A closure that takes long should check
@@ -71,7 +72,7 @@ pub struct BlockingHandler<F> {
 /// ```
 pub fn blocking_handler<F>(pool: &ProcessorPool, handle: F) -> BlockingHandler<F>
 where
-    F: Fn(&ShardContext, &RecordBatch) -> Result<(), BoxError> + Send + Sync + 'static,
+    F: Fn(ShardContext, RecordBatch) -> Result<(), BoxError> + Send + Sync + 'static,
 {
     BlockingHandler { pool: pool.clone(), handle: Arc::new(handle) }
 }
@@ -85,19 +86,20 @@ struct BlockingHandlerOfOneShard<F> {
 #[async_trait]
 impl<F> RecordProcessor for BlockingHandlerOfOneShard<F>
 where
-    F: Fn(&ShardContext, &RecordBatch) -> Result<(), BoxError> + Send + Sync + 'static,
+    F: Fn(ShardContext, RecordBatch) -> Result<(), BoxError> + Send + Sync + 'static,
 {
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
         let (handle, context, batch) = (self.handle.clone(), self.context.clone(), batch.clone());
-        self.pool.run(move || handle(&context, &batch)).await
+        self.pool.run(move || handle(context, batch)).await
     }
 }
 
 impl<F> RecordProcessorFactory for BlockingHandler<F>
 where
-    F: Fn(&ShardContext, &RecordBatch) -> Result<(), BoxError> + Send + Sync + 'static,
+    F: Fn(ShardContext, RecordBatch) -> Result<(), BoxError> + Send + Sync + 'static,
 {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
-        Box::new(BlockingHandlerOfOneShard { context, pool: self.pool.clone(), handle: self.handle.clone() })
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
+        let (pool, handle) = (self.pool.clone(), self.handle.clone());
+        Ok(Box::new(BlockingHandlerOfOneShard { context, pool, handle }))
     }
 }

@@ -21,12 +21,14 @@ use crate::acknowledgement::record_batch::RecordBatch;
 use crate::failure::failure_policy::Verdict;
 use crate::failure::last_resort::apply_last_resort;
 use crate::failure::panics::panic_error;
+use crate::failure::process_error::{ErrorTexts, ProcessError};
 use crate::processor::{FlushReason, RecordProcessor, RecordProcessorFactory};
 use crate::record::Record;
 use crate::shard_context::ShardContext;
 
 /// Which records of a shard are worked on at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Concurrency {
     /// Records with the same partition key one after the other, in order; up to this many keys at a time. Records without
     /// a key count as records of one key.
@@ -62,6 +64,8 @@ impl<F> fmt::Debug for ConcurrentHandler<F> {
 /// A failed record is retried in place, which keeps the order of its key. Meanwhile other records are processed, within the
 /// limits for unacknowledged records. The failure policy of the receiver applies to each record.
 ///
+/// Each call gets a clone of the closure, as with [`batch_handler`](crate::batch_handler()).
+///
 /// ```
 /// use std::num::NonZeroUsize;
 /// use shard_worker::{BoxError, Concurrency, concurrent_handler};
@@ -75,7 +79,7 @@ impl<F> fmt::Debug for ConcurrentHandler<F> {
 /// ```
 pub fn concurrent_handler<F, R>(concurrency: Concurrency, handle: F) -> ConcurrentHandler<F>
 where
-    F: Fn(ShardContext, Record) -> R + Send + Sync + 'static,
+    F: FnOnce(ShardContext, Record) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
     ConcurrentHandler { concurrency, handle: Arc::new(handle) }
@@ -83,10 +87,10 @@ where
 
 impl<F, R> RecordProcessorFactory for ConcurrentHandler<F>
 where
-    F: Fn(ShardContext, Record) -> R + Send + Sync + 'static,
+    F: FnOnce(ShardContext, Record) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
         // The lease counter makes the waits of different shards differ; the numbers need not be secret.
         let rng = Rng::with_seed(context.fencing_token.counter);
         let work = Work { context, handle: self.handle.clone() };
@@ -95,7 +99,7 @@ where
             Concurrency::Unordered(limit) => (limit, None),
         };
         let slots = Arc::new(Semaphore::new(limit.get().min(Semaphore::MAX_PERMITS)));
-        Box::new(Concurrent { work, slots, queues, tasks: JoinSet::new(), count: 0, rng })
+        Ok(Box::new(Concurrent { work, slots, queues, tasks: JoinSet::new(), count: 0, rng }))
     }
 }
 
@@ -172,7 +176,7 @@ struct Concurrent<F> {
 #[async_trait]
 impl<F, R> RecordProcessor for Concurrent<F>
 where
-    F: Fn(ShardContext, Record) -> R + Send + Sync + 'static,
+    F: FnOnce(ShardContext, Record) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
@@ -240,7 +244,7 @@ impl<F> Clone for Work<F> {
 
 impl<F, R> Work<F>
 where
-    F: Fn(ShardContext, Record) -> R + Send + Sync + 'static,
+    F: FnOnce(ShardContext, Record) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
     /// Processes a record until it succeeds, or until the last resort of the failure policy is applied.
@@ -248,12 +252,12 @@ where
         let policy = &self.context.failure_policy;
         let mut delays = self.context.retry.delays(rng);
         let mut attempts = 0;
-        let mut last_error: Option<String> = None;
+        let mut last_error: Option<ErrorTexts> = None;
         let mut wait = None;
         loop {
             let result = match &last_error {
                 None => self.attempt(&record).await.map(|()| None),
-                Some(error) => apply_last_resort(&self.context, &record, attempts, error).await.map(Some),
+                Some(texts) => apply_last_resort(&self.context, &record, attempts, texts).await.map(Some),
             };
             let error = match result {
                 Ok(last_resort) => {
@@ -265,9 +269,9 @@ where
             acknowledgement.record_failure(&error);
             if last_error.is_none() {
                 attempts += 1;
-                match policy.verdict(attempts, 1, false) {
+                match policy.verdict(attempts, 1, false, ProcessError::is_permanent(&*error)) {
                     Verdict::LastResort => {
-                        last_error = Some(error.to_string());
+                        last_error = Some(ErrorTexts::of(&*error));
                         continue;
                     }
                     Verdict::Halt => tracing::error!(
@@ -288,7 +292,7 @@ where
     }
 
     async fn attempt(&self, record: &Record) -> Result<(), BoxError> {
-        let (handle, context, record) = (self.handle.clone(), self.context.clone(), record.clone());
+        let (handle, context, record) = (F::clone(&self.handle), self.context.clone(), record.clone());
         let handling = AssertUnwindSafe(async move { handle(context, record).await }).catch_unwind();
         let handled = match self.context.failure_policy.handler_time_limit() {
             Some(limit) => timeout(limit, handling)

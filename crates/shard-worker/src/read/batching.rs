@@ -10,6 +10,7 @@ use crate::record::Record;
 
 /// When a batch is closed. Without any limit each read is one batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BatchLimits {
     /// The most records of a batch; sub-records count one by one.
     pub max_records: Option<NonZeroUsize>,
@@ -17,6 +18,17 @@ pub struct BatchLimits {
     pub max_payload_bytes: Option<NonZeroU64>,
     /// How long a batch waits for more records after its first one; zero: it does not wait.
     pub max_wait: Duration,
+}
+
+impl BatchLimits {
+    /// These limits; `None`: no limit of this kind.
+    pub fn new(
+        max_records: Option<NonZeroUsize>,
+        max_payload_bytes: Option<NonZeroU64>,
+        max_wait: Duration,
+    ) -> Self {
+        Self { max_records, max_payload_bytes, max_wait }
+    }
 }
 
 impl BatchLimits {

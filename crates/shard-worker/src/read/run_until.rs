@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use lease_store::settings_format;
 use serde::{Deserialize, Serialize};
 use tokio::time::Duration;
 
@@ -10,12 +11,13 @@ use crate::source::FetchedBatch;
 /// Where a bounded run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum RunUntil {
     /// At the tip of each shard at the time when the shard is first read up to it. Later records are not delivered.
     Tip,
     /// Before the first record that arrived at this time or later, by the stream's clock. The run waits for a time in the
     /// future.
-    Instant(SystemTime),
+    Timestamp(#[serde(with = "settings_format::timestamp")] SystemTime),
 }
 
 /// The bound of one shard, and whether it is reached.
@@ -51,7 +53,7 @@ impl Bound {
         let first_beyond = match self.until {
             // The tip was at the end of the answer before this one.
             RunUntil::Tip => Some(0).filter(|_| was_last_read && !fetched.records.is_empty()),
-            RunUntil::Instant(instant) => fetched
+            RunUntil::Timestamp(instant) => fetched
                 .records
                 .iter()
                 .position(|record| record.approximate_arrival.is_some_and(|arrival| arrival >= instant)),
@@ -74,7 +76,7 @@ impl Bound {
         let Some(lag_millis) = fetched.millis_behind_latest.or_else(unknown_lag) else { return false };
         match self.until {
             RunUntil::Tip => lag_millis == 0,
-            RunUntil::Instant(instant) => now
+            RunUntil::Timestamp(instant) => now
                 .and_then(|now| now.checked_sub(Duration::from_millis(lag_millis)))
                 .is_some_and(|read_up_to| read_up_to >= instant),
         }
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_closed_shard_ends_at_its_tip_instead_of_at_the_bound() {
-        for until in [RunUntil::Tip, RunUntil::Instant(at(50))] {
+        for until in [RunUntil::Tip, RunUntil::Timestamp(at(50))] {
             let at_once = vec![answer(&[1], Some(0), true)];
             assert_eq!(cut_all(until, 100, at_once), [(1, true, false)]);
             let later = vec![answer(&[1], Some(0), false), answer(&[], Some(0), true)];
@@ -161,7 +163,7 @@ mod tests {
 
     #[test]
     fn records_at_the_instant_and_the_end_behind_them_are_cut() {
-        let until = RunUntil::Instant(at(10));
+        let until = RunUntil::Timestamp(at(10));
         let mid_answer = vec![answer(&[8, 9, 10, 9, 11], Some(7000), true)];
         assert_eq!(cut_all(until, 100, mid_answer), [(2, false, true)]);
         let at_the_start = vec![answer(&[10], Some(0), false), answer(&[3], Some(0), false)];
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn an_instant_is_reached_when_the_lag_excludes_older_records() {
-        let until = RunUntil::Instant(at(10));
+        let until = RunUntil::Timestamp(at(10));
         let empty = |lag| answer(&[], Some(lag), false);
         // At second 20 a lag of 10 seconds is the instant; a longer lag is before it.
         assert_eq!(cut_all(until, 20, vec![empty(10_001), empty(10_001)])[1], (0, false, false));
@@ -190,7 +192,7 @@ mod tests {
 
     #[test]
     fn without_a_clock_only_a_record_ends_the_run_to_an_instant() {
-        let mut bound = Bound::new(RunUntil::Instant(at(10)));
+        let mut bound = Bound::new(RunUntil::Timestamp(at(10)));
         for _ in 0..3 {
             bound.cut(&mut answer(&[], Some(0), false), None);
             assert!(!bound.is_reached());
@@ -211,7 +213,7 @@ mod tests {
             let mut second = 0;
             let arrivals: Vec<u64> = gaps.iter().map(|gap| { second += gap; second }).collect();
             let now = 200;
-            let (mut bound, mut read, mut delivered) = (Bound::new(RunUntil::Instant(at(instant))), 0, Vec::new());
+            let (mut bound, mut read, mut delivered) = (Bound::new(RunUntil::Timestamp(at(instant))), 0, Vec::new());
             for count in cuts {
                 let end = (read + count).min(arrivals.len());
                 // The lag is the age of the last read record, or zero at the tip.

@@ -12,11 +12,19 @@ use tokio_util::sync::CancellationToken;
 /// Progress is an answered read, with records or without, an acknowledgement, and any other step that succeeds. So a quiet
 /// shard makes progress. A shard whose application hangs, or fails again and again, does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WatchdogLimits {
     /// The watchdog acts after this time without progress, and again after each further one.
     pub no_progress_time: Duration,
     /// The number of restarts before the watchdog gives the shard up.
     pub max_restarts: u32,
+}
+
+impl WatchdogLimits {
+    /// These limits.
+    pub const fn new(no_progress_time: Duration, max_restarts: u32) -> Self {
+        Self { no_progress_time, max_restarts }
+    }
 }
 
 /// What to do about a shard.

@@ -28,9 +28,9 @@ struct Deferring {
 }
 
 impl RecordProcessorFactory for Deferring {
-    fn create(&self, _context: ShardContext) -> Box<dyn RecordProcessor> {
+    fn create(&self, _context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
         self.created.fetch_add(1, Ordering::Relaxed);
-        Box::new(self.clone())
+        Ok(Box::new(self.clone()))
     }
 }
 

@@ -44,7 +44,7 @@ impl Seen {
 
 fn limits(max_records: usize, max_payload_bytes: u64, max_wait: Duration) -> BatchLimits {
     let max_records = NonZeroUsize::new(max_records);
-    BatchLimits { max_records, max_payload_bytes: NonZeroU64::new(max_payload_bytes), max_wait }
+    BatchLimits::new(max_records, NonZeroU64::new(max_payload_bytes), max_wait)
 }
 
 #[tokio::test(start_paused = true)]

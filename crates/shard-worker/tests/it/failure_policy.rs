@@ -162,6 +162,49 @@ async fn a_halted_shard_passes_nothing_and_resumes_after_the_outage() {
     running.stop().await;
 }
 
+/// A handler that decodes each batch as numbers, and counts its calls.
+fn decoding() -> (impl RecordProcessorFactory + use<>, Arc<AtomicU32>) {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    let factory = batch_handler(move |_, batch: RecordBatch| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move { Ok(batch.json::<u32>().map(drop)?) }
+    });
+    (factory, calls)
+}
+
+#[tokio::test(start_paused = true)]
+async fn undecodable_record_is_a_dead_letter_without_waits() {
+    let shard =
+        OneShard::with((0..10).map(|number| if number == 7 { "{".to_owned() } else { number.to_string() }));
+    let sink = InMemoryStream::new("rejected", NonZeroUsize::MIN);
+    let (factory, calls) = decoding();
+    let started_at = tokio::time::Instant::now();
+    let running = shard.start(factory, FailurePolicy::dead_letters(sink.clone()), |_| {});
+    running.wait_for("all is passed", |progress| progress.acknowledged_records == 10).await;
+    assert!(started_at.elapsed() < Duration::from_secs(3), "held for {:?}", started_at.elapsed());
+    // 10 records, then 5 + 5, 3 + 2, 2 + 1 and 1 + 1 of them.
+    assert!(calls.load(Ordering::Relaxed) <= 9, "{} calls", calls.load(Ordering::Relaxed));
+    let letters = letters(&sink).await;
+    assert_eq!((letters.len(), letters[0].attempts), (1, 1));
+    assert!(letters[0].error.ends_with("cannot be decoded"), "{}", letters[0].error);
+    assert_eq!(letters[0].causes, ["JSON Data error at line 1 column 0"]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn permanent_failure_halts_at_once_at_long_intervals() {
+    let shard = OneShard::with(["{"]);
+    let (factory, calls) = decoding();
+    let running = shard.start(factory, FailurePolicy::halt(), |_| {});
+    running.wait_for("it is halted", |progress| progress.state == ShardState::Halted).await;
+    assert_eq!(running.progress().failed_attempts, 1);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let calls = calls.load(Ordering::Relaxed);
+    assert!((100..400).contains(&calls), "retried at long intervals: {calls}");
+    running.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_halting_policy_can_divide_and_halt_at_the_poison() {
     let shard = OneShard::with(0..4);
@@ -202,19 +245,15 @@ async fn letters_in_a_file_survive_an_unfinished_line() {
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("letters.jsonl");
     std::fs::write(&path, b"{\"id\": \"cut o").unwrap();
-    let letter = |number: u128| DeadLetter {
-        application: "a".into(),
-        stream: "s".into(),
-        shard_id: lease_store::ShardId::numbered(0),
-        record: shard_worker::Record {
+    let letter = |number: u128| {
+        let record = shard_worker::Record {
             sequence_number: number.into(),
             sub_sequence_number: 2,
             partition_key: Some("key".into()),
             data: vec![0xff, 0x00].into(),
             approximate_arrival: Some(std::time::UNIX_EPOCH + Duration::from_millis(1500)),
-        },
-        attempts: 4,
-        error: "two\nlines".to_owned(),
+        };
+        DeadLetter::new("a", "s", lease_store::ShardId::numbered(0), record, "two\nlines")
     };
     let sink = FileDeadLetters::new(&path);
     sink.put(&letter(1)).await.unwrap();

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use checkpointer::CheckpointWriter;
 use lease_store::{BoxError, Position, StoreError};
 use shard_worker::{
-    Acknowledgement, Aggregator, BatchLimits, Concurrency, FlushReason, RecordBatch, RecordProcessor,
+    Acknowledgement, Aggregator, Concurrency, FlushReason, RecordBatch, RecordProcessor,
     RecordProcessorFactory, Shard, ShardContext, ShardEndRecorder, ShardOutcome, batch_handler,
     concurrent_handler,
 };
@@ -134,7 +134,7 @@ fn processors(way: Way, ledger: &Ledger) -> Box<dyn RecordProcessorFactory> {
 struct Boxed(Box<dyn RecordProcessorFactory>);
 
 impl RecordProcessorFactory for Boxed {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
         self.0.create(context)
     }
 }
@@ -145,7 +145,7 @@ async fn work(shard: &OneShard, way: Way, ledger: &Ledger, polls: usize) -> Opti
     let (processors, stored) = (Boxed(processors(way, ledger)), Arc::new(ledger.clone()));
     let interval = Duration::from_millis(10);
     let (mut worker, _progress) = crate::support::worker(&shard.stream, start, processors, interval, &stored);
-    worker.options.batch_limits = BatchLimits { max_records: NonZeroUsize::new(3), ..BatchLimits::default() };
+    worker.options.batch_limits.max_records = NonZeroUsize::new(3);
     worker.options.max_unacknowledged_records = NonZeroUsize::new(8).unwrap();
     let mut running = pin!(worker.run());
     let mut remaining = polls;

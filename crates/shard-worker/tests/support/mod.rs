@@ -30,7 +30,7 @@ pub(crate) fn worker<S: CheckpointWriter + ShardEndRecorder>(
     checkpoint_interval: Duration,
     stored: &Arc<S>,
 ) -> (ShardWorker, watch::Receiver<ShardProgress>) {
-    let owner = FencingToken { owner: WorkerId::new("w").unwrap(), counter: 1 };
+    let owner = FencingToken::new(WorkerId::new("w").unwrap(), 1);
     let mut context = ShardContext::new("test", "s", ShardId::numbered(0), owner);
     context.start = start.clone();
     let cadence = Cadence { interval: checkpoint_interval, records: None };

@@ -221,11 +221,8 @@ fn changes(lease: &Lease) -> Vec<LeaseChange> {
             position: Position::ShardEnd,
             children: BTreeSet::from([ShardId::numbered(8), ShardId::numbered(9)]),
         },
-        LeaseChange::PrepareCheckpoint(PendingCheckpoint {
-            position: position.clone(),
-            state: Some(vec![1]),
-        }),
-        LeaseChange::PrepareCheckpoint(PendingCheckpoint { position, state: None }),
+        LeaseChange::PrepareCheckpoint(PendingCheckpoint::new(position.clone(), Some(vec![1]))),
+        LeaseChange::PrepareCheckpoint(PendingCheckpoint::new(position, None)),
         LeaseChange::take(worker("another")),
         LeaseChange::Take { owner: worker("another"), facts },
         LeaseChange::Request { by: worker("another"), instead_of: None },

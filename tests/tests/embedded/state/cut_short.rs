@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kinesis_streaming::lease_store::{FencingToken, HashKeyRange, WorkerId};
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::shard_worker::{FlushReason, RecordProcessorFactory as _};
+use kinesis_streaming::shard_worker::FlushReason;
 
 use super::scene::{APPLICATION, Scene};
 
@@ -54,11 +54,11 @@ async fn call_everything(polls: usize) -> Result<bool, BoxError> {
     let scene = Scene::new(1).with_settings(|settings| settings.snapshot_records = NonZeroU32::MIN.into());
     scene.objects.with(|faults| faults.latency = Some((fastrand::Rng::with_seed(3), 20)));
     let processors = scene.processors();
-    let owner = |counter| FencingToken { owner: WorkerId::new("a").unwrap(), counter };
+    let owner = |counter| FencingToken::new(WorkerId::new("a").unwrap(), counter);
     let left = &mut polls.clone();
     let mut context = ShardContext::new(APPLICATION, "text", ShardId::numbered(0), owner(4));
     context.hash_key_range = Some(HashKeyRange::FULL);
-    let mut parent = processors.create(context);
+    let mut parent = processors.create(context).unwrap();
     until_done!(left, parent.initialize())?;
     for numbers in [0..5, 5..7, 7..8, 8..10] {
         let batch = batch(numbers.clone());
@@ -79,7 +79,7 @@ async fn call_everything(polls: usize) -> Result<bool, BoxError> {
     let mut context = ShardContext::new(APPLICATION, "text", ShardId::numbered(1), owner(9));
     context.hash_key_range = Some(HashKeyRange::FULL);
     context.parent_shard_ids = [ShardId::numbered(0)].into();
-    let mut child = processors.create(context);
+    let mut child = processors.create(context).unwrap();
     until_done!(left, child.initialize())?;
     until_done!(left, child.process(&batch(10..14)))?;
     until_done!(left, child.flush(FlushReason::Stop))?;

@@ -6,7 +6,6 @@ use end_to_end_tests::fleet::{FAILOVER_TIME, Member, shards};
 use kinesis_streaming::lease_store::{Lease, LeaseWrite};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::ReceiverErrorKind;
-use kinesis_streaming::shard_worker::StreamDescription;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use test_support::{HookedLeaseStore, wait_until};
@@ -59,8 +58,10 @@ async fn new_snapshots_follow_those_of_a_longer_life() {
     run_first_life(&scene, 1).await;
     let scene = without_table(scene);
     let source = || {
-        test_support::HookedStream::new(scene.stream.clone())
-            .after_describe(|description| async move { Ok(StreamDescription { now: None, ..description }) })
+        test_support::HookedStream::new(scene.stream.clone()).after_describe(|mut description| async move {
+            description.now = None;
+            Ok(description)
+        })
     };
     let shard_id = scene.stream.open_shards().swap_remove(0);
     for (round, name) in ["third", "fourth", "fifth"].into_iter().enumerate() {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use lease_store::Position;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep_until};
 
 use super::{ShardSteps, Work, prefetch};
 use crate::acknowledgement::record_batch::RecordBatch;
+use crate::age::Age;
 use crate::aggregation::aggregate::has_magic;
 use crate::error::{SourceError, SourceErrorKind};
 use crate::memory::byte_budget::ByteReservation;
@@ -147,10 +148,15 @@ impl ShardSteps {
         let (records, counts) = self.unpacker.unpack(fetched.records);
         self.worker.progress.send_if_modified(|progress| {
             progress.millis_behind_latest = fetched.millis_behind_latest.or(progress.millis_behind_latest);
+            if let Some(millis) = fetched.millis_behind_latest {
+                progress.read_up_to = Some(Age::new(Duration::from_millis(millis), Instant::now()));
+            }
             counts.add_to(progress) || fetched.millis_behind_latest.is_some()
         });
         if let Some(shard_end) = fetched.shard_end {
             self.is_end_read = true;
+            let children = shard_end.children.iter().map(|child| child.shard_id.clone());
+            self.worker.context.set_children(children);
             self.children = shard_end.children;
         }
         let is_new = !records.is_empty();
@@ -199,11 +205,20 @@ impl ShardSteps {
         let millis_behind_latest = self.worker.progress.borrow().millis_behind_latest;
         if let Some(batch) = RecordBatch::new(records, millis_behind_latest) {
             self.worker.checkpointer.deliver(batch.last_position());
-            let batch = self.tracker.deliver(batch.holding(memory));
+            let age = self.age_of(&batch);
+            let batch = self.tracker.deliver(batch.holding(memory), age);
             self.work.push_back(Work::new(batch, false));
         }
         let is_last = self.is_end_read && self.buffer.is_empty() && !self.unpacker.has_more();
         Event::Fetched { records: !self.work.is_empty(), end: is_last }
+    }
+
+    /// The age of the first record of a batch, by the clock of the stream; without one, zero.
+    fn age_of(&self, batch: &RecordBatch) -> Age {
+        let arrival = batch.first().and_then(|record| record.approximate_arrival);
+        let now = self.worker.options.stream_clock.map(|clock| clock.read());
+        let age = now.zip(arrival).and_then(|(now, arrival)| now.duration_since(arrival).ok());
+        Age::new(age.unwrap_or_default(), Instant::now())
     }
 
     /// Where to open the shard.

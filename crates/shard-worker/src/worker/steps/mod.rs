@@ -19,7 +19,9 @@ use crate::acknowledgement::record_batch::RecordBatch;
 use crate::acknowledgement::tracker::{AcknowledgementTracker, WindowLimits};
 use crate::aggregation::filter_rule::FilterRule;
 use crate::error::SourceErrorKind;
+use crate::explicit_checkpoint::ExplicitCheckpoints;
 use crate::failure::panics::panic_error;
+use crate::failure::process_error::ErrorTexts;
 use crate::memory::byte_budget::ByteReservation;
 use crate::processor::RecordProcessor;
 use crate::progress::ShardState;
@@ -64,6 +66,8 @@ pub(crate) struct ShardSteps {
     flush_until: Option<Instant>,
     /// A step failed, and none has succeeded since then.
     has_failed: bool,
+    /// The newest failure was that of a read.
+    is_read_failing: bool,
     /// The application has failed as often as its policy allows, and the policy is to halt.
     is_halted: bool,
     children: Vec<Shard>,
@@ -83,7 +87,7 @@ struct Work {
 /// The last resort that has to be applied to each record of a batch.
 struct PendingLastResort {
     attempts: u32,
-    error: String,
+    texts: ErrorTexts,
     /// For how many records it has been applied.
     applied: usize,
 }
@@ -98,6 +102,7 @@ impl ShardSteps {
     pub(crate) fn new(mut worker: ShardWorker) -> Self {
         worker.context.failure_policy = worker.options.failure_policy.clone();
         worker.context.retry = worker.options.retry;
+        worker.context.checkpoints = ExplicitCheckpoints::through(worker.checkpointer.flusher());
         let delays = worker.options.retry.delays(worker.rng.fork());
         let context = &worker.context;
         let options = &worker.options;
@@ -137,6 +142,7 @@ impl ShardSteps {
             redelivered_batch: None,
             flush_until: None,
             has_failed: false,
+            is_read_failing: false,
             is_halted: false,
             children: Vec::new(),
             delays,
@@ -221,6 +227,11 @@ impl ShardSteps {
 
     fn succeeded(&mut self, event: Event) -> Event {
         self.record_progress();
+        if let Event::Fetched { records, .. } = event
+            && (self.is_read_failing || (!records && self.tracker.is_empty()))
+        {
+            self.worker.progress.send_if_modified(|progress| progress.failing_since.take().is_some());
+        }
         if matches!(event, Event::Redeliver { .. } | Event::Restart) {
             return event;
         }
@@ -249,10 +260,11 @@ impl ShardSteps {
 
     fn failed(&mut self, step: Step, error: &BoxError) -> Event {
         self.has_failed = true;
+        self.is_read_failing = step == Step::Fetch;
         let is_application = !matches!(step, Step::Fetch | Step::RecordEnd | Step::Checkpoint);
         self.worker.progress.send_modify(|progress| {
             progress.failed_attempts += u64::from(is_application);
-            progress.last_error = Some(error.to_string());
+            progress.record_error(error.to_string());
         });
         let is_attempt =
             step == Step::Process && self.work.front().is_some_and(|work| work.last_resort.is_none());
@@ -282,7 +294,7 @@ impl ShardSteps {
             let create = || self.worker.processors.create(self.worker.context.clone());
             self.processor = Some(
                 std::panic::catch_unwind(AssertUnwindSafe(create))
-                    .map_err(|panic| panic_error(PROCESSOR, &*panic))?,
+                    .map_err(|panic| panic_error(PROCESSOR, &*panic))??,
             );
         }
         call(&mut self.processor, |processor| processor.initialize()).await

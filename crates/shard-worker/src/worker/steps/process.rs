@@ -8,15 +8,18 @@ use super::{MAX_WAITS, PendingLastResort, ShardSteps, Work, call};
 use crate::acknowledgement::tracker::Redelivery;
 use crate::failure::failure_policy::Verdict;
 use crate::failure::last_resort::apply_last_resort;
+use crate::failure::process_error::{ErrorTexts, ProcessError};
 use crate::processor::FlushReason;
 use crate::worker::state_machine::{Event, ShardStateMachine};
 
 impl ShardSteps {
     /// Applies the failure policy to a batch that failed, or to its failed records.
     pub(super) fn apply_failure_policy(&mut self, work: Work, attempts: u32, error: &BoxError) -> Event {
-        let verdict = self.worker.options.failure_policy.verdict(attempts, work.batch.len(), work.is_part);
+        let is_permanent = ProcessError::is_permanent(&**error);
         let position = work.batch.last_position();
         let records = work.batch.len();
+        let verdict =
+            self.worker.options.failure_policy.verdict(attempts, records, work.is_part, is_permanent);
         match verdict {
             Verdict::Retry => {
                 tracing::warn!(%error, attempts, records, %position, "batch failed, retrying it");
@@ -32,6 +35,12 @@ impl ShardSteps {
                     );
                 }
                 self.is_halted = true;
+                if is_permanent {
+                    // The attempts that would have brought the waits to their longest were skipped.
+                    for _ in 0..MAX_WAITS {
+                        self.last_delay = self.delays.next().unwrap_or(self.last_delay);
+                    }
+                }
                 self.work.push_front(work);
                 Event::Failed
             }
@@ -43,7 +52,7 @@ impl ShardSteps {
                 Event::MoreToProcess
             }
             Verdict::LastResort => {
-                let last_resort = PendingLastResort { attempts, error: error.to_string(), applied: 0 };
+                let last_resort = PendingLastResort { attempts, texts: ErrorTexts::of(&**error), applied: 0 };
                 self.work.push_front(Work { last_resort: Some(last_resort), ..work });
                 Event::MoreToProcess
             }
@@ -60,14 +69,14 @@ impl ShardSteps {
             Redelivery::Reread(error) => {
                 tracing::warn!(%error, "records without their data failed, reading them again");
                 self.has_failed = true;
-                self.worker.progress.send_modify(|progress| progress.last_error = Some(error.to_string()));
+                self.worker.progress.send_modify(|progress| progress.record_error(error.to_string()));
                 return Event::Restart;
             }
         };
         self.has_failed = true;
         self.worker.progress.send_modify(|progress| {
             progress.failed_attempts += 1;
-            progress.last_error = Some(error.to_string());
+            progress.record_error(error.to_string());
         });
         let attempts = batch.attempt().saturating_sub(1);
         self.redelivered_batch = batch.delivery().map(|delivery| delivery.batch_number());
@@ -116,7 +125,7 @@ impl ShardSteps {
         };
         let context = &self.worker.context;
         while let Some(record) = batch.get(pending.applied) {
-            let applied = apply_last_resort(context, record, pending.attempts, &pending.error).await?;
+            let applied = apply_last_resort(context, record, pending.attempts, &pending.texts).await?;
             pending.applied += 1;
             self.worker.progress.send_modify(|progress| applied.count(progress));
         }

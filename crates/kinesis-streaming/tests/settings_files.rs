@@ -1,0 +1,140 @@
+//! Every settings type survives a round trip through TOML, JSON and YAML, and is read as people write it.
+
+#![allow(clippy::unwrap_used)] // a test may
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::{Duration, SystemTime};
+
+use kinesis_streaming::kinesis_asl::{GetRecordsFormat, RoleSettings};
+use kinesis_streaming::lease_store::{BillingMode, TableSettings};
+use kinesis_streaming::prelude::*;
+use kinesis_streaming::shard_worker::{FailureSettings, LastResortSetting};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Writes and reads a value in each format.
+fn assert_round_trip<T: Serialize + DeserializeOwned + PartialEq + fmt::Debug>(value: &T) {
+    let toml = toml::to_string(value).unwrap();
+    assert_eq!(&toml::from_str::<T>(&toml).unwrap(), value, "{toml}");
+    let json = serde_json::to_string(value).unwrap();
+    assert_eq!(&serde_json::from_str::<T>(&json).unwrap(), value, "{json}");
+    let yaml = serde_norway::to_string(value).unwrap();
+    assert_eq!(&serde_norway::from_str::<T>(&yaml).unwrap(), value, "{yaml}");
+}
+
+fn units(units: u32) -> NonZeroU32 {
+    NonZeroU32::new(units).unwrap()
+}
+
+#[test]
+fn defaults_survive_every_format() {
+    assert_round_trip(&ConsumerSettings::default());
+    assert_round_trip(&AwsSettings::new("orders"));
+    assert_round_trip(&FanOutSettings::with_consumer("count"));
+    assert_round_trip(&StateSettings::default());
+    assert_round_trip(&StorageSettings::default());
+    assert_round_trip(&FailureSettings::default());
+    assert_round_trip(&TableSettings::default());
+}
+
+#[test]
+fn changed_settings_survive_every_format() {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_796_000_461_500);
+    let mut consumer = ConsumerSettings::default();
+    consumer.application = "orders".to_owned();
+    consumer.worker_id = Some("a".to_owned());
+    consumer.initial_position = InitialPosition::AtTimestamp(at);
+    consumer.initial_positions = BTreeMap::from([
+        (ShardId::numbered(1), ShardPosition::AtTimestamp(at)),
+        (ShardId::numbered(2), ShardPosition::Latest),
+        (
+            ShardId::numbered(3),
+            ShardPosition::After { sequence_number: 495u128.into(), sub_sequence_number: 3 },
+        ),
+    ]);
+    consumer.run_until = Some(RunUntil::Timestamp(at));
+    consumer.start_timeout = Some(Duration::from_micros(1_500_001));
+    consumer.max_leases = 7;
+    consumer.failure.last_resort = LastResortSetting::DeadLetterFile("rejected.jsonl".into());
+    consumer.failure.time_limit = Some(Duration::from_secs(60));
+    consumer.failure.divides = Some(false);
+    consumer.processing_retry = RetryPolicy::spark();
+    consumer.checkpoint_retry = RetryPolicy::exponential(Duration::from_secs(1), Duration::from_secs(9));
+    assert_round_trip(&consumer);
+
+    let mut aws = AwsSettings::new("orders");
+    aws.region = Some("eu-west-1".to_owned());
+    aws.max_idle_time_between_reads = Some(Duration::from_secs(5));
+    aws.retrieval = RetrievalMode::FanOut(FanOutSettings::with_consumer("count"));
+    aws.get_records_format = GetRecordsFormat::Sdk;
+    aws.table.billing_mode =
+        BillingMode::Provisioned { read_capacity_units: units(3), write_capacity_units: units(4) };
+    aws.table.tags.insert("team".to_owned(), "orders".to_owned());
+    aws.stream_role = Some(RoleSettings::new("arn:aws:iam::111122223333:role/r").with_external_id("id"));
+    assert_round_trip(&aws);
+    for consumer in ["count", "arn:aws:kinesis:eu-west-1:111122223333:stream/words/consumer/count:1525898737"]
+    {
+        assert_round_trip(&FanOutSettings::with_consumer(consumer));
+    }
+}
+
+#[test]
+fn files_are_read_as_people_write_them() {
+    let read: ConsumerSettings = toml::from_str(
+        r#"
+        application = "orders"
+        failover_time = "10s"
+        drain_time = "1m"
+        batch_time_ms = 250
+        run_until = { TIMESTAMP = 2026-11-30T01:01:01Z }
+        initial_position = { AT_TIMESTAMP = "2026-11-30T03:01:01+02:00" }
+        processing_retry = { first = "100ms", longest = "30s" }
+
+        [failure]
+        last_resort = { DEAD_LETTER_FILE = "rejected.jsonl" }
+        attempts = 3
+        time_limit = "90s"
+        "#,
+    )
+    .unwrap();
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_796_000_461);
+    assert_eq!(read.failover_time, Duration::from_secs(10));
+    assert_eq!(read.drain_time, Duration::from_secs(60));
+    assert_eq!(read.batch_time, Duration::from_millis(250));
+    assert_eq!(read.run_until, Some(RunUntil::Timestamp(at)));
+    assert_eq!(read.initial_position, InitialPosition::AtTimestamp(at));
+    let waits = RetryPolicy::exponential(Duration::from_millis(100), Duration::from_secs(30));
+    assert_eq!(read.processing_retry, waits);
+    assert_eq!((read.failure.attempts, read.failure.time_limit), (units(3), Some(Duration::from_secs(90))));
+
+    let json = r#"{"initial_position": {"AT_TIMESTAMP": 1796000461000}}"#;
+    let read: ConsumerSettings = serde_json::from_str(json).unwrap();
+    assert_eq!(read.initial_position, InitialPosition::AtTimestamp(at));
+
+    let read: AwsSettings = serde_norway::from_str(
+        "stream_name: orders\nattempt_timeout: 5s\nretrieval: !FAN_OUT\n  consumer: count\n  inactivity_timeout: 1m\n",
+    )
+    .unwrap();
+    let mut fan_out = FanOutSettings::with_consumer_name("count");
+    fan_out.inactivity_timeout = Duration::from_secs(60);
+    assert_eq!(read.retrieval, RetrievalMode::FanOut(fan_out));
+    assert_eq!(read.attempt_timeout, Duration::from_secs(5));
+}
+
+#[test]
+fn faults_of_a_file_are_refused_with_the_expected_form() {
+    for (toml, part) in [
+        (r#"failover_time = "10 parsecs""#, "a duration like"),
+        (r#"failover_tme = "10s""#, "failover_tme"),
+        (r#"run_until = { TIMESTAMP = "yesterday" }"#, "a time like"),
+        (r#"processing_retry = { first = "1s" }"#, "`first` and `longest`"),
+        (r#"processing_retry = { below = "48h" }"#, "longer than a day"),
+    ] {
+        let error = toml::from_str::<ConsumerSettings>(toml).unwrap_err().to_string();
+        assert!(error.contains(part), "{toml}: {error}");
+    }
+    let missing = toml::from_str::<AwsSettings>("region = \"eu-west-1\"").unwrap();
+    assert!(missing.faults()[0].contains("stream_name is empty"), "{:?}", missing.faults());
+}
