@@ -29,7 +29,7 @@ pub fn shards(count: usize) -> NonZeroUsize {
 #[derive(Debug)]
 pub struct Member {
     /// Stops it and returns its status.
-    pub handle: ReceiverHandle,
+    pub handle: ConsumerHandle,
     task: AbortOnDropHandle<StopReport>,
 }
 
@@ -38,7 +38,7 @@ impl Member {
     ///
     /// # Panics
     /// When it cannot be built.
-    pub fn start(builder: ReceiverBuilder) -> Self {
+    pub fn start(builder: ConsumerBuilder) -> Self {
         let receiver = builder.build().unwrap();
         let handle = receiver.handle();
         let task = tokio::spawn(async move { receiver.run().await.unwrap() });
@@ -83,7 +83,7 @@ pub fn member(
     stream: &InMemoryStream,
     store: &(impl LeaseStore + Clone),
     journal: &Journal,
-) -> ReceiverBuilder {
+) -> ConsumerBuilder {
     let journal = journal.clone();
     Consumer::builder()
         .application("embedded-test")

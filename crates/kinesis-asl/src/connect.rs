@@ -129,7 +129,12 @@ impl KinesisAsl {
             #[cfg(feature = "dynamodb")]
             lease_table: LeaseTable::new(settings, of_dynamodb, dynamodb_region, endpoints.dynamodb.url),
             #[cfg(feature = "cloudwatch")]
-            cloudwatch: crate::metrics::client(settings, of_cloudwatch, cloudwatch_region, endpoints.cloudwatch.url),
+            cloudwatch: crate::metrics::client(
+                settings,
+                of_cloudwatch,
+                cloudwatch_region,
+                endpoints.cloudwatch.url,
+            ),
         })
     }
 

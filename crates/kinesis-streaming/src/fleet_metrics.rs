@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use kinesis_asl::MetricSample;
 use lease_store::{ShardId, WorkerId};
-use receiver::{ReceiverGroupHandle, ReceiverStatus};
+use receiver::{ConsumerGroupHandle, ConsumerStatus};
 use shard_worker::ShardState;
 
 /// Worker, shard and lease counter: the counts of a [`ShardProgress`](shard_worker::ShardProgress) start at zero with each.
@@ -28,7 +28,7 @@ struct WorkerCounts {
 }
 
 impl WorkerCounts {
-    fn of(status: &ReceiverStatus) -> Self {
+    fn of(status: &ConsumerStatus) -> Self {
         Self {
             lost_leases: status.lost_leases,
             given_up_leases: status.given_up_leases,
@@ -53,7 +53,7 @@ impl WorkerCounts {
 /// ```no_run
 /// # async fn example(
 /// #     aws: kinesis_asl::KinesisAsl,
-/// #     group: receiver::ReceiverGroup,
+/// #     group: receiver::ConsumerGroup,
 /// # ) -> Result<(), kinesis_asl::AslError> {
 /// use kinesis_asl::METRICS_INTERVAL;
 /// use kinesis_streaming::FleetMetrics;
@@ -65,14 +65,14 @@ impl WorkerCounts {
 /// ```
 #[derive(Debug)]
 pub struct FleetMetrics {
-    handle: ReceiverGroupHandle,
+    handle: ConsumerGroupHandle,
     counted: HashMap<Holding, Counted>,
     workers: HashMap<WorkerId, WorkerCounts>,
 }
 
 impl FleetMetrics {
     /// Creates metrics for the consumer or the group of this handle.
-    pub fn new(handle: impl Into<ReceiverGroupHandle>) -> Self {
+    pub fn new(handle: impl Into<ConsumerGroupHandle>) -> Self {
         Self { handle: handle.into(), counted: HashMap::new(), workers: HashMap::new() }
     }
 
@@ -81,7 +81,7 @@ impl FleetMetrics {
         self.sample_of(&self.handle.statuses())
     }
 
-    fn sample_of(&mut self, statuses: &[ReceiverStatus]) -> Vec<MetricSample> {
+    fn sample_of(&mut self, statuses: &[ConsumerStatus]) -> Vec<MetricSample> {
         let mut samples = Vec::new();
         let mut counted = HashMap::new();
         for status in statuses {
@@ -125,7 +125,7 @@ impl FleetMetrics {
 }
 
 /// The metrics of a worker, with the counts of the previous sample and of this one.
-fn worker_samples(status: &ReceiverStatus, before: WorkerCounts, now: WorkerCounts) -> Vec<MetricSample> {
+fn worker_samples(status: &ConsumerStatus, before: WorkerCounts, now: WorkerCounts) -> Vec<MetricSample> {
     let worker_id = &status.worker_id;
     let halted = status.shards.iter().filter(|shard| shard.progress.state == ShardState::Halted).count();
     let mut samples = vec![
@@ -164,7 +164,7 @@ mod tests {
     use crate::prelude::*;
 
     /// A stream of one shard and the only receiver of it.
-    fn one_receiver() -> (InMemoryStream, ReceiverGroup) {
+    fn one_receiver() -> (InMemoryStream, ConsumerGroup) {
         let stream = InMemoryStream::new("s", NonZeroUsize::MIN);
         let builder = Consumer::builder()
             .application("metrics")
@@ -173,7 +173,7 @@ mod tests {
             .lease_store(InMemoryLeaseStore::new())
             .seed(1)
             .processors(batch_handler(|_, _| async { Ok(()) }));
-        let group = ReceiverGroup::new(&builder, 1).unwrap();
+        let group = ConsumerGroup::new(&builder, 1).unwrap();
         (stream, group)
     }
 

@@ -63,13 +63,11 @@ pub use receiver;
 pub use shard_worker;
 
 /// A fleet member: the consumer of a stream. The one builder of this crate is [`Consumer::builder`].
-pub use receiver::Receiver as Consumer;
+pub use receiver::Consumer;
 #[doc(inline)]
 pub use receiver::{
-    ReceiverBuilder as ConsumerBuilder, ReceiverError as ConsumerError,
-    ReceiverErrorKind as ConsumerErrorKind, ReceiverGroup as ConsumerGroup,
-    ReceiverGroupHandle as ConsumerGroupHandle, ReceiverHandle as ConsumerHandle,
-    ReceiverSettings as ConsumerSettings, ReceiverState as ConsumerState, ReceiverStatus as ConsumerStatus,
+    ConsumerBuilder, ConsumerError, ConsumerErrorKind, ConsumerGroup, ConsumerGroupHandle, ConsumerHandle,
+    ConsumerSettings, ConsumerState, ConsumerStatus,
 };
 
 /// The items that most programs need: `use kinesis_streaming::prelude::*`.
@@ -97,9 +95,6 @@ pub mod prelude {
         Consumer, ConsumerBuilder, ConsumerError, ConsumerErrorKind, ConsumerGroup, ConsumerGroupHandle,
         ConsumerHandle, ConsumerSettings, ConsumerState, ConsumerStatus,
     };
-    // The names of the crate `receiver`, for programs that were written with them.
-    #[doc(hidden)]
-    pub use receiver::{ReceiverBuilder, ReceiverGroup, ReceiverHandle, ReceiverSettings, ReceiverStatus};
 
     #[cfg(feature = "signal")]
     pub use crate::{ShutdownSignal, shutdown_signal, stop_on_signal};

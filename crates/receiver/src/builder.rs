@@ -12,18 +12,18 @@ use shard_worker::{
     RetryPolicy, RunUntil, StreamSource,
 };
 
-use crate::error::{ReceiverError, ReceiverErrorKind};
+use crate::error::{ConsumerError, ConsumerErrorKind};
 use crate::handle::{EndReporter, Shared};
 use crate::process::{LiveProcess, host_name};
-use crate::receiver::Receiver;
-use crate::settings::ReceiverSettings;
+use crate::receiver::Consumer;
+use crate::settings::ConsumerSettings;
 use crate::shards::initial_position::{InitialPosition, ShardPosition};
 use crate::worker_name::new_worker_id;
 
-/// Builds a [`Receiver`] from settings (plain data) and components (a stream, a lease store, record processors).
+/// Builds a [`Consumer`] from settings (plain data) and components (a stream, a lease store, record processors).
 #[derive(Clone, Default)]
-pub struct ReceiverBuilder {
-    settings: ReceiverSettings,
+pub struct ConsumerBuilder {
+    settings: ConsumerSettings,
     source: Option<Arc<dyn StreamSource>>,
     store: Option<Arc<dyn LeaseStore>>,
     processors: Option<Arc<dyn RecordProcessorFactory>>,
@@ -33,77 +33,77 @@ pub struct ReceiverBuilder {
     budget: Option<ByteBudget>,
 }
 
-impl fmt::Debug for ReceiverBuilder {
+impl fmt::Debug for ConsumerBuilder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ReceiverBuilder").field("settings", &self.settings).finish_non_exhaustive()
+        formatter.debug_struct("ConsumerBuilder").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
-impl Receiver {
+impl Consumer {
     /// Starts to build a receiver.
-    pub fn builder() -> ReceiverBuilder {
-        ReceiverBuilder::default()
+    pub fn builder() -> ConsumerBuilder {
+        ConsumerBuilder::default()
     }
 }
 
-impl ReceiverBuilder {
+impl ConsumerBuilder {
     /// All settings at once, for example read from a file. Single ones can be changed afterwards.
     #[must_use]
-    pub fn settings(mut self, settings: ReceiverSettings) -> Self {
+    pub fn settings(mut self, settings: ConsumerSettings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// The name of the application; see [`ReceiverSettings::application`].
+    /// The name of the application; see [`ConsumerSettings::application`].
     #[must_use]
     pub fn application(mut self, application: impl Into<String>) -> Self {
         self.settings.application = application.into();
         self
     }
 
-    /// The former name of the application; see [`ReceiverSettings::former_application`].
+    /// The former name of the application; see [`ConsumerSettings::former_application`].
     #[must_use]
     pub fn former_application(mut self, name: impl Into<String>) -> Self {
         self.settings.former_application = Some(name.into());
         self
     }
 
-    /// The name of this worker; see [`ReceiverSettings::worker_id`].
+    /// The name of this worker; see [`ConsumerSettings::worker_id`].
     #[must_use]
     pub fn worker_id(mut self, worker_id: impl Into<String>) -> Self {
         self.settings.worker_id = Some(worker_id.into());
         self
     }
 
-    /// Where a shard without a checkpoint starts; see [`ReceiverSettings::initial_position`].
+    /// Where a shard without a checkpoint starts; see [`ConsumerSettings::initial_position`].
     #[must_use]
     pub fn initial_position(mut self, initial_position: InitialPosition) -> Self {
         self.settings.initial_position = initial_position;
         self
     }
 
-    /// Where one shard starts when its lease is created; see [`ReceiverSettings::initial_positions`].
+    /// Where one shard starts when its lease is created; see [`ConsumerSettings::initial_positions`].
     #[must_use]
     pub fn initial_position_of(mut self, shard_id: ShardId, position: ShardPosition) -> Self {
         self.settings.initial_positions.insert(shard_id, position);
         self
     }
 
-    /// What to do when records were lost; see [`ReceiverSettings::data_loss_policy`].
+    /// What to do when records were lost; see [`ConsumerSettings::data_loss_policy`].
     #[must_use]
     pub fn data_loss_policy(mut self, policy: DataLossPolicy) -> Self {
         self.settings.data_loss_policy = policy;
         self
     }
 
-    /// The bound of a bounded run; see [`ReceiverSettings::run_until`].
+    /// The bound of a bounded run; see [`ConsumerSettings::run_until`].
     #[must_use]
     pub fn run_until(mut self, run_until: RunUntil) -> Self {
         self.settings.run_until = Some(run_until);
         self
     }
 
-    /// How long a lease may stay without a renewal; see [`ReceiverSettings::failover_time`].
+    /// How long a lease may stay without a renewal; see [`ConsumerSettings::failover_time`].
     #[must_use]
     pub fn failover_time(mut self, failover_time: Duration) -> Self {
         self.settings.failover_time = failover_time;
@@ -111,63 +111,63 @@ impl ReceiverBuilder {
     }
 
     /// How long a start may wait for services that are throttled or cannot be reached; see
-    /// [`ReceiverSettings::start_timeout`].
+    /// [`ConsumerSettings::start_timeout`].
     #[must_use]
     pub fn start_timeout(mut self, start_timeout: Duration) -> Self {
         self.settings.start_timeout = Some(start_timeout);
         self
     }
 
-    /// The most shards this worker holds; see [`ReceiverSettings::max_leases`].
+    /// The most shards this worker holds; see [`ConsumerSettings::max_leases`].
     #[must_use]
     pub fn max_leases(mut self, max_leases: usize) -> Self {
         self.settings.max_leases = max_leases;
         self
     }
 
-    /// How long another worker may leave a request for a lease unanswered; see [`ReceiverSettings::hand_over_time`].
+    /// How long another worker may leave a request for a lease unanswered; see [`ConsumerSettings::hand_over_time`].
     #[must_use]
     pub fn hand_over_time(mut self, hand_over_time: Duration) -> Self {
         self.settings.hand_over_time = hand_over_time;
         self
     }
 
-    /// The shortest time between two checkpoints of a shard; see [`ReceiverSettings::checkpoint_interval`].
+    /// The shortest time between two checkpoints of a shard; see [`ConsumerSettings::checkpoint_interval`].
     #[must_use]
     pub fn checkpoint_interval(mut self, checkpoint_interval: Duration) -> Self {
         self.settings.checkpoint_interval = checkpoint_interval;
         self
     }
 
-    /// Whether aggregates are de-aggregated; see [`ReceiverSettings::deaggregates`].
+    /// Whether aggregates are de-aggregated; see [`ConsumerSettings::deaggregates`].
     #[must_use]
     pub fn deaggregates(mut self, deaggregates: bool) -> Self {
         self.settings.deaggregates = deaggregates;
         self
     }
 
-    /// Which records of an aggregate are dropped as those of another shard; see [`ReceiverSettings::aggregate_filter`].
+    /// Which records of an aggregate are dropped as those of another shard; see [`ConsumerSettings::aggregate_filter`].
     #[must_use]
     pub fn aggregate_filter(mut self, filter: AggregateFilter) -> Self {
         self.settings.aggregate_filter = filter;
         self
     }
 
-    /// How long a stop waits for the application; see [`ReceiverSettings::drain_time`].
+    /// How long a stop waits for the application; see [`ConsumerSettings::drain_time`].
     #[must_use]
     pub fn drain_time(mut self, drain_time: Duration) -> Self {
         self.settings.drain_time = drain_time;
         self
     }
 
-    /// The most memory that records take over all shards; see [`ReceiverSettings::max_buffered_bytes`].
+    /// The most memory that records take over all shards; see [`ConsumerSettings::max_buffered_bytes`].
     #[must_use]
     pub fn max_buffered_bytes(mut self, max_buffered_bytes: u64) -> Self {
         self.settings.max_buffered_bytes = max_buffered_bytes;
         self
     }
 
-    /// How much of a shard is prefetched; see [`ReceiverSettings::read_ahead_bytes`].
+    /// How much of a shard is prefetched; see [`ConsumerSettings::read_ahead_bytes`].
     #[must_use]
     pub fn read_ahead_bytes(mut self, read_ahead_bytes: u64) -> Self {
         self.settings.read_ahead_bytes = read_ahead_bytes;
@@ -222,21 +222,21 @@ impl ReceiverBuilder {
     }
 
     /// What happens to records that the application cannot process, with any dead-letter sink; instead of
-    /// [`ReceiverSettings::failure`].
+    /// [`ConsumerSettings::failure`].
     #[must_use]
     pub fn failure_policy(mut self, failure_policy: FailurePolicy) -> Self {
         self.failure_policy = Some(failure_policy);
         self
     }
 
-    /// How long a shard may make no progress before a restart; see [`ReceiverSettings::no_progress_time`].
+    /// How long a shard may make no progress before a restart; see [`ConsumerSettings::no_progress_time`].
     #[must_use]
     pub fn no_progress_time(mut self, no_progress_time: Duration) -> Self {
         self.settings.no_progress_time = no_progress_time;
         self
     }
 
-    /// How many times a shard without progress is restarted; see [`ReceiverSettings::max_restarts`].
+    /// How many times a shard without progress is restarted; see [`ConsumerSettings::max_restarts`].
     #[must_use]
     pub fn max_restarts(mut self, max_restarts: u32) -> Self {
         self.settings.max_restarts = max_restarts;
@@ -244,7 +244,7 @@ impl ReceiverBuilder {
     }
 
     /// When a batch is full: by records, payload bytes or time, the first that is reached; see
-    /// [`ReceiverSettings::max_batch_records`].
+    /// [`ConsumerSettings::max_batch_records`].
     #[must_use]
     pub fn batch_limits(mut self, limits: BatchLimits) -> Self {
         self.settings.max_batch_records = limits.max_records;
@@ -253,21 +253,21 @@ impl ReceiverBuilder {
         self
     }
 
-    /// The most records delivered per second; see [`ReceiverSettings::max_records_per_second`].
+    /// The most records delivered per second; see [`ConsumerSettings::max_records_per_second`].
     #[must_use]
     pub fn max_records_per_second(mut self, max_records_per_second: NonZeroU64) -> Self {
         self.settings.max_records_per_second = Some(max_records_per_second);
         self
     }
 
-    /// The most payload bytes delivered per second; see [`ReceiverSettings::max_bytes_per_second`].
+    /// The most payload bytes delivered per second; see [`ConsumerSettings::max_bytes_per_second`].
     #[must_use]
     pub fn max_bytes_per_second(mut self, max_bytes_per_second: NonZeroU64) -> Self {
         self.settings.max_bytes_per_second = Some(max_bytes_per_second);
         self
     }
 
-    /// Whether a shard slows down after failures of the application; see [`ReceiverSettings::adapts_rate`].
+    /// Whether a shard slows down after failures of the application; see [`ConsumerSettings::adapts_rate`].
     #[must_use]
     pub fn adapts_rate(mut self, adapts_rate: bool) -> Self {
         self.settings.adapts_rate = adapts_rate;
@@ -275,7 +275,7 @@ impl ReceiverBuilder {
     }
 
     /// How many records of a shard may be delivered and not acknowledged; see
-    /// [`ReceiverSettings::max_unacknowledged_records`].
+    /// [`ConsumerSettings::max_unacknowledged_records`].
     #[must_use]
     pub fn max_unacknowledged_records(mut self, max_unacknowledged_records: NonZeroUsize) -> Self {
         self.settings.max_unacknowledged_records = max_unacknowledged_records;
@@ -307,7 +307,7 @@ impl ReceiverBuilder {
     }
 
     /// The settings so far.
-    pub fn current_settings(&self) -> &ReceiverSettings {
+    pub fn current_settings(&self) -> &ConsumerSettings {
         &self.settings
     }
 
@@ -340,7 +340,7 @@ impl ReceiverBuilder {
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
-    pub fn build(self) -> Result<Receiver, ReceiverError> {
+    pub fn build(self) -> Result<Consumer, ConsumerError> {
         let faults = self.faults();
         let budget = self.budget_or_new();
         let (Some(source), Some(store), Some(processors), []) =
@@ -357,7 +357,7 @@ impl ReceiverBuilder {
         if let Some(failure_policy) = self.failure_policy {
             worker_options.failure_policy = failure_policy;
         }
-        Ok(Receiver {
+        Ok(Consumer {
             worker_options,
             checkpoint_retry: self.settings.checkpoint_retry,
             settings: self.settings,
@@ -373,9 +373,9 @@ impl ReceiverBuilder {
     }
 }
 
-pub(crate) fn invalid_settings(faults: &[String]) -> ReceiverError {
+pub(crate) fn invalid_settings(faults: &[String]) -> ConsumerError {
     let message = format!("the receiver cannot be built:\n- {}", faults.join("\n- "));
-    ReceiverError::new(ReceiverErrorKind::InvalidSettings, message)
+    ConsumerError::new(ConsumerErrorKind::InvalidSettings, message)
 }
 
 /// The only source of randomness from outside the process.

@@ -3,11 +3,11 @@
 use lease_store::{CredentialFault, Error, ErrorKind, ServiceCause, StoreError, StoreErrorKind};
 use shard_worker::{SourceError, SourceErrorKind};
 
-/// The reason of a [`ReceiverError`]. After the start only `WrongStream` and `WrongApplication` end a receiver. Other failures are retried, and
+/// The reason of a [`ConsumerError`]. After the start only `WrongStream` and `WrongApplication` end a receiver. Other failures are retried, and
 /// reported in the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ReceiverErrorKind {
+pub enum ConsumerErrorKind {
     /// A setting or a component is missing or invalid. The message lists all faults.
     InvalidSettings,
     /// The stream does not exist.
@@ -26,39 +26,39 @@ pub enum ReceiverErrorKind {
     Unavailable,
 }
 
-impl ErrorKind for ReceiverErrorKind {
+impl ErrorKind for ConsumerErrorKind {
     fn is_retryable(self) -> bool {
         matches!(self, Self::Throttled | Self::Unavailable)
     }
 }
 
 /// An error of a receiver.
-pub type ReceiverError = Error<ReceiverErrorKind>;
+pub type ConsumerError = Error<ConsumerErrorKind>;
 
 /// Whether a start may succeed later without a change of its settings. Expired credentials count too: the metadata service of an
 /// instance may return them for 15 minutes before it has new ones, and the session of a person is used once it is renewed.
-pub(crate) fn is_cured_by_waiting(error: &ReceiverError) -> bool {
+pub(crate) fn is_cured_by_waiting(error: &ConsumerError) -> bool {
     let fault = error.service_cause().and_then(ServiceCause::credential_fault);
     error.is_retryable() || fault == Some(CredentialFault::Expired)
 }
 
-pub(crate) fn store_error(doing: &str, error: StoreError) -> ReceiverError {
+pub(crate) fn store_error(doing: &str, error: StoreError) -> ConsumerError {
     let kind = match error.kind() {
-        StoreErrorKind::Throttled => ReceiverErrorKind::Throttled,
-        StoreErrorKind::Denied => ReceiverErrorKind::Denied,
-        StoreErrorKind::Unavailable => ReceiverErrorKind::Unavailable,
-        _ => ReceiverErrorKind::Invalid,
+        StoreErrorKind::Throttled => ConsumerErrorKind::Throttled,
+        StoreErrorKind::Denied => ConsumerErrorKind::Denied,
+        StoreErrorKind::Unavailable => ConsumerErrorKind::Unavailable,
+        _ => ConsumerErrorKind::Invalid,
     };
-    ReceiverError::new(kind, format!("{doing}: {error}")).caused_by(error)
+    ConsumerError::new(kind, format!("{doing}: {error}")).caused_by(error)
 }
 
-pub(crate) fn source_error(doing: &str, error: SourceError) -> ReceiverError {
+pub(crate) fn source_error(doing: &str, error: SourceError) -> ConsumerError {
     let kind = match error.kind() {
-        SourceErrorKind::StreamNotFound => ReceiverErrorKind::StreamNotFound,
-        SourceErrorKind::Throttled => ReceiverErrorKind::Throttled,
-        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => ReceiverErrorKind::Denied,
-        SourceErrorKind::Unavailable => ReceiverErrorKind::Unavailable,
-        _ => ReceiverErrorKind::Invalid,
+        SourceErrorKind::StreamNotFound => ConsumerErrorKind::StreamNotFound,
+        SourceErrorKind::Throttled => ConsumerErrorKind::Throttled,
+        SourceErrorKind::Denied | SourceErrorKind::KeyUnavailable => ConsumerErrorKind::Denied,
+        SourceErrorKind::Unavailable => ConsumerErrorKind::Unavailable,
+        _ => ConsumerErrorKind::Invalid,
     };
-    ReceiverError::new(kind, format!("{doing}: {error}")).caused_by(error)
+    ConsumerError::new(kind, format!("{doing}: {error}")).caused_by(error)
 }

@@ -4,12 +4,12 @@ use fastrand::Rng;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
-use crate::builder::{ReceiverBuilder, fresh_rng, invalid_settings};
-use crate::error::ReceiverError;
-use crate::handle::ReceiverHandle;
+use crate::builder::{ConsumerBuilder, fresh_rng, invalid_settings};
+use crate::error::ConsumerError;
+use crate::handle::ConsumerHandle;
 use crate::process::host_name;
-use crate::receiver::Receiver;
-use crate::status::{ReceiverStatus, StopReport};
+use crate::receiver::Consumer;
+use crate::status::{ConsumerStatus, StopReport};
 use crate::worker_name::new_worker_id;
 
 /// Several receivers of one application in one process.
@@ -17,17 +17,17 @@ use crate::worker_name::new_worker_id;
 /// They share only the stream, the lease store and the memory budget, so each is a worker of its own. More receivers use
 /// more cores. Those in excess of the shards are standbys.
 #[derive(Debug)]
-pub struct ReceiverGroup {
-    receivers: Vec<Receiver>,
+pub struct ConsumerGroup {
+    receivers: Vec<Consumer>,
 }
 
-impl ReceiverGroup {
+impl ConsumerGroup {
     /// `count` receivers from one builder. A worker id in its settings gets the suffixes `-0`, `-1` and so on, the same
     /// after each start.
     ///
     /// # Errors
     /// `InvalidSettings`, whose message lists all faults at once.
-    pub fn new(builder: &ReceiverBuilder, count: usize) -> Result<Self, ReceiverError> {
+    pub fn new(builder: &ConsumerBuilder, count: usize) -> Result<Self, ConsumerError> {
         let mut faults = builder.faults();
         if count == 0 {
             faults.push("a group of 0 receivers does nothing; ask for at least 1".to_owned());
@@ -42,24 +42,24 @@ impl ReceiverGroup {
             .clone()
             .unwrap_or_else(|| new_worker_id(&mut rng, host_name()));
         let builder = builder.clone().byte_budget(builder.budget_or_new());
-        let receivers: Result<Vec<Receiver>, ReceiverError> = (0..count)
+        let receivers: Result<Vec<Consumer>, ConsumerError> = (0..count)
             .map(|index| builder.clone().worker_id(format!("{base}-{index}")).seed(rng.u64(..)).build())
             .collect();
         Ok(Self { receivers: receivers? })
     }
 
     /// A handle for each receiver, in order.
-    pub fn handles(&self) -> Vec<ReceiverHandle> {
-        self.receivers.iter().map(Receiver::handle).collect()
+    pub fn handles(&self) -> Vec<ConsumerHandle> {
+        self.receivers.iter().map(Consumer::handle).collect()
     }
 
     /// A handle for all of them.
-    pub fn handle(&self) -> ReceiverGroupHandle {
-        ReceiverGroupHandle { handles: self.handles() }
+    pub fn handle(&self) -> ConsumerGroupHandle {
+        ConsumerGroupHandle { handles: self.handles() }
     }
 
     /// The single receivers, to run each separately.
-    pub fn into_receivers(self) -> Vec<Receiver> {
+    pub fn into_receivers(self) -> Vec<Consumer> {
         self.receivers
     }
 
@@ -70,9 +70,9 @@ impl ReceiverGroup {
     /// # Errors
     /// The first failure to start that waiting does not cure, or, when no receiver could start, the first of all. After all
     /// have ended.
-    pub async fn run(self) -> Result<Vec<StopReport>, ReceiverError> {
+    pub async fn run(self) -> Result<Vec<StopReport>, ConsumerError> {
         let handle = self.handle();
-        let mut running: FuturesUnordered<_> = self.receivers.into_iter().map(Receiver::run).collect();
+        let mut running: FuturesUnordered<_> = self.receivers.into_iter().map(Consumer::run).collect();
         let mut reports = Vec::new();
         let mut failure = None;
         let mut timed_out = None;
@@ -94,13 +94,13 @@ impl ReceiverGroup {
     }
 }
 
-/// Stops all receivers of a [`ReceiverGroup`] and reads their status.
+/// Stops all receivers of a [`ConsumerGroup`] and reads their status.
 #[derive(Debug, Clone)]
-pub struct ReceiverGroupHandle {
-    handles: Vec<ReceiverHandle>,
+pub struct ConsumerGroupHandle {
+    handles: Vec<ConsumerHandle>,
 }
 
-impl ReceiverGroupHandle {
+impl ConsumerGroupHandle {
     /// Requests a stop of all receivers.
     pub fn stop(&self) {
         for handle in &self.handles {
@@ -124,14 +124,14 @@ impl ReceiverGroupHandle {
     }
 
     /// The present status of each receiver.
-    pub fn statuses(&self) -> Vec<ReceiverStatus> {
-        self.handles.iter().map(ReceiverHandle::status).collect()
+    pub fn statuses(&self) -> Vec<ConsumerStatus> {
+        self.handles.iter().map(ConsumerHandle::status).collect()
     }
 }
 
-impl From<ReceiverHandle> for ReceiverGroupHandle {
+impl From<ConsumerHandle> for ConsumerGroupHandle {
     /// A group of one receiver.
-    fn from(handle: ReceiverHandle) -> Self {
+    fn from(handle: ConsumerHandle) -> Self {
         Self { handles: vec![handle] }
     }
 }

@@ -11,17 +11,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::{
-    LeaseTableState, MAX_RELEASED_SHARDS, ReceiverState, ReceiverStatus, ReleasedShard, ShardStatus,
+    ConsumerState, ConsumerStatus, LeaseTableState, MAX_RELEASED_SHARDS, ReleasedShard, ShardStatus,
     StopReport, Unread, UnreadReason,
 };
 
-/// Stops a running [`Receiver`](crate::Receiver) and reads its status.
+/// Stops a running [`Consumer`](crate::Consumer) and reads its status.
 #[derive(Debug, Clone)]
-pub struct ReceiverHandle {
+pub struct ConsumerHandle {
     shared: Arc<Shared>,
 }
 
-impl ReceiverHandle {
+impl ConsumerHandle {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
@@ -32,7 +32,7 @@ impl ReceiverHandle {
     }
 
     /// Waits until the receiver has ended, whether or not a stop was requested. Returns what
-    /// [`run`](crate::Receiver::run) returned; `None` if it failed, or its future was dropped.
+    /// [`run`](crate::Consumer::run) returned; `None` if it failed, or its future was dropped.
     pub async fn stopped(&self) -> Option<StopReport> {
         self.shared.ended.cancelled().await;
         self.shared.live().stop_report.clone()
@@ -45,9 +45,9 @@ impl ReceiverHandle {
     }
 
     /// The present status of the receiver.
-    pub fn status(&self) -> ReceiverStatus {
+    pub fn status(&self) -> ConsumerStatus {
         let memory = self.shared.budget.usage();
-        ReceiverStatus { memory, ..self.shared.live().status(&self.shared.worker_id) }
+        ConsumerStatus { memory, ..self.shared.live().status(&self.shared.worker_id) }
     }
 }
 
@@ -75,7 +75,7 @@ impl Drop for EndReporter {
 /// The part of the shared state that changes while the receiver runs.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) state: ReceiverState,
+    pub(crate) state: ConsumerState,
     /// Set when the receiver has ended without an error.
     pub(crate) stop_report: Option<StopReport>,
     /// The error of the last attempt to start.
@@ -135,7 +135,7 @@ pub(crate) struct LiveShard {
 impl Shared {
     pub(crate) fn new(worker_id: WorkerId, budget: ByteBudget) -> Self {
         let live = Live {
-            state: ReceiverState::Starting,
+            state: ConsumerState::Starting,
             stop_report: None,
             start_error: None,
             has_scanned: false,
@@ -219,20 +219,20 @@ impl Live {
         removed.chain(unread).collect()
     }
 
-    fn status(&self, worker_id: &WorkerId) -> ReceiverStatus {
+    fn status(&self, worker_id: &WorkerId) -> ConsumerStatus {
         let shards: Vec<ShardStatus> =
             self.shards.iter().map(|(shard_id, shard)| shard.status(shard_id)).collect();
         let records: u64 = shards.iter().map(|shard| shard.progress.acknowledged_records).sum();
         let bytes: u64 = shards.iter().map(|shard| shard.progress.acknowledged_bytes).sum();
         let mut failures = self.failures;
         shards.iter().for_each(|shard| failures.add(&shard.progress));
-        ReceiverStatus {
+        ConsumerStatus {
             worker_id: worker_id.clone(),
             state: self.state,
             start_error: self.start_error.clone(),
             is_standby: self.has_scanned
                 && shards.is_empty()
-                && self.state == ReceiverState::Running
+                && self.state == ConsumerState::Running
                 && self.lease_table == LeaseTableState::Available,
             lease_table: self.lease_table,
             lease_table_error: self.lease_table_error.clone(),

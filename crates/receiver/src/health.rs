@@ -6,13 +6,13 @@ use std::time::Duration;
 use lease_store::ShardId;
 use shard_worker::{RetentionAlarm, ShardState};
 
-use crate::status::{LeaseTableState, ReceiverState, ReceiverStatus, ShardStatus};
+use crate::status::{ConsumerState, ConsumerStatus, LeaseTableState, ShardStatus};
 
-/// How long a shard may fail, or make no progress, until [`ReceiverStatus::health`] reports it: more than the longest idle time
+/// How long a shard may fail, or make no progress, until [`ConsumerStatus::health`] reports it: more than the longest idle time
 /// between two reads, and several waits of the default retries.
 pub const DEFAULT_STUCK_AFTER: Duration = Duration::from_secs(120);
 
-/// What is wrong with a receiver; see [`ReceiverStatus::health`].
+/// What is wrong with a receiver; see [`ConsumerStatus::health`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Health {
@@ -91,7 +91,7 @@ impl fmt::Display for HealthFault {
     }
 }
 
-impl ReceiverStatus {
+impl ConsumerStatus {
     /// What is wrong, where a shard may fail or make no progress for two minutes ([`DEFAULT_STUCK_AFTER`]).
     ///
     /// For an alarm or a readiness check. A restart of the process cures few of these faults, so it is no liveness check.
@@ -103,11 +103,11 @@ impl ReceiverStatus {
     /// batch. A shard in a state that only an operator ends is reported at once.
     pub fn health_after(&self, stuck_after: Duration) -> Health {
         let mut faults = Vec::new();
-        let is_active = !matches!(self.state, ReceiverState::Stopping | ReceiverState::Stopped);
-        if let (ReceiverState::Starting, Some(error)) = (self.state, &self.start_error) {
+        let is_active = !matches!(self.state, ConsumerState::Stopping | ConsumerState::Stopped);
+        if let (ConsumerState::Starting, Some(error)) = (self.state, &self.start_error) {
             faults.push(HealthFault::StartFails(error.clone()));
         }
-        if self.state == ReceiverState::Running && self.lease_table != LeaseTableState::Available {
+        if self.state == ConsumerState::Running && self.lease_table != LeaseTableState::Available {
             faults.push(HealthFault::LeaseTable(self.lease_table));
         }
         if is_active {

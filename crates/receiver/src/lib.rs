@@ -1,17 +1,17 @@
 //! A worker of a Kinesis consumer fleet: it finds the shards of a stream, takes its share of the leases, and reads them.
 //!
-//! Any number of [`Receiver`]s with the same application name share a stream through one lease store, in one process or
+//! Any number of [`Consumer`]s with the same application name share a stream through one lease store, in one process or
 //! in many. Each scans the leases in rounds, takes free ones, balances the fleet, reads its shards, and hands them over or
 //! releases them when it stops. Pure functions decide which leases to take, which to create and which have expired
 //! (`assignment`, `shards`). The coordinator carries the plans out (`coordinator`, `lease`).
 //!
 //! | what | where |
 //! | --- | --- |
-//! | the worker | [`Receiver`], built by [`ReceiverBuilder`], stopped and observed by [`ReceiverHandle`] |
-//! | several in one process | [`ReceiverGroup`] |
+//! | the worker | [`Consumer`], built by [`ConsumerBuilder`], stopped and observed by [`ConsumerHandle`] |
+//! | several in one process | [`ConsumerGroup`] |
 //! | all shards as one stream | [`united_stream`], [`UnitedStream`], [`Delivery`] |
-//! | its settings | [`ReceiverSettings`], [`InitialPosition`], [`ShardPosition`] |
-//! | its status | [`ReceiverStatus`], [`Health`], [`StopReport`] |
+//! | its settings | [`ConsumerSettings`], [`InitialPosition`], [`ShardPosition`] |
+//! | its status | [`ConsumerStatus`], [`Health`], [`StopReport`] |
 
 // Without `internals` no path leads to the public items of the private modules.
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
@@ -35,16 +35,16 @@ mod status;
 mod united_stream;
 mod worker_name;
 
-pub use builder::ReceiverBuilder;
-pub use error::{ReceiverError, ReceiverErrorKind};
-pub use group::{ReceiverGroup, ReceiverGroupHandle};
-pub use handle::ReceiverHandle;
+pub use builder::ConsumerBuilder;
+pub use error::{ConsumerError, ConsumerErrorKind};
+pub use group::{ConsumerGroup, ConsumerGroupHandle};
+pub use handle::ConsumerHandle;
 pub use health::{DEFAULT_STUCK_AFTER, Health, HealthFault};
-pub use receiver::Receiver;
-pub use settings::ReceiverSettings;
+pub use receiver::Consumer;
+pub use settings::ConsumerSettings;
 pub use shards::initial_position::{InitialPosition, ShardPosition};
 pub use status::{
-    LeaseTableState, MAX_RELEASED_SHARDS, MAX_SHARDS_WITHOUT_WORKER, ReceiverState, ReceiverStatus,
+    ConsumerState, ConsumerStatus, LeaseTableState, MAX_RELEASED_SHARDS, MAX_SHARDS_WITHOUT_WORKER,
     ReleasedShard, ShardStatus, StopReport, Unread, UnreadReason,
 };
 pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

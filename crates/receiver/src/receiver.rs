@@ -7,16 +7,16 @@ use fastrand::Rng;
 use lease_store::{LeaseStore, WorkerId};
 use shard_worker::{RecordProcessorFactory, RetryPolicy, ShardWorkerOptions, StreamSource};
 
-use crate::handle::{EndReporter, ReceiverHandle, Shared};
+use crate::handle::{ConsumerHandle, EndReporter, Shared};
 use crate::process::LiveProcess;
-use crate::settings::ReceiverSettings;
+use crate::settings::ConsumerSettings;
 
 /// One worker of the fleet that reads a stream: it holds a share of the leases and runs a shard worker for each.
 ///
-/// [`run`](Self::run) works until [`ReceiverHandle::stop`] is called. Dropping the running future is like a crash:
+/// [`run`](Self::run) works until [`ConsumerHandle::stop`] is called. Dropping the running future is like a crash:
 /// nothing is flushed or released, and other workers take over after the fail-over time.
-pub struct Receiver {
-    pub(crate) settings: ReceiverSettings,
+pub struct Consumer {
+    pub(crate) settings: ConsumerSettings,
     pub(crate) worker_id: WorkerId,
     pub(crate) source: Arc<dyn StreamSource>,
     pub(crate) store: Arc<dyn LeaseStore>,
@@ -30,20 +30,20 @@ pub struct Receiver {
     pub(crate) end: Arc<EndReporter>,
 }
 
-impl fmt::Debug for Receiver {
+impl fmt::Debug for Consumer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
-            .debug_struct("Receiver")
+            .debug_struct("Consumer")
             .field("settings", &self.settings)
             .field("worker_id", &self.worker_id)
             .finish_non_exhaustive()
     }
 }
 
-impl Receiver {
+impl Consumer {
     /// A handle to stop this receiver and read its status.
-    pub fn handle(&self) -> ReceiverHandle {
-        ReceiverHandle::new(self.shared.clone())
+    pub fn handle(&self) -> ConsumerHandle {
+        ConsumerHandle::new(self.shared.clone())
     }
 
     /// The name of this worker.

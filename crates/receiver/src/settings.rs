@@ -29,7 +29,7 @@ const FLUSH_WAIT_SHARE: f64 = 0.75;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
-pub struct ReceiverSettings {
+pub struct ConsumerSettings {
     /// The name of the application: all receivers with this name share the shards. It is by default also the name of the
     /// lease table, so 3 to 255 letters, digits, `_`, `.` and `-` (the rule of DynamoDB).
     pub application: String,
@@ -147,7 +147,7 @@ fn is_unlimited(max_leases: &usize) -> bool {
     *max_leases == usize::MAX
 }
 
-impl Default for ReceiverSettings {
+impl Default for ConsumerSettings {
     fn default() -> Self {
         Self {
             application: String::new(),
@@ -187,7 +187,7 @@ impl Default for ReceiverSettings {
     }
 }
 
-impl ReceiverSettings {
+impl ConsumerSettings {
     /// The options of every shard worker. The start adds the start time of the shard and the retention of the stream.
     pub(crate) fn worker_options(&self, budget: ByteBudget) -> ShardWorkerOptions {
         let mut options = ShardWorkerOptions::default();
@@ -275,13 +275,13 @@ mod tests {
     fn default_stop_fits_a_grace_period_of_30_seconds() {
         use crate::coordinator::STOP_TAIL;
         assert_eq!(STOP_TAIL, Duration::from_secs(7), "as the doc comment of `drain_time` says");
-        let longest = ReceiverSettings::default().drain_time + STOP_TAIL;
+        let longest = ConsumerSettings::default().drain_time + STOP_TAIL;
         assert!(longest <= Duration::from_secs(28), "{longest:?} leaves the application no time of its own");
     }
 
     #[test]
     fn the_defaults_lack_only_the_application() {
-        let mut settings = ReceiverSettings::default();
+        let mut settings = ConsumerSettings::default();
         assert_eq!(settings.faults().len(), 1);
         settings.application = "word-count".to_owned();
         assert_eq!(settings.faults(), Vec::<String>::new());
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn all_faults_are_listed_at_once() {
         let before_1970 = std::time::UNIX_EPOCH - Duration::from_secs(1);
-        let settings = ReceiverSettings {
+        let settings = ConsumerSettings {
             application: "no spaces".to_owned(),
             worker_id: Some(String::new()),
             failover_time: Duration::ZERO,
@@ -304,7 +304,7 @@ mod tests {
                 (ShardId::numbered(0), ShardPosition::AtTimestamp(before_1970)),
                 (ShardId::numbered(1), ShardPosition::Latest),
             ]),
-            ..ReceiverSettings::default()
+            ..ConsumerSettings::default()
         };
         assert_eq!(settings.faults().len(), 10, "{:#?}", settings.faults());
     }
@@ -313,7 +313,7 @@ mod tests {
     fn times_have_units_and_unknown_fields_are_refused() {
         let json = r#"{"application": "words", "failover_time": "2500ms", "start_timeout_ms": 90000, "initial_position": "LATEST",
             "initial_positions": {"shardId-000000000007": "TRIM_HORIZON"}, "data_loss_policy": "CONTINUE", "run_until": "TIP"}"#;
-        let settings: ReceiverSettings = serde_json::from_str(json).unwrap();
+        let settings: ConsumerSettings = serde_json::from_str(json).unwrap();
         let named = BTreeMap::from([(ShardId::numbered(7), ShardPosition::TrimHorizon)]);
         assert_eq!(settings.initial_positions, named);
         assert_eq!(settings.data_loss_policy, DataLossPolicy::Continue);
@@ -322,8 +322,8 @@ mod tests {
         assert_eq!(settings.start_timeout, Some(Duration::from_secs(90)));
         assert_eq!(settings.initial_position, InitialPosition::Latest);
         let written = serde_json::to_string(&settings).unwrap();
-        assert_eq!(serde_json::from_str::<ReceiverSettings>(&written).unwrap(), settings);
+        assert_eq!(serde_json::from_str::<ConsumerSettings>(&written).unwrap(), settings);
         assert!(written.contains(r#""failover_time":"2500ms""#), "{written}");
-        assert!(serde_json::from_str::<ReceiverSettings>(r#"{"failover_tme_ms": 1}"#).is_err());
+        assert!(serde_json::from_str::<ConsumerSettings>(r#"{"failover_tme_ms": 1}"#).is_err());
     }
 }

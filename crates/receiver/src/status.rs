@@ -8,7 +8,7 @@ use shard_worker::{ByteUsage, ShardOutcome, ShardProgress, ShardState};
 /// The phase of a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ReceiverState {
+pub enum ConsumerState {
     /// It prepares the lease store and describes the stream.
     Starting,
     /// It takes leases and reads shards.
@@ -37,12 +37,12 @@ pub enum LeaseTableState {
 /// The status of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ReceiverStatus {
+pub struct ConsumerStatus {
     /// The name of the worker.
     pub worker_id: WorkerId,
     /// Its phase.
-    pub state: ReceiverState,
-    /// Why it is still [`Starting`](ReceiverState::Starting): the error of the last attempt, which is repeated. `None` before
+    pub state: ConsumerState,
+    /// Why it is still [`Starting`](ConsumerState::Starting): the error of the last attempt, which is repeated. `None` before
     /// the first failure and after the start.
     pub start_error: Option<String>,
     /// The shards it holds, in the order of their ids.
@@ -124,10 +124,10 @@ pub struct ShardStatus {
     pub progress: ShardProgress,
 }
 
-/// The most entries of [`ReceiverStatus::shards_without_worker`].
+/// The most entries of [`ConsumerStatus::shards_without_worker`].
 pub const MAX_SHARDS_WITHOUT_WORKER: usize = 1_000;
 
-/// The most entries of [`ReceiverStatus::released_shards`]: more shards than one process holds.
+/// The most entries of [`ConsumerStatus::released_shards`]: more shards than one process holds.
 pub const MAX_RELEASED_SHARDS: usize = 10_000;
 
 /// The final counts of a shard that a receiver no longer holds.

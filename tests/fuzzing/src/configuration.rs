@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use lease_store::InMemoryLeaseStore;
-use receiver::{Receiver, ReceiverSettings};
+use receiver::{Consumer, ConsumerSettings};
 use serde_json::{Value, from_slice, from_value, to_value};
 use shard_worker::{InMemoryStream, batch_handler};
 use storage_buffer::{BlockStores, StorageSettings};
@@ -61,7 +61,7 @@ fn check(input: &[u8]) -> Reading {
             settings
         );
     }
-    match from_slice::<ReceiverSettings>(input) {
+    match from_slice::<ConsumerSettings>(input) {
         Ok(settings) => check_receiver(&settings),
         Err(error) => {
             assert!(!error.to_string().is_empty());
@@ -70,11 +70,11 @@ fn check(input: &[u8]) -> Reading {
     }
 }
 
-fn check_receiver(settings: &ReceiverSettings) -> Reading {
+fn check_receiver(settings: &ConsumerSettings) -> Reading {
     let written = to_value(settings).expect("cannot write the settings");
     let faults = settings.faults();
     name_a_setting(&faults, &written);
-    assert_eq!(&from_value::<ReceiverSettings>(written).expect("cannot read the written settings"), settings);
+    assert_eq!(&from_value::<ConsumerSettings>(written).expect("cannot read the written settings"), settings);
     if !faults.is_empty() {
         return Reading::Refused;
     }
@@ -102,12 +102,12 @@ fn name_a_setting(faults: &[String], written: &Value) {
 }
 
 /// Runs a receiver with the settings for a while, and stops it.
-async fn work(settings: ReceiverSettings) {
+async fn work(settings: ConsumerSettings) {
     let stream = InMemoryStream::new("words", NonZeroUsize::MIN);
     for word in ["one", "two", "three"] {
         stream.put(word, word).expect("cannot put a record");
     }
-    let receiver = Receiver::builder()
+    let receiver = Consumer::builder()
         .settings(settings)
         .source(stream)
         .lease_store(InMemoryLeaseStore::new())

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use receiver::{
-    InitialPosition, Receiver, ReceiverBuilder, ReceiverErrorKind, ReceiverHandle, ReceiverState,
+    Consumer, ConsumerBuilder, ConsumerErrorKind, ConsumerHandle, ConsumerState, InitialPosition,
 };
 use shard_worker::DataLossPolicy;
 use tokio::task::JoinHandle;
@@ -61,7 +61,7 @@ pub struct Worker {
 #[derive(Debug, Default)]
 struct Control {
     is_stopped: AtomicBool,
-    handle: Mutex<Option<ReceiverHandle>>,
+    handle: Mutex<Option<ConsumerHandle>>,
 }
 
 /// Draws the clock rate of a worker in permille. One runtime has one clock, so the simulation scales the worker's
@@ -83,9 +83,9 @@ fn initial_position(start: Start) -> InitialPosition {
     }
 }
 
-fn builder(clock: u64, is_limited: bool) -> ReceiverBuilder {
+fn builder(clock: u64, is_limited: bool) -> ConsumerBuilder {
     let by_clock = |seconds: u64| Duration::from_millis(seconds * clock);
-    let mut builder = Receiver::builder()
+    let mut builder = Consumer::builder()
         .application("simulated")
         .failover_time(by_clock(FAILOVER_TIME.as_secs()))
         .hand_over_time(by_clock(10))
@@ -161,7 +161,7 @@ impl Worker {
     /// Whether its receiver has started.
     pub fn has_started(&self) -> bool {
         let handle = self.control.handle.lock().unwrap_or_else(PoisonError::into_inner);
-        handle.as_ref().is_some_and(|handle| handle.status().state != ReceiverState::Starting)
+        handle.as_ref().is_some_and(|handle| handle.status().state != ConsumerState::Starting)
     }
 
     /// Kills it.
@@ -174,7 +174,7 @@ impl Worker {
 
 /// Runs a receiver until it ends. A receiver that fails to start is started again.
 async fn run(
-    builder: ReceiverBuilder,
+    builder: ConsumerBuilder,
     seed: u64,
     control: Arc<Control>,
     observer: Observer,
@@ -202,7 +202,7 @@ async fn run(
             Err(error) => observer.record(EventKind::StartFailed {
                 process,
                 why: error.to_string(),
-                is_wrong_stream: error.kind() == ReceiverErrorKind::WrongStream,
+                is_wrong_stream: error.kind() == ConsumerErrorKind::WrongStream,
             }),
         }
         sleep(RESTART_AFTER).await;

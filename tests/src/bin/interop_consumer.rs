@@ -80,7 +80,7 @@ async fn run() -> Result<bool, BoxError> {
     }
     let aws = KinesisAsl::connect(settings).await?;
     let file = Arc::new(Mutex::new(DeliveryFile::append_to(Path::new(file))?));
-    let mut receiver_settings = ReceiverSettings::default();
+    let mut receiver_settings = ConsumerSettings::default();
     receiver_settings.application.clone_from(application);
     receiver_settings.worker_id = Some(worker.clone());
     receiver_settings.initial_position = InitialPosition::TrimHorizon;

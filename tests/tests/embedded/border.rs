@@ -10,7 +10,7 @@ use std::time::Duration;
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED, member, parents, put, setup, shards};
 use kinesis_streaming::lease_store::{Consistency, HashKey, Lease, LeaseWrite, StoreError, StoreErrorKind};
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::{LeaseTableState, ReceiverError, ReceiverErrorKind};
+use kinesis_streaming::receiver::{ConsumerError, ConsumerErrorKind, LeaseTableState};
 use kinesis_streaming::shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, Shard, SourceError, SourceErrorKind, StreamDescription,
 };
@@ -41,7 +41,7 @@ fn repeats(journal: &Journal, count: usize) -> usize {
 }
 
 /// Runs a member so that the test can check how it ends.
-fn run(builder: ReceiverBuilder) -> JoinHandle<Result<StopReport, ReceiverError>> {
+fn run(builder: ConsumerBuilder) -> JoinHandle<Result<StopReport, ConsumerError>> {
     tokio::spawn(builder.build().unwrap().run())
 }
 
@@ -373,7 +373,7 @@ fn two_streams_never_share_a_table() {
             for (number, end) in ends.into_iter().enumerate() {
                 if end.is_finished() {
                     let error = end.await.unwrap().unwrap_err();
-                    assert_eq!(error.kind(), ReceiverErrorKind::WrongStream, "{error}");
+                    assert_eq!(error.kind(), ConsumerErrorKind::WrongStream, "{error}");
                 } else {
                     survivors[number / 2] += 1;
                     end.abort();
@@ -403,7 +403,7 @@ async fn forgotten_worker_leaves_the_table_of_a_new_stream() {
     journal.wait_for(800, LIMIT).await;
     wait_until("the forgotten worker has ended", || old.is_finished()).await;
     let error = old.await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::WrongStream, "{error}");
+    assert_eq!(error.kind(), ConsumerErrorKind::WrongStream, "{error}");
     tokio::time::sleep(FAILOVER_TIME * 2).await;
     let identity = new_stream.describe().await.unwrap().identity;
     assert!(rows(&store).await.iter().all(|row| row.stream.as_ref() == Some(&identity)));
@@ -507,7 +507,7 @@ async fn recreated_stream_stops_its_old_workers() {
         wait_until("both have ended", || workers.iter().all(JoinHandle::is_finished)).await;
         for worker in workers {
             let error = worker.await.unwrap().unwrap_err();
-            assert_eq!(error.kind(), ReceiverErrorKind::WrongStream, "{error}");
+            assert_eq!(error.kind(), ConsumerErrorKind::WrongStream, "{error}");
             assert!(error.to_string().contains("has been deleted"), "{error}");
         }
         assert_eq!(checkpoints(rows(&store).await), before, "no position is written");
@@ -520,7 +520,7 @@ fn of(
     application: &str,
     name: &str,
     parts: &(InMemoryStream, InMemoryLeaseStore, Journal),
-) -> ReceiverBuilder {
+) -> ConsumerBuilder {
     let (stream, store, journal) = parts;
     member(name, stream, store, journal).application(application)
 }
@@ -535,7 +535,7 @@ async fn a_table_of_another_application_is_refused() {
     journal.wait_for(100, LIMIT).await;
     let second = of("invoices", "b", &parts).build().unwrap().run();
     let error = tokio::time::timeout(LIMIT, second).await.expect("the start is refused").unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication);
+    assert_eq!(error.kind(), ConsumerErrorKind::WrongApplication);
     for part in ["\"orders\"", "\"invoices\"", "a lease table of its own", "former_application"] {
         assert!(error.to_string().contains(part), "{part} in {error}");
     }
@@ -571,7 +571,7 @@ async fn rows_that_name_no_application_are_accepted() {
     store.write(&LeaseWrite::Create(foreign)).await.unwrap();
     wait_until("the worker has ended", || running.is_finished()).await;
     let error = running.await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication, "{error}");
+    assert_eq!(error.kind(), ConsumerErrorKind::WrongApplication, "{error}");
 }
 
 #[test]
@@ -602,7 +602,7 @@ fn two_applications_never_share_a_table() {
             for (number, end) in ends.into_iter().enumerate() {
                 if end.is_finished() {
                     let error = end.await.unwrap().unwrap_err();
-                    assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication, "{error}");
+                    assert_eq!(error.kind(), ConsumerErrorKind::WrongApplication, "{error}");
                 } else {
                     survivors[number % 2] += 1;
                     end.abort();

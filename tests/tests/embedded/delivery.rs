@@ -142,7 +142,7 @@ async fn several_receivers_are_united_into_one_stream() {
         .lease_store(store)
         .seed(SEED)
         .processors(processors);
-    let group = ReceiverGroup::new(&builder, 2).unwrap();
+    let group = ConsumerGroup::new(&builder, 2).unwrap();
     drop(builder);
     let handle = group.handle();
     let running = tokio::spawn(group.run());

@@ -55,7 +55,7 @@ async fn workers_that_start_together_rarely_steal() {
     for seed in SEED..SEED + 10 {
         let (stream, store, journal) = setup(16);
         let builder = member("w", &stream, &store, &journal).seed(seed);
-        let group = ReceiverGroup::new(&builder, 4).unwrap();
+        let group = ConsumerGroup::new(&builder, 4).unwrap();
         let handle = group.handle();
         let running = tokio::spawn(group.run());
         wait_until("the shares are even", || handle.statuses().iter().all(|status| status.shards.len() == 4))

@@ -177,7 +177,7 @@ fn stepwise(
     stream: &InMemoryStream,
     store: &InMemoryLeaseStore,
     journal: &test_support::Journal,
-) -> (ReceiverBuilder, Arc<Notify>) {
+) -> (ConsumerBuilder, Arc<Notify>) {
     let (shared, step) = (journal.clone(), Arc::new(Notify::new()));
     let next = step.clone();
     let builder = member("a", stream, store, journal).processors(batch_handler(
@@ -327,7 +327,7 @@ async fn the_receivers_of_a_group_share_one_budget() {
     let (stream, store, journal) = setup(8);
     stream.set_max_batch_records(shards(1));
     let builder = member("g", &stream, &store, &journal).max_buffered_bytes(2 * RECORD_BYTES);
-    let group = ReceiverGroup::new(&builder, 4).unwrap();
+    let group = ConsumerGroup::new(&builder, 4).unwrap();
     let handle = group.handle();
     let running = tokio::spawn(group.run());
     // All records go to one receiver; every receiver reports the shared usage.

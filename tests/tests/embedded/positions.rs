@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use end_to_end_tests::fleet::{Member, member, parents, put, setup};
 use kinesis_streaming::lease_store::{Consistency, HashKey, HashKeyRange, Lease};
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::{Receiver, ReceiverErrorKind};
+use kinesis_streaming::receiver::{Consumer, ConsumerErrorKind};
 use kinesis_streaming::shard_worker::{
     ReadFrom, RetentionAlarm, ShardProgress, ShardState, SourceError, SourceErrorKind,
 };
@@ -55,7 +55,7 @@ fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
 }
 
 /// Runs a bounded receiver until it ends.
-async fn ends(receiver: Receiver) -> StopReport {
+async fn ends(receiver: Consumer) -> StopReport {
     timeout(LIMIT, receiver.run()).await.expect("a bounded run ends by itself").unwrap()
 }
 
@@ -656,7 +656,7 @@ async fn run_to_an_instant_needs_the_time_of_the_stream() {
     let until = RunUntil::Timestamp(SystemTime::UNIX_EPOCH);
     let builder = member("a", &stream, &store, &journal).source(without_time(&stream)).run_until(until);
     let error = builder.build().unwrap().run().await.unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::InvalidSettings);
+    assert_eq!(error.kind(), ConsumerErrorKind::InvalidSettings);
     let builder =
         member("a", &stream, &store, &journal).source(without_time(&stream)).run_until(RunUntil::Tip);
     assert!(ends(builder.build().unwrap()).await.is_drained());

@@ -8,7 +8,7 @@ use kinesis_streaming::lease_store::{
     CredentialFault, FaultRates, FaultyLeaseStore, ServiceCause, StoreError, StoreErrorKind,
 };
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::{ReceiverError, ReceiverErrorKind, ReceiverState};
+use kinesis_streaming::receiver::{ConsumerError, ConsumerErrorKind, ConsumerState};
 use kinesis_streaming::shard_worker::{SourceError, SourceErrorKind, StreamSource};
 use test_support::{
     HookedLeaseStore, HookedStream, Journal, StoreCall, StreamCall, Switch, wait_until_within,
@@ -58,7 +58,7 @@ async fn a_start_waits_for_a_service_that_is_away() {
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(!running.is_finished(), "{kind:?}: {:?}", running.await);
         let status = handle.status();
-        assert_eq!(status.state, ReceiverState::Starting);
+        assert_eq!(status.state, ConsumerState::Starting);
         let reason = status.start_error.unwrap_or_default();
         assert!(reason.contains("describing the stream: the stream is away"), "{reason}");
         away.turn_off();
@@ -83,7 +83,7 @@ async fn check_start_of_workers(workers: usize, limit: Duration) {
         running.spawn(receiver.run());
     }
     tokio::time::sleep(limit).await;
-    let started = handles.iter().filter(|handle| handle.status().state == ReceiverState::Running).count();
+    let started = handles.iter().filter(|handle| handle.status().state == ConsumerState::Running).count();
     assert_eq!(started, workers);
 }
 
@@ -115,16 +115,16 @@ async fn a_fleet_starts_within_a_minute_after_an_outage() {
     tokio::time::sleep(Duration::from_secs(300)).await;
     away.turn_off();
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let started = handles.iter().filter(|handle| handle.status().state == ReceiverState::Running).count();
+    let started = handles.iter().filter(|handle| handle.status().state == ConsumerState::Running).count();
     assert_eq!(started, 1000);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_denied_or_invalid_start_ends_at_once() {
     for (kind, expected) in [
-        (SourceErrorKind::Denied, ReceiverErrorKind::Denied),
-        (SourceErrorKind::StreamNotFound, ReceiverErrorKind::StreamNotFound),
-        (SourceErrorKind::Invalid, ReceiverErrorKind::Invalid),
+        (SourceErrorKind::Denied, ConsumerErrorKind::Denied),
+        (SourceErrorKind::StreamNotFound, ConsumerErrorKind::StreamNotFound),
+        (SourceErrorKind::Invalid, ConsumerErrorKind::Invalid),
     ] {
         let (stream, table, journal) = setup(1);
         let away = Switch::default();
@@ -141,7 +141,7 @@ async fn a_denied_or_invalid_start_ends_at_once() {
         if matches!(call, StoreCall::Prepare) { Err(denied()) } else { Ok(()) }
     });
     let error = member("a", &stream, &store, &journal).build().unwrap().run().await.unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::Denied);
+    assert_eq!(error.kind(), ConsumerErrorKind::Denied);
 }
 
 /// The error of a call with such credentials.
@@ -155,7 +155,7 @@ fn start_with_credentials(
     fault: CredentialFault,
     is_of_store: bool,
     refused: &Switch,
-) -> (ReceiverHandle, tokio::task::JoinHandle<Result<StopReport, ReceiverError>>) {
+) -> (ConsumerHandle, tokio::task::JoinHandle<Result<StopReport, ConsumerError>>) {
     let (stream, table, journal) = setup(2);
     let (by_store, by_stream) = (refused.clone(), refused.clone());
     let store = HookedLeaseStore::new(table).before(move |_| {
@@ -186,7 +186,7 @@ async fn a_start_waits_for_expired_credentials() {
         tokio::time::sleep(Duration::from_secs(900)).await;
         assert!(!running.is_finished(), "of the store: {is_of_store}: {:?}", running.await);
         let status = handle.status();
-        assert_eq!(status.state, ReceiverState::Starting);
+        assert_eq!(status.state, ConsumerState::Starting);
         assert!(status.start_error.is_some_and(|reason| reason.contains("denied")));
         refused.turn_off();
         let limit = Duration::from_secs(60);
@@ -199,7 +199,7 @@ async fn a_start_waits_for_expired_credentials() {
         refused.turn_on();
         let begun_at = Instant::now();
         let (_, running) = start_with_credentials(fault, false, &refused);
-        assert_eq!(running.await.unwrap().unwrap_err().kind(), ReceiverErrorKind::Denied);
+        assert_eq!(running.await.unwrap().unwrap_err().kind(), ConsumerErrorKind::Denied);
         assert_eq!(begun_at.elapsed(), Duration::ZERO, "{fault:?}");
     }
 }
@@ -212,7 +212,7 @@ async fn a_start_of_a_group_waits_for_throttled_members() {
     let mut rates = FaultRates::NONE;
     rates.throttled = 0.9;
     store.set_rates(rates);
-    let group = ReceiverGroup::new(&member("group", &stream, &store, &journal), 8).unwrap();
+    let group = ConsumerGroup::new(&member("group", &stream, &store, &journal), 8).unwrap();
     let handle = group.handle();
     let running = tokio::spawn(group.run());
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -234,10 +234,10 @@ async fn a_start_timeout_ends_one_start_and_no_group() {
     let builder = member("a", &stream, &table, &journal).source(source).start_timeout(TIMEOUT);
     let begun_at = Instant::now();
     let error = builder.clone().build().unwrap().run().await.unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::Unavailable);
+    assert_eq!(error.kind(), ConsumerErrorKind::Unavailable);
     assert!(begun_at.elapsed() <= TIMEOUT && begun_at.elapsed() > TIMEOUT / 2, "{:?}", begun_at.elapsed());
-    let error = ReceiverGroup::new(&builder, 2).unwrap().run().await.unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::Unavailable, "none could start");
+    let error = ConsumerGroup::new(&builder, 2).unwrap().run().await.unwrap_err();
+    assert_eq!(error.kind(), ConsumerErrorKind::Unavailable, "none could start");
 
     // The first description is answered, and no later one within the limit.
     let described = Switch::default();
@@ -248,7 +248,7 @@ async fn a_start_timeout_ends_one_start_and_no_group() {
         let refused = || SourceError::new(SourceErrorKind::Throttled, "rate exceeded");
         async move { if is_refused { Err(refused()) } else { Ok(()) } }
     });
-    let group = ReceiverGroup::new(&builder.source(source), 2).unwrap();
+    let group = ConsumerGroup::new(&builder.source(source), 2).unwrap();
     let handle = group.handle();
     let running = tokio::spawn(group.run());
     tokio::time::sleep(TIMEOUT * 2).await;

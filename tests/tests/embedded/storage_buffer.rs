@@ -56,7 +56,7 @@ fn with_permits(
     store: &InMemoryLeaseStore,
     journal: &Journal,
     permits: &Arc<Semaphore>,
-) -> ReceiverBuilder {
+) -> ConsumerBuilder {
     let (journal, permits) = (journal.clone(), permits.clone());
     member(name, stream, store, &journal.clone()).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
@@ -110,7 +110,7 @@ async fn buffer_receives_ahead_of_a_blocked_processor() {
     wait_until("everything is received", || buffer.usage().received_records == 500).await;
     assert!(buffer.usage().most_memory_bytes <= 8000 && buffer.usage().local_bytes > 0);
     assert!(journal.all().is_empty());
-    let position = |status: ReceiverStatus| status.shards[0].progress.acknowledged.clone();
+    let position = |status: ConsumerStatus| status.shards[0].progress.acknowledged.clone();
     assert_eq!(position(member.handle.status()), None, "receiving acknowledges nothing");
     // Records that the stream trims meanwhile are kept in the buffer.
     tokio::time::sleep(Duration::from_secs(10)).await;

@@ -12,7 +12,7 @@ use kinesis_streaming::lease_store::{
     MalformedLease, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::{ReceiverErrorKind, UnreadReason};
+use kinesis_streaming::receiver::{ConsumerErrorKind, UnreadReason};
 use test_support::{HookedLeaseStore, Journal, LIMIT, StoreCall, Switch, wait_until};
 use tokio::time::Instant;
 
@@ -256,7 +256,7 @@ async fn start_retries_a_throttled_store_and_fails_on_a_wrong_one() {
         .build()
         .unwrap();
     let error = wrong.run().await.unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::Invalid);
+    assert_eq!(error.kind(), ConsumerErrorKind::Invalid);
     assert!(error.to_string().contains("table \"x\""), "{error}");
 }
 
@@ -265,7 +265,7 @@ fn contradictory_options_are_refused_all_at_once() {
     let builder =
         Consumer::builder().application("x").worker_id("").failover_time(Duration::ZERO).max_leases(0);
     let error = builder.build().unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::InvalidSettings);
+    assert_eq!(error.kind(), ConsumerErrorKind::InvalidSettings);
     let message = error.to_string();
     for fault in [
         "application",

@@ -12,7 +12,7 @@ use kinesis_streaming::lease_store::{
     WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::ReceiverErrorKind;
+use kinesis_streaming::receiver::ConsumerErrorKind;
 use kinesis_streaming::shard_worker::SourceErrorKind;
 use test_support::{HookedLeaseStore, HookedStream, LIMIT, StreamCall, wait_until};
 use tokio::time::Instant;
@@ -346,7 +346,7 @@ async fn a_table_of_another_stream_is_refused() {
     let recreated = stream.recreated(shards(2));
     for (stream, expected) in [(other, "stream/s "), (recreated, "has been deleted")] {
         let error = member("a", &stream, &store, &journal).build().unwrap().run().await.unwrap_err();
-        assert_eq!(error.kind(), ReceiverErrorKind::WrongStream);
+        assert_eq!(error.kind(), ConsumerErrorKind::WrongStream);
         for part in [expected, "shardId-000000000000", "another name", "delete the table"] {
             assert!(error.to_string().contains(part), "{part} in {error}");
         }
@@ -384,7 +384,7 @@ async fn kcl_rows_are_matched_by_hash_keys_and_get_the_stream() {
     delete(&store, &ShardId::numbered(0)).await;
     let other = InMemoryStream::new("s", shards(3));
     let error = member("a", &other, &store, &journal).build().unwrap().run().await.unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::WrongStream, "{error}");
+    assert_eq!(error.kind(), ConsumerErrorKind::WrongStream, "{error}");
     let member = Member::start(member("a", &stream, &store, &journal));
     member.wait_until_holding(2).await;
     assert!(rows(&store).await.iter().all(|row| row.stream.is_some()));

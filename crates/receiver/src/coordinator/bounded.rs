@@ -9,17 +9,17 @@ use tokio::time::Instant;
 
 use super::Coordinator;
 use crate::assignment::lease_observations::ObservedLease;
-use crate::error::{ReceiverError, ReceiverErrorKind};
+use crate::error::{ConsumerError, ConsumerErrorKind};
 use crate::lease::shard_task::ShardEnding;
 
 impl Coordinator {
     /// Refuses a bound that is an instant when the stream does not report its time.
-    pub(super) fn check_bound(&self) -> Result<(), ReceiverError> {
+    pub(super) fn check_bound(&self) -> Result<(), ConsumerError> {
         let needs_clock = matches!(self.receiver.settings.run_until, Some(RunUntil::Timestamp(_)));
         if needs_clock && self.retention.clock.is_none() {
             let message = "run_until is an instant, but the stream does not report its time, so the bound can never be \
                            detected; use TIP";
-            return Err(ReceiverError::new(ReceiverErrorKind::InvalidSettings, message));
+            return Err(ConsumerError::new(ConsumerErrorKind::InvalidSettings, message));
         }
         Ok(())
     }

@@ -42,14 +42,14 @@ use self::takes::{MAX_CONCURRENT_TAKES, TaskEnd};
 use crate::assignment::bounded_run::BoundedRun;
 use crate::assignment::lease_observations::LeaseObservations;
 use crate::assignment::namesakes::Namesakes;
-use crate::error::ReceiverError;
+use crate::error::ConsumerError;
 use crate::lease::token_floor::TokenFloor;
 use crate::lease::unwritten::UnwrittenPositions;
-use crate::receiver::Receiver;
+use crate::receiver::Consumer;
 use crate::shards::border::{Border, VerifiedStream};
 use crate::shards::last_known::LastKnownLeases;
 use crate::shards::table_identity::{ApplicationNames, check_identity};
-use crate::status::{ReceiverState, StopReport};
+use crate::status::{ConsumerState, StopReport};
 
 /// How many leases are created, requested, polled, deleted or released at the same time.
 const MAX_CONCURRENT_WRITES: usize = 16;
@@ -67,14 +67,14 @@ pub(crate) const STOP_TAIL: Duration =
 /// the loop from hanging. A later round repeats interrupted work.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-impl Receiver {
+impl Consumer {
     /// Works until it is stopped or its part of a bounded run is over. Returns the outcome of each shard.
     ///
     /// # Errors
     /// The start can fail: an unknown stream, missing credentials, a table of another layout. Later failures are retried, and
     /// reported in the status and the log, except `WrongStream` and `WrongApplication`: the table turned out to belong to
     /// another stream or application, or the stream was deleted and created again. Then nothing more is read or written, and the leases expire.
-    pub async fn run(self) -> Result<StopReport, ReceiverError> {
+    pub async fn run(self) -> Result<StopReport, ConsumerError> {
         let span = tracing::info_span!(
             "receiver",
             application = %self.settings.application,
@@ -85,7 +85,7 @@ impl Receiver {
         let _end = self.end.clone();
         let report = Coordinator::new(self).run().instrument(span).await;
         let mut live = shared.live();
-        live.state = ReceiverState::Stopped;
+        live.state = ConsumerState::Stopped;
         live.stop_report = report.as_ref().ok().cloned();
         drop(live);
         report
@@ -94,7 +94,7 @@ impl Receiver {
 
 /// The running worker, and all it knows of leases and shards.
 struct Coordinator {
-    receiver: Receiver,
+    receiver: Consumer,
     application: Arc<str>,
     stream: Arc<str>,
     observations: LeaseObservations,
@@ -160,7 +160,7 @@ impl StreamFacts {
     ///
     /// # Errors
     /// `WrongStream` or `WrongApplication`.
-    fn check_rows(&self, table: &str, leases: &[Lease]) -> Result<(), ReceiverError> {
+    fn check_rows(&self, table: &str, leases: &[Lease]) -> Result<(), ConsumerError> {
         check_identity(table, leases, &self.identity)?;
         self.application.check(table, leases)
     }
@@ -178,7 +178,7 @@ struct RetentionInfo {
 }
 
 impl Coordinator {
-    fn new(receiver: Receiver) -> Self {
+    fn new(receiver: Consumer) -> Self {
         let now = Instant::now();
         Self {
             application: receiver.settings.application.as_str().into(),
@@ -207,7 +207,7 @@ impl Coordinator {
         }
     }
 
-    async fn run(mut self) -> Result<StopReport, ReceiverError> {
+    async fn run(mut self) -> Result<StopReport, ConsumerError> {
         let stop = self.receiver.shared.stop.clone();
         let facts = tokio::select! {
             biased;
@@ -218,7 +218,7 @@ impl Coordinator {
         let _fleet_mode = fleet_mode::watch(store, shared, Rng::with_seed(self.receiver.shared.mode_seed()));
         let border = facts.border.clone();
         self.receiver.source = Arc::new(VerifiedStream::new(self.receiver.source.clone(), border.clone()));
-        self.receiver.shared.live().state = ReceiverState::Running;
+        self.receiver.shared.live().state = ConsumerState::Running;
         loop {
             let next_poll = self.requests.next_poll();
             let event = tokio::select! {
@@ -254,7 +254,7 @@ impl Coordinator {
     }
 
     /// Ends all work without another read or write: stream and table do not belong together.
-    fn leave(&mut self, border: &Border) -> ReceiverError {
+    fn leave(&mut self, border: &Border) -> ConsumerError {
         for (_, shard) in std::mem::take(&mut self.receiver.shared.live().shards) {
             shard.held.fence();
         }

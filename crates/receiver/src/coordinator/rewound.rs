@@ -8,7 +8,7 @@ use shard_worker::Shard;
 
 use super::shard_sync::malformed_shards;
 use super::{Coordinator, MAX_CONCURRENT_WRITES, StreamFacts};
-use crate::error::{ReceiverError, store_error};
+use crate::error::{ConsumerError, store_error};
 use crate::shards::initial_position::InitialPosition;
 use crate::shards::rewound::{RewoundPlan, is_at_start, may_be_rewound, plan_rewound};
 
@@ -28,7 +28,7 @@ impl Coordinator {
         facts: &StreamFacts,
         shards: &[Shard],
         listing: &LeaseListing,
-    ) -> Result<Vec<Lease>, ReceiverError> {
+    ) -> Result<Vec<Lease>, ConsumerError> {
         let mut plan = self.plan_ancestors(shards, listing);
         if plan.restore.is_empty() || !self.still_at_start(&plan.evidence).await? {
             return Ok(Vec::new());
@@ -85,7 +85,7 @@ impl Coordinator {
 
     /// Whether these rows are still at the beginning of their shards. A row that was listed before it made progress looks
     /// rewound when the row of its parent was deleted during the listing.
-    async fn still_at_start(&self, shard_ids: &BTreeSet<ShardId>) -> Result<bool, ReceiverError> {
+    async fn still_at_start(&self, shard_ids: &BTreeSet<ShardId>) -> Result<bool, ConsumerError> {
         let store = self.receiver.store.clone();
         let rows: Vec<Result<Option<Lease>, StoreError>> = futures::stream::iter(shard_ids.clone())
             .map(|shard_id| {

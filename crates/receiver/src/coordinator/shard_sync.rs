@@ -15,7 +15,7 @@ use super::scan::scan;
 use super::startup_log::unknown_shards;
 use super::{Coordinator, MAX_CONCURRENT_WRITES, StreamFacts, jittered};
 use crate::assignment::namesakes::OwnerProcess;
-use crate::error::{ReceiverError, source_error, store_error};
+use crate::error::{ConsumerError, source_error, store_error};
 use crate::shards::absences::{AbsenceView, Absences};
 use crate::shards::cleanup::plan_cleanup;
 use crate::shards::coverage::{Coverage, coverage};
@@ -111,7 +111,7 @@ impl ShardSync {
 }
 
 impl Coordinator {
-    pub(super) async fn list_all(&self) -> Result<LeaseListing, ReceiverError> {
+    pub(super) async fn list_all(&self) -> Result<LeaseListing, ConsumerError> {
         let scan = scan(self.receiver.store.clone(), Consistency::Strong, self.list_patience()).await;
         scan.listing.map_err(|error| store_error("listing the leases", error))
     }
@@ -131,7 +131,7 @@ impl Coordinator {
             if synced.missing.is_empty() && synced.is_complete && is_readable {
                 self.clean_up_forgotten(&leases).await;
             }
-            Ok::<(), ReceiverError>(())
+            Ok::<(), ConsumerError>(())
         };
         let failure = audited.await.err().and_then(|error| facts.border.cross_if_foreign(error));
         if let Some(error) = failure {
@@ -150,7 +150,7 @@ impl Coordinator {
         &mut self,
         facts: &StreamFacts,
         listing: LeaseListing,
-    ) -> Result<Vec<ShardId>, ReceiverError> {
+    ) -> Result<Vec<ShardId>, ConsumerError> {
         self.schedule_audit();
         self.report_malformed(&listing);
         let is_complete = listing.malformed.is_empty() && coverage(&listing.leases) == Coverage::Complete;
@@ -166,7 +166,7 @@ impl Coordinator {
         &mut self,
         facts: &StreamFacts,
         mut listing: LeaseListing,
-    ) -> Result<Synced, ReceiverError> {
+    ) -> Result<Synced, ConsumerError> {
         let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
         let settings = &self.receiver.settings;
         let (initial_position, named) = (settings.initial_position, settings.initial_positions.clone());
@@ -371,7 +371,7 @@ impl Coordinator {
         millis: u64,
         shards: &[Shard],
         listing: &LeaseListing,
-    ) -> Result<StartTime, ReceiverError> {
+    ) -> Result<StartTime, ConsumerError> {
         let (source, settings) = (&self.receiver.source, &self.receiver.settings);
         let (initial_position, named) = (settings.initial_position, &settings.initial_positions);
         let mut start_time = StartTime::at_millis(millis);
@@ -391,7 +391,7 @@ impl Coordinator {
 
     /// Creates leases, parents before children. Returns `false` when another worker created some of them first: the rest
     /// needs a new listing.
-    async fn create(&mut self, mut leases: Vec<Lease>) -> Result<bool, ReceiverError> {
+    async fn create(&mut self, mut leases: Vec<Lease>) -> Result<bool, ConsumerError> {
         // Workers that start together create different ones.
         self.receiver.rng.shuffle(&mut leases);
         while !leases.is_empty() {
@@ -609,7 +609,7 @@ impl Coordinator {
         facts: &StreamFacts,
         lease: &Lease,
         may_be_read_by_others: bool,
-    ) -> Result<bool, ReceiverError> {
+    ) -> Result<bool, ConsumerError> {
         // The table may have been created again for another stream.
         let listing = self.list_all().await?;
         facts.check_rows(self.receiver.store.name(), &listing.leases)?;

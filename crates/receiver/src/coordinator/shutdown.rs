@@ -16,7 +16,7 @@ use super::takes::TaskEnd;
 use super::{Coordinator, MAX_CONCURRENT_WRITES, STOP_PATIENCE};
 use crate::lease::release::release_or_hand_over;
 use crate::lease::shard_task::ShardEnding;
-use crate::status::{ReceiverState, StopReport, Unread, UnreadReason};
+use crate::status::{ConsumerState, StopReport, Unread, UnreadReason};
 
 /// How long it may take to abort shards and release their leases after the drain time.
 pub(super) const CUT_OFF_TIME: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ impl Coordinator {
     /// After that, the remaining shards finish their batches, checkpoint and are released. A shard that is not done
     /// within the drain time is aborted: its lease is released too, and its batch is delivered again elsewhere.
     pub(super) async fn drain(mut self) -> StopReport {
-        self.receiver.shared.live().state = ReceiverState::Stopping;
+        self.receiver.shared.live().state = ConsumerState::Stopping;
         let deadline = Instant::now() + self.receiver.settings.drain_time;
         let mut outcomes = Vec::new();
         let unread = self.unread();
@@ -246,12 +246,12 @@ mod tests {
 
     use super::*;
     use crate::handle::LiveShard;
-    use crate::receiver::Receiver;
+    use crate::receiver::Consumer;
 
     #[tokio::test(start_paused = true)]
     async fn task_that_ended_before_the_abort_keeps_its_outcome() {
         let store = InMemoryLeaseStore::new();
-        let receiver = Receiver::builder()
+        let receiver = Consumer::builder()
             .application("shutdown")
             .worker_id("a")
             .source(InMemoryStream::new("s", std::num::NonZeroUsize::MIN))

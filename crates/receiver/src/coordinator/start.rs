@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::startup_log::{overridden_positions, too_old_timestamps};
 use super::{Coordinator, RetentionInfo, StreamFacts};
-use crate::error::{ReceiverError, ReceiverErrorKind, is_cured_by_waiting, source_error, store_error};
+use crate::error::{ConsumerError, ConsumerErrorKind, is_cured_by_waiting, source_error, store_error};
 use crate::shards::border::Border;
 use crate::shards::table_identity::{ApplicationNames, check_identity};
 
@@ -58,7 +58,7 @@ struct Described {
 impl Coordinator {
     /// Prepares the lease store and creates the first leases. Calls that fail because a service is throttled or unavailable,
     /// or because the credentials are expired, are repeated without an end, or until the `start_timeout`. All workers of a fleet may do this at the same time.
-    pub(super) async fn start(&mut self) -> Result<StreamFacts, ReceiverError> {
+    pub(super) async fn start(&mut self) -> Result<StreamFacts, ConsumerError> {
         let begun_at = Instant::now();
         let deadline = self.receiver.settings.start_timeout.map(|limit| begun_at + limit);
         let (mut done, mut failures) = (Done::default(), 0_u32);
@@ -68,7 +68,7 @@ impl Coordinator {
             let attempted = match deadline {
                 Some(deadline) => timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
                     let message = "the stream or the lease store did not answer within start_timeout";
-                    Err(ReceiverError::new(ReceiverErrorKind::Unavailable, message))
+                    Err(ConsumerError::new(ConsumerErrorKind::Unavailable, message))
                 }),
                 None => attempt.await,
             };
@@ -81,7 +81,7 @@ impl Coordinator {
             };
             failures = failures.saturating_add(1);
             // A service that throttles is back, and the workers that waited for it ask together.
-            let storm_since = if error.kind() == ReceiverErrorKind::Throttled {
+            let storm_since = if error.kind() == ConsumerErrorKind::Throttled {
                 *throttled_since.get_or_insert_with(Instant::now)
             } else {
                 throttled_since = None;
@@ -98,7 +98,7 @@ impl Coordinator {
         }
     }
 
-    async fn try_start(&mut self, done: &mut Done) -> Result<StreamFacts, ReceiverError> {
+    async fn try_start(&mut self, done: &mut Done) -> Result<StreamFacts, ConsumerError> {
         let (store, source) = (self.receiver.store.clone(), self.receiver.source.clone());
         if !done.is_prepared {
             store.prepare().await.map_err(|error| store_error("preparing the lease store", error))?;
@@ -120,7 +120,7 @@ impl Coordinator {
         // The stream was described above.
         let Some(Described { at, stream, clock }) = done.described.clone() else {
             let message = "the stream was not described";
-            return Err(ReceiverError::new(ReceiverErrorKind::Unavailable, message));
+            return Err(ConsumerError::new(ConsumerErrorKind::Unavailable, message));
         };
         let listing = self.list_all().await?;
         check_identity(store.name(), &listing.leases, &stream.identity)?;

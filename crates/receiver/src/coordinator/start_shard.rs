@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 use super::{Coordinator, RetentionInfo, StreamFacts};
 use crate::handle::{LiveShard, Shared};
 use crate::lease::shard_task::{ShardEnding, ShardTask};
-use crate::settings::ReceiverSettings;
+use crate::settings::ConsumerSettings;
 use crate::shards::initial_position::time_of_millis;
 use crate::shards::shard_end_writer::ShardEndWriter;
 
@@ -29,7 +29,7 @@ pub(super) struct ShardStarter {
     pub(super) worker_id: WorkerId,
     pub(super) store: Arc<dyn LeaseStore>,
     pub(super) shared: Arc<Shared>,
-    settings: ReceiverSettings,
+    settings: ConsumerSettings,
     application: Arc<str>,
     stream: Arc<str>,
     source: Arc<dyn StreamSource>,

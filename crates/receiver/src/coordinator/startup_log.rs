@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use lease_store::{Lease, Position, ShardId};
 use shard_worker::Shard;
 
-use crate::settings::ReceiverSettings;
+use crate::settings::ConsumerSettings;
 use crate::shards::initial_position::{InitialPosition, ShardPosition, ShardPositions, millis_since_1970};
 
 /// How many shards a message names. It counts the others.
@@ -27,7 +27,7 @@ pub(super) struct StartNotice {
 /// `new_leases` are the shards whose leases the start creates. `None`: nothing is overridden, as at the first start of an
 /// application.
 pub(super) fn overridden_positions(
-    settings: &ReceiverSettings,
+    settings: &ConsumerSettings,
     leases: &[Lease],
     new_leases: &[ShardId],
 ) -> Option<StartNotice> {
@@ -80,7 +80,7 @@ pub(super) fn unknown_shards(named: &ShardPositions, shards: &[Shard], leases: &
 
 /// Reports start times that lie before the retention of the stream: reading starts at the oldest record instead.
 pub(super) fn too_old_timestamps(
-    settings: &ReceiverSettings,
+    settings: &ConsumerSettings,
     now: Option<SystemTime>,
     retention: Option<Duration>,
 ) -> Option<String> {
@@ -150,8 +150,8 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(second)
     }
 
-    fn settings(initial_position: InitialPosition) -> ReceiverSettings {
-        ReceiverSettings { initial_position, ..ReceiverSettings::default() }
+    fn settings(initial_position: InitialPosition) -> ConsumerSettings {
+        ConsumerSettings { initial_position, ..ConsumerSettings::default() }
     }
 
     fn lease(number: u64, checkpoint: Position) -> Lease {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     /// The line, and whether it is a warning. The new leases are those of the shards from 100 on.
-    fn notice(settings: &ReceiverSettings, leases: &[Lease], new_leases: u64) -> Option<(String, bool)> {
+    fn notice(settings: &ConsumerSettings, leases: &[Lease], new_leases: u64) -> Option<(String, bool)> {
         let new_leases: Vec<ShardId> = (100..100 + new_leases).map(ShardId::numbered).collect();
         overridden_positions(settings, leases, &new_leases).map(|notice| (notice.text, notice.is_warning))
     }

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{ReceiverError, ReceiverErrorKind};
+use crate::error::{ConsumerError, ConsumerErrorKind};
 use crate::shards::table_identity::recreated_stream;
 
 /// How long a description of the stream is trusted when a shard is opened. It bounds the calls of one process.
@@ -31,7 +31,7 @@ pub(crate) struct Border {
     table: String,
     identity: StreamIdentity,
     crossed: CancellationToken,
-    error: StdMutex<Option<ReceiverError>>,
+    error: StdMutex<Option<ConsumerError>>,
     /// When the stream was last known to be the same. The lock is held during a description, so that readers share one.
     verified: Mutex<Verified>,
 }
@@ -56,15 +56,15 @@ impl Border {
     }
 
     /// Records that the table does not belong to the stream or the application. Only the first error counts.
-    pub(crate) fn cross(&self, error: ReceiverError) {
+    pub(crate) fn cross(&self, error: ConsumerError) {
         tracing::error!(%error, "stopping: the lease table belongs to another stream or application");
         self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.crossed.cancel();
     }
 
     /// As [`cross`](Self::cross), if the error says so. Returns whether it does.
-    pub(crate) fn cross_if_foreign(&self, error: ReceiverError) -> Option<ReceiverError> {
-        if matches!(error.kind(), ReceiverErrorKind::WrongStream | ReceiverErrorKind::WrongApplication) {
+    pub(crate) fn cross_if_foreign(&self, error: ConsumerError) -> Option<ConsumerError> {
+        if matches!(error.kind(), ConsumerErrorKind::WrongStream | ConsumerErrorKind::WrongApplication) {
             self.cross(error);
             return None;
         }
@@ -77,7 +77,7 @@ impl Border {
     }
 
     /// The error of the worker that found the border crossed.
-    pub(crate) fn error(&self) -> ReceiverError {
+    pub(crate) fn error(&self) -> ConsumerError {
         let error = self.error.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The error is stored before the token is cancelled.
         error.unwrap_or_else(|| recreated_stream(&self.table, &self.identity, &self.identity))

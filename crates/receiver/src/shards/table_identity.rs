@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use lease_store::{HashKeyRange, Lease, ShardId, StreamIdentity};
 use shard_worker::Shard;
 
-use crate::error::{ReceiverError, ReceiverErrorKind};
+use crate::error::{ConsumerError, ConsumerErrorKind};
 
 /// Refuses leases that were written for another stream, or for one of the same name that was deleted and created again.
 ///
@@ -15,7 +15,7 @@ pub(crate) fn check_identity(
     table: &str,
     leases: &[Lease],
     identity: &StreamIdentity,
-) -> Result<(), ReceiverError> {
+) -> Result<(), ConsumerError> {
     let foreign = leases.iter().find_map(|lease| {
         let stream = lease.stream.as_ref().filter(|stream| *stream != identity)?;
         Some((lease, stream))
@@ -51,7 +51,7 @@ impl ApplicationNames {
     ///
     /// # Errors
     /// `WrongApplication`, whose message names the table, the row, both applications, and the solutions.
-    pub(crate) fn check(&self, table: &str, leases: &[Lease]) -> Result<(), ReceiverError> {
+    pub(crate) fn check(&self, table: &str, leases: &[Lease]) -> Result<(), ConsumerError> {
         let is_own = |name: &str| name == self.name || Some(name) == self.former.as_deref();
         let foreign = leases.iter().find_map(|lease| {
             let application = lease.application.as_deref().filter(|name| !is_own(name))?;
@@ -59,8 +59,8 @@ impl ApplicationNames {
         });
         let Some((lease, application)) = foreign else { return Ok(()) };
         let (shard_id, name) = (&lease.shard_id, &self.name);
-        Err(ReceiverError::new(
-            ReceiverErrorKind::WrongApplication,
+        Err(ConsumerError::new(
+            ConsumerErrorKind::WrongApplication,
             format!(
                 "the lease table {table:?} belongs to the application {application:?}, which its row {shard_id} names, but \
                  this application is {name:?}. Two applications on one table would each get a part of the records. Give \
@@ -81,7 +81,7 @@ pub(crate) fn check_shards(
     leases: &[Lease],
     shards: &[Shard],
     identity: &StreamIdentity,
-) -> Result<(), ReceiverError> {
+) -> Result<(), ConsumerError> {
     let ranges: HashMap<&ShardId, HashKeyRange> =
         shards.iter().filter_map(|shard| Some((&shard.shard_id, shard.hash_key_range?))).collect();
     let foreign = leases.iter().find_map(|lease| {
@@ -100,9 +100,9 @@ pub(crate) fn check_shards(
 }
 
 /// The error of a worker whose stream was deleted and created again while it ran.
-pub(crate) fn recreated_stream(table: &str, old: &StreamIdentity, new: &StreamIdentity) -> ReceiverError {
-    ReceiverError::new(
-        ReceiverErrorKind::WrongStream,
+pub(crate) fn recreated_stream(table: &str, old: &StreamIdentity, new: &StreamIdentity) -> ConsumerError {
+    ConsumerError::new(
+        ConsumerErrorKind::WrongStream,
         format!(
             "the stream that this worker reads, and to which the lease table {table:?} belongs, is {old}, which has been \
              deleted; the stream of that name is {new} now. Positions of one stream are invalid in another. Either give the \
@@ -112,9 +112,9 @@ pub(crate) fn recreated_stream(table: &str, old: &StreamIdentity, new: &StreamId
     )
 }
 
-fn wrong_stream(table: &str, lease: &Lease, mismatch: &str) -> ReceiverError {
-    ReceiverError::new(
-        ReceiverErrorKind::WrongStream,
+fn wrong_stream(table: &str, lease: &Lease, mismatch: &str) -> ConsumerError {
+    ConsumerError::new(
+        ConsumerErrorKind::WrongStream,
         format!(
             "the lease table {table:?} belongs to another stream: its row {} is for {mismatch}. Positions of one stream are \
              invalid in another. Either give the application another name (and with it a table of its own), or, if its \
@@ -152,7 +152,7 @@ mod tests {
         {
             let error =
                 check_identity("orders-app", &[lease(None), lease(Some(foreign))], &mine).unwrap_err();
-            assert_eq!(error.kind(), ReceiverErrorKind::WrongStream);
+            assert_eq!(error.kind(), ConsumerErrorKind::WrongStream);
             for part in ["\"orders-app\"", "shardId-000000000007", reason, "another name", "delete the table"]
             {
                 assert!(error.to_string().contains(part), "{part} in {error}");
@@ -167,7 +167,7 @@ mod tests {
         let orders = ApplicationNames::new("orders", None);
         orders.check("t", &[row(None), row(Some("orders"))]).unwrap();
         let error = orders.check("t", &[row(None), row(Some("invoices"))]).unwrap_err();
-        assert_eq!(error.kind(), ReceiverErrorKind::WrongApplication);
+        assert_eq!(error.kind(), ConsumerErrorKind::WrongApplication);
         for part in ["\"t\"", "\"invoices\"", "\"orders\"", "a lease table of its own", "former_application"]
         {
             assert!(error.to_string().contains(part), "{part} in {error}");
@@ -192,7 +192,7 @@ mod tests {
         lease.hash_key_range = shard(5).hash_key_range;
         check_shards("t", std::slice::from_ref(&lease), &[shard(5)], &mine).unwrap();
         let error = check_shards("t", &[lease], &[shard(6)], &mine).unwrap_err();
-        assert_eq!(error.kind(), ReceiverErrorKind::WrongStream);
+        assert_eq!(error.kind(), ConsumerErrorKind::WrongStream);
         assert!(error.to_string().contains("0 to 5") && error.to_string().contains("0 to 6"), "{error}");
     }
 }

@@ -44,7 +44,7 @@ impl ProcessorPool {
 }
 
 /// A factory of processors that call a closure in a [`ProcessorPool`]; [`blocking_handler`] creates it, and
-/// `ReceiverBuilder::processors` takes it.
+/// `ConsumerBuilder::processors` takes it.
 #[derive(Debug, Clone)]
 pub struct BlockingHandler<F> {
     pool: ProcessorPool,

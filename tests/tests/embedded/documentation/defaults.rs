@@ -117,7 +117,7 @@ fn numbers(text: &str) -> Vec<String> {
 
 /// The statements that are neither about a setting nor about a constant, and whether the code agrees.
 fn one_by_one() -> Vec<(&'static str, &'static str, bool)> {
-    let settings = ReceiverSettings::default();
+    let settings = ConsumerSettings::default();
     let (processing, checkpoint) =
         (format!("{DEFAULT_PROCESSING_RETRY:?}"), format!("{:?}", RetryPolicy::default()));
     let processing = processing.contains("first: 200ms") && processing.contains("longest: 30s");

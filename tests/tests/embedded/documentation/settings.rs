@@ -186,10 +186,10 @@ fn shown(debug: &str, unit: &str, in_file: Option<&str>) -> String {
 }
 
 pub(super) fn receiver() -> Documented {
-    let defaults = ReceiverSettings::default();
+    let defaults = ConsumerSettings::default();
     Documented {
         source: "crates/receiver/src/settings.rs",
-        structure: "ReceiverSettings",
+        structure: "ConsumerSettings",
         debug: format!("{defaults:#?}"),
         json: Some(serde_json::to_value(defaults).unwrap()),
     }

@@ -99,7 +99,7 @@ impl Scene {
         stateful(word_counts(1), self.store(), self.settings.clone()).unwrap()
     }
 
-    pub(crate) fn builder(&self, name: &str) -> ReceiverBuilder {
+    pub(crate) fn builder(&self, name: &str) -> ConsumerBuilder {
         Consumer::builder()
             .application(APPLICATION)
             .worker_id(name)

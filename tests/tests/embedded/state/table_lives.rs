@@ -5,7 +5,7 @@ use std::time::Duration;
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, shards};
 use kinesis_streaming::lease_store::{Lease, LeaseWrite};
 use kinesis_streaming::prelude::*;
-use kinesis_streaming::receiver::ReceiverErrorKind;
+use kinesis_streaming::receiver::ConsumerErrorKind;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use test_support::{HookedLeaseStore, wait_until};
@@ -114,7 +114,7 @@ async fn the_advice_for_a_table_of_another_stream_is_safe() {
     let stream = scene.stream.recreated(shards(2));
     let scene = Scene { stream, expected: anew.expected, ..scene };
     let error = scene.builder("third").build().unwrap().run().await.unwrap_err();
-    assert_eq!(error.kind(), ReceiverErrorKind::WrongStream);
+    assert_eq!(error.kind(), ConsumerErrorKind::WrongStream);
     let text = error.to_string();
     for part in [
         "give the application another name (and with it a table of its own)",
