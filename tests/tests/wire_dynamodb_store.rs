@@ -484,26 +484,15 @@ async fn a_table_is_created_as_asked() {
 
 #[tokio::test]
 async fn new_table_gets_its_tags_and_recovery() {
-    let tables = Arc::new(Mutex::new(0));
+    let is_created = Arc::new(Mutex::new(false));
     let (client, seen) = answering(move |operation, _| {
-        let mut tables = tables.lock().unwrap();
+        let was_created = std::mem::replace(&mut *is_created.lock().unwrap(), true);
+        let key = json!([{ "AttributeName": "leaseKey", "KeyType": "HASH" }]);
+        let attribute = json!([{ "AttributeName": "leaseKey", "AttributeType": "S" }]);
         match operation {
-            "DescribeTable" if *tables == 0 => (400, json!({ "__type": "ResourceNotFoundException" })),
-            "CreateTable" => {
-                *tables = 1;
-                (200, json!({ "TableDescription": { "TableStatus": "ACTIVE" } }))
-            }
-            "DescribeTable" => {
-                let key = json!([{ "AttributeName": "leaseKey", "KeyType": "HASH" }]);
-                let attribute = json!([{ "AttributeName": "leaseKey", "AttributeType": "S" }]);
-                let table = json!({
-                    "TableStatus": "ACTIVE", "KeySchema": key, "AttributeDefinitions": attribute
-                });
-                (200, json!({ "Table": table }))
-            }
-            // Without the permission the table is used all the same.
+            "DescribeTable" if !was_created => (400, json!({ "__type": "ResourceNotFoundException" })),
             "UpdateContinuousBackups" => (400, json!({ "__type": "AccessDeniedException" })),
-            _ => (200, json!({})),
+            _ => (200, json!({ "Table": { "TableStatus": "ACTIVE", "KeySchema": key, "AttributeDefinitions": attribute } })),
         }
     })
     .await;
@@ -512,20 +501,14 @@ async fn new_table_gets_its_tags_and_recovery() {
     settings.tags.insert("team".to_owned(), "orders".to_owned());
     let store = DynamoDbLeaseStore::new(client, TABLE).unwrap().with_table_settings(settings);
     store.prepare().await.unwrap();
-    let calls = |seen: &[(String, Value)], name: &str| {
-        seen.iter()
-            .filter(|(operation, _)| operation == name)
-            .map(|(_, body)| body.clone())
-            .collect::<Vec<_>>()
-    };
-    let created = calls(&seen.lock().unwrap(), "CreateTable");
-    assert_eq!(created[0]["Tags"], json!([{ "Key": "team", "Value": "orders" }]));
-    let backups = calls(&seen.lock().unwrap(), "UpdateContinuousBackups");
-    let expected = json!({ "PointInTimeRecoveryEnabled": true });
-    assert_eq!(backups[0]["PointInTimeRecoverySpecification"], expected);
-    // An existing table is left as it is.
     store.prepare().await.unwrap();
-    assert_eq!(calls(&seen.lock().unwrap(), "UpdateContinuousBackups").len(), 1);
+    let seen = seen.lock().unwrap().clone();
+    let operations: Vec<&str> = seen.iter().map(|(operation, _)| operation.as_str()).collect();
+    let expected = "DescribeTable CreateTable DescribeTable UpdateContinuousBackups DescribeTable";
+    assert_eq!(operations.join(" "), expected, "an existing table is left as it is");
+    assert_eq!(seen[1].1["Tags"], json!([{ "Key": "team", "Value": "orders" }]));
+    let enabled = json!({ "PointInTimeRecoveryEnabled": true });
+    assert_eq!(seen[3].1["PointInTimeRecoverySpecification"], enabled);
 }
 
 #[tokio::test]

@@ -5,30 +5,12 @@
 
 use std::fmt;
 
-use checkpointer::{CheckpointError, CheckpointErrorKind, Flusher};
+use checkpointer::{CheckpointError, CheckpointErrorKind};
 use lease_store::{PendingCheckpoint, Position};
 
 use crate::acknowledgement::record_batch::RecordBatch;
+use crate::checkpoint_access::ExplicitCheckpoints;
 use crate::shard_context::ShardContext;
-
-/// Writes the checkpoints of a shard; part of its context.
-#[derive(Clone, Default)]
-pub(crate) struct ExplicitCheckpoints {
-    /// `None` in a context that no worker made, in a test for example.
-    flusher: Option<Flusher>,
-}
-
-impl ExplicitCheckpoints {
-    pub(crate) fn through(flusher: Flusher) -> Self {
-        Self { flusher: Some(flusher) }
-    }
-}
-
-impl fmt::Debug for ExplicitCheckpoints {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ExplicitCheckpoints").finish_non_exhaustive()
-    }
-}
 
 impl ShardContext {
     /// Writes the acknowledged position now, without waiting for the checkpoint interval, and returns once it is stored (KCL:

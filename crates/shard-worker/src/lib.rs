@@ -24,6 +24,7 @@
 mod acknowledgement;
 mod age;
 mod aggregation;
+mod checkpoint_access;
 mod decoding;
 mod error;
 mod explicit_checkpoint;

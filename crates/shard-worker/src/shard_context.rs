@@ -11,7 +11,7 @@ use lease_store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::explicit_checkpoint::ExplicitCheckpoints;
+use crate::checkpoint_access::ExplicitCheckpoints;
 use crate::failure::failure_policy::FailurePolicy;
 
 /// The default wait before a retry: from 200 ms up to 30 s.
