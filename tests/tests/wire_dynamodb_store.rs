@@ -502,7 +502,8 @@ async fn new_table_gets_its_tags_and_recovery() {
     let store = DynamoDbLeaseStore::new(client, TABLE).unwrap().with_table_settings(settings);
     store.prepare().await.unwrap();
     store.prepare().await.unwrap();
-    let seen = seen.lock().unwrap().clone();
+    let mut seen = seen.lock().unwrap().clone();
+    seen.retain(|(operation, _)| operation != "GetItem");
     let operations: Vec<&str> = seen.iter().map(|(operation, _)| operation.as_str()).collect();
     let expected = "DescribeTable CreateTable DescribeTable UpdateContinuousBackups DescribeTable";
     assert_eq!(operations.join(" "), expected, "an existing table is left as it is");
