@@ -45,7 +45,7 @@ const OPERATIONS: [(&str, &str); 34] = [
 ];
 
 /// Permissions that no operation of this library is named after.
-const OF_PARAMETERS: [&str; 2] = ["kinesis:TagResource", "kms:Decrypt"];
+const OF_PARAMETERS: [&str; 3] = ["dynamodb:TagResource", "kinesis:TagResource", "kms:Decrypt"];
 
 fn called(folder: &Path, called_operations: &mut BTreeSet<&'static str>) {
     for entry in fs::read_dir(folder).unwrap() {
