@@ -17,8 +17,8 @@ use crate::shards::initial_position::{InitialPosition, ShardPosition, millis_sin
 /// The shortest fail-over time: below it a renewal would not be answered in time.
 const MIN_FAILOVER_TIME: Duration = Duration::from_millis(100);
 
-/// The default drain time. What follows it takes up to 7 s, and the sum leaves two of the 30 s that Kubernetes and ECS
-/// wait by default before they kill a process.
+/// The default drain time: 20 s. What follows it takes up to 7 s. Kubernetes and ECS kill a process after 30 s, unless they are told
+/// otherwise, so 3 s remain for what the application does last.
 const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(20);
 
 /// The share of the drain time for which a stop waits for late acknowledgements. The rest is for the last checkpoint.
@@ -93,7 +93,7 @@ pub struct ConsumerSettings {
     pub shard_sync_interval: Duration,
     /// How long the application may take to finish its batches: all of them when this worker stops, those of one shard
     /// when another worker requests the shard; 20 s by default. A stop takes up to 7 s more, to abort what is not done and to
-    /// release the leases, so that it ends within the 30 s that Kubernetes and ECS wait by default. If their grace period is
+    /// release the leases, so that it ends within the 30 s that Kubernetes and ECS wait unless told otherwise. If their grace period is
     /// longer, set it to that less 10 s.
     #[serde(alias = "drain_time_ms", with = "settings_format::duration")]
     pub drain_time: Duration,

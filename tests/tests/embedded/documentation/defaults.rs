@@ -129,7 +129,17 @@ fn one_by_one() -> Vec<(&'static str, &'static str, bool)> {
     };
     let contains = |path: &str, text: &str| read(path).contains(text);
     vec![
-        ("kinesis-asl/src/timeouts.rs", "(10 s by default)", settings.failover_time.as_secs() == 10),
+        ("kinesis-asl/src/lease_table.rs", "(10 s by default)", settings.failover_time.as_secs() == 10),
+        (
+            "lease-store/src/table_settings.rs",
+            "of the last 35 days; off by default",
+            !TableSettings::default().point_in_time_recovery,
+        ),
+        (
+            "shard-worker/src/failure/failure_settings.rs",
+            "12 by default",
+            FailureSettings::default().attempts.get() == 12,
+        ),
         (
             "kinesis-asl/src/stream.rs",
             "between two reads of its shard: 1 s by default",

@@ -44,14 +44,31 @@ const UNITS: [(&str, &str); 4] = [
 ];
 
 /// Statements about defaults in prose, with the value that they describe. `None`: they are about something else.
-const PROSE: [(&str, &str, Option<&str>); 3] = [
+const PROSE: [(&str, &str, Option<&str>); 7] = [
     (
         "application",
         "It is by default also the name of the lease table, so 3 to 255 letters, digits, `_`, `.` and `-` (the rule of DynamoDB)",
         None,
     ),
+    // The number that stands for no limit.
+    ("max_leases", "By default without a limit, which is left out of a file", Some("18446744073709551615")),
     ("data_loss_policy", "By default a shard that has most likely lost records is halted", Some("Fail")),
     ("lost_state", "by default it does not start", Some("Refuse")),
+    (
+        "failure",
+        "By default the shard is halted and no record is skipped",
+        Some("FailureSettings {last_resort: Halt,attempts: 12,time_limit: None,divides: None,}"),
+    ),
+    (
+        "processing_retry",
+        "by default from 200 ms up to 30 s",
+        Some("RetryPolicy {max_attempts: None,wait: Exponential {first: 200ms,longest: 30s,},}"),
+    ),
+    (
+        "checkpoint_retry",
+        "by default 8 attempts over about ten seconds",
+        Some("RetryPolicy {max_attempts: Some(8,),wait: Exponential {first: 200ms,longest: 5s,},}"),
+    ),
 ];
 
 /// The name in the KCL.
@@ -181,8 +198,14 @@ fn shown(debug: &str, unit: &str, in_file: Option<&str>) -> String {
             Some(number) => format!("{number} ms"),
             None => format!("{} s", debug.trim_end_matches('s')),
         },
-        _ => format!("`{debug}`"),
+        _ => format!("`{}`", on_one_line(debug)),
     }
+}
+
+/// A value in `{:#?}` form whose lines were joined, as `{:?}` shows it.
+fn on_one_line(debug: &str) -> String {
+    let text = debug.replace(",)", ")").replace(",}", "}").replace(',', ", ");
+    text.replace('{', "{ ").replace('}', " }").replace("{  }", "{}")
 }
 
 pub(super) fn receiver() -> Documented {
