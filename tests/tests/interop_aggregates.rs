@@ -77,7 +77,7 @@ fn key(number: usize) -> String {
 
 /// Every fourth record has an explicit hash key.
 fn hash_key(number: usize) -> Option<HashKey> {
-    (number % 4 == 0).then(|| hash_key_of(&format!("hash-{number}")))
+    number.is_multiple_of(4).then(|| hash_key_of(&format!("hash-{number}")))
 }
 
 impl Library {

@@ -289,7 +289,8 @@ fn no_region(endpoints: &Endpoints) -> AslError {
     AslError::new(AslErrorKind::InvalidSettings, message)
 }
 
-#[cfg(all(test, feature = "cloudwatch", feature = "dynamodb"))]
+#[cfg(test)]
+#[cfg(all(feature = "cloudwatch", feature = "dynamodb"))]
 mod tests {
     use std::time::Duration;
 

@@ -86,7 +86,8 @@ pub fn stop_on_signal(stop: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     })
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 

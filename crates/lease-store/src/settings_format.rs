@@ -71,7 +71,8 @@ pub mod duration {
     pub fn text(duration: Duration) -> String {
         let nanos = duration.as_nanos();
         let units = UNITS.iter().take(WRITTEN_UNITS).rev();
-        let (unit, length) = units.clone().find(|(_, length)| nanos % length == 0).unwrap_or(&UNITS[0]);
+        let (unit, length) =
+            units.clone().find(|(_, length)| nanos.is_multiple_of(*length)).unwrap_or(&UNITS[0]);
         format!("{}{unit}", nanos / length)
     }
 

@@ -33,7 +33,7 @@ async fn main() -> Result<ExitCode, BoxError> {
     let out_of_order = Arc::new(Mutex::new(0_u32));
     let (last, counted) = (accounts.clone(), out_of_order.clone());
     let handler = concurrent_handler(Concurrency::PerKey(DEGREE), move |_shard, record: Record| {
-        let (accounts, out_of_order) = (last.clone(), counted.clone());
+        let (accounts, out_of_order) = (last, counted);
         async move {
             sleep(TRANSFER_TIME).await;
             let number: u32 = record.json()?;

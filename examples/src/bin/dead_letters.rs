@@ -51,7 +51,6 @@ async fn main() -> Result<ExitCode, BoxError> {
         .failure_policy(policy)
         .processing_retry(RetryPolicy::exponential(Duration::from_millis(5), Duration::from_millis(50)))
         .processors(batch_handler(move |_shard, batch: RecordBatch| {
-            let sender = sender.clone();
             async move {
                 // One broken order fails the batch; the policy divides the batch until the order is alone.
                 for order in batch.json::<Order>()? {

@@ -284,13 +284,10 @@ impl Fleet {
             .lease_store(InMemoryLeaseStore::new())
             .failover_time(Duration::from_millis(arguments.failover_time_ms))
             .checkpoint_interval(Duration::from_secs(1))
-            .processors(batch_handler(move |shard: ShardContext, batch| {
-                let deliveries = deliveries.clone();
-                async move {
-                    let (at, worker_id) = (Instant::now(), shard.worker_id.to_string());
-                    let delivered = Delivered { at, shard_id: shard.shard_id.clone(), worker_id, batch };
-                    Ok(deliveries.send(delivered).await.map_err(|_| "the ledger is closed")?)
-                }
+            .processors(batch_handler(move |shard: ShardContext, batch| async move {
+                let (at, worker_id) = (Instant::now(), shard.worker_id.to_string());
+                let delivered = Delivered { at, shard_id: shard.shard_id.clone(), worker_id, batch };
+                Ok(deliveries.send(delivered).await.map_err(|_| "the ledger is closed")?)
             }));
         let group = ConsumerGroup::new(&builder, arguments.receivers.get())?;
         let receivers = group.into_receivers().into_iter().map(|receiver| RunningReceiver {

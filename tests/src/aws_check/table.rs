@@ -66,12 +66,9 @@ pub(super) async fn check(client: &Client, table: &str, findings: &mut Findings)
         findings.check("table.condition", false, format!("a true condition was refused: {}", code(&error)));
         return;
     }
-    let refused = match put(2).send().await {
-        Ok(_) => {
-            findings.check("table.condition", false, "a put with a false condition was carried out");
-            return;
-        }
-        Err(error) => error,
+    let Err(refused) = put(2).send().await else {
+        findings.check("table.condition", false, "a put with a false condition was carried out");
+        return;
     };
     let old_row = refused.as_service_error().and_then(|error| match error {
         aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(refusal) => {

@@ -62,7 +62,7 @@ fn member(
     let handler = concurrent_handler(
         Concurrency::PerKey(NonZeroUsize::new(8).unwrap()),
         move |shard: ShardContext, record: Record| {
-            let (finished, rng) = (finished.clone(), rng.clone());
+            let (finished, rng) = (finished.clone(), rng);
             async move {
                 let (millis, fails) = {
                     let mut rng = rng.lock().unwrap();

@@ -20,7 +20,7 @@ async fn failed_or_panicked_handler_gets_its_batch_again() {
     let shared = (journal.clone(), attempts.clone());
     let builder = member("a", &stream, &store, &journal).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, attempts) = shared.clone();
+            let (journal, attempts) = shared;
             async move {
                 match attempts.fetch_add(1, Ordering::Relaxed) {
                     0 => Err("the sink is away".into()),
@@ -87,7 +87,7 @@ async fn a_slow_handler_does_not_lose_the_lease() {
     let shared = journal.clone();
     let slow = member("slow", &stream, &store, &journal).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let journal = shared.clone();
+            let journal = shared;
             async move {
                 tokio::time::sleep(FAILOVER_TIME * 6).await;
                 journal.record(&shard, &batch);

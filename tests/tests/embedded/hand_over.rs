@@ -203,7 +203,7 @@ async fn slow_handler_gets_the_drain_time_before_a_hand_over() {
     let shared = journal.clone();
     let slow = member("slow", &stream, &store, &journal).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let journal = shared.clone();
+            let journal = shared;
             async move {
                 tokio::time::sleep(FAILOVER_TIME * 2).await;
                 journal.record(&shard, &batch);

@@ -182,7 +182,7 @@ fn stepwise(
     let next = step.clone();
     let builder = member("a", stream, store, journal).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, next) = (shared.clone(), next.clone());
+            let (journal, next) = (shared.clone(), next);
             async move {
                 next.notified().await;
                 journal.record(&shard, &batch);

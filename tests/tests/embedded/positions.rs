@@ -299,7 +299,7 @@ async fn retention_shortened_while_running_still_halts_the_shard() {
         .read_ahead_bytes(0)
         .failover_time(HOUR / 6);
     let builder = builder.processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-        let journal = shared.clone();
+        let journal = shared;
         async move {
             if journal.all().is_empty() {
                 sleep(HOUR * 30).await;
@@ -574,13 +574,10 @@ async fn bounded_run_ends_only_after_a_crashed_worker_is_replaced() {
     let slow = |name: &'static str| {
         let journal = shared.clone();
         member(name, &stream, &store, &journal).run_until(RunUntil::Tip).processors(batch_handler(
-            move |shard: ShardContext, batch: RecordBatch| {
-                let journal = journal.clone();
-                async move {
-                    sleep(Duration::from_secs(20)).await;
-                    journal.record(&shard, &batch);
-                    Ok(())
-                }
+            move |shard: ShardContext, batch: RecordBatch| async move {
+                sleep(Duration::from_secs(20)).await;
+                journal.record(&shard, &batch);
+                Ok(())
             },
         ))
     };
@@ -601,7 +598,7 @@ async fn failing_batch_delays_a_bounded_run_and_is_not_skipped() {
     let failures = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let builder = member("a", &stream, &store, &journal).run_until(RunUntil::Tip).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, failures) = (shared.clone(), failures.clone());
+            let (journal, failures) = (shared.clone(), failures);
             async move {
                 if failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 5 {
                     return Err("not yet".into());
@@ -672,7 +669,7 @@ async fn bounded_run_flushes_partial_batches_and_awaits_late_acks() {
         .run_until(RunUntil::Tip)
         .batch_limits(limits)
         .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, acknowledgement) = (shared.clone(), batch.defer());
+            let (journal, acknowledgement) = (shared, batch.defer());
             tokio::spawn(async move {
                 sleep(Duration::from_secs(60)).await;
                 journal.record(&shard, &batch);
@@ -696,7 +693,7 @@ async fn records_trimmed_before_acknowledgement_are_lost_at_a_restart() {
         .no_progress_time(retention + Duration::from_secs(20))
         .read_ahead_bytes(0)
         .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let journal = shared.clone();
+            let journal = shared;
             async move {
                 if batch[0].data == "1" {
                     std::future::pending::<()>().await;

@@ -60,7 +60,7 @@ fn with_permits(
     let (journal, permits) = (journal.clone(), permits.clone());
     member(name, stream, store, &journal.clone()).processors(batch_handler(
         move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, permits) = (journal.clone(), permits.clone());
+            let (journal, permits) = (journal.clone(), permits);
             async move {
                 permits.acquire().await?.forget();
                 journal.record(&shard, &batch);

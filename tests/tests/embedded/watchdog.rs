@@ -21,7 +21,7 @@ async fn handler_that_hangs_once_is_restarted_and_loses_nothing() {
     let shared = (journal.clone(), calls.clone());
     let builder = member("a", &stream, &store, &journal).no_progress_time(NO_PROGRESS_TIME).processors(
         batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, calls) = shared.clone();
+            let (journal, calls) = shared;
             async move {
                 if calls.fetch_add(1, Ordering::Relaxed) == 0 {
                     std::future::pending::<()>().await;
@@ -48,7 +48,7 @@ async fn handler_that_always_hangs_loses_its_lease_to_others() {
     let (shared, hanging) = (journal.clone(), hangs.clone());
     let hung = member("hung", &stream, &store, &journal).no_progress_time(NO_PROGRESS_TIME).processors(
         batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let (journal, hangs) = (shared.clone(), hanging.clone());
+            let (journal, hangs) = (shared.clone(), hanging);
             async move {
                 if hangs.load(Ordering::Relaxed) {
                     std::future::pending::<()>().await;

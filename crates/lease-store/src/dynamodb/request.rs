@@ -277,7 +277,10 @@ mod tests {
 
     /// The text with its placeholders replaced by attributes and values.
     fn filled(expression: &Expression, mut text: String) -> String {
-        for (placeholder, value) in &expression.values {
+        // The longest first: one placeholder can be the beginning of another.
+        let mut values: Vec<_> = expression.values.iter().collect();
+        values.sort_by_key(|(placeholder, _)| std::cmp::Reverse(placeholder.len()));
+        for (placeholder, value) in values {
             let value = match value {
                 AttributeValue::S(value) | AttributeValue::N(value) => value.clone(),
                 other => format!("{other:?}"),

@@ -60,7 +60,7 @@ async fn run(concurrency: Concurrency, seed: u64) -> (OneShard, Seen) {
     let (seen, rng) = (Seen::default(), Arc::new(Mutex::new(Rng::with_seed(seed))));
     let noted = seen.clone();
     let handler = concurrent_handler(concurrency, move |_, record: Record| {
-        let (seen, rng) = (noted.clone(), rng.clone());
+        let (seen, rng) = (noted, rng);
         async move {
             seen.begin();
             let (millis, fails) = {
@@ -120,7 +120,7 @@ async fn a_stuck_key_delays_the_checkpoint_but_no_other_key() {
     let done = Arc::new(Mutex::new(Vec::new()));
     let noted = done.clone();
     let handler = concurrent_handler(Concurrency::PerKey(degree(2)), move |_, record: Record| {
-        let done = noted.clone();
+        let done = noted;
         async move {
             let text = text(&record);
             if text == "stuck" {
@@ -176,7 +176,7 @@ async fn a_stop_leaves_records_not_started_to_the_next_worker() {
         let (shard, done) = (OneShard::with(0..100), Arc::new(Mutex::new(Vec::new())));
         let noted = done.clone();
         let handler = concurrent_handler(concurrency, move |_, record: Record| {
-            let done = noted.clone();
+            let done = noted;
             async move {
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 done.lock().unwrap().push(text(&record));

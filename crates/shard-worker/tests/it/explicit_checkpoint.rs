@@ -64,7 +64,7 @@ where
     let (row, positions) = (Row::default(), Arc::new(Mutex::new(Vec::new())));
     let noted = positions.clone();
     let processors = batch_handler(move |context, batch: RecordBatch| {
-        *noted.lock().unwrap() = batch.iter().map(|record| record.position()).collect();
+        *noted.lock().unwrap() = batch.iter().map(shard_worker::Record::position).collect();
         steps(context, batch)
     });
     let stored = Arc::new(row.clone());

@@ -101,31 +101,25 @@ enum Way {
 fn processors(way: Way, ledger: &Ledger) -> Box<dyn RecordProcessorFactory> {
     let ledger = ledger.clone();
     match way {
-        Way::InPlace => Box::new(batch_handler(move |_, batch: RecordBatch| {
-            let ledger = ledger.clone();
-            async move {
-                sleep(Duration::from_millis(4)).await;
-                if batch.attempt() == 1 && batch.len() == 3 {
-                    return Err("the first time it always fails".into());
-                }
-                for record in &batch {
-                    ledger.finish(record.position());
-                }
-                Ok(())
+        Way::InPlace => Box::new(batch_handler(move |_, batch: RecordBatch| async move {
+            sleep(Duration::from_millis(4)).await;
+            if batch.attempt() == 1 && batch.len() == 3 {
+                return Err("the first time it always fails".into());
             }
+            for record in &batch {
+                ledger.finish(record.position());
+            }
+            Ok(())
         })),
         Way::Hoarding => {
             Box::new(move |_: ShardContext| Hoarder { ledger: ledger.clone(), held: Vec::new() })
         }
         Way::PerKey => {
             let four = Concurrency::PerKey(NonZeroUsize::new(4).unwrap());
-            Box::new(concurrent_handler(four, move |_, record: shard_worker::Record| {
-                let ledger = ledger.clone();
-                async move {
-                    sleep(Duration::from_millis(1 + record.data.len() as u64 % 7)).await;
-                    ledger.finish(record.position());
-                    Ok(())
-                }
+            Box::new(concurrent_handler(four, move |_, record: shard_worker::Record| async move {
+                sleep(Duration::from_millis(1 + record.data.len() as u64 % 7)).await;
+                ledger.finish(record.position());
+                Ok(())
             }))
         }
     }
