@@ -11,13 +11,14 @@ const AWS_PREFIXES: [&str; 4] = ["aws-", "hyper", "rustls", "http-body"];
 const STORE_FEATURES: [(&str, &str); 2] = [("state", "processor-state"), ("storage", "storage-buffer")];
 
 /// Packages that depend on no AWS crate without features.
-const WITHOUT_AWS: [&str; 11] = [
+const WITHOUT_AWS: [&str; 12] = [
     "lease-store",
     "checkpointer",
     "shard-worker",
     "receiver",
     "processor-state",
     "storage-buffer",
+    "multilang",
     "kinesis-streaming",
     "examples",
     "end-to-end-tests",
