@@ -80,7 +80,7 @@ impl RunningChild {
     /// As for [`initialize`](Self::initialize).
     pub async fn process_records<'a>(
         &mut self,
-        records: impl IntoIterator<Item = ChildRecord<'a>>,
+        records: impl IntoIterator<Item = ChildRecord<'a>, IntoIter: Clone>,
         millis_behind_latest: Option<u64>,
         checkpoints: &mut dyn CheckpointHandler,
     ) -> Result<(), MultilangError> {

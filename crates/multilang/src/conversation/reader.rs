@@ -13,7 +13,7 @@ use crate::protocol::lines::LineSplitter;
 pub const MAX_UNREAD_MESSAGES: usize = 64;
 
 /// The bytes of one read.
-const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES: usize = 8 * 1024;
 
 /// Reads until the child closes its output. Messages go to the session, all other lines to `sink`.
 ///

@@ -18,8 +18,8 @@ use crate::protocol::outgoing::{ChildRecord, ToChild, write_process_records};
 /// The most messages that wait while a line is written or between two actions. A child that sends more does not read.
 pub const MAX_PENDING_MESSAGES: usize = 1024;
 
-/// A line buffer above this many bytes is freed after the line was written.
-const KEPT_LINE_BYTES: usize = 1024 * 1024;
+/// A line buffer above this many bytes is freed after the line was written, because each of hundreds of children has one.
+const KEPT_LINE_BYTES: usize = 64 * 1024;
 
 /// The time limits of a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl<W: AsyncWrite + Send + Unpin> Session<W> {
     /// As for [`initialize`](Self::initialize).
     pub async fn process_records<'a>(
         &mut self,
-        records: impl IntoIterator<Item = ChildRecord<'a>>,
+        records: impl IntoIterator<Item = ChildRecord<'a>, IntoIter: Clone>,
         millis_behind_latest: Option<u64>,
         checkpoints: &mut dyn CheckpointHandler,
     ) -> Result<(), MultilangError> {

@@ -91,7 +91,12 @@ impl Interpreter<'_> {
         let is_ignored = matches!(key.effect, Effect::Ignored(_));
         let value = match convert(key.kind, text) {
             Converted::Applied(value) => value,
-            Converted::Doubtful(..) | Converted::Unparsable(_) | Converted::Refused(_) if is_ignored => {
+            Converted::Doubtful(..)
+            | Converted::NotApplied(_)
+            | Converted::Unparsable(_)
+            | Converted::Refused(_)
+                if is_ignored =>
+            {
                 return;
             }
             Converted::Doubtful(_, doubt) if is_strict => {

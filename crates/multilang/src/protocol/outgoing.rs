@@ -85,11 +85,14 @@ pub struct ChildRecord<'a> {
 /// Appends a `processRecords` message and the end of its line.
 pub fn write_process_records<'a>(
     line: &mut Vec<u8>,
-    records: impl IntoIterator<Item = ChildRecord<'a>>,
+    records: impl IntoIterator<Item = ChildRecord<'a>, IntoIter: Clone>,
     millis_behind_latest: Option<u64>,
 ) {
+    let records = records.into_iter();
+    // A buffer that grows on the way would copy the encoded payloads again.
+    line.reserve(BATCH_BYTES + records.clone().map(|record| record_bytes(&record)).sum::<usize>());
     line.extend_from_slice(br#"{"action":"processRecords","records":["#);
-    for (index, record) in records.into_iter().enumerate() {
+    for (index, record) in records.enumerate() {
         if index > 0 {
             line.push(b',');
         }
@@ -98,6 +101,18 @@ pub fn write_process_records<'a>(
     line.extend_from_slice(br#"],"millisBehindLatest":"#);
     push_optional_integer(line, millis_behind_latest.map(i128::from));
     line.extend_from_slice(b"}\n");
+}
+
+/// The bytes of a batch without its records, at most.
+const BATCH_BYTES: usize = 96;
+
+/// The bytes of a record without its payload, partition key and sequence number, at most.
+const RECORD_BYTES: usize = 192;
+
+/// The bytes of a record; more if its partition key has characters that are escaped.
+fn record_bytes(record: &ChildRecord<'_>) -> usize {
+    let key = record.partition_key.map_or(0, str::len);
+    STANDARD.encoded_length(record.data.len()) + key + record.sequence_number.len() + RECORD_BYTES
 }
 
 fn write_record(line: &mut Vec<u8>, record: &ChildRecord<'_>) {
@@ -190,6 +205,25 @@ mod tests {
         let mut empty = Vec::new();
         write_process_records(&mut empty, [], None);
         assert_eq!(empty, b"{\"action\":\"processRecords\",\"records\":[],\"millisBehindLatest\":null}\n");
+    }
+
+    #[test]
+    fn buffer_of_a_batch_is_allocated_once() {
+        let payload = [7; 1000];
+        let record = ChildRecord {
+            data: &payload,
+            partition_key: Some("a partition key"),
+            sequence_number: "49590338271490256608559692538361571095921575989136588898",
+            arrival_millis: i64::MIN,
+            sub_sequence_number: u64::MAX,
+        };
+        let records = [record; 50];
+        let mut line = Vec::new();
+        line.reserve(BATCH_BYTES + records.iter().map(record_bytes).sum::<usize>());
+        let (address, capacity) = (line.as_ptr(), line.capacity());
+        write_process_records(&mut line, records, Some(u64::MAX));
+        assert_eq!((line.as_ptr(), line.capacity()), (address, capacity));
+        assert!(line.len() > 50 * 1334);
     }
 
     #[test]
