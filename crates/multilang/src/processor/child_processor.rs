@@ -8,7 +8,7 @@ use shard_worker::{FlushReason, RecordBatch, RecordProcessor, ShardContext};
 use tokio::time::sleep;
 
 use super::child_task::{ChildTask, Work};
-use super::factory::Shared;
+use super::shared::Shared;
 use crate::child::running::RunningChild;
 use crate::error::{MultilangError, MultilangErrorKind};
 

@@ -9,8 +9,8 @@ use lease_store::Position;
 use shard_worker::{Acknowledgement, Record, RecordBatch, ShardContext};
 use tokio::sync::{mpsc, oneshot};
 
-use super::factory::Shared;
 use super::positions::CheckpointRange;
+use super::shared::Shared;
 use super::unacknowledged::Unacknowledged;
 use crate::child::running::RunningChild;
 use crate::conversation::handler::CheckpointHandler;

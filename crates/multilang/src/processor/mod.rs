@@ -13,7 +13,8 @@
 //! | `positions` | what a checkpoint request means, within the delivered range; pure |
 //! | `unacknowledged` | the batches that wait for a checkpoint of the child |
 //! | `restarts` | how often and when a failed child is started again; pure |
-//! | `factory` | creates the processors, and remembers checkpoints and failures across them |
+//! | `factory` | creates the processors |
+//! | `shared` | what they share; it remembers the checkpoint and the failures of a shard across them |
 //! | `child_processor` | the processor of one shard |
 //! | `child_task` | the task that owns a child, so that a cancelled call does not break its line |
 
@@ -22,8 +23,10 @@ pub(crate) mod child_task;
 pub(crate) mod factory;
 pub(crate) mod positions;
 pub(crate) mod restarts;
+pub(crate) mod shared;
 pub(crate) mod unacknowledged;
 
-pub use self::factory::{ChildFailure, ChildProcessorOptions, ChildProcessors};
+pub use self::factory::ChildProcessors;
 pub use self::positions::CheckpointRange;
 pub use self::restarts::RestartPolicy;
+pub use self::shared::{ChildFailure, ChildProcessorOptions};

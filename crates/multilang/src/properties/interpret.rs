@@ -13,7 +13,7 @@ use super::values::{Converted, Value, convert};
 pub fn interpret(file: &ParsedFile, strictness: Strictness) -> EffectiveConfiguration {
     let mut configuration = EffectiveConfiguration::default();
     if file.is_utf8 {
-        let text = "the file is read as UTF-8; Java reads ISO-8859-1, write other characters as \\uXXXX to suit both";
+        let text = "the file is read as UTF-8; Java reads ISO-8859-1, write other characters as \\uhhhh to suit both";
         configuration.say(Severity::Warning, None, text);
     }
     let mut named = BTreeMap::new();

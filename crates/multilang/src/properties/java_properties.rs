@@ -31,7 +31,7 @@ pub struct ParsedFile {
 /// Parses a properties file. Bytes beyond ASCII are read as UTF-8 if all of them are valid UTF-8, otherwise as ISO-8859-1.
 ///
 /// # Errors
-/// `InvalidProperties` for a malformed `\uXXXX` escape, with its line, and for a file that is too large.
+/// `InvalidProperties` for a malformed `\uhhhh` escape, with its line, and for a file that is too large.
 pub fn parse_properties(bytes: &[u8]) -> Result<ParsedFile, MultilangError> {
     if bytes.len() > MAX_FILE_BYTES {
         return Err(invalid(format!(

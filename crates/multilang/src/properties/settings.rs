@@ -230,7 +230,7 @@ impl Reader<'_> {
 
     /// `DEFAULT` polls when a polling key is set and not 0.
     fn retrieval(&self) -> RetrievalMode {
-        let is_set = |name: &&str| {
+        let is_set = |name: &str| {
             self.configuration.get(name).is_some_and(|found| {
                 matches!(found.origin, Origin::Line(_)) && !matches!(found.value, Value::Integer(0))
             })
@@ -238,7 +238,7 @@ impl Reader<'_> {
         match text(self.configuration, "retrievalMode") {
             Some("POLLING") => RetrievalMode::Polling,
             Some("FANOUT") => RetrievalMode::FanOut,
-            _ if POLLING_KEYS.iter().any(|name| is_set(&name)) => RetrievalMode::Polling,
+            _ if POLLING_KEYS.iter().any(|name| is_set(name)) => RetrievalMode::Polling,
             _ => RetrievalMode::FanOut,
         }
     }

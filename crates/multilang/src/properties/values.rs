@@ -77,7 +77,7 @@ fn decimal(text: &str) -> Converted {
     // Java allows a suffix for its types.
     let digits = text.strip_suffix(['d', 'D', 'f', 'F']).unwrap_or(text);
     match digits.parse::<f64>().ok().filter(|number| number.is_finite()) {
-        Some(number) if number == 0.0 => Converted::NotApplied(Value::Decimal(0.0)),
+        Some(0.0) => Converted::NotApplied(Value::Decimal(0.0)),
         Some(number) => Converted::Applied(Value::Decimal(number)),
         None => Converted::Unparsable("write a number, e.g. 0.5".to_owned()),
     }

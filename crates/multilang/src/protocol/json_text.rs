@@ -1,4 +1,4 @@
-//! JSON strings in ASCII: any other character is written as `\uXXXX`.
+//! JSON strings in ASCII: any other character is written as `\uhhhh`.
 //!
 //! A child may decode its input with any character set, and Node 24 splits lines at U+2028. ASCII is safe from both.
 

@@ -218,8 +218,7 @@ mod tests {
             sub_sequence_number: u64::MAX,
         };
         let records = [record; 50];
-        let mut line = Vec::new();
-        line.reserve(BATCH_BYTES + records.iter().map(record_bytes).sum::<usize>());
+        let mut line = Vec::with_capacity(BATCH_BYTES + records.iter().map(record_bytes).sum::<usize>());
         let (address, capacity) = (line.as_ptr(), line.capacity());
         write_process_records(&mut line, records, Some(u64::MAX));
         assert_eq!((line.as_ptr(), line.capacity()), (address, capacity));

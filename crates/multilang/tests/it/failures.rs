@@ -125,7 +125,7 @@ async fn megabytes_without_a_line_end_stay_bounded() {
     let mut child = limited_child(ChildLimits::default(), sink.clone(), |mut pipes: Pipes| async move {
         pipes.expect("initialize").await;
         for _ in 0..64 {
-            pipes.write([b'x'; 64 * 1024]).await;
+            pipes.write(vec![b'x'; 64 * 1024]).await;
         }
         pipes.write("\n").await;
         pipes.status("initialize").await;
