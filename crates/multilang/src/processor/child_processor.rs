@@ -1,16 +1,20 @@
 //! The processor of one shard: each call becomes an action of the conversation with its child.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_store::BoxError;
 use shard_worker::{FlushReason, RecordBatch, RecordProcessor, ShardContext};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::child_task::{ChildTask, Work};
 use super::shared::Shared;
 use crate::child::running::RunningChild;
 use crate::error::{MultilangError, MultilangErrorKind};
+
+/// How long the signals that end a child may take, beyond its own times.
+const EXIT_SLACK: Duration = Duration::from_secs(10);
 
 /// The processor of one shard.
 pub(super) struct ChildProcessor {
@@ -45,7 +49,14 @@ impl ChildProcessor {
             );
             return Err(MultilangError::new(MultilangErrorKind::ChildExited, message));
         }
-        sleep(self.shared.wait(failures)).await;
+        tokio::select! {
+            biased;
+            () = self.context.stopping.cancelled() => {
+                let message = format!("child of shard {shard_id} not started, this worker stops");
+                return Err(MultilangError::new(MultilangErrorKind::ChildNotStarted, message));
+            }
+            () = sleep(self.shared.wait(failures)) => {}
+        }
         let Shared { launcher, sink, options, .. } = &*self.shared;
         let started = RunningChild::start(&**launcher, shard_id.as_str(), options.limits, sink.clone());
         let initialized = match started {
@@ -77,6 +88,17 @@ impl ChildProcessor {
             Some(child) => child.call(work).await,
             None => false,
         }
+    }
+
+    /// Tells the child that the lease is lost or given back, and waits until it has exited. A child that still works on an
+    /// action may take twice its exit time for the answers; then it is killed.
+    async fn end(&mut self) {
+        let limit = self.shared.options.limits.exit_time * 2 + EXIT_SLACK;
+        if timeout(limit, self.call(Work::LeaseLost)).await.is_err() {
+            let shard = &self.context.shard_id;
+            tracing::warn!(%shard, waited = ?limit, "child does not answer although the lease is lost, killing it");
+        }
+        self.child = None;
     }
 
     /// Tells the child of the stop, once.
@@ -119,9 +141,8 @@ impl RecordProcessor for ChildProcessor {
             }
             FlushReason::Stop => {
                 self.request_shutdown().await;
-                // Ends the child; the batches without a checkpoint are left to the next owner.
-                self.call(Work::LeaseLost).await;
-                self.child = None;
+                // The batches without a checkpoint are left to the next owner.
+                self.end().await;
             }
             _ => {}
         }
@@ -129,8 +150,7 @@ impl RecordProcessor for ChildProcessor {
     }
 
     async fn lease_lost(&mut self) {
-        self.call(Work::LeaseLost).await;
-        self.child = None;
+        self.end().await;
         self.shared.forget(&self.context.shard_id);
     }
 
@@ -154,9 +174,8 @@ impl RecordProcessor for ChildProcessor {
     async fn shutdown_requested(&mut self) -> Result<(), BoxError> {
         if self.child.is_some() && !self.has_ended {
             self.request_shutdown().await;
-            self.call(Work::LeaseLost).await;
         }
-        self.child = None;
+        self.end().await;
         self.shared.forget(&self.context.shard_id);
         Ok(())
     }

@@ -131,6 +131,7 @@ mod tests {
             ),
             ("\u{feff}{\"action\":\"status\",\"responseFor\":\"initialize\"}", status("initialize")),
             (r#"{"action":"status","responseFor":"initialize"} and text"#, status("initialize")),
+            (r#"{"action":"checkpoint","action":"status","responseFor":"initialize"}"#, status("initialize")),
             (r#"{"action":"status"}"#, FromChild::Status { response_for: None }),
             (r#"{"action":"status","responseFor":null}"#, FromChild::Status { response_for: None }),
         ] {

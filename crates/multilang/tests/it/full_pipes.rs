@@ -1,5 +1,9 @@
 //! No deadlock on full pipes: row 10 of the conformance table.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use crate::support::{Answers, Pipes, child, record};
 
 const RECORDS: usize = 10_000;
@@ -31,8 +35,13 @@ async fn child_may_checkpoint_in_mid_of_a_large_line() {
         pipes.serve("initialize").await;
         // Out of order: it asks before it has read the line, and more often than the reader may queue.
         pipes.read_exact(&mut [0; 100]).await;
+        // Together the requests fill the pipe and the queue behind it.
+        let request = format!(
+            "{{\"action\":\"checkpoint\",\"sequenceNumber\":\"5\",\"padding\":\"{}\"}}\n",
+            "x".repeat(1000)
+        );
         for _ in 0..500 {
-            pipes.write("{\"action\":\"checkpoint\",\"sequenceNumber\":\"5\"}\n").await;
+            pipes.write(&request).await;
         }
         let mut rest = [0; 1];
         while rest != [b'\n'] {
@@ -47,7 +56,8 @@ async fn child_may_checkpoint_in_mid_of_a_large_line() {
     child.initialize(None).await.unwrap();
     let payload = vec![7; 1024 * 1024];
     let mut answers = Answers::default();
-    child.process_records([record(&payload)], None, &mut answers).await.unwrap();
+    let call = child.process_records([record(&payload)], None, &mut answers);
+    timeout(Duration::from_secs(60), call).await.expect("no deadlock").unwrap();
     assert_eq!(answers.requests.len(), 500);
     assert_eq!(child.stop().await, "exit status 0");
 }

@@ -17,8 +17,12 @@ use shard_worker::{
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::support::{Pipes, Recorded, Scripted};
+
+/// The longest wait, in virtual time.
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// The newest checkpoint of the shard.
 #[derive(Debug, Clone, Default)]
@@ -347,4 +351,46 @@ async fn checkpoint_inside_a_batch_acknowledges_its_first_part() {
     assert_eq!(running.progress.borrow().acknowledged_records, 1);
     assert_eq!(running.failures(), Vec::<String>::new());
     running.worker.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_does_not_wait_for_the_next_start_of_a_child() {
+    let journal = Journal::default();
+    let noted = journal.clone();
+    let script = Scripted::new(move |mut pipes: Pipes| {
+        noted.lock().unwrap().push("started".to_owned());
+        async move {
+            pipes.expect("initialize").await;
+            "exit status 1"
+        }
+    });
+    let running = run(&stream_of(&["a"]), 100, script);
+    // The wait before the next start is half a minute or longer by now.
+    until_received(&journal, 7).await;
+    running.context.stopping.cancel();
+    let started_at = tokio::time::Instant::now();
+    timeout(LIMIT, running.worker).await.unwrap().unwrap();
+    assert!(started_at.elapsed() < Duration::from_secs(1), "{:?}", started_at.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_lease_does_not_wait_for_a_hung_child_for_ever() {
+    let journal = Journal::default();
+    let noted = journal.clone();
+    let script = Scripted::new(move |mut pipes: Pipes| {
+        let journal = noted.clone();
+        async move {
+            pipes.serve("initialize").await;
+            pipes.expect("processRecords").await;
+            journal.lock().unwrap().push("batch".to_owned());
+            std::future::pending().await
+        }
+    });
+    let running = run(&stream_of(&["a"]), 0, script);
+    until_received(&journal, 1).await;
+    running.context.lease_lost.cancel();
+    let started_at = tokio::time::Instant::now();
+    let outcome = timeout(LIMIT, running.worker).await.unwrap().unwrap();
+    assert_eq!(outcome, ShardOutcome::LeaseLost);
+    assert!(started_at.elapsed() <= Duration::from_secs(70), "{:?}", started_at.elapsed());
 }
