@@ -49,14 +49,8 @@ impl ChildProcessor {
             );
             return Err(MultilangError::new(MultilangErrorKind::ChildExited, message));
         }
-        tokio::select! {
-            biased;
-            () = self.context.stopping.cancelled() => {
-                let message = format!("child of shard {shard_id} not started, this worker stops");
-                return Err(MultilangError::new(MultilangErrorKind::ChildNotStarted, message));
-            }
-            () = sleep(self.shared.wait(failures)) => {}
-        }
+        // A stop cancels this wait: only a step that is retried has one.
+        sleep(self.shared.wait(failures)).await;
         let Shared { launcher, sink, options, .. } = &*self.shared;
         let started = RunningChild::start(&**launcher, shard_id.as_str(), options.limits, sink.clone());
         let initialized = match started {
