@@ -12,6 +12,7 @@
 //! | `interpret` | from the file to the effective configuration |
 //! | `resolve` | the rules between keys |
 //! | `settings` | the configuration as plain types |
+//! | `receiver_settings` | the settings of the receiver |
 //! | `credentials` | the strings that name credential providers |
 
 pub(crate) mod credentials;
@@ -19,6 +20,7 @@ pub(crate) mod effective;
 pub(crate) mod interpret;
 pub(crate) mod java_properties;
 pub(crate) mod keys;
+mod receiver_settings;
 pub(crate) mod resolve;
 pub(crate) mod settings;
 pub(crate) mod values;

@@ -1,12 +1,14 @@
 //! Properties files: the effective configuration, its messages, and the settings.
 
-use std::time::Duration;
+use std::num::NonZeroUsize;
+use std::time::{Duration, UNIX_EPOCH};
 
 use multilang::MultilangErrorKind;
 use multilang::properties::{
     ChildFailurePolicy, CredentialSource, DaemonSettings, EffectiveConfiguration, Origin, RetrievalMode,
     Severity, StartPosition, Strictness, interpret, parse_properties,
 };
+use receiver::InitialPosition;
 
 const REQUIRED: &str = "executableName = sample.py\napplicationName = app\nstreamName = words\n\
                         AwsCredentialsProvider = DefaultCredentialsProvider\n";
@@ -190,4 +192,31 @@ fn report_shows_each_value_with_its_origin_and_no_secret() {
     }
     assert!(!report.contains("hush"), "{report}");
     assert_eq!(configuration.get("tableName").unwrap().origin, Origin::SameAs("applicationName"));
+}
+
+#[test]
+fn receiver_settings_follow_from_the_file_and_the_protocol() {
+    let settings = settings(
+        "workerId = w\nfailoverTimeMillis = 2000\nmaxLeasesForWorker = 3\nshutdownGraceMillis = 9000\n\
+         initialPositionInStreamExtended = 1636609142\ngracefulLeaseHandoffTimeoutMillis = 700",
+    );
+    let receiver = settings.receiver_settings();
+    assert_eq!(receiver.faults(), Vec::<String>::new());
+    assert_eq!((receiver.application.as_str(), receiver.worker_id.as_deref()), ("app", Some("w")));
+    let time = UNIX_EPOCH + Duration::from_secs(1_636_609_142);
+    assert_eq!(receiver.initial_position, InitialPosition::AtTimestamp(time));
+    assert_eq!(receiver.failover_time, Duration::from_secs(2));
+    assert_eq!((receiver.max_leases, receiver.max_lease_moves), (3, 1));
+    assert_eq!(receiver.drain_time, Duration::from_secs(9));
+    assert_eq!(receiver.hand_over_time, Duration::from_millis(700));
+    assert_eq!(
+        receiver.max_unacknowledged_records,
+        NonZeroUsize::MAX,
+        "a limit would stop the shard for ever"
+    );
+    assert_eq!(
+        receiver.no_progress_time,
+        Duration::ZERO,
+        "a child that checkpoints rarely makes no progress"
+    );
 }
