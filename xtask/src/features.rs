@@ -24,13 +24,14 @@ const LIGHT_BUILD_FEATURES: [(&str, &str); 4] = [
 const FEATURES_WITH_CODE: [&str; 2] = ["cloudwatch", "dynamodb"];
 
 /// Packages that depend on no AWS crate without features.
-const WITHOUT_AWS: [&str; 11] = [
+const WITHOUT_AWS: [&str; 12] = [
     "kinesis-lease-store",
     "kinesis-checkpointer",
     "kinesis-shard-worker",
     "kinesis-receiver",
     "kinesis-processor-state",
     "kinesis-storage-buffer",
+    "kinesis-multilang",
     "kinesis-streaming",
     "examples",
     "end-to-end-tests",
