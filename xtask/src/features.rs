@@ -20,13 +20,14 @@ const LIGHT_BUILD_FEATURES: [(&str, &str); 4] = [
 ];
 
 /// Packages that depend on no AWS crate without features.
-const WITHOUT_AWS: [&str; 11] = [
+const WITHOUT_AWS: [&str; 12] = [
     "lease-store",
     "checkpointer",
     "shard-worker",
     "receiver",
     "processor-state",
     "storage-buffer",
+    "fleet-view",
     "kinesis-streaming",
     "examples",
     "end-to-end-tests",

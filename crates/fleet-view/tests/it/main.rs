@@ -1,0 +1,9 @@
+//! Tests of the public interface: histories with their verdicts, generated fleets, plans over generated lineages, rendering.
+
+mod generated_fleets;
+mod histories;
+mod model;
+mod plans;
+mod plans_skip_nothing;
+mod rendering;
+mod table;
