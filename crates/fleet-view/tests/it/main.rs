@@ -6,4 +6,5 @@ mod model;
 mod plans;
 mod plans_skip_nothing;
 mod rendering;
+mod snapshots;
 mod table;
