@@ -165,7 +165,7 @@ fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-/// What is left until records are lost, if they are.
+/// The time until records are lost, if they are about to be.
 fn loss_text(loss: TimeToLoss) -> String {
     match loss {
         TimeToLoss::In { at_pace_millis: Some(0), .. } => "losing records".to_owned(),

@@ -1,6 +1,6 @@
 //! Histories of fleets, each with the verdicts about its first shard and the looks at which they come.
 
-use fleet_view::{Pause, Sign, TimeToLoss, Verdict};
+use fleet_view::{LagOrigin, LagSample, Pause, Sign, TimeToLoss, Verdict};
 use lease_store::ShardId;
 
 use crate::model::{Fleet, Measured, START_MILLIS, Shard};
@@ -74,6 +74,26 @@ fn hang_is_found_by_probes_of_java_rows() {
         run(fleet, 60, |at, shards| shards[0].hangs = at >= 300),
         "1:undecided 2:ok 38:undecided 45:stuck"
     );
+}
+
+#[test]
+fn probe_that_finds_no_record_ends_the_wait() {
+    // The probe at 300 s read the record that the worker was about to store.
+    let fleet = one(|shard| {
+        shard.arriving = 0;
+        shard.measured = Measured::Never;
+    });
+    let event = |at, shards: &mut Vec<Shard>| {
+        let second = at / 60 * 60;
+        shards[0].lag = Some(LagSample {
+            measured_at_millis: START_MILLIS + second * 1_000,
+            behind_millis: if second == 300 { 1_000 } else { 0 },
+            arriving_bytes_per_second: None,
+            processed_bytes_per_second: None,
+            origin: LagOrigin::Probe,
+        });
+    };
+    assert_eq!(run(fleet, 100, event), "1:ok 37:undecided 38:ok");
 }
 
 #[test]

@@ -115,8 +115,13 @@ fn reset_after_one_look_is_refused() {
     let mut history = History::new();
     history.add(&look).unwrap();
     let situation = Situation { look: &look, history: &history };
-    let plan = reset(&situation, &ResetTo::TrimHorizon, &ResetOptions { scope: Scope::All, is_live: false });
-    assert_eq!(plan.refusals, [Refusal::WorkerMayRenew { worker_id: worker("a"), leases: 1 }]);
+    let expected = [Refusal::WorkerMayRenew { worker_id: worker("a"), leases: 1 }];
+    // Also for another shard: a live worker would take it amid the reset.
+    let other = Scope::Shards { shards: BTreeSet::from([id(2)]), with_descendants: false };
+    for scope in [Scope::All, other] {
+        let plan = reset(&situation, &ResetTo::TrimHorizon, &ResetOptions { scope, is_live: false });
+        assert_eq!(plan.refusals, expected);
+    }
 }
 
 #[test]
