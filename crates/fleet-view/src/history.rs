@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::judge::{is_held_up, judge, time_to_loss};
 use crate::look::Look;
 use crate::owner_process::OwnerProcess;
+use crate::shard_view::{ShardState, ShardView};
 use crate::signs::Sign;
-use crate::snapshot::{FleetSnapshot, ShardState, ShardView};
+use crate::snapshot::FleetSnapshot;
 use crate::track::{LookTime, Track};
 use crate::verdict::{FleetVerdict, ShardVerdict, TimeToLoss, Verdict};
 

@@ -6,7 +6,7 @@
 use lease_store::Position;
 
 use crate::pace::Trend;
-use crate::snapshot::{ShardState, ShardView};
+use crate::shard_view::{ShardState, ShardView};
 use crate::track::{FACTOR, LookTime, Track};
 use crate::verdict::{TimeToLoss, Verdict};
 

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{FleetError, FleetErrorKind};
 use crate::history::History;
 use crate::look::FleetMode;
-use crate::snapshot::{FleetSnapshot, ShardView, WorkerView};
+use crate::shard_view::{ShardView, WorkerView};
+use crate::snapshot::FleetSnapshot;
 use crate::text::{duration_text, instant_text};
 use crate::verdict::{FleetVerdict, ShardVerdict, TimeToLoss, Verdict};
 

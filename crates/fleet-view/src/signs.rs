@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::coverage::holes;
 use crate::look::{ForeignKind, Look};
 use crate::owner_process::OwnerProcess;
-use crate::snapshot::{ShardState, ShardView};
+use crate::shard_view::{ShardState, ShardView};
 
 /// The most entries that a text names; the rest is counted.
 const MAX_NAMED: usize = 3;

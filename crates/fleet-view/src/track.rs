@@ -4,7 +4,7 @@ use lease_store::{Position, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::pace::{Gaps, LagPoints, Trend};
-use crate::snapshot::ShardView;
+use crate::shard_view::ShardView;
 
 /// How many times as long as any time before a time must be to be remarkable.
 pub(crate) const FACTOR: u64 = 3;

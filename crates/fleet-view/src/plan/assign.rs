@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::Renewal;
 use crate::look::FleetMode;
-use crate::plan::Plan;
 use crate::plan::change::{Change, Expected, RowChange};
 use crate::plan::guard::{Access, Situation};
+use crate::plan::planned::Plan;
 use crate::plan::refusal::{Note, Refusal};
 use crate::request::OperatorRequest;
 

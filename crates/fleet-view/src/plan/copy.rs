@@ -2,10 +2,11 @@
 
 use lease_store::Position;
 
+use crate::lineage::Lineage;
 use crate::look::Look;
-use crate::plan::Plan;
 use crate::plan::change::{Change, Expected, NewRow, RowChange};
 use crate::plan::guard::Situation;
+use crate::plan::planned::Plan;
 use crate::plan::refusal::{Note, Refusal};
 
 /// Plans rows for the application of `to`, at the positions of the look `from`, whose workers may run.
@@ -24,7 +25,7 @@ pub fn copy(from: &Look, to: &Situation<'_>) -> Plan {
         (None, _) | (_, None) => plan.refusals.push(Refusal::StreamUnknown),
     }
     let present = to.look.rows();
-    let lineage = crate::lineage::Lineage::of(from);
+    let lineage = Lineage::of(from);
     let rows = from.rows();
     for shard_id in lineage.children_first(rows.keys().copied()) {
         let Some(row) = rows.get(&shard_id) else { continue };

@@ -2,10 +2,10 @@
 
 use lease_store::ShardId;
 
-use crate::plan::Plan;
 use crate::plan::change::{Change, Expected, RowChange};
 use crate::plan::effect::{Effect, EffectKind};
 use crate::plan::guard::Situation;
+use crate::plan::planned::Plan;
 use crate::plan::refusal::Note;
 
 /// Plans the deletion of all leases. It is refused while a worker renews.

@@ -8,7 +8,7 @@ use crate::history::{History, Renewal};
 use crate::lineage::Lineage;
 use crate::look::{FleetMode, Look};
 use crate::owner_process::OwnerProcess;
-use crate::plan::Plan;
+use crate::plan::planned::Plan;
 use crate::plan::refusal::Refusal;
 
 /// What a plan is made from: the newest look, and the history that it was added to.

@@ -8,9 +8,9 @@ use lease_store::{Lease, ShardId};
 
 use crate::history::Renewal;
 use crate::owner_process::OwnerProcess;
-use crate::plan::Plan;
 use crate::plan::change::{Change, Expected, RowChange};
 use crate::plan::guard::Situation;
+use crate::plan::planned::Plan;
 use crate::plan::refusal::{Note, Refusal};
 use crate::request::Pause;
 

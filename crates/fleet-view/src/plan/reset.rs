@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::lineage::Lineage;
 use crate::look::ShardInfo;
-use crate::plan::Plan;
 use crate::plan::change::{Change, Expected, NewRow, RowChange};
 use crate::plan::effect::{Effect, EffectKind, Place, effect};
 use crate::plan::guard::{Access, Situation};
+use crate::plan::planned::Plan;
 use crate::plan::refusal::{Note, Refusal};
 use crate::plan::reset_targets::{ResetTo, Scope, targets};
 use crate::request::OperatorRequest;
