@@ -142,7 +142,7 @@ impl Track {
         }
         let is_first = self.looks == 0;
         let (is_same_owner, is_same_counter) = (self.owner == shard.owner, self.counter == shard.counter);
-        if !is_first && !(is_same_owner && is_same_counter) {
+        if !(is_first || is_same_owner && is_same_counter) {
             if is_same_owner && shard.owner.is_some() {
                 // When the first one seen began is not known.
                 if self.is_renewal_seen {

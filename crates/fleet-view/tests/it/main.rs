@@ -1,5 +1,8 @@
 //! Tests of the public interface: histories with their verdicts, generated fleets, plans over generated lineages, rendering.
 
+// Test helpers may unwrap and panic too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod generated_fleets;
 mod histories;
 mod model;

@@ -60,11 +60,11 @@ struct Looks {
 }
 
 impl Looks {
-    fn new(leases: Vec<Lease>, renewing: &[&str]) -> Self {
-        Self::with(stream().look(&leases), renewing)
+    fn new(leases: &[Lease], renewing: &[&str]) -> Self {
+        Self::with(&stream().look(leases), renewing)
     }
 
-    fn with(newest: Look, renewing: &[&str]) -> Self {
+    fn with(newest: &Look, renewing: &[&str]) -> Self {
         let mut history = History::new();
         let mut look = newest.clone();
         for before in (0..20).rev() {
@@ -99,8 +99,8 @@ fn kinds(plan: &Plan) -> Vec<(u64, EffectKind)> {
 
 #[test]
 fn reset_is_refused_while_a_worker_renews() {
-    let leases = vec![lease(1, Some("a"), at(7)), lease(2, Some("dead"), at(8))];
-    let looks = Looks::new(leases, &["a"]);
+    let leases = [lease(1, Some("a"), at(7)), lease(2, Some("dead"), at(8))];
+    let looks = Looks::new(&leases, &["a"]);
     let plan = looks.reset(&ResetTo::TrimHorizon, false);
     assert_eq!(plan.refusals, [Refusal::WorkerRenews { worker_id: worker("a"), leases: 1 }]);
     assert_eq!(
@@ -126,8 +126,8 @@ fn reset_after_one_look_is_refused() {
 
 #[test]
 fn live_reset_asks_owners_and_sets_unowned_rows() {
-    let leases = vec![ours(lease(1, Some("a"), at(7))), lease(2, None, at(8))];
-    let looks = Looks::new(leases, &["a"]);
+    let leases = [ours(lease(1, Some("a"), at(7))), lease(2, None, at(8))];
+    let looks = Looks::new(&leases, &["a"]);
     let plan = looks.reset(&ResetTo::Latest, true);
     assert!(!plan.is_refused(), "{:?}", plan.refusals);
     let asked = plan.changes.iter().find(|change| change.shard_id == id(1)).unwrap();
@@ -143,7 +143,7 @@ fn live_reset_asks_owners_and_sets_unowned_rows() {
 
 #[test]
 fn live_reset_does_not_touch_leases_of_java() {
-    let looks = Looks::new(vec![lease(1, Some("java"), at(7)), lease(2, None, at(8))], &["java"]);
+    let looks = Looks::new(&[lease(1, Some("java"), at(7)), lease(2, None, at(8))], &["java"]);
     let plan = looks.reset(&ResetTo::TrimHorizon, true);
     let expected = Refusal::OwnerCannotBeAsked { shard_id: id(1), worker_id: worker("java") };
     assert_eq!(plan.refusals, [expected]);
@@ -151,12 +151,9 @@ fn live_reset_does_not_touch_leases_of_java() {
 
 #[test]
 fn reset_to_the_horizon_opens_ended_parents() {
-    let leases = vec![
-        lease(0, None, Position::ShardEnd),
-        lease(1, None, at(7)),
-        lease(2, None, Position::TrimHorizon),
-    ];
-    let looks = Looks::new(leases, &[]);
+    let leases =
+        [lease(0, None, Position::ShardEnd), lease(1, None, at(7)), lease(2, None, Position::TrimHorizon)];
+    let looks = Looks::new(&leases, &[]);
     let plan = looks.reset(&ResetTo::TrimHorizon, false);
     assert!(!plan.is_refused());
     let order: Vec<&ShardId> = plan.changes.iter().map(|change| &change.shard_id).collect();
@@ -174,7 +171,7 @@ fn reset_to_the_horizon_opens_ended_parents() {
 fn instant_of_a_position_is_replaced_with_it() {
     let mut row = lease(1, None, Position::TrimHorizon);
     row.initial_time_millis = Some(NOW - 5_000);
-    let looks = Looks::new(vec![lease(0, None, Position::ShardEnd), row, lease(2, None, at(8))], &[]);
+    let looks = Looks::new(&[lease(0, None, Position::ShardEnd), row, lease(2, None, at(8))], &[]);
     let plan = looks.reset(&ResetTo::TrimHorizon, false);
     let change = plan.changes.iter().find(|change| change.shard_id == id(1)).unwrap();
     let Change::SetPosition { initial_time_millis, seen_initial_time_millis, .. } = &change.change else {
@@ -186,7 +183,7 @@ fn instant_of_a_position_is_replaced_with_it() {
 
 #[test]
 fn reset_to_latest_ends_closed_shards_and_adds_children() {
-    let looks = Looks::new(vec![lease(0, None, at(3))], &[]);
+    let looks = Looks::new(&[lease(0, None, at(3))], &[]);
     let scope = Scope::Shards { shards: BTreeSet::from([id(0)]), with_descendants: false };
     let plan = reset(&looks.situation(), &ResetTo::Latest, &ResetOptions { scope, is_live: false });
     assert!(!plan.is_refused());
@@ -212,7 +209,7 @@ fn lag_tells_how_much_is_skipped() {
         origin: LagOrigin::Probe,
     };
     look.notes.insert(id(1), ShardNotes { lag: Some(lag), ..ShardNotes::default() });
-    let looks = Looks::with(look, &[]);
+    let looks = Looks::with(&look, &[]);
     let plan = looks.reset(&ResetTo::Ago { millis: 20_000 }, false);
     let of = |number| plan.effects.iter().find(|effect| effect.shard_id == id(number)).unwrap();
     assert_eq!((of(1).kind, of(1).span_millis), (EffectKind::Skipped, Some(40_000)));
@@ -221,7 +218,7 @@ fn lag_tells_how_much_is_skipped() {
 
 #[test]
 fn times_are_checked_against_now_and_retention() {
-    let looks = Looks::new(vec![lease(1, None, at(7)), lease(2, None, at(8))], &[]);
+    let looks = Looks::new(&[lease(1, None, at(7)), lease(2, None, at(8))], &[]);
     let to = |at_millis| ResetTo::Time { at_millis, resolved: BTreeMap::new() };
     assert_eq!(looks.reset(&to(NOW + 1), false).refusals, [Refusal::FutureTime { at_millis: NOW + 1 }]);
     let plan = looks.reset(&to(NOW - 90_000_000), false);
@@ -240,7 +237,7 @@ fn unreadable_tables_are_not_reset() {
         reason: "odd".to_owned(),
     }];
     look.shards = None;
-    let plan = Looks::with(look, &[]).reset(&ResetTo::TrimHorizon, false);
+    let plan = Looks::with(&look, &[]).reset(&ResetTo::TrimHorizon, false);
     let expected = [
         Refusal::ShardsUnknown,
         Refusal::MalformedRow { key: "x".to_owned() },
@@ -252,7 +249,7 @@ fn unreadable_tables_are_not_reset() {
 
 #[test]
 fn unknown_and_gone_shards_are_refused() {
-    let looks = Looks::new(vec![lease(9, None, at(7))], &[]);
+    let looks = Looks::new(&[lease(9, None, at(7))], &[]);
     let scope = Scope::Shards { shards: BTreeSet::from([id(8), id(9)]), with_descendants: true };
     let plan = reset(&looks.situation(), &ResetTo::Latest, &ResetOptions { scope, is_live: false });
     let expected = [Refusal::UnknownShard { shard_id: id(8) }, Refusal::GoneShard { shard_id: id(9) }];
@@ -261,7 +258,7 @@ fn unknown_and_gone_shards_are_refused() {
 
 #[test]
 fn file_of_another_stream_is_refused() {
-    let looks = Looks::new(vec![lease(1, None, at(7))], &[]);
+    let looks = Looks::new(&[lease(1, None, at(7))], &[]);
     let mut file = PositionsFile::of(&looks.look);
     let found = StreamIdentity { creation_epoch_seconds: 8, ..identity() };
     file.stream = Some(found.clone());
@@ -273,7 +270,7 @@ fn file_of_another_stream_is_refused() {
 
 #[test]
 fn file_that_ends_an_open_shard_is_refused() {
-    let looks = Looks::new(vec![lease(1, None, at(7))], &[]);
+    let looks = Looks::new(&[lease(1, None, at(7))], &[]);
     let mut file = PositionsFile::of(&looks.look);
     file.shards[0].position = Position::ShardEnd;
     let plan = looks.reset(&ResetTo::Positions(file), false);
@@ -282,10 +279,10 @@ fn file_that_ends_an_open_shard_is_refused() {
 
 #[test]
 fn file_from_before_a_split_rewinds_the_children() {
-    let before = Looks::new(vec![lease(0, None, at(3))], &[]);
+    let before = Looks::new(&[lease(0, None, at(3))], &[]);
     let file = PositionsFile::of(&before.look);
-    let now = vec![lease(0, None, Position::ShardEnd), lease(1, None, at(7)), lease(2, None, at(8))];
-    let plan = Looks::new(now, &[]).reset(&ResetTo::Positions(file), false);
+    let now = [lease(0, None, Position::ShardEnd), lease(1, None, at(7)), lease(2, None, at(8))];
+    let plan = Looks::new(&now, &[]).reset(&ResetTo::Positions(file), false);
     assert!(!plan.is_refused());
     assert_eq!(
         kinds(&plan),
@@ -315,7 +312,7 @@ fn malformed_files_are_refused() {
 
 #[test]
 fn history_of_another_look_is_refused() {
-    let looks = Looks::new(vec![lease(1, None, at(7))], &[]);
+    let looks = Looks::new(&[lease(1, None, at(7))], &[]);
     let mut look = looks.look.clone();
     look.taken_at_millis += 1;
     let situation = Situation { look: &look, history: &looks.history };
@@ -324,9 +321,11 @@ fn history_of_another_look_is_refused() {
 
 #[test]
 fn assign_asks_live_owners_and_gives_free_leases() {
-    let leases = vec![ours(lease(1, Some("a"), at(7))), ours(lease(2, Some("dead"), at(8)))];
-    let looks =
-        Looks::new([leases, vec![ours(lease(0, Some("b"), Position::TrimHorizon))]].concat(), &["a", "b"]);
+    let leases = [ours(lease(1, Some("a"), at(7))), ours(lease(2, Some("dead"), at(8)))];
+    let looks = Looks::new(
+        &[leases.as_slice(), &[ours(lease(0, Some("b"), Position::TrimHorizon))]].concat(),
+        &["a", "b"],
+    );
     let options = AssignOptions::default();
     let asked = assign(&looks.situation(), &id(1), &worker("b"), options);
     assert!(!asked.is_refused(), "{:?}", asked.refusals);
@@ -345,12 +344,9 @@ fn assign_asks_live_owners_and_gives_free_leases() {
 
 #[test]
 fn assign_respects_leaders_java_and_ends() {
-    let leases = vec![
-        lease(0, None, Position::ShardEnd),
-        lease(1, Some("java"), at(7)),
-        ours(lease(2, Some("b"), at(8))),
-    ];
-    let mut looks = Looks::new(leases, &["java", "b"]);
+    let leases =
+        [lease(0, None, Position::ShardEnd), lease(1, Some("java"), at(7)), ours(lease(2, Some("b"), at(8)))];
+    let mut looks = Looks::new(&leases, &["java", "b"]);
     let refusals = |looks: &Looks, number| {
         assign(&looks.situation(), &id(number), &worker("b"), AssignOptions::default()).refusals
     };
@@ -370,7 +366,7 @@ fn hand_overs_and_requests_are_not_disturbed() {
     let mut look = stream().look(&[handing_over, lease(2, None, at(8))]);
     let request = Some(OperatorRequest::Release);
     look.notes.insert(id(2), ShardNotes { request, ..ShardNotes::default() });
-    let plan = Looks::with(look, &[]).reset(&ResetTo::TrimHorizon, true);
+    let plan = Looks::with(&look, &[]).reset(&ResetTo::TrimHorizon, true);
     let expected =
         [Refusal::RequestPending { shard_id: id(2) }, Refusal::HandOverUnderWay { shard_id: id(1) }];
     assert_eq!(plan.refusals, expected);
@@ -378,12 +374,12 @@ fn hand_overs_and_requests_are_not_disturbed() {
 
 #[test]
 fn release_frees_dead_leases_and_asks_live_owners() {
-    let leases = vec![
+    let leases = [
         lease(0, Some("a"), Position::ShardEnd),
         ours(lease(1, Some("a"), at(7))),
         lease(2, Some("dead"), at(8)),
     ];
-    let looks = Looks::new(leases, &["a"]);
+    let looks = Looks::new(&leases, &["a"]);
     let plan = release(&looks.situation(), Some(&BTreeSet::from([id(2)])), false);
     assert!(!plan.is_refused());
     let row = &looks.look.leases[2];
@@ -401,7 +397,7 @@ fn release_frees_dead_leases_and_asks_live_owners() {
 
 #[test]
 fn pause_warns_of_records_that_are_lost() {
-    let looks = Looks::new(vec![lease(1, None, at(7)), lease(2, None, at(8))], &[]);
+    let looks = Looks::new(&[lease(1, None, at(7)), lease(2, None, at(8))], &[]);
     let until = |until_millis| Pause { until_millis, by: "operator".to_owned() };
     let plan = pause(&looks.situation(), None, &until(Some(NOW + 60_000)));
     assert_eq!((plan.changes.len(), plan.notes.as_slice()), (2, [].as_slice()));
@@ -415,7 +411,7 @@ fn pause_warns_of_records_that_are_lost() {
 #[test]
 fn leases_of_java_cannot_be_paused() {
     let looks =
-        Looks::new(vec![lease(1, Some("java"), at(7)), ours(lease(2, Some("a"), at(8)))], &["java", "a"]);
+        Looks::new(&[lease(1, Some("java"), at(7)), ours(lease(2, Some("a"), at(8)))], &["java", "a"]);
     let wanted = Pause { until_millis: None, by: "operator".to_owned() };
     let plan = pause(&looks.situation(), None, &wanted);
     let expected = Refusal::OwnerCannotBeAsked { shard_id: id(1), worker_id: worker("java") };
@@ -428,7 +424,7 @@ fn resume_removes_recorded_pauses_only() {
     let mut look = stream().look(&[lease(1, None, at(7)), lease(2, None, at(8))]);
     let paused = Some(Pause { until_millis: None, by: "operator".to_owned() });
     look.notes.insert(id(2), ShardNotes { pause: paused, ..ShardNotes::default() });
-    let looks = Looks::with(look, &[]);
+    let looks = Looks::with(&look, &[]);
     let plan = resume(&looks.situation(), None);
     assert_eq!(plan.changes.len(), 1);
     assert_eq!((&plan.changes[0].shard_id, &plan.changes[0].change), (&id(2), &Change::Resume));
@@ -438,9 +434,9 @@ fn resume_removes_recorded_pauses_only() {
 fn delete_is_refused_while_a_worker_renews() {
     let leases =
         vec![lease(0, None, Position::ShardEnd), lease(1, Some("a"), at(7)), lease(2, Some("dead"), at(8))];
-    let plan = delete(&Looks::new(leases.clone(), &["a"]).situation());
+    let plan = delete(&Looks::new(&leases, &["a"]).situation());
     assert_eq!(plan.refusals, [Refusal::WorkerRenews { worker_id: worker("a"), leases: 1 }]);
-    let plan = delete(&Looks::new(leases, &[]).situation());
+    let plan = delete(&Looks::new(&leases, &[]).situation());
     assert!(!plan.is_refused());
     assert_eq!(plan.summary(), "3 rows change; shards: 3 lose their position");
     assert!(matches!(plan.changes[0].write(None), Ok(LeaseWrite::Delete { .. })));
@@ -449,11 +445,11 @@ fn delete_is_refused_while_a_worker_renews() {
 #[test]
 fn copy_into_a_used_table_is_refused() {
     let from = stream().look(&[lease(1, None, at(7)), lease(2, None, Position::Latest)]);
-    let used = Looks::new(vec![lease(1, None, at(6))], &[]);
+    let used = Looks::new(&[lease(1, None, at(6))], &[]);
     let plan = copy(&from, &used.situation());
     assert_eq!(plan.refusals, [Refusal::TableInUse { application: "app".to_owned() }]);
     // A copy that was cut short is completed.
-    let begun = Looks::new(vec![lease(1, None, at(7))], &[]);
+    let begun = Looks::new(&[lease(1, None, at(7))], &[]);
     let plan = copy(&from, &begun.situation());
     assert!(!plan.is_refused(), "{:?}", plan.refusals);
     let Change::Create(row) = &plan.changes[0].change else { panic!() };
@@ -467,8 +463,8 @@ fn copy_into_a_used_table_is_refused() {
 
 #[test]
 fn plans_are_data() {
-    let leases = vec![ours(lease(1, Some("a"), at(7))), lease(2, None, Position::AtTimestamp)];
-    let plan = Looks::new(leases, &["a"]).reset(&ResetTo::Ago { millis: 5 }, true);
+    let leases = [ours(lease(1, Some("a"), at(7))), lease(2, None, Position::AtTimestamp)];
+    let plan = Looks::new(&leases, &["a"]).reset(&ResetTo::Ago { millis: 5 }, true);
     let text = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
     assert!(
