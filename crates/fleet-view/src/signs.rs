@@ -71,6 +71,11 @@ pub enum Sign {
         /// The processes.
         processes: Vec<OwnerProcess>,
     },
+    /// The rows name several applications.
+    ApplicationsInRows {
+        /// Their names.
+        applications: Vec<String>,
+    },
     /// The positions of a shard move back again and again: two applications write to one table. Only several looks show it.
     SeveralApplications {
         /// The shards.
@@ -87,6 +92,7 @@ impl Sign {
             | Self::OtherStream { .. }
             | Self::GoneShards { .. }
             | Self::WorkerIdUsedTwice { .. }
+            | Self::ApplicationsInRows { .. }
             | Self::SeveralApplications { .. } => true,
             Self::CoverageUnknown
             | Self::UnknownRows { .. }
@@ -138,6 +144,11 @@ impl fmt::Display for Sign {
                 "{} processes use the worker id {worker_id}; give each process its own",
                 processes.len()
             ),
+            Self::ApplicationsInRows { applications } => write!(
+                formatter,
+                "the rows belong to the applications {}; give each application its own table",
+                named(applications)
+            ),
             Self::SeveralApplications { shards } => write!(
                 formatter,
                 "the positions of {} move back again and again; give each application its own table",
@@ -176,6 +187,11 @@ pub(crate) fn signs_of_look(look: &Look, shards: &[ShardView]) -> Vec<Sign> {
         signs.push(Sign::UnknownRows { keys });
     }
     signs.extend(other_streams(look));
+    let applications: BTreeSet<&String> =
+        look.leases.iter().filter_map(|lease| lease.application.as_ref()).collect();
+    if applications.len() > 1 {
+        signs.push(Sign::ApplicationsInRows { applications: applications.into_iter().cloned().collect() });
+    }
     let gone = shards.iter().filter(|shard| shard.state == ShardState::RowWithoutShard);
     let gone: Vec<ShardId> = gone.map(|shard| shard.shard_id.clone()).collect();
     if !gone.is_empty() {

@@ -137,6 +137,19 @@ fn foreign_rows_are_signs() {
     assert!(signs.iter().all(|sign| sign.to_string().contains(';')), "each names its remedy");
 }
 
+#[test]
+fn rows_of_two_applications_are_a_sign() {
+    let mut leases = [lease(1, None, Position::TrimHorizon), lease(2, None, Position::Latest)];
+    leases[0].application = Some("a".to_owned());
+    assert_eq!(FleetSnapshot::of(&lineage().look(&leases)).signs, []);
+    leases[1].application = Some("b".to_owned());
+    let applications = vec!["a".to_owned(), "b".to_owned()];
+    assert_eq!(
+        FleetSnapshot::of(&lineage().look(&leases)).signs,
+        [Sign::ApplicationsInRows { applications }]
+    );
+}
+
 fn process(shard: &mut Shard, pid: u32) {
     shard.process =
         Some(format!("host=h pid={pid} ticks=- started=2026-11-30T00:00:00Z instance=1 worker=worker-a"));
