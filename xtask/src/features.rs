@@ -32,6 +32,7 @@ const WITHOUT_AWS: [&str; 12] = [
     "kinesis-processor-state",
     "kinesis-storage-buffer",
     "kinesis-multilang",
+    "kinesis-fleet-view",
     "kinesis-streaming",
     "examples",
     "end-to-end-tests",

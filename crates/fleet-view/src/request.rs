@@ -1,0 +1,36 @@
+//! What an operator leaves in the row of a lease: a pause, or a request to its owner. Plain data.
+
+use lease_store::Position;
+use serde::{Deserialize, Serialize};
+
+/// A shard that is not to be read for a while. The row keeps it, so it survives its owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// When reading resumes, in milliseconds since 1970; `None`: not before an operator resumes it.
+    pub until_millis: Option<u64>,
+    /// Who paused it, for people.
+    pub by: String,
+}
+
+impl Pause {
+    /// Whether the pause is in force.
+    pub fn is_in_force(&self, now_millis: u64) -> bool {
+        self.until_millis.is_none_or(|until| until > now_millis)
+    }
+}
+
+/// What an operator asks the owner of a lease. The owner stops at a batch boundary, carries it out and removes the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperatorRequest {
+    /// Continue from another position.
+    Reset {
+        /// The new position.
+        #[serde(with = "crate::text::position_text")]
+        position: Position,
+        /// The instant of the position, as in [`Lease::initial_time_millis`](lease_store::Lease::initial_time_millis).
+        initial_time_millis: Option<u64>,
+    },
+    /// Release the lease.
+    Release,
+}
