@@ -24,7 +24,7 @@ const LIGHT_BUILD_FEATURES: [(&str, &str); 4] = [
 const FEATURES_WITH_CODE: [&str; 2] = ["cloudwatch", "dynamodb"];
 
 /// Packages that depend on no AWS crate without features.
-const WITHOUT_AWS: [&str; 12] = [
+const WITHOUT_AWS: [&str; 13] = [
     "kinesis-lease-store",
     "kinesis-checkpointer",
     "kinesis-shard-worker",

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use lease_store::BoxError;
 use shard_worker::{RecordProcessor, RecordProcessorFactory, ShardContext};
 
 use super::child_processor::ChildProcessor;
@@ -40,7 +41,7 @@ impl fmt::Debug for ChildProcessors {
 }
 
 impl RecordProcessorFactory for ChildProcessors {
-    fn create(&self, context: ShardContext) -> Box<dyn RecordProcessor> {
-        Box::new(ChildProcessor::new(context, self.shared.clone()))
+    fn create(&self, context: ShardContext) -> Result<Box<dyn RecordProcessor>, BoxError> {
+        Ok(Box::new(ChildProcessor::new(context, self.shared.clone())))
     }
 }

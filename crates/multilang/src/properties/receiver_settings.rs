@@ -3,7 +3,7 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use receiver::{InitialPosition, ReceiverSettings};
+use receiver::{ConsumerSettings, InitialPosition};
 
 use super::settings::{DaemonSettings, StartPosition};
 
@@ -14,8 +14,8 @@ impl DaemonSettings {
     /// often it checkpoints. Unacknowledged records have no limit, because a child checkpoints only while it processes a
     /// batch, so a limit would stop the shard for ever. There is no watchdog, because most children checkpoint rarely, and
     /// some need long for a batch; `timeoutInSeconds` takes its place.
-    pub fn receiver_settings(&self) -> ReceiverSettings {
-        let mut settings = ReceiverSettings::default();
+    pub fn receiver_settings(&self) -> ConsumerSettings {
+        let mut settings = ConsumerSettings::default();
         settings.application.clone_from(&self.application);
         settings.worker_id.clone_from(&self.worker_id);
         settings.initial_position = match self.start {

@@ -80,7 +80,7 @@ fn run(stream: &InMemoryStream, max_failures: u32, script: Scripted) -> Running 
 
 /// Runs the first shard with children, this many records for each batch.
 fn run_with_batches(stream: &InMemoryStream, max_failures: u32, records: usize, script: Scripted) -> Running {
-    let owner = FencingToken { owner: WorkerId::new("w").unwrap(), counter: 1 };
+    let owner = FencingToken::new(WorkerId::new("w").unwrap(), 1);
     let context = ShardContext::new("app", "s", ShardId::numbered(0), owner);
     let (stored, failures) = (Stored::default(), Failures::default());
     let options = ChildProcessorOptions::new(ChildLimits::default(), RestartPolicy::new(max_failures), 17);

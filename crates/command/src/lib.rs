@@ -1,0 +1,6 @@
+//! The command `kinesis-streaming`.
+
+mod command_line;
+mod daemon;
+
+pub use command_line::run;
