@@ -268,7 +268,7 @@ async fn wire_fan_out_in_three_processes_survives_a_kill_and_a_split() {
     );
     assert!(verdict.faults.is_empty(), "{:#?}; logs are in {logs}", verdict.faults);
     assert!(verdict.missing.is_empty(), "{:?} are missing; logs are in {logs}", verdict.missing);
-    assert!(accepted > 11, "nobody subscribed to the shards of the killed process; logs are in {logs}");
+    assert!(accepted > 11, "no heir subscribed to the shards of the killed process; logs are in {logs}");
     for entry in fs::read_dir(run.directory()).unwrap() {
         let path = entry.unwrap().path();
         let is_log = path.extension().is_some_and(|extension| extension == "log");
