@@ -22,7 +22,9 @@ pub(super) async fn connect(
     let mut builder = KinesisAsl::builder(aws);
     match choose(&settings.kinesis_credentials, region.as_ref(), system_properties).await {
         Chosen::DefaultChain => {}
-        Chosen::Anonymous => builder = builder.sdk_config(configuration(region.as_ref(), Chosen::Anonymous).await),
+        Chosen::Anonymous => {
+            builder = builder.sdk_config(configuration(region.as_ref(), Chosen::Anonymous).await)
+        }
         Chosen::Providers(provider) => builder = builder.credentials(provider),
     }
     let own = |list: &[CredentialSource]| list != settings.kinesis_credentials.as_slice();

@@ -113,7 +113,8 @@ async fn provider(
                 loader = loader.endpoint_url(with_scheme(host));
             }
             let loaded = Box::pin(loader.load()).await;
-            let mut role = AssumeRoleProvider::builder(role_arn).session_name(session_name).configure(&loaded);
+            let mut role =
+                AssumeRoleProvider::builder(role_arn).session_name(session_name).configure(&loaded);
             if let Some(external_id) = external_id {
                 role = role.external_id(external_id);
             }

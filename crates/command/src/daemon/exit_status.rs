@@ -24,9 +24,9 @@ pub(super) enum Form {
 pub(super) enum Stop {
     /// Every child was asked to shut down, and every checkpoint is written.
     InOrder,
-    /// Everything ended, but checkpoints are not written or a child was cut off.
+    /// Every child ended, but a checkpoint is not written.
     Incomplete,
-    /// It took longer than `shutdownGraceMillis`.
+    /// A child took too long for `shutdownGraceMillis`.
     Late,
     /// A second signal ended it at once.
     Interrupted(ShutdownSignal),
@@ -52,8 +52,8 @@ impl Ending {
                 Some("stopped, but not every last checkpoint is written; some records repeat".to_owned())
             }
             Stop::Late => Some(format!(
-                "stopped after {} ms, before all children had ended; raise shutdownGraceMillis, or make the children \
-                 quicker",
+                "stopped before all children had ended, which is limited to {} ms; raise shutdownGraceMillis, or make the \
+                 children quicker",
                 grace.as_millis()
             )),
             Stop::Interrupted(signal) => {

@@ -19,7 +19,9 @@ pub(super) fn read(arguments: &DaemonArguments) -> Result<EffectiveConfiguration
         let bytes = match read_limited(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(format!("properties file {}: {error}; make it readable", path.display())),
+            Err(error) => {
+                return Err(format!("properties file {}: {error}; make it readable", path.display()));
+            }
         };
         let strictness = if arguments.is_strict { Strictness::Strict } else { Strictness::Compatible };
         let parsed = parse_properties(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;

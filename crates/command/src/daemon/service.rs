@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use kinesis_streaming::kinesis_asl::{KinesisAsl, MetricsTask};
 use kinesis_streaming::prelude::StopReport;
-use kinesis_streaming::{Consumer, ConsumerError, ConsumerHandle, FleetMetrics, ShutdownSignal, shutdown_signal};
+use kinesis_streaming::{
+    Consumer, ConsumerError, ConsumerHandle, FleetMetrics, ShutdownSignal, shutdown_signal,
+};
 use multilang::child::{ChildLimits, ProcessLauncher, StreamOutput};
 use multilang::conversation::SessionLimits;
 use multilang::processor::{ChildFailure, ChildProcessorOptions, ChildProcessors, RestartPolicy};
@@ -43,7 +45,8 @@ pub(super) async fn run(settings: &DaemonSettings, aws: &KinesisAsl) -> Ending {
     let mut cause = tokio::select! {
         biased;
         ended = &mut running => return Ending::Failed(ended_by_itself(ended)),
-        failure = failures.recv() => Ending::ChildFailed(failure.unwrap_or_default(), Stop::InOrder),
+        // `None`: the consumer dropped its processors, and so is about to end.
+        Some(failure) = failures.recv() => Ending::ChildFailed(failure, Stop::InOrder),
         signal = shutdown_signal() => match signal {
             Ok(signal) => Ending::Signalled(signal, Stop::InOrder),
             Err(error) => return Ending::Failed(format!("cannot wait for signals: {error}")),
@@ -53,7 +56,9 @@ pub(super) async fn run(settings: &DaemonSettings, aws: &KinesisAsl) -> Ending {
         Ending::Signalled(signal, _) => {
             tracing::info!(%signal, grace = ?settings.shutdown_grace, "asking the children to shut down");
         }
-        _ => tracing::info!(grace = ?settings.shutdown_grace, "a child failed, asking the other children to shut down"),
+        _ => {
+            tracing::info!(grace = ?settings.shutdown_grace, "a child failed, asking the other children to shut down")
+        }
     }
     handle.stop();
     let stop = stop(settings, &mut running).await;
@@ -124,7 +129,11 @@ async fn stop(settings: &DaemonSettings, running: &mut Running) -> Stop {
         ended = running => match ended {
             Ok(Ok(report)) => {
                 let is_cut_off = report.shards.iter().any(|(_, outcome)| outcome.is_none());
-                if report.unwritten.is_empty() && !is_cut_off { Stop::InOrder } else { Stop::Incomplete }
+                match (is_cut_off, report.unwritten.is_empty()) {
+                    (true, _) => Stop::Late,
+                    (false, true) => Stop::InOrder,
+                    (false, false) => Stop::Incomplete,
+                }
             }
             ended => {
                 tracing::error!(error = ended_by_itself(ended), "the consumer failed while it stopped");

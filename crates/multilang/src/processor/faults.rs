@@ -42,7 +42,8 @@ mod tests {
     #[test]
     fn missing_table_is_an_invalid_state() {
         let missing = StoreError::new(StoreErrorKind::NotFound, "no table");
-        let error = CheckpointError::new(CheckpointErrorKind::Unavailable, "not written").with_source(missing);
+        let error =
+            CheckpointError::new(CheckpointErrorKind::Unavailable, "not written").with_source(missing);
         assert_eq!(fault_of(&error), CheckpointFault::InvalidState);
     }
 }
