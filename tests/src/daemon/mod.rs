@@ -2,4 +2,5 @@
 
 pub mod dynamodb_front;
 pub mod journal;
+pub mod scene;
 pub mod scripted_child;

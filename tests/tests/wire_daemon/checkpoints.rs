@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use end_to_end_tests::daemon::dynamodb_front::{DynamoDbFront, Refusal};
 use end_to_end_tests::daemon::journal::Event;
+use end_to_end_tests::daemon::scene::Scene;
 use end_to_end_tests::interop::resharding::split_a_shard;
-
-use crate::scene::Scene;
 
 fn errors(during: &str, events: impl Iterator<Item = Event>) -> Vec<Option<String>> {
     let of_action = |event| match event {

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use end_to_end_tests::daemon::journal::Event;
-
-use crate::scene::{Daemon, Scene, is_running};
+use end_to_end_tests::daemon::scene::{Daemon, Scene, is_running, send_signal};
 
 fn is_initialize(event: &Event) -> bool {
     matches!(event, Event::Initialize { .. })
@@ -73,7 +72,7 @@ async fn dead_idle_child_is_noticed_without_a_record() {
     let mut daemon = scene.start("w", "", "");
     daemon.wait_for("the child is initialized", 1, is_initialize).await;
     let child = daemon.entries()[0].process;
-    crate::scene::send_signal("-KILL", &child.to_string()).await;
+    send_signal("-KILL", &child.to_string()).await;
     assert_eq!(daemon.ended().await, Some(1), "{}", daemon.log());
     assert!(daemon.log().contains("ended by signal 9"), "{}", daemon.log());
 }

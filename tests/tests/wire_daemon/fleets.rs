@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use end_to_end_tests::daemon::journal::Event;
+use end_to_end_tests::daemon::scene::{Scene, is_running};
 use end_to_end_tests::interop::lease_rows::LeaseRows;
-
-use crate::scene::{Scene, is_running};
 
 /// How many leases each worker holds.
 fn loads(rows: &LeaseRows) -> BTreeMap<&str, usize> {

@@ -6,5 +6,4 @@
 mod checkpoints;
 mod children;
 mod fleets;
-mod scene;
 mod signals;

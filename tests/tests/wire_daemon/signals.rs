@@ -1,9 +1,8 @@
 //! Starts and stops: signals, the order of the last messages, exit codes, and the form for `java`.
 
 use end_to_end_tests::daemon::journal::Event;
+use end_to_end_tests::daemon::scene::{Daemon, Scene, is_running, send_signal};
 use end_to_end_tests::programs::{built, program};
-
-use crate::scene::{Daemon, Scene, is_running, send_signal};
 
 fn told(action: &str) -> Event {
     Event::Told(action.to_owned())

@@ -1,7 +1,7 @@
 //! The word that tells a child why its checkpoint was not written.
 
 use checkpointer::{CheckpointError, CheckpointErrorKind};
-use lease_store::{StoreError, StoreErrorKind};
+use lease_store::ServiceCause;
 
 use crate::protocol::checkpoint::CheckpointFault;
 
@@ -16,13 +16,17 @@ pub(super) fn fault_of(error: &CheckpointError) -> CheckpointFault {
     }
 }
 
+/// What DynamoDB answers when the table does not exist.
+const TABLE_MISSING: &str = "ResourceNotFoundException";
+
 fn is_table_missing(error: &CheckpointError) -> bool {
-    let store = std::error::Error::source(error).and_then(|source| source.downcast_ref::<StoreError>());
-    store.is_some_and(|store| store.kind() == StoreErrorKind::NotFound)
+    error.service_cause().and_then(ServiceCause::code) == Some(TABLE_MISSING)
 }
 
 #[cfg(test)]
 mod tests {
+    use lease_store::{StoreError, StoreErrorKind};
+
     use super::*;
 
     #[test]
@@ -41,9 +45,9 @@ mod tests {
 
     #[test]
     fn missing_table_is_an_invalid_state() {
-        let missing = StoreError::new(StoreErrorKind::NotFound, "no table");
-        let error =
-            CheckpointError::new(CheckpointErrorKind::Unavailable, "not written").with_source(missing);
+        let answer = ServiceCause::new("no table").with_answer(400, Some(TABLE_MISSING));
+        let missing = StoreError::new(StoreErrorKind::NotFound, "no table").with_source(answer);
+        let error = CheckpointError::new(CheckpointErrorKind::Unavailable, "not written").caused_by(missing);
         assert_eq!(fault_of(&error), CheckpointFault::InvalidState);
     }
 }
