@@ -31,11 +31,17 @@ pub struct Refusal {
     pub code: &'static str,
 }
 
+#[derive(Debug, Clone, Copy, Default)]
+struct Refusals {
+    of_checkpoints: Option<Refusal>,
+    of_all: Option<Refusal>,
+}
+
 /// A running front. It ends when this is dropped.
 #[derive(Debug)]
 pub struct DynamoDbFront {
     address: SocketAddr,
-    refusal: Arc<Mutex<Option<Refusal>>>,
+    refusals: Arc<Mutex<Refusals>>,
     _task: JoinSet<()>,
 }
 
@@ -48,8 +54,8 @@ impl DynamoDbFront {
         let server = server.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let refusal = Arc::new(Mutex::new(None));
-        let shared = refusal.clone();
+        let refusals = Arc::new(Mutex::new(Refusals::default()));
+        let shared = refusals.clone();
         let app = Router::new().fallback(move |request: Request| {
             let (server, shared) = (server.clone(), shared.clone());
             async move { answer(&server, &shared, request).await }
@@ -60,7 +66,7 @@ impl DynamoDbFront {
                 eprintln!("the DynamoDB front ended: {error}");
             }
         });
-        Ok(Self { address, refusal, _task: task })
+        Ok(Self { address, refusals, _task: task })
     }
 
     /// Its URL.
@@ -70,11 +76,16 @@ impl DynamoDbFront {
 
     /// Answers each write of a checkpoint with this from now on; `None`: passes it on.
     pub fn refuse(&self, refusal: Option<Refusal>) {
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).of_checkpoints = refusal;
+    }
+
+    /// Answers each call with this from now on; `None`: passes it on.
+    pub fn refuse_all(&self, refusal: Option<Refusal>) {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).of_all = refusal;
     }
 }
 
-async fn answer(server: &str, refusal: &Mutex<Option<Refusal>>, request: Request) -> Response {
+async fn answer(server: &str, refusals: &Mutex<Refusals>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let target = header("x-amz-target").unwrap_or_default().to_owned();
@@ -83,10 +94,11 @@ async fn answer(server: &str, refusal: &Mutex<Option<Refusal>>, request: Request
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let refusal = *refusal.lock().unwrap_or_else(PoisonError::into_inner);
+    let refusals = *refusals.lock().unwrap_or_else(PoisonError::into_inner);
     let is_checkpoint = target.ends_with(".UpdateItem")
         && body.windows(OF_CHECKPOINTS.len()).any(|part| part == OF_CHECKPOINTS);
-    if let Some(Refusal { status, code }) = refusal.filter(|_| is_checkpoint) {
+    let refusal = refusals.of_all.or(refusals.of_checkpoints.filter(|_| is_checkpoint));
+    if let Some(Refusal { status, code }) = refusal {
         let text =
             format!("{{\"__type\":\"com.amazonaws.dynamodb.v20120810#{code}\",\"message\":\"refused\"}}");
         return (StatusCode::from_u16(status).unwrap_or_default(), text).into_response();

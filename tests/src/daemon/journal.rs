@@ -29,6 +29,11 @@ pub enum Event {
         /// The word of the answer; `None`: it is written.
         error: Option<String>,
     },
+    /// The median time between a checkpoint that writes nothing and its answer.
+    RoundTrip {
+        /// In microseconds.
+        micros: u64,
+    },
     /// Another action: `leaseLost`, `shardEnded` or `shutdownRequested`.
     Told(String),
     /// The input was closed; the child exits.

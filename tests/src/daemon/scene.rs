@@ -21,7 +21,7 @@ use crate::local_servers::{Endpoints, InProcessServers, REGION};
 use crate::programs::{built, program};
 
 /// The limit for each step of a test.
-pub const LIMIT: Duration = Duration::from_secs(90);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// The time without a renewal after which a lease may be taken.
 pub const FAILOVER_MILLIS: u64 = 2000;

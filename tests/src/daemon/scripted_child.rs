@@ -11,6 +11,9 @@ use super::journal::{Event, Journal};
 /// The exit status of a child that its script ends.
 pub const SCRIPTED_STATUS: i32 = 3;
 
+/// How many checkpoints are timed.
+const TIMED_CHECKPOINTS: usize = 2001;
+
 /// How the child behaves. The options are words on its command line.
 #[derive(Debug, Default)]
 pub struct Script {
@@ -20,6 +23,18 @@ pub struct Script {
     pub retries_checkpoints: bool,
     /// `checkpoint-early`: during `initialize` and `leaseLost` too.
     pub checkpoints_early: bool,
+    /// `checkpoint-older`: after each batch also the position before its last checkpoint.
+    pub checkpoints_older: bool,
+    /// `checkpoint-late`: after the status of a batch, as from another thread. The answer comes in the next action.
+    pub checkpoints_late: bool,
+    /// `checkpoint-legacy`: with the keys of clients before KCL 1.7.
+    pub checkpoints_legacy: bool,
+    /// `time-checkpoints`: measures checkpoints at the same position after each batch.
+    pub times_checkpoints: bool,
+    /// `helper`: starts a process that keeps the standard output and the standard error open.
+    pub starts_helper: bool,
+    /// `raw=FILE`: appends each line that it receives to this file.
+    pub raw: Option<PathBuf>,
     /// `noise`: lines that are no messages, before each status.
     pub makes_noise: bool,
     /// `ignore-end`: does not exit when its input is closed.
@@ -46,10 +61,16 @@ impl Script {
                 "checkpoint-always" => script.checkpoints_batches = true,
                 "retry-checkpoints" => script.retries_checkpoints = true,
                 "checkpoint-early" => script.checkpoints_early = true,
+                "checkpoint-older" => script.checkpoints_older = true,
+                "checkpoint-late" => script.checkpoints_late = true,
+                "checkpoint-legacy" => script.checkpoints_legacy = true,
+                "time-checkpoints" => script.times_checkpoints = true,
+                "helper" => script.starts_helper = true,
                 "noise" => script.makes_noise = true,
                 "ignore-end" => script.ignores_end = true,
                 "exit-at" => script.exits_at = number()?,
                 "hang-at" => script.hangs_at = number()?,
+                "raw" => script.raw = Some(value.into()),
                 "once" => script.once = Some(value.into()),
                 _ => return Err(format!("unknown word {word}")),
             }
@@ -68,7 +89,8 @@ impl Script {
 /// # Errors
 /// When a message cannot be read or written, or the journal cannot be written.
 pub fn run(input: impl BufRead, output: impl Write, journal: &Path, script: &Script) -> io::Result<()> {
-    Child { input, output, journal: Journal::append_to(journal)?, script, shard: String::new() }.run()
+    Child { input, output, journal: Journal::append_to(journal)?, script, shard: String::new(), last: None }
+        .run()
 }
 
 struct Child<'a, R, W> {
@@ -77,10 +99,21 @@ struct Child<'a, R, W> {
     journal: Journal,
     script: &'a Script,
     shard: String,
+    /// The newest sequence number.
+    last: Option<String>,
+}
+
+/// A request at this sequence number; `None`: at the newest position.
+fn checkpoint(sequence_number: Option<&str>) -> Value {
+    json!({"action": "checkpoint", "sequenceNumber": sequence_number, "subSequenceNumber": null})
 }
 
 impl<R: BufRead, W: Write> Child<'_, R, W> {
     fn run(mut self) -> io::Result<()> {
+        if self.script.starts_helper {
+            // It inherits both outputs, and lives longer than the test.
+            process::Command::new("sleep").arg("600").stdin(process::Stdio::null()).spawn()?;
+        }
         while let Some(message) = self.next()? {
             let action = message["action"].as_str().unwrap_or_default().to_owned();
             match action.as_str() {
@@ -90,6 +123,11 @@ impl<R: BufRead, W: Write> Child<'_, R, W> {
                     self.journal.append(&self.shard, [Event::Initialize { sequence_number }])?;
                 }
                 "processRecords" => self.process(&message["records"])?,
+                "checkpoint" => {
+                    // The answer to a late one.
+                    self.journal_answer("late", &message)?;
+                    continue;
+                }
                 _ => self.journal.append(&self.shard, [Event::Told(action.clone())])?,
             }
             let is_wanted = match action.as_str() {
@@ -100,10 +138,23 @@ impl<R: BufRead, W: Write> Child<'_, R, W> {
             if is_wanted {
                 self.checkpoint(&action)?;
             }
+            if self.script.checkpoints_older && action == "processRecords" {
+                let first = message["records"][0]["sequenceNumber"].clone();
+                self.send(&json!({"action": "checkpoint", "sequenceNumber": first, "subSequenceNumber": 0}))?;
+                let answer = self.next()?.unwrap_or_default();
+                self.journal_answer("older", &answer)?;
+            }
+            if self.script.times_checkpoints && action == "processRecords" {
+                let micros = self.median_round_trip()?;
+                self.journal.append(&self.shard, [Event::RoundTrip { micros }])?;
+            }
             if self.script.makes_noise {
                 self.output.write_all(b"plain text\nnull\n[1,2]\n\xff\xfe\n\n{\"action\":\"status\"\n")?;
             }
             self.send(&json!({"action": "status", "responseFor": action}))?;
+            if self.script.checkpoints_late && action == "processRecords" {
+                self.send(&checkpoint(None))?;
+            }
         }
         self.journal.append(&self.shard, [Event::Closed])?;
         while self.script.ignores_end {
@@ -123,6 +174,7 @@ impl<R: BufRead, W: Write> Child<'_, R, W> {
                 process::exit(SCRIPTED_STATUS);
             }
             let sequence_number = record["sequenceNumber"].as_str().unwrap_or_default().to_owned();
+            self.last = Some(sequence_number.clone());
             events.push(Event::Record { number, sequence_number });
             if self.script.hangs_at == Some(number) && self.script.is_due() {
                 self.journal.append(&self.shard, events)?;
@@ -136,24 +188,53 @@ impl<R: BufRead, W: Write> Child<'_, R, W> {
 
     fn checkpoint(&mut self, during: &str) -> io::Result<()> {
         loop {
-            self.send(&json!({"action": "checkpoint", "sequenceNumber": null, "subSequenceNumber": null}))?;
+            let request = match &self.last {
+                Some(last) if self.script.checkpoints_legacy => {
+                    json!({"action": "checkpoint", "checkpoint": last, "error": null})
+                }
+                _ => checkpoint(None),
+            };
+            self.send(&request)?;
             let answer = self.next()?.unwrap_or_default();
-            if answer["action"] != "checkpoint" {
-                return Err(io::Error::other(format!("expected the answer to a checkpoint, got {answer}")));
-            }
-            let error = answer["error"].as_str().map(str::to_owned);
-            let is_done = error.as_deref().is_none_or(|error| error == "ShutdownException");
-            self.journal.append(&self.shard, [Event::Checkpoint { during: during.to_owned(), error }])?;
-            if is_done || !self.script.retries_checkpoints {
+            let error = self.journal_answer(during, &answer)?;
+            if error.is_none_or(|error| error == "ShutdownException") || !self.script.retries_checkpoints {
                 return Ok(());
             }
         }
+    }
+
+    /// Only the first of these checkpoints is written.
+    #[allow(clippy::disallowed_methods)] // a figure for people
+    fn median_round_trip(&mut self) -> io::Result<u64> {
+        let mut micros = Vec::new();
+        for _ in 0..TIMED_CHECKPOINTS {
+            let requested_at = std::time::Instant::now();
+            self.send(&checkpoint(None))?;
+            self.next()?;
+            micros.push(u64::try_from(requested_at.elapsed().as_micros()).unwrap_or(u64::MAX));
+        }
+        micros.sort_unstable();
+        Ok(micros[micros.len() / 2])
+    }
+
+    /// Records the answer to a checkpoint, and returns its error.
+    fn journal_answer(&mut self, during: &str, answer: &Value) -> io::Result<Option<String>> {
+        if answer["action"] != "checkpoint" {
+            return Err(io::Error::other(format!("expected the answer to a checkpoint, got {answer}")));
+        }
+        let error = answer["error"].as_str().map(str::to_owned);
+        let event = Event::Checkpoint { during: during.to_owned(), error: error.clone() };
+        self.journal.append(&self.shard, [event])?;
+        Ok(error)
     }
 
     fn next(&mut self) -> io::Result<Option<Value>> {
         let mut line = String::new();
         if self.input.read_line(&mut line)? == 0 {
             return Ok(None);
+        }
+        if let Some(raw) = &self.script.raw {
+            std::fs::OpenOptions::new().create(true).append(true).open(raw)?.write_all(line.as_bytes())?;
         }
         Ok(Some(serde_json::from_str(&line)?))
     }

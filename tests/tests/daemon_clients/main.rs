@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
 
+mod java;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

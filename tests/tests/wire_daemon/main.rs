@@ -5,5 +5,7 @@
 
 mod checkpoints;
 mod children;
+mod figures;
 mod fleets;
+mod public_reports;
 mod signals;

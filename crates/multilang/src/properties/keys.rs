@@ -203,7 +203,12 @@ pub const KEYS: &[Key] = &[
         effect: Effect::Refused("it names a Java object, and Java refuses each text too"),
     },
     ignored("taskBackoffTimeMillis", Long, Is("500"), OWN_RETRIES),
-    ignored("logWarningForTaskAfterMillis", BoxedLong, Unset, "the watchdog reports shards without progress"),
+    ignored(
+        "logWarningForTaskAfterMillis",
+        BoxedLong,
+        Unset,
+        "use timeoutInSeconds to limit how long a child takes",
+    ),
     ignored(
         "clientVersionConfig",
         Choice(&[
