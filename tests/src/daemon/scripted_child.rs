@@ -157,8 +157,10 @@ impl<R: BufRead, W: Write> Child<'_, R, W> {
             }
         }
         self.journal.append(&self.shard, [Event::Closed])?;
-        while self.script.ignores_end {
-            std::thread::park();
+        if self.script.ignores_end {
+            loop {
+                std::thread::park();
+            }
         }
         Ok(())
     }

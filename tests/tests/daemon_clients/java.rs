@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use end_to_end_tests::daemon::scene::LIMIT;
-use end_to_end_tests::daemon::scene::{Daemon, Scene, number_of};
+use end_to_end_tests::daemon::scene::{Daemon, LIMIT, Scene, number_of};
 use end_to_end_tests::interop::java_daemon::{TERMINATED_STATUS, jars_directory};
 use end_to_end_tests::interop::lease_rows::LeaseRows;
 use end_to_end_tests::interop::producer::Producer;
@@ -107,7 +106,7 @@ async fn leases_move_between_java_and_python_on_our_daemon() {
     let mut producer =
         Producer::start(scene.endpoints.kinesis_client(), scene.stream(), RECORDS, RECORDS_PER_SECOND);
     let start_ours = |worker: &str| {
-        let properties = scene.properties_of(worker, &python_child(&folder), "");
+        let properties = scene.properties_of(worker, &python_child(&scene, worker, &folder), "");
         let mut command = end_to_end_tests::programs::program("kinesis-streaming");
         command.args(["daemon", "-p"]).arg(properties).env("PYTHONPATH", &folder);
         scene.spawn(worker, command)
@@ -125,10 +124,8 @@ async fn leases_move_between_java_and_python_on_our_daemon() {
     producer.finish(RECORDS).await;
     let deliveries = || {
         let mut deliveries = scene.deliveries();
-        for log in [first.log(), second.log()] {
-            for (number, count) in printed(&log) {
-                *deliveries.entry(number).or_default() += count;
-            }
+        for (number, count) in printed(&scene) {
+            *deliveries.entry(number).or_default() += count;
         }
         deliveries
     };

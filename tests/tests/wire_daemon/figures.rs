@@ -10,17 +10,21 @@ use tokio::time::{Instant, sleep};
 /// The time between two looks at the journal.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The most memory of the daemon with two idle shards, in KiB.
-const MAX_IDLE_KIB: u64 = 40 * 1024;
+/// The most memory of its own that the daemon may have with two idle shards, in KiB.
+const MAX_IDLE_KIB: u64 = 20 * 1024;
 
-/// The most memory of the daemon with 200 shards, in KiB.
+/// The same with 200 shards, in KiB.
 const MAX_200_KIB: u64 = 100 * 1024;
 
-/// The resident memory of the daemon, in KiB.
-fn resident_kib(daemon: &Daemon) -> u64 {
+/// The memory of the daemon, in KiB: its own, and all that is resident. The difference is mapped pages of the program, which the
+/// profile `dev` makes several times as large as a release.
+fn memory_kib(daemon: &Daemon) -> (u64, u64) {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.process.id().unwrap())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    (field("RssAnon:"), field("VmRSS:"))
 }
 
 /// The time until this many children were told to initialize.
@@ -43,8 +47,10 @@ async fn idle_daemon_is_small_and_starts_quickly() {
         let mut daemon = scene.start(start, "", "");
         let first = initialized(&daemon, 1).await;
         initialized(&daemon, 2).await;
-        let kib = resident_kib(&daemon);
-        println!("{start}: first initialize after {first:?}, {kib} KiB with two idle shards");
+        let (kib, resident) = memory_kib(&daemon);
+        println!(
+            "{start}: first initialize after {first:?}; with two idle shards {kib} KiB, resident {resident} KiB"
+        );
         assert!(kib < MAX_IDLE_KIB, "{kib} KiB");
         assert_eq!(daemon.terminate().await, Some(0));
     }
@@ -58,8 +64,8 @@ async fn two_hundred_children_fit_in_memory() {
     let all = initialized(&daemon, 200).await;
     scene.put(2000).await;
     scene.wait_for_all().await;
-    let kib = resident_kib(&daemon);
-    println!("200 children: all initialized after {all:?}, {kib} KiB");
+    let (kib, resident) = memory_kib(&daemon);
+    println!("200 children: all initialized after {all:?}; {kib} KiB, resident {resident} KiB");
     assert!(kib < MAX_200_KIB, "{kib} KiB");
     assert_eq!(daemon.terminate().await, Some(0), "{}", daemon.log());
 }

@@ -23,7 +23,7 @@ pub(super) async fn connect(
     match choose(&settings.kinesis_credentials, region.as_ref(), system_properties).await {
         Chosen::DefaultChain => {}
         Chosen::Anonymous => {
-            builder = builder.sdk_config(configuration(region.as_ref(), Chosen::Anonymous).await)
+            builder = builder.sdk_config(configuration(region.as_ref(), Chosen::Anonymous).await);
         }
         Chosen::Providers(provider) => builder = builder.credentials(provider),
     }

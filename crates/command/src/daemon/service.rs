@@ -57,7 +57,7 @@ pub(super) async fn run(settings: &DaemonSettings, aws: &KinesisAsl) -> Ending {
             tracing::info!(%signal, grace = ?settings.shutdown_grace, "asking the children to shut down");
         }
         _ => {
-            tracing::info!(grace = ?settings.shutdown_grace, "a child failed, asking the other children to shut down")
+            tracing::info!(grace = ?settings.shutdown_grace, "a child failed, asking the other children to shut down");
         }
     }
     handle.stop();
