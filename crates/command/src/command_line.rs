@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::daemon::{self, DaemonArguments};
+use crate::daemon::{self, DaemonCommand};
 
 /// Sees, checks, moves and replays applications on Amazon Kinesis.
 #[derive(Debug, Parser)]
@@ -18,11 +18,16 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs record processors in other languages, in place of the KCL's MultiLangDaemon.
-    Daemon(DaemonArguments),
+    Daemon(DaemonCommand),
 }
 
 /// Runs the command with these arguments; the first is the name of the program.
+///
+/// A line for `java` with the main class of the MultiLangDaemon runs the daemon, so that this program can stand in for `java`.
 pub async fn run(arguments: Vec<OsString>) -> ExitCode {
+    if let Some(java) = daemon::java_line(&arguments) {
+        return daemon::run_as_java(&java).await;
+    }
     match CommandLine::parse_from(arguments).command {
         Command::Daemon(arguments) => daemon::run(arguments).await,
     }
