@@ -10,6 +10,8 @@ use crate::daemon::{self, DaemonArguments};
 use crate::describe::{self, DescribeArguments};
 use crate::exit_code::finished;
 use crate::lag::{self, LagArguments};
+use crate::read::{self, CatArguments, TailArguments};
+use crate::serve::{self, ServeArguments};
 use crate::terminal::print;
 
 /// Sees, checks, moves and replays applications on Amazon Kinesis.
@@ -31,6 +33,12 @@ enum Command {
     Describe(DescribeArguments),
     /// Prints how far an application is behind, and how many workers its load wants.
     Lag(LagArguments),
+    /// Serves a page, metrics, health and load of an application.
+    Serve(ServeArguments),
+    /// Follows a stream in a terminal.
+    Tail(TailArguments),
+    /// Reads a stream up to its tip, or to a time.
+    Cat(CatArguments),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -44,6 +52,9 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Daemon(arguments) => daemon::run(arguments).await,
         Command::Describe(arguments) => finished(Box::pin(describe::run(arguments)).await),
         Command::Lag(arguments) => finished(Box::pin(lag::run(arguments)).await),
+        Command::Serve(arguments) => finished(Box::pin(serve::run(arguments)).await),
+        Command::Tail(arguments) => finished(Box::pin(read::tail(arguments)).await),
+        Command::Cat(arguments) => finished(Box::pin(read::cat(arguments)).await),
         Command::Completions { shell } => finished(print(&completions(shell))),
     }
 }

@@ -8,6 +8,8 @@ mod exit_code;
 mod lag;
 mod load;
 mod look;
+mod read;
+mod serve;
 mod terminal;
 mod time_argument;
 mod wall_clock;
