@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::daemon::{self, DaemonArguments};
 use crate::describe::{self, DescribeArguments};
+use crate::doctor::{self, DoctorArguments};
 use crate::exit_code::finished;
 use crate::lag::{self, LagArguments};
 use crate::read::{self, CatArguments, TailArguments};
@@ -31,6 +32,8 @@ enum Command {
     Daemon(DaemonArguments),
     /// Shows workers, shards, lag and verdicts of an application.
     Describe(DescribeArguments),
+    /// Finds what is wrong with an application, its stream, its table and its permissions, and names the remedy.
+    Doctor(DoctorArguments),
     /// Prints how far an application is behind, and how many workers its load wants.
     Lag(LagArguments),
     /// Serves a page, metrics, health and load of an application.
@@ -51,6 +54,7 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
     match CommandLine::parse_from(arguments).command {
         Command::Daemon(arguments) => daemon::run(arguments).await,
         Command::Describe(arguments) => finished(Box::pin(describe::run(arguments)).await),
+        Command::Doctor(arguments) => finished(Box::pin(doctor::run(arguments)).await),
         Command::Lag(arguments) => finished(Box::pin(lag::run(arguments)).await),
         Command::Serve(arguments) => finished(Box::pin(serve::run(arguments)).await),
         Command::Tail(arguments) => finished(Box::pin(read::tail(arguments)).await),

@@ -4,6 +4,7 @@ mod command_line;
 mod connection;
 mod daemon;
 mod describe;
+mod doctor;
 mod exit_code;
 mod lag;
 mod load;

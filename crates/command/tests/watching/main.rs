@@ -3,5 +3,8 @@
 mod bench;
 mod deploy_files;
 mod describe;
+mod doctor;
 mod http;
+mod page;
+mod reading;
 mod serve;
