@@ -90,27 +90,30 @@ pub(crate) struct CatArguments {
 pub(crate) async fn tail(arguments: TailArguments) -> Result<(), CommandError> {
     let start =
         Start::parse(&arguments.from, now_millis()).map_err(|fault| usage(format!("--from {fault}")))?;
-    read(arguments.read, start, None).await
+    read(arguments.read, start, None, false).await
 }
 
 /// Reads a stream up to its tip, or to a time.
 pub(crate) async fn cat(arguments: CatArguments) -> Result<(), CommandError> {
     let now = now_millis();
     let start = Start::parse(&arguments.from, now).map_err(|fault| usage(format!("--from {fault}")))?;
-    let until = match &arguments.until {
-        None => now,
-        Some(text) => parse_instant(text, now).map_err(|fault| usage(format!("--until {fault}")))?,
-    };
-    if until > now {
+    let until = arguments.until.as_ref().map(|text| parse_instant(text, now)).transpose();
+    let until = until.map_err(|fault| usage(format!("--until {fault}")))?;
+    if until.is_some_and(|until| until > now) {
         return Err(usage(format!(
             "--until {:?} is in the future; use tail",
             arguments.until.unwrap_or_default()
         )));
     }
-    read(arguments.read, start, time_of(until)).await
+    read(arguments.read, start, until.and_then(time_of), true).await
 }
 
-async fn read(arguments: ReadArguments, start: Start, until: Option<SystemTime>) -> Result<(), CommandError> {
+async fn read(
+    arguments: ReadArguments,
+    start: Start,
+    until: Option<SystemTime>,
+    ends_at_tip: bool,
+) -> Result<(), CommandError> {
     let is_position = matches!(start, Start::Record(_));
     if is_position && arguments.shards.len() != 1 {
         return Err(usage("a position is one of a single shard; add --shard with its id"));
@@ -142,7 +145,13 @@ async fn read(arguments: ReadArguments, start: Start, until: Option<SystemTime>)
     let mut order = ReadOrder::default();
     let mut reading = Reading {
         stream,
-        bounds: Bounds { keys: arguments.keys.into_iter().collect(), until, start: start.clone() },
+        bounds: Bounds {
+            keys: arguments.keys.into_iter().collect(),
+            ends_at_tip,
+            until,
+            start: start.clone(),
+        },
+        closed: listed.iter().filter(|shard| shard.is_closed).map(|shard| shard.shard_id.clone()).collect(),
         permits: Arc::new(Semaphore::new(MAX_READS_AT_ONCE)),
         tasks: JoinSet::new(),
     };
@@ -185,6 +194,8 @@ async fn read(arguments: ReadArguments, start: Start, until: Option<SystemTime>)
 struct Reading {
     stream: kinesis_asl::KinesisStream,
     bounds: Bounds,
+    /// The shards that the stream lists as closed.
+    closed: BTreeSet<ShardId>,
     permits: Arc<Semaphore>,
     tasks: JoinSet<()>,
 }
@@ -193,6 +204,7 @@ impl Reading {
     fn start(&mut self, shard_id: ShardId, from: ReadFrom, happened: &mpsc::Sender<Happening>) {
         let reader = ShardReader {
             stream: self.stream.clone(),
+            is_closed: self.closed.contains(&shard_id),
             shard_id,
             bounds: self.bounds.clone(),
             permits: self.permits.clone(),

@@ -26,7 +26,9 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct Bounds {
     /// The partition keys; empty: all.
     pub(crate) keys: BTreeSet<String>,
-    /// Ends at the tip, or before the first record that arrived at this time or later; `None`: never ends.
+    /// Ends at the tip of the shard.
+    pub(crate) ends_at_tip: bool,
+    /// Ends before the first record that arrived at this time or later.
     pub(crate) until: Option<SystemTime>,
     /// Leaves out the records before it.
     pub(crate) start: Start,
@@ -49,6 +51,8 @@ pub(crate) enum Happening {
 pub(crate) struct ShardReader {
     pub(crate) stream: KinesisStream,
     pub(crate) shard_id: ShardId,
+    /// Whether the stream lists the shard as closed.
+    pub(crate) is_closed: bool,
     pub(crate) bounds: Bounds,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) happened: mpsc::Sender<Happening>,
@@ -97,7 +101,8 @@ impl ShardReader {
             if let Some(end) = batch.shard_end {
                 return self.children(end.children).await.map(Some);
             }
-            if self.bounds.until.is_some() && (is_at_tip || is_past_bound) {
+            // A closed shard is read to its end: its children come after it.
+            if is_past_bound || (is_at_tip && self.bounds.ends_at_tip && !self.is_closed) {
                 return Ok(Some(Vec::new()));
             }
         }
@@ -171,6 +176,7 @@ mod tests {
     fn bounds(keys: &[&str], until: Option<u64>, start: Start) -> Bounds {
         Bounds {
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            ends_at_tip: false,
             until: until.map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second)),
             start,
         }

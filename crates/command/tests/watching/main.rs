@@ -1,6 +1,7 @@
 //! Runs the program against local servers.
 
 mod bench;
+mod browser;
 mod deploy_files;
 mod describe;
 mod doctor;
