@@ -7,7 +7,7 @@ use crate::browser::Browser;
 use crate::serve::Server;
 
 /// Whether the page shows a look.
-const IS_SHOWN: &str = "document.documentElement.dataset.look !== undefined";
+const IS_SHOWN: &str = "document.documentElement?.dataset.look !== undefined";
 
 /// The least bytes of a picture with content; a blank one has a few thousand.
 const MIN_PICTURE_BYTES: usize = 15_000;
@@ -84,7 +84,10 @@ async fn an_address_brings_its_state_back() {
     assert!(browser.picture("wide-dark.png").await > MIN_PICTURE_BYTES);
     // No line is wider than the narrow page.
     browser.resize(360, 800).await;
-    browser.until("document.documentElement.scrollWidth <= 360").await;
+    browser.until("document.querySelector('#picture').clientWidth < 360").await;
+    let wide = "[...document.querySelectorAll('body *')].filter((element) => element.checkVisibility() && \
+                !element.matches('.skip') && element.getBoundingClientRect().right > 360).map((element) => element.outerHTML.slice(0, 200))";
+    assert_eq!(browser.value(wide).await, serde_json::json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,19 +68,21 @@ export class Picture {
     for (const [id, track] of Object.entries(past.shards)) {
       const shard = byId.get(id);
       if (!shard || !shard.keys) continue;
-      const y0 = y(shard.keys[0]), tall = Math.max(y(shard.keys[1]) - y0, 0.2), gap = tall > 4 ? 1 : 0;
+      // Whole pixels: of many shards in one row of pixels the first one is drawn, and an alarm always.
+      const y0 = Math.round(y(shard.keys[0])), full = Math.round(y(shard.keys[1])) - y0;
+      const tall = full > 0 ? full : shard.alarm || id === selected ? 1 : 0, gap = tall > 4 ? 1 : 0;
       let from = 0;
       for (let point = 1; point <= track.owner.length; point++) {
         if (point < track.owner.length && track.owner[point] === track.owner[from]) continue;
         const owner = track.owner[from], x0 = edge(track.first + from), x1 = edge(track.first + point);
-        if (owner !== -2) {
+        if (owner !== -2 && tall > 0) {
           pen.fillStyle = colour(owner, isDark) || inks.none;
           pen.fillRect(x0, y0, Math.max(x1 - x0, 1), tall - gap);
         }
         from = point;
       }
       const begins = track.owner.findIndex((owner) => owner !== -2);
-      if (begins >= 0) this.hits.push({ id, y0, y1: y0 + tall, x0: edge(track.first + begins), x1: this.lastEdge(track, edge) });
+      if (begins >= 0 && tall > 0) this.hits.push({ id, y0, y1: y0 + tall, x0: edge(track.first + begins), x1: this.lastEdge(track, edge) });
       if (begins >= 0 && track.first + begins > 0 && shard.parents.length) forks.push([shard, edge(track.first + begins)]);
       if (shard.alarm) {
         pen.fillStyle = inks.alarm;
@@ -184,13 +186,13 @@ export class Picture {
 
   axis(pen, box, start, end, inks, x) {
     const span = end - start, steps = [10e3, 30e3, 60e3, 300e3, 600e3, 1800e3, 3600e3, 7200e3, 21600e3, 43200e3, 86400e3];
-    const step = steps.find((step) => span / step <= 8) || 604800e3;
+    const step = steps.find((step) => span / step <= Math.max(2, Math.floor((box.right - box.left) / 110))) || 604800e3;
     pen.fillStyle = inks.faint;
     pen.textAlign = "center";
     const offset = new Date(start).getTimezoneOffset() * 60000;
     for (let time = Math.ceil((start - offset) / step) * step + offset; time <= end; time += step) {
       const text = new Date(time).toLocaleTimeString([], step < 60e3 ? {} : { hour: "2-digit", minute: "2-digit" });
-      pen.fillText(text, Math.min(Math.max(x(time), box.left + 18), box.right - 18), box.height - AXIS / 2);
+      pen.fillText(text, Math.min(Math.max(x(time), box.left + 18), box.right - 26), box.height - AXIS / 2);
     }
   }
 
