@@ -202,8 +202,8 @@ mod tests {
             assert!(aggregator.add(key, None, key.as_bytes()).unwrap().is_none());
         }
         let aggregate = aggregator.finish().unwrap();
-        let whole = Record { data: aggregate.data, ..record(5, "a", 1) };
-        let start = Start::parse("00000000000000005/1", 0).unwrap();
+        let whole = Record { data: aggregate.data, ..record(10_000_000_000_000_000_005, "a", 1) };
+        let start = Start::parse("10000000000000000005/1", 0).unwrap();
         let (shown, _) = bounds(&[], None, start).shown(vec![whole.clone()]);
         assert_eq!(keys(&shown), ["b", "c"]);
         let (shown, _) = bounds(&["c"], None, Start::Tip).shown(vec![whole]);

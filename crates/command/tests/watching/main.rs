@@ -7,5 +7,6 @@ mod describe;
 mod doctor;
 mod http;
 mod page;
+mod public_reports;
 mod reading;
 mod serve;
