@@ -11,6 +11,7 @@ use crate::describe::{self, DescribeArguments};
 use crate::doctor::{self, DoctorArguments};
 use crate::exit_code::finished;
 use crate::lag::{self, LagArguments};
+use crate::provide::{self, ProvideArguments};
 use crate::read::{self, CatArguments, TailArguments};
 use crate::serve::{self, ServeArguments};
 use crate::terminal::print;
@@ -42,6 +43,10 @@ enum Command {
     Tail(TailArguments),
     /// Reads a stream up to its tip, or to a time.
     Cat(CatArguments),
+    /// Prints the least policy for an application.
+    IamPolicy(ProvideArguments),
+    /// Prints a configuration for Terraform: lease table, policy, alarm and fan-out consumer.
+    Terraform(ProvideArguments),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -59,6 +64,8 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Serve(arguments) => finished(Box::pin(serve::run(arguments)).await),
         Command::Tail(arguments) => finished(Box::pin(read::tail(arguments)).await),
         Command::Cat(arguments) => finished(Box::pin(read::cat(arguments)).await),
+        Command::IamPolicy(arguments) => finished(provide::iam_policy(arguments)),
+        Command::Terraform(arguments) => finished(provide::terraform(arguments)),
         Command::Completions { shell } => finished(print(&completions(shell))),
     }
 }

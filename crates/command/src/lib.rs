@@ -9,6 +9,7 @@ mod exit_code;
 mod lag;
 mod load;
 mod look;
+mod provide;
 mod read;
 mod serve;
 mod terminal;
