@@ -3,11 +3,19 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::daemon::{self, DaemonArguments};
+use crate::describe::{self, DescribeArguments};
+use crate::exit_code::finished;
+use crate::lag::{self, LagArguments};
+use crate::terminal::print;
 
 /// Sees, checks, moves and replays applications on Amazon Kinesis.
+///
+/// Exit codes: 0 done; 1 the answer is bad; 2 the command line is not valid; 3 not found; 4 not allowed; 5 not reachable, try again;
+/// 6 not what the command needs; 7 the output cannot be written.
 #[derive(Debug, Parser)]
 #[command(name = "kinesis-streaming", version)]
 struct CommandLine {
@@ -19,11 +27,47 @@ struct CommandLine {
 enum Command {
     /// Runs record processors in other languages, in place of the KCL's MultiLangDaemon.
     Daemon(DaemonArguments),
+    /// Shows workers, shards, lag and verdicts of an application.
+    Describe(DescribeArguments),
+    /// Prints how far an application is behind, and how many workers its load wants.
+    Lag(LagArguments),
+    /// Prints the completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 /// Runs the command with these arguments; the first is the name of the program.
 pub async fn run(arguments: Vec<OsString>) -> ExitCode {
     match CommandLine::parse_from(arguments).command {
         Command::Daemon(arguments) => daemon::run(arguments).await,
+        Command::Describe(arguments) => finished(Box::pin(describe::run(arguments)).await),
+        Command::Lag(arguments) => finished(Box::pin(lag::run(arguments)).await),
+        Command::Completions { shell } => finished(print(&completions(shell))),
+    }
+}
+
+fn completions(shell: Shell) -> Vec<u8> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "kinesis-streaming", &mut text);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn completions_name_the_commands() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let text = String::from_utf8(completions(shell)).unwrap();
+            assert!(text.contains("describe") && text.contains("endpoint-url"), "{shell}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Creates the AWS clients: shared credentials, and a region and an endpoint for each service.
 
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_smithy_http_client::tls::TlsContext;
 use aws_types::service_config::ServiceConfigKey;
@@ -48,11 +49,11 @@ pub(crate) struct Loaded {
 }
 
 /// Adds what the environment and the profile say.
-pub(crate) async fn load(settings: AwsSettings) -> Result<Loaded, AslError> {
+pub(crate) async fn load(settings: AwsSettings, profile: Option<&str>) -> Result<Loaded, AslError> {
     let surroundings = Surroundings::of_process();
     let settings = surroundings.settings(settings);
     let trusted = surroundings.trusted()?;
-    let loader = surroundings.loader(loader(&settings), trusted.as_ref());
+    let loader = of_profile(surroundings.loader(loader(&settings), trusted.as_ref()), profile);
     // Boxed because the future is large.
     let config = Box::pin(loader.load()).await;
     Ok(Loaded { settings, config, trusted })
@@ -187,6 +188,16 @@ impl KinesisAsl {
     #[cfg(feature = "cloudwatch")]
     pub fn cloudwatch(&self, namespace: &str) -> Result<CloudWatchPublisher, AslError> {
         CloudWatchPublisher::new(self.cloudwatch.clone(), namespace)
+    }
+}
+
+/// The loader with a profile that was asked for by its name. The default chain would prefer credentials of the environment.
+fn of_profile(loader: ConfigLoader, profile: Option<&str>) -> ConfigLoader {
+    match profile {
+        None => loader,
+        Some(name) => loader
+            .profile_name(name)
+            .credentials_provider(ProfileFileCredentialsProvider::builder().profile_name(name).build()),
     }
 }
 

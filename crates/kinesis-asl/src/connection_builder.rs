@@ -15,6 +15,7 @@ use crate::settings::AwsSettings;
 #[must_use]
 pub struct KinesisAslBuilder {
     settings: AwsSettings,
+    profile: Option<String>,
     shared: Option<SdkConfig>,
     credentials: Option<SharedCredentialsProvider>,
     http_client: Option<SharedHttpClient>,
@@ -41,6 +42,7 @@ impl KinesisAsl {
     pub fn builder(settings: AwsSettings) -> KinesisAslBuilder {
         KinesisAslBuilder {
             settings,
+            profile: None,
             shared: None,
             credentials: None,
             http_client: None,
@@ -52,6 +54,13 @@ impl KinesisAsl {
 }
 
 impl KinesisAslBuilder {
+    /// The profile of the shared configuration and credentials files, instead of the one of the environment. As with the command
+    /// line of AWS, credentials in the environment then have no effect. A configuration of the caller's own takes precedence.
+    pub fn profile(mut self, name: impl Into<String>) -> Self {
+        self.profile = Some(name.into());
+        self
+    }
+
     /// The configuration of all services, instead of the one of the environment and the profile.
     pub fn sdk_config(mut self, config: SdkConfig) -> Self {
         self.shared = Some(config);
@@ -97,7 +106,7 @@ impl KinesisAslBuilder {
         self.settings.validate()?;
         let Loaded { settings, config: mut shared, trusted } = match self.shared {
             Some(config) => Loaded { settings: self.settings, config, trusted: None },
-            None => load(self.settings).await?,
+            None => load(self.settings, self.profile.as_deref()).await?,
         };
         // A client of the caller's own has its own certificates.
         let trusted = trusted.filter(|_| self.http_client.is_none() && self.kinesis.is_none());

@@ -82,6 +82,7 @@ mod end_proof;
 mod environment;
 mod error;
 mod fan_out;
+mod first_record;
 mod get_records;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -100,6 +101,7 @@ mod settings;
 mod stream;
 mod stream_arn;
 mod stream_client;
+mod stream_summary;
 mod surroundings;
 mod timeouts;
 
@@ -110,9 +112,11 @@ pub use error::{AslError, AslErrorKind};
 pub use fan_out::consumer::{ConsumerStatus, StreamConsumer};
 pub use fan_out::settings::{ConsumerChoice, FanOutSettings, RetrievalMode};
 pub use fan_out::status::FanOutStatus;
+pub use first_record::{FirstRecord, MAX_READS_PER_PROBE};
 pub use get_records::format::GetRecordsFormat;
 #[cfg(feature = "cloudwatch")]
 pub use metrics::{CloudWatchPublisher, METRICS_INTERVAL, MetricSample, MetricUnit, MetricsTask};
 pub use role::RoleSettings;
 pub use settings::AwsSettings;
 pub use stream::KinesisStream;
+pub use stream_summary::StreamSummary;

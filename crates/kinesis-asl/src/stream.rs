@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use aws_smithy_http_client::tls::TlsContext;
 use fastrand::Rng;
-use lease_store::{SequenceNumber, ShardId};
+use lease_store::{Position, SequenceNumber, ShardId};
 use shard_worker::{
     ReadFrom, RecordSource, Shard, ShardFilter, SourceError, StreamDescription, StreamSource,
 };
@@ -17,10 +17,12 @@ use crate::fan_out::settings::RetrievalMode;
 use crate::fan_out::shared::FanOut;
 use crate::fan_out::source::FanOutSource;
 use crate::fan_out::status::FanOutStatus;
+use crate::first_record::{self, FirstRecord};
 use crate::get_records::format::GetRecordsFormat;
 use crate::polling::PollingSource;
 use crate::sequence_layout::shard_start_of;
 use crate::stream_client::StreamClient;
+use crate::stream_summary::StreamSummary;
 
 /// A Kinesis stream. Its shards are polled, at most five times a second each; [`with_retrieval`](Self::with_retrieval)
 /// switches to enhanced fan-out. Clones share the client.
@@ -151,6 +153,31 @@ impl KinesisStream {
     /// Counts of this process's subscriptions; `None`: the stream is polled.
     pub fn fan_out_status(&self) -> Option<FanOutStatus> {
         self.fan_out.as_ref().map(|fan_out| fan_out.status())
+    }
+
+    /// What the service reports about the stream in one call: more than a worker needs, for programs that watch it.
+    ///
+    /// # Errors
+    /// As [`describe`](StreamSource::describe).
+    pub async fn summary(&self) -> Result<StreamSummary, SourceError> {
+        self.client.summary().await
+    }
+
+    /// The first record after a stored position, by at most [`MAX_READS_PER_PROBE`](crate::MAX_READS_PER_PROBE) reads of one record
+    /// each. `instant` is the instant of a position `AT_TIMESTAMP` or `LATEST`. `None`: the position names no place in the
+    /// shard, because it lacks its instant or is the end of the shard.
+    ///
+    /// Tells how far a worker of any library is behind, at the cost of one record.
+    ///
+    /// # Errors
+    /// `Denied`, `Throttled`, `ShardNotFound` and the other errors of reading. No call is repeated after a failure.
+    pub async fn first_record(
+        &self,
+        shard_id: &ShardId,
+        position: &Position,
+        instant: Option<SystemTime>,
+    ) -> Result<Option<FirstRecord>, SourceError> {
+        first_record::after(&self.client, shard_id, position, instant).await
     }
 
     /// All registered consumers of the stream, from all pages, including those of other applications. A consumer that no

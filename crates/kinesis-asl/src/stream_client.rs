@@ -31,6 +31,7 @@ use crate::response_metadata::ResponseMetadata;
 use crate::service_time::to_system_time;
 use crate::settings::DEFAULT_IDLE_TIME_BETWEEN_READS;
 use crate::stream_arn::StreamId;
+use crate::stream_summary::StreamSummary;
 use crate::timeouts::default_timeouts;
 
 /// How many shards one page of a listing may hold (AWS default: 1000).
@@ -156,6 +157,10 @@ impl StreamClient {
     }
 
     pub(crate) async fn describe(&self) -> Result<StreamDescription, SourceError> {
+        self.summary().await.map(|summary| summary.description)
+    }
+
+    pub(crate) async fn summary(&self) -> Result<StreamSummary, SourceError> {
         self.destination.check()?;
         let request = self.sdk.describe_stream_summary().stream_name(self.stream_name());
         let request = request.set_stream_arn(self.stream_arn());
@@ -197,7 +202,16 @@ impl StreamClient {
         description.now = now;
         description.retention = retention;
         description.distribution = distribution;
-        Ok(description)
+        let count = |count: Option<i32>| count.and_then(|count| u32::try_from(count).ok());
+        Ok(StreamSummary {
+            description,
+            name: summary.stream_name,
+            status: summary.stream_status.as_str().to_owned(),
+            open_shards: u32::try_from(summary.open_shard_count).ok(),
+            fan_out_consumers: count(summary.consumer_count),
+            encryption_key: summary.key_id,
+            max_record_kib: count(summary.max_record_size_in_kib),
+        })
     }
 
     pub(crate) async fn list_shards(&self, filter: &ShardFilter) -> Result<Vec<Shard>, SourceError> {

@@ -58,8 +58,10 @@ mod row_tests;
 mod row_writer;
 mod store;
 mod table;
+mod table_page;
 
 pub use self::layout::MultiStreamKey;
 pub use self::store::DynamoDbLeaseStore;
 pub use self::table::DEFAULT_ACTIVE_WAIT_LIMIT;
+pub use self::table_page::{ForeignRow, PageStart, TablePage, WorkerReport};
 pub use crate::table_settings::{BillingMode, TableSettings};

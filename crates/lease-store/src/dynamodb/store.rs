@@ -95,6 +95,16 @@ impl DynamoDbLeaseStore {
         &self.table.name
     }
 
+    /// The table, for the other files of this module.
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The layout of the keys, for the other files of this module.
+    pub(super) fn layout(&self) -> &RowLayout {
+        &self.layout
+    }
+
     /// Reads the lease in a row; a row that is not a lease of this application is an error.
     fn lease(&self, item: &Item) -> Result<Lease, StoreError> {
         match row_reader::read(item, &self.layout) {

@@ -1,0 +1,125 @@
+//! `kinesis-streaming describe`: workers, shards, lag and verdicts, once or again and again.
+
+use std::time::Duration;
+
+use clap::Args;
+use fleet_view::{FleetView, History, LookRefusal};
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
+
+use crate::connection::ApplicationArguments;
+use crate::exit_code::{CommandError, CommandErrorKind};
+use crate::look::gap::Gap;
+use crate::look::{LookOptions, Looked, Observer};
+use crate::terminal::{Terminal, print_json};
+use crate::time_argument::parse_duration;
+
+/// The shortest wait between two looks. Shorter ones would cost read units and show nothing new.
+const MIN_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The arguments of `kinesis-streaming describe`.
+#[derive(Debug, Args)]
+pub(crate) struct DescribeArguments {
+    #[command(flatten)]
+    application: ApplicationArguments,
+
+    /// Looks again and again, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+
+    /// Looks for this long, such as 30s, and shows the last look; verdicts need several looks
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "watch")]
+    over: Option<Duration>,
+
+    /// The wait between two looks
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
+    interval: Duration,
+
+    /// How long each look may measure the lag of shards by reading one record of each; 0s: not at all
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "400ms")]
+    probe_time: Duration,
+
+    /// Ends with exit code 1 if the verdict is an alarm
+    #[arg(long)]
+    fail_on_alarm: bool,
+
+    /// Prints one line of JSON for each look
+    #[arg(long)]
+    json: bool,
+}
+
+/// The JSON of a look.
+#[derive(Debug, Serialize)]
+struct Description<'a> {
+    #[serde(flatten)]
+    view: &'a FleetView,
+    /// What could not be read.
+    gaps: &'a [Gap],
+}
+
+/// Runs the command.
+pub(crate) async fn run(arguments: DescribeArguments) -> Result<(), CommandError> {
+    let mut observer = Observer::open(&arguments.application).await?;
+    let options = LookOptions::for_display(arguments.probe_time);
+    let interval = arguments.interval.max(MIN_LOOK_INTERVAL);
+    let started_at = Instant::now();
+    let mut history = History::new();
+    loop {
+        let looked_at = Instant::now();
+        let looked = observer.look(options).await?;
+        add(&mut history, &looked)?;
+        let next = looked_at + interval;
+        let is_last = !arguments.watch && arguments.over.is_none_or(|over| next > started_at + over);
+        if arguments.watch || is_last {
+            let view = FleetView::of(&history);
+            let view =
+                view.ok_or_else(|| CommandError::new(CommandErrorKind::Invalid, "there is no look"))?;
+            show(&view, &looked.gaps, &arguments)?;
+            if is_last {
+                return judged(&view, arguments.fail_on_alarm);
+            }
+        }
+        tokio::select! {
+            () = sleep_until(next) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+    }
+}
+
+/// Adds a look. One at another stream begins a new history: the stream was deleted and created again.
+pub(crate) fn add(history: &mut History, looked: &Looked) -> Result<(), CommandError> {
+    match history.add(&looked.look) {
+        // The wall clock was set back; the next look is newer.
+        Ok(()) | Err(LookRefusal::NotNewer) => Ok(()),
+        Err(LookRefusal::OfAnother) => {
+            *history = History::new();
+            history.add(&looked.look).map_err(too_large)
+        }
+        Err(refusal) => Err(too_large(refusal)),
+    }
+}
+
+fn too_large(refusal: LookRefusal) -> CommandError {
+    CommandError::new(CommandErrorKind::Invalid, refusal.to_string()).with_source(refusal)
+}
+
+fn show(view: &FleetView, gaps: &[Gap], arguments: &DescribeArguments) -> Result<(), CommandError> {
+    if arguments.json {
+        return print_json(&Description { view, gaps });
+    }
+    let terminal = Terminal::of_process();
+    let mut lines = view.lines(terminal.width());
+    if !gaps.is_empty() {
+        lines.push(String::new());
+        lines.extend(gaps.iter().map(|gap| format!("- {gap}")));
+    }
+    terminal.show(&lines, arguments.watch)
+}
+
+fn judged(view: &FleetView, fail_on_alarm: bool) -> Result<(), CommandError> {
+    let has_error = view.verdict.signs.iter().any(fleet_view::Sign::is_error);
+    if fail_on_alarm && (view.verdict.verdict.is_alarm() || has_error) {
+        return Err(CommandError::new(CommandErrorKind::BadAnswer, ""));
+    }
+    Ok(())
+}
