@@ -10,6 +10,10 @@ use crate::daemon::{self, DaemonArguments};
 use crate::describe::{self, DescribeArguments};
 use crate::exit_code::finished;
 use crate::lag::{self, LagArguments};
+use crate::operate::{
+    self, AssignArguments, CopyArguments, DeleteArguments, PauseArguments, PositionsArguments,
+    ReleaseArguments, ResetArguments, ResumeArguments,
+};
 use crate::terminal::print;
 
 /// Sees, checks, moves and replays applications on Amazon Kinesis.
@@ -31,6 +35,22 @@ enum Command {
     Describe(DescribeArguments),
     /// Prints how far an application is behind, and how many workers its load wants.
     Lag(LagArguments),
+    /// Sets positions of an application: shows what is read again or skipped, and acts with --execute.
+    Reset(ResetArguments),
+    /// Writes the positions of an application to a file, or resets it to those of a file.
+    Positions(PositionsArguments),
+    /// Makes a second application that starts at the positions of the first.
+    Copy(CopyArguments),
+    /// Makes owners release leases, so that other workers take them.
+    Release(ReleaseArguments),
+    /// Makes a worker the owner of a lease.
+    Assign(AssignArguments),
+    /// Stops reading shards for a while; the pause survives the workers.
+    Pause(PauseArguments),
+    /// Ends pauses.
+    Resume(ResumeArguments),
+    /// Deletes the leases of an application.
+    Delete(DeleteArguments),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -44,6 +64,14 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Daemon(arguments) => daemon::run(arguments).await,
         Command::Describe(arguments) => finished(Box::pin(describe::run(arguments)).await),
         Command::Lag(arguments) => finished(Box::pin(lag::run(arguments)).await),
+        Command::Reset(arguments) => finished(Box::pin(operate::run_reset(arguments)).await),
+        Command::Positions(arguments) => finished(Box::pin(operate::run_positions(arguments)).await),
+        Command::Copy(arguments) => finished(Box::pin(operate::run_copy(arguments)).await),
+        Command::Release(arguments) => finished(Box::pin(operate::run_release(arguments)).await),
+        Command::Assign(arguments) => finished(Box::pin(operate::run_assign(arguments)).await),
+        Command::Pause(arguments) => finished(Box::pin(operate::run_pause(arguments)).await),
+        Command::Resume(arguments) => finished(Box::pin(operate::run_resume(arguments)).await),
+        Command::Delete(arguments) => finished(Box::pin(operate::run_delete(arguments)).await),
         Command::Completions { shell } => finished(print(&completions(shell))),
     }
 }

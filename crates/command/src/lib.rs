@@ -8,6 +8,7 @@ mod exit_code;
 mod lag;
 mod load;
 mod look;
+mod operate;
 mod terminal;
 mod time_argument;
 mod wall_clock;
