@@ -39,7 +39,8 @@ impl ShardArguments {
         if self.shards.is_empty() {
             return Ok(None);
         }
-        let shards: Result<BTreeSet<ShardId>, CommandError> = self.shards.iter().map(|id| shard_id(id)).collect();
+        let shards: Result<BTreeSet<ShardId>, CommandError> =
+            self.shards.iter().map(|id| shard_id(id)).collect();
         shards.map(Some)
     }
 }

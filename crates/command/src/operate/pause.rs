@@ -94,8 +94,6 @@ fn end_of(arguments: &PauseArguments, now_millis: u64) -> Result<Option<u64>, Co
         }
         (None, Some(until)) => parse_instant(until, now_millis).map(Some).map_err(usage),
         (None, None) if arguments.without_end => Ok(None),
-        (None, None) => {
-            Err(usage("a pause needs an end: add --for 30m, --until TIME, or --without-end"))
-        }
+        (None, None) => Err(usage("a pause needs an end: add --for 30m, --until TIME, or --without-end")),
     }
 }

@@ -79,7 +79,8 @@ async fn export(arguments: ExportArguments) -> Result<(), CommandError> {
     if arguments.json && arguments.output.is_none() {
         return print_json(&file);
     }
-    let invalid = |error: fleet_view::FleetError| CommandError::new(CommandErrorKind::Invalid, error.to_string());
+    let invalid =
+        |error: fleet_view::FleetError| CommandError::new(CommandErrorKind::Invalid, error.to_string());
     let text = file.to_json().map_err(invalid)? + "\n";
     let Some(path) = arguments.output else { return print(text.as_bytes()) };
     let mut output = std::fs::File::create_new(&path).map_err(output_error)?;

@@ -81,7 +81,10 @@ impl<'a> Report<'a> {
 
 /// The count of lines that are not shown.
 fn more(count: usize) -> Option<String> {
-    count.checked_sub(MAX_SHOWN).filter(|hidden| *hidden > 0).map(|hidden| format!("… and {hidden} more; see --json"))
+    count
+        .checked_sub(MAX_SHOWN)
+        .filter(|hidden| *hidden > 0)
+        .map(|hidden| format!("… and {hidden} more; see --json"))
 }
 
 fn effect_line(effect: &Effect) -> String {
@@ -96,7 +99,8 @@ fn effect_line(effect: &Effect) -> String {
     let place = |position: &Option<lease_store::Position>| {
         position.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
     };
-    let span = effect.span_millis.map_or_else(String::new, |span| format!(", {} of them", duration_text(span)));
+    let span =
+        effect.span_millis.map_or_else(String::new, |span| format!(", {} of them", duration_text(span)));
     format!("{} {what}{span}: {} -> {}", effect.shard_id, place(&effect.from), place(&effect.to))
 }
 

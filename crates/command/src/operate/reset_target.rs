@@ -37,10 +37,13 @@ pub(crate) fn read_positions(path: &Path) -> Result<PositionsFile, CommandError>
     let shown = path.display();
     let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if size > MAX_FILE_BYTES as u64 {
-        return Err(invalid(format!("{shown} has {size} bytes, more than {MAX_FILE_BYTES}; export it again")));
+        return Err(invalid(format!(
+            "{shown} has {size} bytes, more than {MAX_FILE_BYTES}; export it again"
+        )));
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| invalid(format!("{shown} cannot be read: {error}; check its name")).with_source(error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        invalid(format!("{shown} cannot be read: {error}; check its name")).with_source(error)
+    })?;
     PositionsFile::from_json(&text).map_err(|error| invalid(format!("{shown}: {error}")))
 }
 

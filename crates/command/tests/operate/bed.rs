@@ -105,7 +105,8 @@ impl Bed {
         let middle = (start + (end - start) / 2).to_string();
         let split = kinesis.split_shard().stream_name(STREAM).shard_to_split(id.as_str());
         split.new_starting_hash_key(middle).send().await.unwrap();
-        let is_split = async || kinesis.list_shards().stream_name(STREAM).send().await.unwrap().shards().len() >= 4;
+        let is_split =
+            async || kinesis.list_shards().stream_name(STREAM).send().await.unwrap().shards().len() >= 4;
         while !is_split().await {
             sleep(Duration::from_millis(50)).await;
         }

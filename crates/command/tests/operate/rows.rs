@@ -84,7 +84,11 @@ async fn reset_to_latest_ends_closed_shards_and_adds_children() {
         assert!(row.initial_time_millis.is_some(), "{number}");
     }
     bed.run(&["reset", APPLICATION, "--to", "trim-horizon", "--execute"]).await.assert(0, "4 done");
-    assert_eq!(bed.row(0).await.checkpoint, Position::TrimHorizon, "the parent is read again, before its children");
+    assert_eq!(
+        bed.row(0).await.checkpoint,
+        Position::TrimHorizon,
+        "the parent is read again, before its children"
+    );
 }
 
 #[tokio::test]

@@ -29,6 +29,15 @@ impl Checks {
         };
         let is_created = write.by == Writer::Operator && write.kind == WriteKind::Create;
         let (Some(after), true) = (after, write.kind == WriteKind::Reset || is_created) else { return };
+        // The row of a shard that was read to its end may be gone.
+        let from = match (before.map(|row| row.checkpoint), facts.starts_at_index) {
+            (None, _) if facts.had_row => ReadPosition::End,
+            (Some(ReadPosition::Start), Some(index)) if index > 0 => {
+                ReadPosition::After(facts.log[index - 1])
+            }
+            (None, _) => ReadPosition::Start,
+            (Some(checkpoint), _) => checkpoint,
+        };
         let at_instant = |millis: u64| facts.arrived.partition_point(|arrived| *arrived < millis);
         facts.starts_at_index = match after.checkpoint {
             ReadPosition::Start => after.starts_at.map(at_instant),
@@ -38,14 +47,7 @@ impl Checks {
             Some(0) | None => after.checkpoint,
             Some(index) => ReadPosition::After(facts.log[index - 1]),
         };
-        facts.edits.push(Edit {
-            at: now,
-            from: before.map_or(ReadPosition::Start, |row| row.checkpoint),
-            to,
-            owner: None,
-            fences: true,
-            is_replaced: false,
-        });
+        facts.edits.push(Edit { at: now, from, to, owner: None, fences: true, is_replaced: false });
         facts.advance();
     }
 
