@@ -174,7 +174,7 @@ async fn free_lease_is_assigned_and_released() {
     bed.run(&assign).await.assert(1, "no lease that worker w1 renews is known");
     bed.run(&[&assign[..], &["--unknown-worker"]].concat()).await.assert(0, "1 done");
     assert_eq!(bed.row(0).await.owner, Some(worker("w1")));
-    let release = ["release", APPLICATION, "--shard", "shardId-000000000009"];
+    let release = ["release", APPLICATION, "--shard", "shardId-000000000009", "--look-time", "0s"];
     bed.run(&release).await.assert(1, "shardId-000000000009");
 }
 
