@@ -8,12 +8,15 @@ use clap_complete::Shell;
 
 use crate::daemon::{self, DaemonArguments};
 use crate::describe::{self, DescribeArguments};
+use crate::doctor::{self, DoctorArguments};
 use crate::exit_code::finished;
 use crate::lag::{self, LagArguments};
 use crate::operate::{
     self, AssignArguments, CopyArguments, DeleteArguments, PauseArguments, PositionsArguments,
     ReleaseArguments, ResetArguments, ResumeArguments,
 };
+use crate::read::{self, CatArguments, TailArguments};
+use crate::serve::{self, ServeArguments};
 use crate::terminal::print;
 
 /// Sees, checks, moves and replays applications on Amazon Kinesis.
@@ -33,6 +36,8 @@ enum Command {
     Daemon(DaemonArguments),
     /// Shows workers, shards, lag and verdicts of an application.
     Describe(DescribeArguments),
+    /// Finds what is wrong with an application, its stream, its table and its permissions, and names the remedy.
+    Doctor(DoctorArguments),
     /// Prints how far an application is behind, and how many workers its load wants.
     Lag(LagArguments),
     /// Sets positions of an application: shows what is read again or skipped, and acts with --execute.
@@ -51,6 +56,12 @@ enum Command {
     Resume(ResumeArguments),
     /// Deletes the leases of an application.
     Delete(DeleteArguments),
+    /// Serves a page, metrics, health and load of an application.
+    Serve(ServeArguments),
+    /// Follows a stream in a terminal.
+    Tail(TailArguments),
+    /// Reads a stream up to its tip, or to a time.
+    Cat(CatArguments),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -63,6 +74,7 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
     match CommandLine::parse_from(arguments).command {
         Command::Daemon(arguments) => daemon::run(arguments).await,
         Command::Describe(arguments) => finished(Box::pin(describe::run(arguments)).await),
+        Command::Doctor(arguments) => finished(Box::pin(doctor::run(arguments)).await),
         Command::Lag(arguments) => finished(Box::pin(lag::run(arguments)).await),
         Command::Reset(arguments) => finished(Box::pin(operate::run_reset(arguments)).await),
         Command::Positions(arguments) => finished(Box::pin(operate::run_positions(arguments)).await),
@@ -72,6 +84,9 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Pause(arguments) => finished(Box::pin(operate::run_pause(arguments)).await),
         Command::Resume(arguments) => finished(Box::pin(operate::run_resume(arguments)).await),
         Command::Delete(arguments) => finished(Box::pin(operate::run_delete(arguments)).await),
+        Command::Serve(arguments) => finished(Box::pin(serve::run(arguments)).await),
+        Command::Tail(arguments) => finished(Box::pin(read::tail(arguments)).await),
+        Command::Cat(arguments) => finished(Box::pin(read::cat(arguments)).await),
         Command::Completions { shell } => finished(print(&completions(shell))),
     }
 }

@@ -95,20 +95,25 @@ impl Observer {
         self.target.stream.as_ref()
     }
 
-    /// Makes a look.
+    /// Makes a look. The first one may use the scan by which the stream was found.
     ///
     /// # Errors
     /// When the table cannot be read.
     pub(crate) async fn look(&mut self, options: LookOptions) -> Result<Looked, CommandError> {
         let Self { target, listing, mode, probes } = self;
-        let deadline = Instant::now() + options.probe_time;
         let stream = target.stream.as_ref();
         let listed = async {
             if let Some(stream) = stream {
                 listing.refresh(stream).await;
             }
         };
-        let scanned = rows::scan(&target.store, options.consistency);
+        let first = target.first_rows.take().filter(|_| options.consistency == Consistency::Eventual);
+        let scanned = async {
+            match first {
+                Some(rows) => Ok(rows),
+                None => rows::scan(&target.store, options.consistency).await,
+            }
+        };
         let (rows, (), ()) = tokio::join!(scanned, listed, mode.refresh(&target.store));
         let mut rows = rows?;
         let taken_at_millis = now_millis();
@@ -124,6 +129,7 @@ impl Observer {
         }
         let mut probed = 0;
         if let Some(stream) = stream.filter(|_| !options.probe_time.is_zero()) {
+            let deadline = Instant::now() + options.probe_time;
             let round = probes.run(stream, &unreported(&rows.leases, listing), deadline).await;
             probed = round.measured;
             gaps.extend(round.gap.or_else(|| too_slow(round.left)));

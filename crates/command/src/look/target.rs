@@ -9,12 +9,14 @@ use crate::exit_code::{CommandError, CommandErrorKind, usage};
 use crate::look::rows::{self, TableRows};
 
 /// The table and the stream of an application.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) application: String,
     pub(crate) store: DynamoDbLeaseStore,
     /// `None`: neither an argument nor a row names the stream.
     pub(crate) stream: Option<KinesisStream>,
+    /// The rows by which they were found, for the first look.
+    pub(crate) first_rows: Option<TableRows>,
 }
 
 impl Target {
@@ -24,13 +26,17 @@ impl Target {
         let mut store = connection.table(application, table.as_deref(), stream.as_deref()).await?;
         let rows = rows::scan(&store, Consistency::Eventual).await?;
         check_is_lease_table(&rows, store.table_name())?;
-        let name = match choose(&rows, stream.as_deref()).map_err(usage)? {
+        let choice = choose(&rows, stream.as_deref()).map_err(usage)?;
+        let mut first_rows = Some(rows);
+        let name = match choice {
             Choice::Rows(stream) => stream,
             Choice::Identifier(identifier) => {
                 let key = key_of(&identifier)?;
                 let name = stream.clone().filter(|stream| stream.starts_with("arn:"));
                 let name = name.or_else(|| identifier.split(':').nth(1).map(str::to_owned));
                 store = store.with_multi_stream_key(key);
+                // They were read in the layout of one stream.
+                first_rows = None;
                 name
             }
         };
@@ -38,7 +44,7 @@ impl Target {
             Some(name) => Some(connection.stream(&name).await?),
             None => None,
         };
-        Ok(Self { application: application.clone(), store, stream })
+        Ok(Self { application: application.clone(), store, stream, first_rows })
     }
 }
 

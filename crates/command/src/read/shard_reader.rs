@@ -1,0 +1,213 @@
+//! Reads one shard to its end, to its tip or for ever, and sends what happens to the writer of the output.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kinesis_asl::KinesisStream;
+use lease_store::{ErrorKind as _, RecordPosition, ShardId};
+use shard_worker::{
+    FetchedBatch, ReadFrom, Record, RecordSource, Shard, ShardFilter, SourceError, StreamSource as _,
+    deaggregate,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::sleep;
+
+use super::start::Start;
+
+/// The first wait after a failed read; each further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest wait after a failed read.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Which records are shown.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounds {
+    /// The partition keys; empty: all.
+    pub(crate) keys: BTreeSet<String>,
+    /// Ends at the tip of the shard.
+    pub(crate) ends_at_tip: bool,
+    /// Ends before the first record that arrived at this time or later.
+    pub(crate) until: Option<SystemTime>,
+    /// Leaves out the records before it.
+    pub(crate) start: Start,
+}
+
+/// What happened in a shard.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// Records to show.
+    Records { shard_id: ShardId, records: Vec<Record> },
+    /// The shard has ended, or is read as far as it was asked for.
+    Ended { shard_id: ShardId, children: Vec<Shard> },
+    /// A read failed and is made again.
+    Delayed { shard_id: ShardId, error: SourceError },
+    /// A read failed for good.
+    Failed(SourceError),
+}
+
+/// Reads one shard.
+pub(crate) struct ShardReader {
+    pub(crate) stream: KinesisStream,
+    pub(crate) shard_id: ShardId,
+    /// Whether the stream lists the shard as closed.
+    pub(crate) is_closed: bool,
+    pub(crate) bounds: Bounds,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) happened: mpsc::Sender<Happening>,
+}
+
+impl ShardReader {
+    /// Reads until the end, or until nobody listens.
+    pub(crate) async fn run(self, from: ReadFrom) {
+        let happening = match self.read(from).await {
+            Ok(Some(children)) => Happening::Ended { shard_id: self.shard_id, children },
+            // Nobody listens.
+            Ok(None) => return,
+            Err(error) => Happening::Failed(error),
+        };
+        // When nobody listens any more, the program is about to end.
+        let _ = self.happened.send(happening).await;
+    }
+
+    /// The children of the shard, or none when it was read as far as it was asked for. `None`: nobody listens.
+    async fn read(&self, from: ReadFrom) -> Result<Option<Vec<Shard>>, SourceError> {
+        let mut source = self.stream.open(&self.shard_id, &from).await?;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let batch = match self.next(&mut *source).await {
+                Ok(batch) => batch,
+                Err(error) if error.kind().is_retryable() => {
+                    let delayed = Happening::Delayed { shard_id: self.shard_id.clone(), error };
+                    if self.happened.send(delayed).await.is_err() {
+                        return Ok(None);
+                    }
+                    sleep(wait).await;
+                    wait = (wait * 2).min(MAX_WAIT);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            wait = FIRST_WAIT;
+            let is_at_tip = batch.millis_behind_latest == Some(0);
+            let (records, is_past_bound) = self.bounds.shown(batch.records);
+            if !records.is_empty() {
+                let shown = Happening::Records { shard_id: self.shard_id.clone(), records };
+                if self.happened.send(shown).await.is_err() {
+                    return Ok(None);
+                }
+            }
+            if let Some(end) = batch.shard_end {
+                return self.children(end.children).await.map(Some);
+            }
+            // A closed shard is read to its end: its children come after it.
+            if is_past_bound || (is_at_tip && self.bounds.ends_at_tip && !self.is_closed) {
+                return Ok(Some(Vec::new()));
+            }
+        }
+    }
+
+    /// Waits until a read is due, and then for one of the few reads at a time.
+    async fn next(&self, source: &mut dyn RecordSource) -> Result<FetchedBatch, SourceError> {
+        source.ready().await;
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await.ok();
+        source.next_batch().await
+    }
+
+    /// The children that the end of the shard names, or that the stream lists.
+    async fn children(&self, named: Vec<Shard>) -> Result<Vec<Shard>, SourceError> {
+        if !named.is_empty() {
+            return Ok(named);
+        }
+        let listed = self.stream.list_shards(&ShardFilter::All).await?;
+        Ok(listed.into_iter().filter(|shard| shard.parents.contains(&self.shard_id)).collect())
+    }
+}
+
+impl Bounds {
+    /// The records that are shown, de-aggregated, and whether the bound lies before one of them.
+    fn shown(&self, records: Vec<Record>) -> (Vec<Record>, bool) {
+        let mut shown = Vec::new();
+        for record in records {
+            let is_past = self.until.zip(record.approximate_arrival).is_some_and(|(until, at)| at >= until);
+            if is_past {
+                return (shown, true);
+            }
+            // Without a range nothing is filtered: what is in the shard is shown.
+            let mut unpacked = Vec::new();
+            deaggregate(record, None, &mut unpacked);
+            shown.extend(unpacked.into_iter().filter(|record| self.shows(record)));
+        }
+        (shown, false)
+    }
+
+    fn shows(&self, record: &Record) -> bool {
+        let position = RecordPosition {
+            sequence_number: record.sequence_number.clone(),
+            sub_sequence_number: record.sub_sequence_number,
+        };
+        let has_key = || record.partition_key.as_deref().is_some_and(|key| self.keys.contains(key));
+        !self.start.is_before(&position) && (self.keys.is_empty() || has_key())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shard_worker::Aggregator;
+
+    use super::*;
+
+    fn record(number: u64, key: &str, second: u64) -> Record {
+        Record {
+            sequence_number: number.to_string().parse().unwrap(),
+            sub_sequence_number: 0,
+            partition_key: Some(key.into()),
+            data: bytes_of(key),
+            approximate_arrival: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second)),
+        }
+    }
+
+    fn bytes_of(text: &str) -> bytes::Bytes {
+        bytes::Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    fn bounds(keys: &[&str], until: Option<u64>, start: Start) -> Bounds {
+        Bounds {
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            ends_at_tip: false,
+            until: until.map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second)),
+            start,
+        }
+    }
+
+    fn keys(shown: &[Record]) -> Vec<&str> {
+        shown.iter().map(|record| record.partition_key.as_deref().unwrap()).collect()
+    }
+
+    #[test]
+    fn keys_and_the_time_bound_the_records() {
+        let records = || vec![record(1, "a", 1), record(2, "b", 2), record(3, "a", 3)];
+        let (shown, is_past) = bounds(&["a"], None, Start::TrimHorizon).shown(records());
+        assert_eq!((keys(&shown), is_past), (vec!["a", "a"], false));
+        let (shown, is_past) = bounds(&[], Some(3), Start::TrimHorizon).shown(records());
+        assert_eq!((keys(&shown), is_past), (vec!["a", "b"], true));
+    }
+
+    #[test]
+    fn records_of_an_aggregate_are_filtered_one_by_one() {
+        let mut aggregator = Aggregator::new(1_000);
+        for key in ["a", "b", "c"] {
+            assert!(aggregator.add(key, None, key.as_bytes()).unwrap().is_none());
+        }
+        let aggregate = aggregator.finish().unwrap();
+        let whole = Record { data: aggregate.data, ..record(5, "a", 1) };
+        let start = Start::parse("00000000000000005/1", 0).unwrap();
+        let (shown, _) = bounds(&[], None, start).shown(vec![whole.clone()]);
+        assert_eq!(keys(&shown), ["b", "c"]);
+        let (shown, _) = bounds(&["c"], None, Start::Tip).shown(vec![whole]);
+        assert_eq!(keys(&shown), ["c"]);
+        assert_eq!(shown[0].sub_sequence_number, 2);
+    }
+}

@@ -1,0 +1,11 @@
+//! Runs the program against local servers.
+
+mod bench;
+mod browser;
+mod deploy_files;
+mod describe;
+mod doctor;
+mod http;
+mod page;
+mod reading;
+mod serve;
