@@ -11,7 +11,7 @@ use end_to_end_tests::local_servers::{Endpoints, InProcessServers};
 use kinesis_asl::KinesisStream;
 use kinesis_streaming::prelude::*;
 use lease_store::dynamodb::DynamoDbLeaseStore;
-use lease_store::{Lease, LeaseStore as _, LeaseWrite, Position, ShardId, WorkerId};
+use lease_store::{Lease, LeaseWrite, Position, ShardId, WorkerId};
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;

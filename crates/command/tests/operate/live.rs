@@ -15,6 +15,12 @@ async fn live_worker_is_asked_to_reset_and_reads_again() {
     assert!(worker.read.lock().unwrap().values().all(|times| *times == 1), "nothing was changed");
     bed.run(&[&reset[..], &["--live"]].concat()).await.assert(0, "2 done");
     worker.wait_for(10, 2).await;
+    // A standing fleet skips its backlog.
+    bed.run(&["reset", APPLICATION, "--to", "latest", "--live", "--execute"]).await.assert(0, "2 done");
+    bed.put_records(10..20).await;
+    worker.wait_for(20, 1).await;
+    let read = worker.read.lock().unwrap().clone();
+    assert!(read.values().filter(|times| **times == 1).count() == 10, "{read:?}");
     bed.run(&["delete", APPLICATION, "--execute"]).await.assert(1, "worker w1 renews");
 }
 
