@@ -11,6 +11,10 @@ use crate::describe::{self, DescribeArguments};
 use crate::doctor::{self, DoctorArguments};
 use crate::exit_code::finished;
 use crate::lag::{self, LagArguments};
+use crate::operate::{
+    self, AssignArguments, CopyArguments, DeleteArguments, PauseArguments, PositionsArguments,
+    ReleaseArguments, ResetArguments, ResumeArguments,
+};
 use crate::provide::{self, ProvideArguments};
 use crate::read::{self, CatArguments, TailArguments};
 use crate::serve::{self, ServeArguments};
@@ -37,6 +41,22 @@ enum Command {
     Doctor(DoctorArguments),
     /// Prints how far an application is behind, and how many workers its load wants.
     Lag(LagArguments),
+    /// Sets positions of an application: shows what is read again or skipped, and acts with --execute.
+    Reset(ResetArguments),
+    /// Writes the positions of an application to a file, or resets it to those of a file.
+    Positions(PositionsArguments),
+    /// Makes a second application that starts at the positions of the first.
+    Copy(CopyArguments),
+    /// Makes owners release leases, so that other workers take them.
+    Release(ReleaseArguments),
+    /// Makes a worker the owner of a lease.
+    Assign(AssignArguments),
+    /// Stops reading shards for a while; the pause survives the workers.
+    Pause(PauseArguments),
+    /// Ends pauses.
+    Resume(ResumeArguments),
+    /// Deletes the leases of an application.
+    Delete(DeleteArguments),
     /// Serves a page, metrics, health and load of an application.
     Serve(ServeArguments),
     /// Follows a stream in a terminal.
@@ -66,6 +86,14 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Describe(arguments) => finished(Box::pin(describe::run(arguments)).await),
         Command::Doctor(arguments) => finished(Box::pin(doctor::run(arguments)).await),
         Command::Lag(arguments) => finished(Box::pin(lag::run(arguments)).await),
+        Command::Reset(arguments) => finished(Box::pin(operate::run_reset(arguments)).await),
+        Command::Positions(arguments) => finished(Box::pin(operate::run_positions(arguments)).await),
+        Command::Copy(arguments) => finished(Box::pin(operate::run_copy(arguments)).await),
+        Command::Release(arguments) => finished(Box::pin(operate::run_release(arguments)).await),
+        Command::Assign(arguments) => finished(Box::pin(operate::run_assign(arguments)).await),
+        Command::Pause(arguments) => finished(Box::pin(operate::run_pause(arguments)).await),
+        Command::Resume(arguments) => finished(Box::pin(operate::run_resume(arguments)).await),
+        Command::Delete(arguments) => finished(Box::pin(operate::run_delete(arguments)).await),
         Command::Serve(arguments) => finished(Box::pin(serve::run(arguments)).await),
         Command::Tail(arguments) => finished(Box::pin(read::tail(arguments)).await),
         Command::Cat(arguments) => finished(Box::pin(read::cat(arguments)).await),

@@ -9,6 +9,7 @@ mod exit_code;
 mod lag;
 mod load;
 mod look;
+mod operate;
 mod provide;
 mod read;
 mod serve;

@@ -158,6 +158,17 @@ pub enum FleetMode {
 }
 
 impl Look {
+    /// Notes the pauses and requests that the rows have.
+    pub fn note_operators(&mut self) {
+        for lease in &self.leases {
+            let (pause, request) = (Pause::of(lease), OperatorRequest::of(lease));
+            if pause.is_some() || request.is_some() {
+                let notes = self.notes.entry(lease.shard_id.clone()).or_default();
+                (notes.pause, notes.request) = (pause, request);
+            }
+        }
+    }
+
     /// The row of a shard.
     pub fn lease(&self, shard_id: &ShardId) -> Option<&Lease> {
         self.leases.iter().find(|lease| lease.shard_id == *shard_id)

@@ -43,6 +43,7 @@ pub async fn check_all<S: LeaseStore + Clone>(mut fresh: impl FnMut() -> S) {
     applies_changes_like_the_model(&prepared().await).await;
     refuses_a_stale_version(&prepared().await).await;
     refuses_a_request_over_an_unseen_one(&prepared().await).await;
+    refuses_a_note_over_an_unseen_one(&prepared().await).await;
     deletes_only_the_seen_version(&prepared().await).await;
     lists_all_leases_in_order(&prepared().await).await;
     one_of_many_takers_wins(prepared().await).await;
@@ -125,6 +126,9 @@ async fn keeps_every_field(store: &impl LeaseStore) {
         lease.application = Some("orders".to_owned());
         lease.row_id = Some(1 << 52);
         lease.initial_time_millis = Some(1_700_000_000_123);
+        lease.owner_request_text = Some("release #7 to a".to_owned());
+        lease.reset_id = Some(6);
+        lease.pause_text = Some("until 1700000000123 by me".to_owned());
         create(store, &lease).await;
     }
 }
@@ -152,9 +156,39 @@ async fn applies_changes_like_the_model(store: &impl LeaseStore) {
         position: Position::ShardEnd,
         children: BTreeSet::from([shard(1), shard(2)]),
     };
+    let ask = |text: Option<&str>, instead_of: Option<&str>| LeaseChange::AskOwner {
+        text: text.map(str::to_owned),
+        instead_of: instead_of.map(str::to_owned),
+    };
+    let pause = |text: Option<&str>, instead_of: Option<&str>| LeaseChange::Pause {
+        text: text.map(str::to_owned),
+        instead_of: instead_of.map(str::to_owned),
+    };
+    let reset = |position, initial_time_millis, owner_request: Option<&str>| LeaseChange::Reset {
+        position,
+        initial_time_millis,
+        children: BTreeSet::new(),
+        reset_id: 7,
+        owner_request: owner_request.map(str::to_owned),
+    };
     let changes = [
         LeaseChange::take(worker("a")),
         LeaseChange::Renew,
+        pause(Some("by me"), None),
+        ask(Some("release #1 to a"), None),
+        ask(Some("reset LATEST #2 to a"), Some("release #1 to a")),
+        LeaseChange::Renew,
+        reset(Position::Latest, Some(1_700_000_000_123), Some("reset LATEST #2 to a")),
+        pause(Some("until 5 by you"), Some("by me")),
+        pause(None, Some("until 5 by you")),
+        LeaseChange::take(worker("a")),
+        LeaseChange::PrepareCheckpoint(pending(9)),
+        ask(Some("release #3 to a"), None),
+        ask(None, Some("release #3 to a")),
+        reset(Position::TrimHorizon, None, None),
+        LeaseChange::take(worker("a")),
+        ask(Some("release #4 to a"), None),
+        LeaseChange::take(worker("a")),
         at(10),
         LeaseChange::take(worker("b")),
         LeaseChange::take(worker("c")),
@@ -229,6 +263,36 @@ async fn refuses_a_request_over_an_unseen_one(store: &impl LeaseStore) {
     assert_lost(store, &update(&replaced, withdraw("a")), Some(&replaced)).await;
     assert_applied(store, &update(&replaced, withdraw("b")), Some(&row)).await;
     assert_lost(store, &update(&row, hand_over("b")), Some(&row)).await;
+}
+
+/// The note of an operator does not replace one that its writer has not seen, and a reset answers only the request it saw.
+async fn refuses_a_note_over_an_unseen_one(store: &impl LeaseStore) {
+    let mut row = Lease::unowned(shard(0), Position::TrimHorizon);
+    row.owner = Some(worker("a"));
+    create(store, &row).await;
+    let text = |text: &str| Some(text.to_owned());
+    let ask = |text, instead_of| LeaseChange::AskOwner { text, instead_of };
+    let pause = |text, instead_of| LeaseChange::Pause { text, instead_of };
+    for note in [ask, pause] {
+        let first = note(text("x"), None);
+        let noted = first.apply(&row);
+        assert_eq!(noted.counter, row.counter);
+        assert_applied(store, &update(&row, first), Some(&noted)).await;
+        assert_lost(store, &update(&row, note(text("y"), None)), Some(&noted)).await;
+        assert_lost(store, &update(&row, note(None, text("y"))), Some(&noted)).await;
+        row = noted;
+    }
+    let reset = |owner_request| LeaseChange::Reset {
+        position: Position::Latest,
+        initial_time_millis: None,
+        children: BTreeSet::new(),
+        reset_id: 1,
+        owner_request,
+    };
+    assert_lost(store, &update(&row, reset(None)), Some(&row)).await;
+    assert_lost(store, &update(&row, reset(text("y"))), Some(&row)).await;
+    let done = reset(text("x")).apply(&row);
+    assert_applied(store, &update(&row, reset(text("x"))), Some(&done)).await;
 }
 
 /// A delete is conditional like every other write.

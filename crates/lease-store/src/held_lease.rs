@@ -10,6 +10,7 @@ use tokio::time::{Duration, Instant};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::lease::{Lease, LeaseFacts, PendingCheckpoint};
 use crate::lease_state::{EditedPosition, LeaseState, MAX_UNSETTLED_WRITES, NextWrite, ReadBack, update};
+use crate::operator::{OwnerAction, OwnerRequest, Pause};
 use crate::position::Position;
 use crate::shard_id::ShardId;
 use crate::store::{LeaseStore, WriteOutcome};
@@ -41,6 +42,23 @@ impl FencingToken {
     }
 }
 
+/// What an operator left in the row of a held lease.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct OperatorNotes {
+    /// The request to this holder.
+    pub request: Option<OwnerRequest>,
+    /// The pause of the shard, whether or not it is over.
+    pub pause: Option<Pause>,
+}
+
+impl OperatorNotes {
+    /// The notes of a row for its present owner.
+    pub fn of(row: &Lease) -> Self {
+        Self { request: row.owner_request(), pause: row.pause() }
+    }
+}
+
 /// A lease that this worker took.
 ///
 /// All writes go through this type, one at a time. Each is conditional on the version that the previous write left. If
@@ -67,6 +85,8 @@ pub struct HeldLease {
     ended: AtomicBool,
     /// The worker that requests the lease, as of the newest answer.
     target: watch::Sender<Option<WorkerId>>,
+    /// What an operator left in the row, as of the newest answer.
+    notes: watch::Sender<OperatorNotes>,
     /// The time right before the newest confirmed write was sent. The validity of the lease counts from here.
     confirmed_at: StdMutex<Instant>,
     /// The newest edit of the position by another writer; a copy of the one in the state.
@@ -138,6 +158,7 @@ impl HeldLease {
             lost_to: StdMutex::new(None),
             ended: AtomicBool::new(false),
             target: watch::channel(taken.hand_over_target().cloned()).0,
+            notes: watch::channel(OperatorNotes::of(&taken)).0,
             confirmed_at: StdMutex::new(asked_at),
             edited: StdMutex::new(None),
             state: Mutex::new(LeaseState::new(worker_id.clone(), taken.clone())),
@@ -249,6 +270,31 @@ impl HeldLease {
         }
     }
 
+    /// What an operator left in the row, as the answers to the writes of this holder show it.
+    pub fn operator_notes(&self) -> watch::Receiver<OperatorNotes> {
+        self.notes.subscribe()
+    }
+
+    /// Carries out the request of an operator to reset the position, and makes the lease free. It is the last write of this
+    /// holder.
+    ///
+    /// # Errors
+    /// `Conflict` when the request was withdrawn or replaced, and `Invalid` when it is no reset; this holder then keeps the
+    /// lease. Otherwise as [`hand_over`](Self::hand_over).
+    pub async fn reset(&self, request: &OwnerRequest) -> Result<(), StoreError> {
+        let OwnerAction::Reset { position, initial_time_millis } = &request.action else {
+            return Err(StoreError::invalid(format!("{request:?} is no request to reset the position")));
+        };
+        self.write_last(LeaseChange::Reset {
+            position: position.clone(),
+            initial_time_millis: *initial_time_millis,
+            children: BTreeSet::new(),
+            reset_id: request.id,
+            owner_request: Some(request.to_string()),
+        })
+        .await
+    }
+
     /// Renews the lease by incrementing its counter.
     ///
     /// # Errors
@@ -313,8 +359,9 @@ impl HeldLease {
     async fn write_last(&self, change: LeaseChange) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
         let written = self.write_in_turn(&mut state, change).await;
-        let is_still_held =
-            |error: &StoreError| error.is_retryable() || error.kind() == StoreErrorKind::Conflict;
+        let is_still_held = |error: &StoreError| {
+            error.is_retryable() || matches!(error.kind(), StoreErrorKind::Conflict | StoreErrorKind::Invalid)
+        };
         if !written.as_ref().is_err_and(is_still_held) {
             // Fence before the lock is released: the next write would renew a lease that this worker gave up.
             self.fence();
@@ -395,6 +442,14 @@ impl HeldLease {
     /// Publishes the worker that requests the lease, and an edit of the position.
     fn publish_target(&self, state: &LeaseState) {
         self.publish_edit(state);
+        let notes = OperatorNotes::of(state.lease());
+        self.notes.send_if_modified(|known| {
+            let is_new = *known != notes;
+            if is_new {
+                known.clone_from(&notes);
+            }
+            is_new
+        });
         let target = state.hand_over_target().cloned();
         self.target.send_if_modified(|known| {
             let is_new = *known != target;

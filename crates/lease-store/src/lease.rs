@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::hash_key_range::HashKeyRange;
+use crate::operator::{OwnerRequest, Pause};
 use crate::position::Position;
 use crate::shard_id::ShardId;
 use crate::stream_identity::StreamIdentity;
@@ -57,6 +58,15 @@ pub struct Lease {
     /// It is recorded at the first start, so every worker that opens the shard starts at the same instant. A child of
     /// such a shard keeps the instant, although its checkpoint may be `TRIM_HORIZON`: older records are not wanted.
     pub initial_time_millis: Option<u64>,
+    /// The text of a request that an operator left to the owner; see [`owner_request`](Self::owner_request).
+    #[serde(default)]
+    pub owner_request_text: Option<String>,
+    /// The number of the newest reset by an operator. It explains a position that went back, or a row that appeared again.
+    #[serde(default)]
+    pub reset_id: Option<u64>,
+    /// The text of the pause that an operator recorded; see [`pause`](Self::pause).
+    #[serde(default)]
+    pub pause_text: Option<String>,
     /// The read throughput of the shard; `None` unless a KCL 3.x worker measured it.
     pub throughput_bytes_per_second: Option<u64>,
 }
@@ -82,6 +92,9 @@ impl Lease {
             application: None,
             row_id: None,
             initial_time_millis: None,
+            owner_request_text: None,
+            reset_id: None,
+            pause_text: None,
             throughput_bytes_per_second: None,
         }
     }
@@ -114,6 +127,23 @@ impl Lease {
     /// worker takes a lease, it leaves attributes that it does not know in the row.
     pub fn is_offered(&self) -> bool {
         self.owner.is_some() && self.offered_by == self.owner
+    }
+
+    /// The request of an operator to the present owner. Requests to an earlier owner do not count: when a KCL worker takes a
+    /// lease, it leaves attributes that it does not know in the row. Neither do requests about an ended shard.
+    pub fn owner_request(&self) -> Option<OwnerRequest> {
+        let request = OwnerRequest::parse(self.owner_request_text.as_deref()?)?;
+        (self.is_owned_by(&request.owner) && !self.is_finished()).then_some(request)
+    }
+
+    /// The pause of the shard, whether or not it is over.
+    pub fn pause(&self) -> Option<Pause> {
+        self.pause_text.as_deref().map(Pause::parse)
+    }
+
+    /// Whether the shard is paused at a time, in milliseconds since 1970.
+    pub fn is_paused(&self, now_millis: Option<u64>) -> bool {
+        self.pause().is_some_and(|pause| pause.is_in_force(now_millis))
     }
 
     /// Whether the row names this worker as the owner.
@@ -212,6 +242,19 @@ mod tests {
         lease.checkpoint_owner = worker("a");
         lease.requested_by = worker("c");
         assert_eq!(lease.hand_over_target(), worker("b").as_ref(), "a hand-over of KCL 3.x comes first");
+    }
+
+    #[test]
+    fn request_of_an_operator_addresses_the_present_owner() {
+        let mut lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
+        lease.owner_request_text = Some("release #7 to a".to_owned());
+        assert_eq!(lease.owner_request(), None);
+        lease.owner = worker("java");
+        assert_eq!(lease.owner_request(), None);
+        lease.owner = worker("a");
+        assert_eq!(lease.owner_request().map(|request| request.id), Some(7));
+        lease.checkpoint = Position::ShardEnd;
+        assert_eq!(lease.owner_request(), None);
     }
 
     #[test]

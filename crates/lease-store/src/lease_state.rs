@@ -312,6 +312,17 @@ fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError>
             ),
         )),
         LeaseChange::Release => Ok(lease.owner.is_none()),
+        LeaseChange::Reset { owner_request, .. }
+            if lease.checkpoint_owner.is_some() || lease.owner_request_text != *owner_request =>
+        {
+            Err(StoreError::new(
+                StoreErrorKind::Conflict,
+                format!(
+                    "the request to reset {} was withdrawn or replaced; release it, or keep it",
+                    lease.shard_id
+                ),
+            ))
+        }
         LeaseChange::HandOver { to } if lease.is_owned_by(to) && lease.checkpoint_owner.is_none() => Ok(true),
         LeaseChange::HandOver { to } if lease.hand_over_target() != Some(to) => Err(StoreError::new(
             StoreErrorKind::Conflict,
@@ -322,7 +333,10 @@ fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError>
         | LeaseChange::Offer
         | LeaseChange::Take { .. }
         | LeaseChange::Request { .. }
-        | LeaseChange::Withdraw { .. } => Ok(false),
+        | LeaseChange::Withdraw { .. }
+        | LeaseChange::AskOwner { .. }
+        | LeaseChange::Pause { .. }
+        | LeaseChange::Reset { .. } => Ok(false),
     }
 }
 

@@ -72,6 +72,34 @@ pub enum LeaseChange {
         /// The worker that requested the lease.
         by: WorkerId,
     },
+    /// Leave a request of an operator to the owner, or remove one. The counter is not changed, as for [`Request`](Self::Request).
+    AskOwner {
+        /// The text of the request; `None` removes the one in the row.
+        text: Option<String>,
+        /// The text in the row, as last seen, which this one replaces.
+        instead_of: Option<String>,
+    },
+    /// Record a pause, or remove one. The counter is not changed, as for [`Request`](Self::Request).
+    Pause {
+        /// The text of the pause; `None` removes the one in the row.
+        text: Option<String>,
+        /// The text in the row, as last seen, which this one replaces.
+        instead_of: Option<String>,
+    },
+    /// Store any position, also one before the stored one, and make the lease free. The instant of the position is set or
+    /// removed with it. Its owner writes this on request; an operator does when the lease has no live owner.
+    Reset {
+        /// The new position.
+        position: Position,
+        /// The new instant; see [`Lease::initial_time_millis`].
+        initial_time_millis: Option<u64>,
+        /// The child shards, if they are known; an empty set keeps the children in the row.
+        children: BTreeSet<ShardId>,
+        /// See [`Lease::reset_id`].
+        reset_id: u64,
+        /// The request in the row, as last seen. The change is its answer, and removes it.
+        owner_request: Option<String>,
+    },
     /// Offer the lease to other workers. It is also a heartbeat.
     Offer,
     /// Give up the lease, without a successor. The counter is not changed: KCL versions before 2.6 take a lease only
@@ -111,18 +139,36 @@ impl LeaseChange {
             Self::HandOver { to } => Self::give_to(to, &mut next),
             Self::Request { by, .. } => next.requested_by = Some(by.clone()),
             Self::Withdraw { .. } => next.requested_by = None,
+            Self::AskOwner { text, .. } => next.owner_request_text.clone_from(text),
+            Self::Pause { text, .. } => next.pause_text.clone_from(text),
+            Self::Reset { position, initial_time_millis, children, reset_id, .. } => {
+                next.counter += 1;
+                next.checkpoint = position.clone();
+                next.initial_time_millis = *initial_time_millis;
+                next.owner_switches_since_checkpoint = 0;
+                next.pending_checkpoint = None;
+                if !children.is_empty() {
+                    next.children.clone_from(children);
+                }
+                next.reset_id = Some(*reset_id);
+                next.checkpoint_owner = None;
+                Self::free(&mut next);
+            }
             Self::Offer => {
                 next.counter += 1;
                 next.offered_by.clone_from(&lease.owner);
             }
-            Self::Release => {
-                next.owner = None;
-                next.requested_by = None;
-                next.offered_by = None;
-                next.owner_process = None;
-            }
+            Self::Release => Self::free(&mut next),
         }
         next
+    }
+
+    fn free(lease: &mut Lease) {
+        lease.owner = None;
+        lease.requested_by = None;
+        lease.offered_by = None;
+        lease.owner_process = None;
+        lease.owner_request_text = None;
     }
 
     fn give_to(owner: &WorkerId, lease: &mut Lease) {
@@ -135,6 +181,7 @@ impl LeaseChange {
         lease.requested_by = None;
         lease.offered_by = None;
         lease.owner_process = None;
+        lease.owner_request_text = None;
     }
 
     /// The condition on the row in addition to its version.
@@ -143,6 +190,9 @@ impl LeaseChange {
             Self::Request { instead_of, .. } => lease.requested_by == *instead_of,
             Self::HandOver { to } => lease.hand_over_target() == Some(to),
             Self::Withdraw { by } => lease.requested_by.as_ref() == Some(by),
+            Self::AskOwner { instead_of, .. } => lease.owner_request_text == *instead_of,
+            Self::Pause { instead_of, .. } => lease.pause_text == *instead_of,
+            Self::Reset { owner_request, .. } => lease.owner_request_text == *owner_request,
             _ => true,
         }
     }
@@ -226,6 +276,56 @@ mod tests {
         assert_eq!(LeaseChange::Checkpoint { position, children: BTreeSet::new() }.apply(&owned).counter, 2);
         let released = LeaseChange::Release.apply(&owned);
         assert_eq!((released.counter, released.owner), (1, None));
+    }
+
+    #[test]
+    fn reset_frees_the_lease_and_replaces_the_instant() {
+        let mut row = LeaseChange::take(worker("a")).apply(&lease());
+        row.checkpoint = Position::after(9.into(), 0);
+        row.initial_time_millis = Some(5);
+        row.owner_request_text = Some("reset TRIM_HORIZON #7 to a".to_owned());
+        let reset = |owner_request| LeaseChange::Reset {
+            position: Position::TrimHorizon,
+            initial_time_millis: None,
+            children: BTreeSet::new(),
+            reset_id: 7,
+            owner_request,
+        };
+        let next = reset(None).apply(&row);
+        assert_eq!(
+            (next.owner, next.counter, next.checkpoint),
+            (None, row.counter + 1, Position::TrimHorizon)
+        );
+        assert_eq!((next.initial_time_millis, next.reset_id, next.owner_request_text), (None, Some(7), None));
+        let write =
+            |change| LeaseWrite::Update { shard_id: row.shard_id.clone(), expected: row.version(), change };
+        assert_eq!(
+            write(reset(None)).decide(Some(&row)),
+            Verdict::Refused,
+            "a request that it does not answer"
+        );
+        let answered = write(reset(row.owner_request_text.clone()));
+        assert!(matches!(answered.decide(Some(&row)), Verdict::Applies(_)));
+    }
+
+    #[test]
+    fn requests_end_with_the_ownership_and_pauses_do_not() {
+        let mut row = LeaseChange::take(worker("a")).apply(&lease());
+        row.owner_request_text = Some("release #7 to a".to_owned());
+        row.pause_text = Some("by me".to_owned());
+        row.requested_by = Some(worker("b"));
+        for change in
+            [LeaseChange::take(worker("a")), LeaseChange::HandOver { to: worker("b") }, LeaseChange::Release]
+        {
+            let next = change.apply(&row);
+            assert_eq!(
+                (next.owner_request_text, next.pause_text),
+                (None, row.pause_text.clone()),
+                "{change:?}"
+            );
+        }
+        let renewed = LeaseChange::Renew.apply(&row);
+        assert_eq!(renewed.owner_request_text, row.owner_request_text);
     }
 
     #[test]

@@ -177,6 +177,7 @@ fn planner(criterion: &mut Criterion) {
                 requested_for: Duration::ZERO,
                 weight: 1,
                 is_of_namesake: false,
+                is_paused: false,
             })
             .collect();
         let own = leases.iter().filter(|lease| lease.is_owned_by(&worker_id));

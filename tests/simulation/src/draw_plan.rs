@@ -4,7 +4,7 @@
 
 use fastrand::Rng;
 
-use crate::plan::{Fault, FaultKind, FaultRates, HandlerFault, Plan, RowEdit, Start};
+use crate::plan::{Fault, FaultKind, FaultRates, HandlerFault, Operation, Plan, ResetKind, RowEdit, Start};
 use crate::scenario::Scenario;
 
 impl Plan {
@@ -267,6 +267,14 @@ fn draw_fault(scenario: Scenario, rng: &mut Rng) -> FaultKind {
                 false => FaultKind::Leave { worker: rng.u64(..) },
             },
         },
+        Scenario::Operations => match rng.u64(..14) {
+            0 | 1 => crash(rng),
+            2 => pause(rng),
+            3 | 4 => reshard(rng),
+            5 => FaultKind::Join,
+            6 => FaultKind::Leave { worker: rng.u64(..) },
+            _ => FaultKind::Operate { row: rng.u64(..), operation: operation(rng) },
+        },
         Scenario::Everything => match rng.u64(..14) {
             0 => crash(rng),
             1 => pause(rng),
@@ -323,6 +331,24 @@ fn edit_row(rng: &mut Rng) -> FaultKind {
         _ => RowEdit::Start,
     };
     FaultKind::EditRow { row: rng.u64(..), edit, raises_counter: rng.u64(..3) == 0 }
+}
+
+fn operation(rng: &mut Rng) -> Operation {
+    match rng.u64(..10) {
+        0..4 => Operation::Reset {
+            kind: match rng.u64(..6) {
+                0 => ResetKind::TrimHorizon,
+                1 | 2 => ResetKind::Latest,
+                3 => ResetKind::Ago(rng.u64(1_000..120_000)),
+                _ => ResetKind::Moved { records: rng.u64(1..60), is_forward: rng.bool() },
+            },
+            all: rng.u64(..3) == 0,
+        },
+        4 | 5 => Operation::Release,
+        6 => Operation::Assign { worker: rng.u64(..4) },
+        7 | 8 => Operation::PauseShard { for_millis: rng.u64(10_000..90_000), all: rng.u64(..3) == 0 },
+        _ => Operation::Resume,
+    }
 }
 
 /// Answers that say nothing, and some that never arrive.

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use lease_store::{Lease, LeaseChange, LeaseWrite, Position, SequenceNumber, ShardId, StreamIdentity};
+use lease_store::{
+    Lease, LeaseChange, LeaseWrite, OwnerAction, Position, SequenceNumber, ShardId, StreamIdentity,
+};
 
 /// The number of a worker name, in order of appearance.
 pub type Name = u32;
@@ -123,6 +125,10 @@ pub struct Row {
     pub requested_by: Option<Name>,
     /// The start time stored in the row, in milliseconds of the simulation.
     pub starts_at: Option<u64>,
+    /// The position and start time that an operator asks the owner to store.
+    pub asked: Option<(ReadPosition, Option<u64>)>,
+    /// The end of the pause in the row, in milliseconds of the simulation.
+    pub paused_until: Option<u64>,
 }
 
 impl Row {
@@ -134,6 +140,16 @@ impl Row {
             checkpoint: ReadPosition::of(&lease.checkpoint),
             requested_by: lease.requested_by.as_ref().map(|worker| name(worker.as_str())),
             starts_at: lease.initial_time_millis.map(|millis| millis.saturating_sub(EPOCH_MILLIS)),
+            asked: lease.owner_request().and_then(|request| match request.action {
+                OwnerAction::Reset { position, initial_time_millis } => Some((
+                    ReadPosition::of(&position),
+                    initial_time_millis.map(|millis| millis.saturating_sub(EPOCH_MILLIS)),
+                )),
+                OwnerAction::Release => None,
+            }),
+            paused_until: lease
+                .pause()
+                .map(|pause| pause.until_millis.map_or(u64::MAX, |until| until.saturating_sub(EPOCH_MILLIS))),
         }
     }
 }
@@ -159,6 +175,10 @@ pub enum WriteKind {
     Offer,
     /// The owner releases the lease.
     Release,
+    /// Someone leaves or removes the note of an operator.
+    Note,
+    /// Someone stores the position that an operator asked for, and frees the lease.
+    Reset,
     /// Deletes the row.
     Delete,
     /// Any other write.
@@ -180,6 +200,8 @@ impl WriteKind {
                 LeaseChange::Withdraw { .. } => Self::Withdraw,
                 LeaseChange::Offer => Self::Offer,
                 LeaseChange::Release => Self::Release,
+                LeaseChange::AskOwner { .. } | LeaseChange::Pause { .. } => Self::Note,
+                LeaseChange::Reset { .. } => Self::Reset,
                 LeaseChange::PrepareCheckpoint(_) => Self::Other,
             },
         }
@@ -198,6 +220,8 @@ impl fmt::Display for WriteKind {
             Self::Withdraw => "withdraw",
             Self::Offer => "offer",
             Self::Release => "release",
+            Self::Note => "note",
+            Self::Reset => "reset",
             Self::Delete => "delete",
             Self::Other => "write",
         })
@@ -213,6 +237,8 @@ pub enum Writer {
     Kcl(Process),
     /// An outsider, which should not write.
     Outsider,
+    /// An operator who carries out a plan.
+    Operator,
 }
 
 /// The kinds of events.

@@ -29,6 +29,7 @@ pub mod kinesis;
 pub mod kinesis_client;
 pub mod network;
 pub mod observer;
+pub mod operator;
 pub mod page;
 pub mod plan;
 pub mod progress;

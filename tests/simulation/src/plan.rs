@@ -3,6 +3,7 @@
 
 use fastrand::Rng;
 
+use crate::operator::OPERATION_MILLIS;
 use crate::scenario::Scenario;
 
 /// A complete simulation: the same plan gives the same trace.
@@ -199,10 +200,63 @@ pub enum FaultKind {
     Deregister,
     /// A worker that follows the rules of the KCL joins.
     KclJoin,
+    /// An operator changes the fleet by the plans of `fleet-view`.
+    Operate {
+        /// Selects the row.
+        row: u64,
+        /// What the operator wants.
+        operation: Operation,
+    },
     /// A KCL worker is killed. These workers never stop gracefully.
     KclLeave {
         /// Selects the worker.
         worker: u64,
+    },
+}
+
+/// What an operator wants of a running fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Other positions.
+    Reset {
+        /// Which ones.
+        kind: ResetKind,
+        /// Of all shards instead of one and its descendants.
+        all: bool,
+    },
+    /// Another owner, whichever it is.
+    Release,
+    /// This owner.
+    Assign {
+        /// The number in the name of the worker.
+        worker: u64,
+    },
+    /// No reading for a while.
+    PauseShard {
+        /// Duration in milliseconds.
+        for_millis: u64,
+        /// Of all shards instead of one.
+        all: bool,
+    },
+    /// The end of all pauses.
+    Resume,
+}
+
+/// The positions of a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetKind {
+    /// The oldest records.
+    TrimHorizon,
+    /// The tip.
+    Latest,
+    /// The records of the newest time span, in milliseconds.
+    Ago(u64),
+    /// The stored positions, moved by a number of records.
+    Moved {
+        /// How many.
+        records: u64,
+        /// Whether records are skipped instead of read again.
+        is_forward: bool,
     },
 }
 
@@ -296,6 +350,10 @@ pub enum Defect {
     EditsSpill,
     /// The continuation of an answer without records passes the records that it left out.
     OddAnswersSkip,
+    /// Listings and answers show workers no pauses.
+    PausesHidden,
+    /// A reset passes more records than were asked for.
+    ResetsSpill,
 }
 
 /// How long the operator watches a stream that was created again, in milliseconds.
@@ -335,6 +393,10 @@ impl FaultKind {
             }
             // A stop takes at most the drain time.
             Self::Replace { after, .. } => after + 45_000,
+            Self::Operate { operation: Operation::PauseShard { for_millis, .. }, .. } => {
+                OPERATION_MILLIS + for_millis
+            }
+            Self::Operate { .. } => OPERATION_MILLIS,
             Self::Trim { .. }
             | Self::DeleteRow { .. }
             | Self::DeleteRows { .. }

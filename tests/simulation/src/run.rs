@@ -14,6 +14,7 @@ use crate::kcl::KclWorker;
 use crate::kinesis::Kinesis;
 use crate::network::{Destination, Link};
 use crate::observer::Observer;
+use crate::operator::operate;
 use crate::plan::{Defect, FaultKind, HandlerFault, OPERATOR_MILLIS, Plan};
 use crate::table::Table;
 use crate::trace::Names;
@@ -379,6 +380,10 @@ impl<'a> Fleet<'a> {
             FaultKind::EditRow { row, edit, raises_counter } => {
                 let newest = self.world.kinesis.newest();
                 self.world.table.edit_row_as_outsider(row, edit, raises_counter, newest);
+            }
+            FaultKind::Operate { row, operation } => {
+                let rng = self.plan.rng("operator", self.now());
+                tokio::spawn(operate(self.world.clone(), row, operation, rng));
             }
             FaultKind::RewindAll => self.world.table.rewind_as_outsider(),
             FaultKind::RemoveTable { for_millis } => {

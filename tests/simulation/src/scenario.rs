@@ -51,11 +51,13 @@ pub enum Scenario {
     Operators,
     /// The stream answers without content, with another body, or not at all. Needs the feature `fan-out`.
     OddAnswers,
+    /// An operator resets, releases, assigns and pauses shards of live workers by plans, during crashes and reshards.
+    Operations,
 }
 
 impl Scenario {
     /// All scenarios, in the order that seeds rely on.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Calm,
         Self::ReshardStorm,
         Self::CrashStorm,
@@ -78,6 +80,7 @@ impl Scenario {
         Self::SlowStart,
         Self::Operators,
         Self::OddAnswers,
+        Self::Operations,
     ];
 
     /// The scenarios of this build. Those over the AWS SDK need its feature.
@@ -115,6 +118,7 @@ impl Scenario {
             Self::SlowStart => "slow-start",
             Self::Operators => "operators",
             Self::OddAnswers => "odd-answers",
+            Self::Operations => "operations",
         }
     }
 }

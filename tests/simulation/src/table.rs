@@ -71,7 +71,7 @@ impl Table {
 
     /// Returns all rows.
     pub fn rows(&self) -> Vec<Lease> {
-        self.state().rows.values().cloned().collect()
+        self.state().rows.values().cloned().map(|row| self.shown(row)).collect()
     }
 
     /// Returns one row.
@@ -96,9 +96,17 @@ impl Table {
                 Some((_, row)) => row.as_ref(),
                 None => state.rows.get(shard_id),
             };
-            rows.extend(row.cloned());
+            rows.extend(row.cloned().map(|row| self.shown(row)));
         }
         rows
+    }
+
+    /// The row as a reader sees it.
+    fn shown(&self, mut row: Lease) -> Lease {
+        if self.defect == Some(Defect::PausesHidden) {
+            row.pause_text = None;
+        }
+        row
     }
 
     /// Whether an outsider has deleted the table.
@@ -129,7 +137,7 @@ impl Table {
                 return Some(WriteOutcome::Lost { lease: before });
             }
         };
-        let claimed = after.clone();
+        let claimed = after.clone().map(|row| self.shown(row));
         let after = self.apply_defect(write, before.as_ref(), after);
         self.put(by, WriteKind::of(write), &shard_id, before, after, sent_at);
         Some(WriteOutcome::Applied { lease: claimed })
@@ -176,6 +184,17 @@ impl Table {
                     _ => after,
                 }
             }
+            (
+                Some(Defect::ResetsSpill),
+                LeaseWrite::Update { change: LeaseChange::Reset { .. }, .. },
+                _,
+                after,
+            ) => after.map(|mut after| {
+                if let Position::After(at) = &after.checkpoint {
+                    after.checkpoint = position_after(record_number(&at.sequence_number) + 1);
+                }
+                after
+            }),
             (Some(Defect::CountersGoBack), _, Some(before), Some(mut after))
                 if writes.is_multiple_of(COUNTERS_GO_BACK_EVERY) =>
             {

@@ -59,6 +59,7 @@ impl Names {
         match writer {
             Writer::Ours(process) | Writer::Kcl(process) => self.shown(process),
             Writer::Outsider => "outsider".to_owned(),
+            Writer::Operator => "operator".to_owned(),
         }
     }
 

@@ -256,6 +256,12 @@ fn edit_of_other_rows_is_found() {
 }
 
 #[test]
+fn defects_of_operations_are_found() {
+    assert_finds(Scenario::Operations, Defect::PausesHidden, Promise::PauseKept);
+    assert_finds(Scenario::Operations, Defect::ResetsSpill, Promise::NothingSkipped);
+}
+
+#[test]
 fn large_scenarios_find_their_defects() {
     assert_finds(Scenario::SlowStart, Defect::DescriptionsRefused, Promise::StartsInTime);
 }

@@ -16,6 +16,7 @@ mod kcl_mode;
 mod latest;
 mod memory;
 mod mixed_fleet;
+mod operations;
 mod polling;
 mod positions;
 mod rewound;

@@ -138,7 +138,7 @@ impl Observer {
         let notes = rows.leases.iter().map(|lease| (lease.shard_id.clone(), notes_of(lease, probes)));
         let notes: BTreeMap<ShardId, ShardNotes> =
             notes.filter(|(_, notes)| *notes != ShardNotes::default()).collect();
-        let look = Look {
+        let mut look = Look {
             taken_at_millis,
             application: target.application.clone(),
             leases: rows.leases,
@@ -150,6 +150,7 @@ impl Observer {
             notes,
             mode: mode.mode,
         };
+        look.note_operators();
         Ok(Looked { look, gaps, read_units: rows.read_units, rows: count, probed })
     }
 }

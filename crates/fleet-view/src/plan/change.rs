@@ -1,7 +1,6 @@
 //! One conditional change of a row, as data, and the write of the lease store that makes it. Pure.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use lease_store::{
     HashKeyRange, Lease, LeaseChange, LeaseVersion, LeaseWrite, Position, ShardId, StreamIdentity, WorkerId,
@@ -51,15 +50,13 @@ pub enum Expected {
 pub enum Change {
     /// Add a row.
     Create(NewRow),
-    /// Store another position in a row without a live owner.
+    /// Store another position in a row without a live owner, and make the lease free.
     SetPosition {
         /// The new position.
         #[serde(with = "crate::text::position_text")]
         position: Position,
-        /// The new instant of the position.
+        /// The new instant of the position, which replaces the one in the row.
         initial_time_millis: Option<u64>,
-        /// The instant in the row, which the change replaces.
-        seen_initial_time_millis: Option<u64>,
         /// The children to record at the end of a shard.
         children: BTreeSet<ShardId>,
     },
@@ -85,6 +82,17 @@ pub enum Change {
     Resume,
     /// Delete the row.
     Delete,
+}
+
+/// How far a change is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The row does not show it.
+    NotMade,
+    /// The owner is asked for it.
+    Asked,
+    /// The row shows it.
+    Made,
 }
 
 /// A row to add.
@@ -163,62 +171,102 @@ impl Expected {
     }
 }
 
-/// A change that the lease store has no write for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum UnsupportedChange {
-    /// Removing or replacing the instant of a position.
-    Instant,
-    /// A request of an operator.
-    Request,
-    /// A pause.
-    Pause,
-}
-
-impl fmt::Display for UnsupportedChange {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Instant => "the lease store cannot replace the instant of a position",
-            Self::Request => "the lease store cannot store a request to the owner",
-            Self::Pause => "the lease store cannot store a pause",
-        })
-    }
-}
-
-impl std::error::Error for UnsupportedChange {}
-
 impl RowChange {
-    /// The write that makes the change. `now` is the row as it was read again, for a change that is conditional on the owner
-    /// alone; the write is conditional on its counter.
-    ///
-    /// # Errors
-    /// When the lease store has no such write.
-    pub fn write(&self, now: Option<&Lease>) -> Result<LeaseWrite, UnsupportedChange> {
+    /// The write that makes the change. `now` is the row as it was read again: the write is conditional on its notes, and for
+    /// a change that is conditional on the owner alone, on its counter. `operation_id` is the same for all changes of one
+    /// operation; rows and requests of a reset carry it.
+    pub fn write(&self, now: Option<&Lease>, operation_id: u64) -> LeaseWrite {
+        let request_in_row = || now.and_then(|row| row.owner_request_text.clone());
+        let pause = |text: Option<String>| LeaseChange::Pause {
+            text,
+            instead_of: now.and_then(|row| row.pause_text.clone()),
+        };
         let change = match &self.change {
-            Change::Create(row) => return Ok(LeaseWrite::Create(row.lease(&self.shard_id))),
-            Change::SetPosition { initial_time_millis, seen_initial_time_millis, .. }
-                if initial_time_millis != seen_initial_time_millis =>
-            {
-                return Err(UnsupportedChange::Instant);
+            Change::Create(row) => {
+                let lease = Lease { reset_id: Some(operation_id), ..row.lease(&self.shard_id) };
+                return LeaseWrite::Create(lease);
             }
-            Change::SetPosition { position, children, .. } => {
-                LeaseChange::Checkpoint { position: position.clone(), children: children.clone() }
-            }
-            Change::Ask(_) => return Err(UnsupportedChange::Request),
-            Change::Pause(_) | Change::Resume => return Err(UnsupportedChange::Pause),
+            Change::SetPosition { position, initial_time_millis, children } => LeaseChange::Reset {
+                position: position.clone(),
+                initial_time_millis: *initial_time_millis,
+                children: children.clone(),
+                reset_id: operation_id,
+                owner_request: request_in_row(),
+            },
+            Change::Ask(request) => LeaseChange::AskOwner {
+                text: self.owner().map(|owner| request.to(owner, operation_id).to_string()),
+                instead_of: request_in_row(),
+            },
+            Change::Pause(asked) => pause(Some(asked.to_row().to_string())),
+            Change::Resume => pause(None),
             Change::RequestFor { worker_id, instead_of } => {
                 LeaseChange::Request { by: worker_id.clone(), instead_of: instead_of.clone() }
             }
             Change::GiveTo { worker_id } => LeaseChange::take(worker_id.clone()),
             Change::Release => LeaseChange::Release,
             Change::Delete => {
-                return Ok(LeaseWrite::Delete {
+                return LeaseWrite::Delete {
                     shard_id: self.shard_id.clone(),
                     expected: self.expected_at(now),
-                });
+                };
             }
         };
-        Ok(LeaseWrite::Update { shard_id: self.shard_id.clone(), expected: self.expected_at(now), change })
+        LeaseWrite::Update { shard_id: self.shard_id.clone(), expected: self.expected_at(now), change }
+    }
+
+    /// How far the change is made, by the row as it was read again.
+    pub fn progress(&self, now: Option<&Lease>, operation_id: u64) -> Progress {
+        let made = |is_made: bool| if is_made { Progress::Made } else { Progress::NotMade };
+        let asked = |is_asked: bool| if is_asked { Progress::Asked } else { Progress::NotMade };
+        let Some(row) = now else { return made(matches!(self.change, Change::Delete)) };
+        let is_reset = row.reset_id == Some(operation_id);
+        match &self.change {
+            Change::Create(_) | Change::SetPosition { .. } => made(is_reset),
+            Change::Ask(_) if row.owner_request().is_some_and(|request| request.id == operation_id) => {
+                Progress::Asked
+            }
+            Change::Ask(OperatorRequest::Reset { .. }) => made(is_reset),
+            Change::Ask(OperatorRequest::Release) | Change::Release => {
+                made(row.owner.as_ref() != self.owner())
+            }
+            Change::RequestFor { worker_id, .. } if !row.is_owned_by(worker_id) => {
+                asked(row.hand_over_target() == Some(worker_id))
+            }
+            Change::RequestFor { .. } => Progress::Made,
+            Change::GiveTo { worker_id } => made(row.is_owned_by(worker_id)),
+            Change::Pause(pause) => made(Pause::of(row).as_ref() == Some(pause)),
+            Change::Resume => made(row.pause_text.is_none()),
+            Change::Delete => Progress::NotMade,
+        }
+    }
+
+    /// Whether the owner makes the change, once it is asked.
+    pub fn asks_owner(&self) -> bool {
+        matches!(self.change, Change::Ask(_) | Change::RequestFor { .. })
+    }
+
+    /// The worker in whose name the owner is asked to hand the lease over.
+    pub fn requester(&self) -> Option<&WorkerId> {
+        match &self.change {
+            Change::RequestFor { worker_id, .. } => Some(worker_id),
+            _ => None,
+        }
+    }
+
+    /// Whether a row, read again, still is as expected, and the change of a use. A shard that ended meanwhile has no owner that
+    /// could carry a request out.
+    pub fn is_possible_on(&self, now: Option<&Lease>) -> bool {
+        let is_void = matches!(self.change, Change::Ask(_)) && now.is_some_and(Lease::is_finished);
+        self.expected.matches(now) && !is_void
+    }
+
+    /// The owner that the row must have.
+    pub fn owner(&self) -> Option<&WorkerId> {
+        match &self.expected {
+            Expected::OwnedBy { owner, .. } => Some(owner),
+            Expected::Version { owner, .. } => owner.as_ref(),
+            Expected::Absent => None,
+        }
     }
 
     /// The version that the write is conditional on.

@@ -18,7 +18,7 @@ mod reset;
 mod reset_targets;
 
 pub use assign::{AssignOptions, assign, release};
-pub use change::{Change, Expected, NewRow, RowChange, UnsupportedChange};
+pub use change::{Change, Expected, NewRow, Progress, RowChange};
 pub use copy::copy;
 pub use delete::delete;
 pub use effect::{Effect, EffectKind};

@@ -1,6 +1,7 @@
 //! Plans that shards are not read for a while, and that they are read again. Pure.
 //!
-//! A pause is kept in the row, so it survives its owner. A live owner stops at a batch boundary and keeps the lease.
+//! A pause is kept in the row, so it survives its owner. A live owner stops at a batch boundary and releases the lease, which no worker of this library takes
+//! until the pause is over.
 
 use std::collections::BTreeSet;
 

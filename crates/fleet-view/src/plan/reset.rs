@@ -143,7 +143,6 @@ fn set_row(
             let change = Change::SetPosition {
                 position: place.position.clone(),
                 initial_time_millis: place.initial_time_millis,
-                seen_initial_time_millis: row.initial_time_millis,
                 children: if place.position.is_shard_end() { children } else { BTreeSet::new() },
             };
             (Expected::unchanged(row), change)
@@ -159,7 +158,6 @@ fn set_row(
             let change = Change::SetPosition {
                 position: place.position.clone(),
                 initial_time_millis: place.initial_time_millis,
-                seen_initial_time_millis: row.initial_time_millis,
                 children: BTreeSet::new(),
             };
             (Expected::unchanged(row), change)

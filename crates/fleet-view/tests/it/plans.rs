@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_view::plan::{
     AssignOptions, Change, EffectKind, Expected, Note, Plan, Refusal, ResetOptions, ResetTo, Scope,
-    Situation, UnsupportedChange, assign, copy, delete, pause, release, reset, resume,
+    Situation, assign, copy, delete, pause, release, reset, resume,
 };
 use fleet_view::{
     FleetMode, History, LagOrigin, LagSample, Look, MalformedRow, OperatorRequest, Pause, PositionsFile,
@@ -132,9 +132,14 @@ fn live_reset_asks_owners_and_sets_unowned_rows() {
     assert!(!plan.is_refused(), "{:?}", plan.refusals);
     let asked = plan.changes.iter().find(|change| change.shard_id == id(1)).unwrap();
     let request = OperatorRequest::Reset { position: Position::Latest, initial_time_millis: Some(NOW) };
-    assert_eq!(asked.change, Change::Ask(request));
+    assert_eq!(asked.change, Change::Ask(request.clone()));
     assert_eq!(asked.expected, Expected::OwnedBy { owner: worker("a"), seen_counter: 105 });
-    assert_eq!(asked.write(None), Err(UnsupportedChange::Request));
+    let row = &looks.look.leases[0];
+    let lease_store::Verdict::Applies(Some(noted)) = asked.write(Some(row), 7).decide(Some(row)) else {
+        panic!("{asked:?} does not apply");
+    };
+    assert_eq!(OperatorRequest::of(&noted), Some(request));
+    assert_eq!((noted.counter, &noted.checkpoint), (row.counter, &row.checkpoint), "the owner acts");
     let set = plan.changes.iter().find(|change| change.shard_id == id(2)).unwrap();
     assert!(matches!(&set.change, Change::SetPosition { position: Position::Latest, .. }));
     assert_eq!(set.expected, Expected::Version { counter: 5, owner: None, checkpoint_owner: None });
@@ -160,7 +165,7 @@ fn reset_to_the_horizon_opens_ended_parents() {
     assert_eq!(order, [&id(1), &id(0)], "children come first");
     assert_eq!(plan.notes, [Note::AlreadySo { shard_id: id(2) }]);
     assert_eq!(plan.summary(), "2 rows change; shards: 2 read records again");
-    let write = plan.changes[1].write(None).unwrap();
+    let write = plan.changes[1].write(None, 7);
     let lease_store::Verdict::Applies(Some(row)) = write.decide(Some(&looks.look.leases[0])) else {
         panic!("{write:?} is refused");
     };
@@ -174,11 +179,11 @@ fn instant_of_a_position_is_replaced_with_it() {
     let looks = Looks::new(&[lease(0, None, Position::ShardEnd), row, lease(2, None, at(8))], &[]);
     let plan = looks.reset(&ResetTo::TrimHorizon, false);
     let change = plan.changes.iter().find(|change| change.shard_id == id(1)).unwrap();
-    let Change::SetPosition { initial_time_millis, seen_initial_time_millis, .. } = &change.change else {
-        panic!("{change:?}");
+    let row = &looks.look.leases[1];
+    let lease_store::Verdict::Applies(Some(set)) = change.write(Some(row), 7).decide(Some(row)) else {
+        panic!("{change:?} does not apply");
     };
-    assert_eq!((*initial_time_millis, *seen_initial_time_millis), (None, Some(NOW - 5_000)));
-    assert_eq!(change.write(None), Err(UnsupportedChange::Instant));
+    assert_eq!((set.initial_time_millis, set.reset_id), (None, Some(7)));
 }
 
 #[test]
@@ -330,7 +335,7 @@ fn assign_asks_live_owners_and_gives_free_leases() {
     let asked = assign(&looks.situation(), &id(1), &worker("b"), options);
     assert!(!asked.is_refused(), "{:?}", asked.refusals);
     let row = &looks.look.leases[0];
-    let write = asked.changes[0].write(Some(row)).unwrap();
+    let write = asked.changes[0].write(Some(row), 7);
     assert!(
         matches!(write.decide(Some(row)), lease_store::Verdict::Applies(Some(row)) if row.requested_by == Some(worker("b")))
     );
@@ -383,7 +388,7 @@ fn release_frees_dead_leases_and_asks_live_owners() {
     let plan = release(&looks.situation(), Some(&BTreeSet::from([id(2)])), false);
     assert!(!plan.is_refused());
     let row = &looks.look.leases[2];
-    let write = plan.changes[0].write(Some(row)).unwrap();
+    let write = plan.changes[0].write(Some(row), 7);
     assert!(
         matches!(write.decide(Some(row)), lease_store::Verdict::Applies(Some(row)) if row.owner.is_none())
     );
@@ -439,7 +444,7 @@ fn delete_is_refused_while_a_worker_renews() {
     let plan = delete(&Looks::new(&leases, &[]).situation());
     assert!(!plan.is_refused());
     assert_eq!(plan.summary(), "3 rows change; shards: 3 lose their position");
-    assert!(matches!(plan.changes[0].write(None), Ok(LeaseWrite::Delete { .. })));
+    assert!(matches!(plan.changes[0].write(None, 7), LeaseWrite::Delete { .. }));
 }
 
 #[test]

@@ -111,7 +111,7 @@ pub(crate) fn carry_out(plan: &Plan, leases: &[Lease], count: usize) -> Vec<Leas
                 row.counter += 1;
             }
             _ => {
-                let write = change.write(row).unwrap();
+                let write = change.write(row, 7);
                 match write.decide(row) {
                     Verdict::Applies(Some(lease)) => _ = rows.insert(change.shard_id.clone(), *lease),
                     Verdict::Applies(None) => _ = rows.remove(&change.shard_id),

@@ -39,6 +39,10 @@ pub struct StoreCalls {
     pub hand_overs: u64,
     /// Attempts to request a lease or to withdraw a request.
     pub requests: u64,
+    /// Attempts to write or remove the note of an operator.
+    pub notes: u64,
+    /// Attempts to reset a position.
+    pub resets: u64,
     /// Attempts to offer a lease.
     pub offers: u64,
     /// Attempts to release a lease.
@@ -57,6 +61,8 @@ impl StoreCalls {
             + self.takes
             + self.hand_overs
             + self.requests
+            + self.notes
+            + self.resets
             + self.offers
             + self.releases
             + self.deletes
@@ -77,6 +83,8 @@ struct Counters {
     takes: AtomicU64,
     hand_overs: AtomicU64,
     requests: AtomicU64,
+    notes: AtomicU64,
+    resets: AtomicU64,
     offers: AtomicU64,
     releases: AtomicU64,
     deletes: AtomicU64,
@@ -111,6 +119,8 @@ impl<S: LeaseStore> CountingLeaseStore<S> {
             takes: read(&self.counters.takes),
             hand_overs: read(&self.counters.hand_overs),
             requests: read(&self.counters.requests),
+            notes: read(&self.counters.notes),
+            resets: read(&self.counters.resets),
             offers: read(&self.counters.offers),
             releases: read(&self.counters.releases),
             deletes: read(&self.counters.deletes),
@@ -161,6 +171,8 @@ impl<S: LeaseStore> LeaseStore for CountingLeaseStore<S> {
                 LeaseChange::Take { .. } => &self.counters.takes,
                 LeaseChange::HandOver { .. } => &self.counters.hand_overs,
                 LeaseChange::Request { .. } | LeaseChange::Withdraw { .. } => &self.counters.requests,
+                LeaseChange::AskOwner { .. } | LeaseChange::Pause { .. } => &self.counters.notes,
+                LeaseChange::Reset { .. } => &self.counters.resets,
                 LeaseChange::Offer => &self.counters.offers,
                 LeaseChange::Release => &self.counters.releases,
             },

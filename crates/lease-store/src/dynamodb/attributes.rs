@@ -60,6 +60,13 @@ pub(super) const ROW_ID: &str = "leaseRowId";
 /// N, not of the KCL: the instant that `LATEST` or `AT_TIMESTAMP` stands for.
 pub(super) const INITIAL_TIME_MILLIS: &str = "initialTimeMillis";
 
+/// S, not of the KCL: the request of an operator to the owner.
+pub(super) const OWNER_REQUEST: &str = "operatorRequest";
+/// N, not of the KCL: the number of the newest reset by an operator.
+pub(super) const RESET_ID: &str = "operatorResetId";
+/// S, not of the KCL: the pause that an operator recorded.
+pub(super) const PAUSE: &str = "operatorPause";
+
 /// A row as DynamoDB returns it.
 pub(super) type Item = HashMap<String, AttributeValue>;
 

@@ -87,6 +87,26 @@ impl Expression {
                 expression.require(attributes::REQUESTED_BY, worker_value(Some(by)));
                 expression.remove(attributes::REQUESTED_BY);
             }
+            LeaseChange::AskOwner { text, instead_of } => {
+                expression.replace_text(attributes::OWNER_REQUEST, text.as_deref(), instead_of.as_deref());
+            }
+            LeaseChange::Pause { text, instead_of } => {
+                expression.replace_text(attributes::PAUSE, text.as_deref(), instead_of.as_deref());
+            }
+            LeaseChange::Reset { position, initial_time_millis, children, reset_id, owner_request } => {
+                let request = owner_request.as_deref().map(attributes::text_value);
+                expression.require(attributes::OWNER_REQUEST, request);
+                expression.checkpoint(position, children);
+                match initial_time_millis {
+                    Some(millis) => {
+                        expression.set(attributes::INITIAL_TIME_MILLIS, attributes::number_value(*millis));
+                    }
+                    None => expression.remove(attributes::INITIAL_TIME_MILLIS),
+                }
+                expression.set(attributes::RESET_ID, attributes::number_value(*reset_id));
+                expression.remove(attributes::CHECKPOINT_OWNER);
+                expression.free();
+            }
             LeaseChange::Offer => {
                 expression.count_up(attributes::LEASE_COUNTER);
                 match worker_value(expected.owner.as_ref()) {
@@ -94,12 +114,7 @@ impl Expression {
                     None => expression.remove(attributes::OFFERED_BY),
                 }
             }
-            LeaseChange::Release => {
-                expression.remove(attributes::LEASE_OWNER);
-                expression.remove(attributes::REQUESTED_BY);
-                expression.remove(attributes::OFFERED_BY);
-                expression.remove(attributes::OWNER_PROCESS);
-            }
+            LeaseChange::Release => expression.free(),
         }
         expression
     }
@@ -111,7 +126,9 @@ impl Expression {
         shard_id: &ShardId,
         change: &LeaseChange,
     ) -> Self {
-        if let (RowLayout::MultiStream(stream), LeaseChange::Checkpoint { .. }) = (layout, change) {
+        if let (RowLayout::MultiStream(stream), LeaseChange::Checkpoint { .. } | LeaseChange::Reset { .. }) =
+            (layout, change)
+        {
             self.set(attributes::STREAM_NAME, attributes::text_value(stream.as_str()));
             self.set(attributes::SHARD_ID, attributes::text_value(shard_id.as_str()));
         }
@@ -157,6 +174,24 @@ impl Expression {
         self.remove(attributes::PENDING_CHECKPOINT_STATE);
     }
 
+    /// Removes the owner and what belongs to its ownership.
+    fn free(&mut self) {
+        self.remove(attributes::LEASE_OWNER);
+        self.remove(attributes::REQUESTED_BY);
+        self.remove(attributes::OFFERED_BY);
+        self.remove(attributes::OWNER_PROCESS);
+        self.remove(attributes::OWNER_REQUEST);
+    }
+
+    /// Sets or removes a text, if the attribute still has the text that was seen.
+    fn replace_text(&mut self, attribute: &str, text: Option<&str>, instead_of: Option<&str>) {
+        self.require(attribute, instead_of.map(attributes::text_value));
+        match text {
+            Some(text) => self.set(attribute, attributes::text_value(text)),
+            None => self.remove(attribute),
+        }
+    }
+
     /// Changes the owner. An update expression has no *if*, so it is decided here whether the take counts as a switch.
     /// The rule depends on both owners, and the condition fixes both. The table itself increments the count.
     fn give_to(&mut self, expected: &LeaseVersion, owner: &WorkerId, owner_process: Option<&str>) {
@@ -167,6 +202,7 @@ impl Expression {
         self.remove(attributes::CHECKPOINT_OWNER);
         self.remove(attributes::REQUESTED_BY);
         self.remove(attributes::OFFERED_BY);
+        self.remove(attributes::OWNER_REQUEST);
         match owner_process {
             Some(process) => self.set(attributes::OWNER_PROCESS, attributes::text_value(process)),
             None => self.remove(attributes::OWNER_PROCESS),
@@ -335,7 +371,7 @@ mod tests {
         assert_eq!(update(LeaseChange::Renew), "ADD leaseCounter 1");
         assert_eq!(
             update(LeaseChange::Release),
-            "REMOVE leaseOwner, handOverRequestedBy, handOverOfferedBy, leaseOwnerProcess"
+            "REMOVE leaseOwner, handOverRequestedBy, handOverOfferedBy, leaseOwnerProcess, operatorRequest"
         );
         assert_eq!(update(LeaseChange::Offer), "SET handOverOfferedBy = a ADD leaseCounter 1");
         let position = Position::after(4959.into(), 3);
@@ -352,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_take_counts_as_a_switch_by_the_kcl_rule() {
-        let removed = "REMOVE checkpointOwner, handOverRequestedBy, handOverOfferedBy, leaseOwnerProcess";
+        let removed = "REMOVE checkpointOwner, handOverRequestedBy, handOverOfferedBy, operatorRequest, leaseOwnerProcess";
         let plain = format!("SET leaseOwner = b ADD leaseCounter 1 {removed}");
         let counted =
             format!("SET leaseOwner = b ADD leaseCounter 1, ownerSwitchesSinceCheckpoint 1 {removed}");
@@ -438,6 +474,51 @@ mod tests {
             assert_eq!(condition(&expression), wanted);
             assert_eq!(filled(&expression, expression.update_text()), "SET handOverRequestedBy = b");
         }
+    }
+
+    #[test]
+    fn notes_of_operators_keep_the_counter_and_unseen_notes() {
+        let note = |is_pause: bool, text: Option<&str>, instead_of: Option<&str>| {
+            let (text, instead_of) = (text.map(str::to_owned), instead_of.map(str::to_owned));
+            if is_pause {
+                LeaseChange::Pause { text, instead_of }
+            } else {
+                LeaseChange::AskOwner { text, instead_of }
+            }
+        };
+        for (is_pause, attribute) in [(false, "operatorRequest"), (true, "operatorPause")] {
+            let set = Expression::update(&version(Some("a"), None), &note(is_pause, Some("x"), None));
+            let wanted = format!(" AND attribute_not_exists({attribute})");
+            assert!(condition(&set).ends_with(&wanted), "{}", condition(&set));
+            assert_eq!(filled(&set, set.update_text()), format!("SET {attribute} = x"));
+            let removed = Expression::update(&version(Some("a"), None), &note(is_pause, None, Some("x")));
+            assert!(condition(&removed).ends_with(&format!(" AND {attribute} = x")));
+            assert_eq!(filled(&removed, removed.update_text()), format!("REMOVE {attribute}"));
+        }
+    }
+
+    #[test]
+    fn reset_sets_or_removes_the_instant_in_one_write() {
+        let reset = |initial_time_millis| LeaseChange::Reset {
+            position: Position::Latest,
+            initial_time_millis,
+            children: BTreeSet::new(),
+            reset_id: 7,
+            owner_request: Some("r".to_owned()),
+        };
+        let expression = Expression::update(&version(Some("a"), None), &reset(Some(42)));
+        assert!(condition(&expression).ends_with(" AND operatorRequest = r"));
+        let text = update(&version(Some("a"), None), &reset(Some(42)));
+        assert!(
+            text.contains("initialTimeMillis = 42, operatorResetId = 7 ADD leaseCounter 1 REMOVE"),
+            "{text}"
+        );
+        assert!(text.contains("leaseOwner, handOverRequestedBy"), "{text}");
+        let text = update(&version(Some("a"), None), &reset(None));
+        assert!(
+            text.contains("pendingCheckpointState, initialTimeMillis, checkpointOwner, leaseOwner"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -9,9 +9,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::attributes::{
     APPLICATION, CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS,
     ENDING_HASH_KEY, ENTITY_TYPE, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER,
-    OFFERED_BY, OWNER_PROCESS, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PENDING_CHECKPOINT,
-    PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY, ROW_ID, SHARD_ID,
-    STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH, STREAM_NAME, THROUGHPUT,
+    OFFERED_BY, OWNER_PROCESS, OWNER_REQUEST, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PAUSE,
+    PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY,
+    RESET_ID, ROW_ID, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH, STREAM_NAME,
+    THROUGHPUT,
 };
 use super::layout::RowLayout;
 use crate::error::StoreError;
@@ -152,6 +153,9 @@ fn lease(item: &Item, shard_id: ShardId) -> Result<Lease, Fault> {
         application: text(item, APPLICATION)?.map(str::to_owned),
         row_id: number(item, ROW_ID)?,
         initial_time_millis: number(item, INITIAL_TIME_MILLIS)?,
+        owner_request_text: text(item, OWNER_REQUEST)?.map(str::to_owned),
+        reset_id: number(item, RESET_ID)?,
+        pause_text: text(item, PAUSE)?.map(str::to_owned),
         throughput_bytes_per_second: throughput(item),
     })
 }

@@ -205,6 +205,9 @@ fn added_facts_have_their_own_attributes() {
         ("streamArn", s("arn:aws:kinesis:eu-west-1:123456789012:stream/orders")),
         ("streamCreationEpoch", n("1700000000")),
         ("initialTimeMillis", n("1700000000123")),
+        ("operatorRequest", s("release #7 to b")),
+        ("operatorResetId", n("6")),
+        ("operatorPause", s("by me")),
     ]);
     let mut expected = fresh();
     expected.requested_by = worker("b");
@@ -214,6 +217,9 @@ fn added_facts_have_their_own_attributes() {
         creation_epoch_seconds: 1_700_000_000,
     });
     expected.initial_time_millis = Some(1_700_000_000_123);
+    expected.owner_request_text = Some("release #7 to b".to_owned());
+    expected.reset_id = Some(6);
+    expected.pause_text = Some("by me".to_owned());
     assert_eq!(usable(&row), expected);
     assert_eq!(write(&expected, &RowLayout::SingleStream), row);
     for (half, other) in
@@ -327,6 +333,8 @@ prop_compose! {
         stream in proptest::option::of((".{1,40}", any::<u64>())),
         (application, row_id) in (proptest::option::of(".{0,40}"), any::<Option<u64>>()),
         initial_time_millis in any::<Option<u64>>(),
+        (owner_request_text, pause_text, reset_id) in
+            (proptest::option::of(".{0,40}"), proptest::option::of(".{0,40}"), any::<Option<u64>>()),
     ) -> Lease {
         let hash_key_range = ends.map(|(one, other)| {
             HashKeyRange::new(HashKey(one.min(other)), HashKey(one.max(other))).unwrap()
@@ -335,7 +343,8 @@ prop_compose! {
             shard_id, owner, counter, checkpoint, owner_switches_since_checkpoint, pending_checkpoint,
             parents, children, hash_key_range, checkpoint_owner, requested_by, offered_by, owner_process,
             stream: stream.map(|(arn, creation_epoch_seconds)| StreamIdentity { arn, creation_epoch_seconds }),
-            application, row_id, initial_time_millis, throughput_bytes_per_second: None,
+            application, row_id, initial_time_millis, owner_request_text, reset_id, pause_text,
+            throughput_bytes_per_second: None,
         }
     }
 }

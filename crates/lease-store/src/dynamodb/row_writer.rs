@@ -3,10 +3,10 @@
 use super::attributes::{
     APPLICATION, CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS,
     ENDING_HASH_KEY, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY,
-    OWNER_PROCESS, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PENDING_CHECKPOINT,
-    PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY, ROW_ID, SHARD_ID,
-    STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH, STREAM_NAME, bytes_value, number_value,
-    shard_ids_value, text_value,
+    OWNER_PROCESS, OWNER_REQUEST, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PAUSE,
+    PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY,
+    RESET_ID, ROW_ID, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH, STREAM_NAME,
+    bytes_value, number_value, shard_ids_value, text_value,
 };
 use super::layout::RowLayout;
 use crate::lease::Lease;
@@ -57,6 +57,15 @@ pub(super) fn write(lease: &Lease, layout: &RowLayout) -> Item {
     }
     if let Some(owner_process) = &lease.owner_process {
         put(OWNER_PROCESS, text_value(owner_process));
+    }
+    if let Some(request) = &lease.owner_request_text {
+        put(OWNER_REQUEST, text_value(request));
+    }
+    if let Some(reset_id) = lease.reset_id {
+        put(RESET_ID, number_value(reset_id));
+    }
+    if let Some(pause) = &lease.pause_text {
+        put(PAUSE, text_value(pause));
     }
     if let Some(stream) = &lease.stream {
         put(STREAM_ARN, text_value(&stream.arn));

@@ -102,6 +102,7 @@ mod tests {
                 requested_for: Duration::ZERO,
                 weight: 1,
                 is_of_namesake: false,
+                is_paused: false,
             })
             .collect();
         run.is_over(&observed, &worker("me"), FAILOVER_TIME)

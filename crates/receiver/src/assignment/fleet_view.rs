@@ -137,7 +137,7 @@ impl<'a> FleetView<'a> {
         for (observed, named) in leases.iter().zip(named) {
             view.is_visible |= named.owner == Some(ME) || named.requester == Some(ME);
             if !observed.lease.is_finished() {
-                let is_ready = observed.lease.parents.is_disjoint(&unfinished_parents);
+                let is_ready = !observed.is_paused && observed.lease.parents.is_disjoint(&unfinished_parents);
                 if holdings.held.contains(&observed.lease.shard_id) {
                     view.count_held(*observed, named);
                 } else {

@@ -25,6 +25,8 @@ pub struct ObservedLease<'a> {
     pub weight: u64,
     /// Whether the lease belongs to another process under the worker id of this one.
     pub is_of_namesake: bool,
+    /// Whether an operator has paused the shard: no worker takes it.
+    pub is_paused: bool,
 }
 
 /// The observations of all leases by this process, and since when each lease is unchanged.
@@ -36,6 +38,8 @@ pub struct LeaseObservations {
     seen: HashMap<ShardId, Seen>,
     /// The shards whose leases belong to another process under this worker's id.
     of_namesakes: HashSet<ShardId>,
+    /// The shards that an operator has paused.
+    paused: HashSet<ShardId>,
     has_scanned: bool,
 }
 
@@ -100,6 +104,15 @@ impl LeaseObservations {
         self.of_namesakes = of_namesakes;
     }
 
+    /// Replaces the shards that an operator has paused.
+    pub(crate) fn set_paused(&mut self, paused: HashSet<ShardId>) {
+        if self.paused != paused {
+            let count = paused.len();
+            tracing::info!(count, "the number of shards that an operator has paused");
+            self.paused = paused;
+        }
+    }
+
     /// Combines the leases of a listing that was requested at `requested_at` with the observations. A lease without a known
     /// throughput gets the average weight of the others.
     pub fn of<'a>(&self, leases: &'a [Lease], requested_at: Instant) -> Vec<ObservedLease<'a>> {
@@ -117,6 +130,7 @@ impl LeaseObservations {
                     .map_or(Duration::ZERO, |seen| elapsed_since(seen.requested_since)),
                 weight: lease.throughput_bytes_per_second.unwrap_or(average),
                 is_of_namesake: self.of_namesakes.contains(&lease.shard_id),
+                is_paused: self.paused.contains(&lease.shard_id),
             }
         };
         leases.iter().map(observed).collect()

@@ -8,6 +8,7 @@ pub(crate) mod fleet_view;
 pub(crate) mod leader;
 pub(crate) mod lease_observations;
 pub(crate) mod namesakes;
+pub(crate) mod paused;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,8 @@ pub struct AssignmentPlan<'a> {
 
 /// Decides which leases a worker takes and requests next.
 ///
-/// - Only shards with work count: neither those read to their end, nor children whose parents are still being read. The
+/// - Only shards with work count: neither those read to their end, nor paused ones, nor children whose parents are not read to
+///   their end. The
 ///   work is divided among all live workers so that no two differ by more than one lease. A requested lease counts for
 ///   its requester. A worker that has offered all its leases is leaving and does not count.
 /// - A worker always takes the leases it owns but does not hold, except those of another live process under its worker id.

@@ -62,6 +62,7 @@ fn fresh(leases: &[Lease]) -> Vec<ObservedLease<'_>> {
         requested_for: Duration::ZERO,
         weight: 1,
         is_of_namesake: false,
+        is_paused: false,
     });
     observed.collect()
 }

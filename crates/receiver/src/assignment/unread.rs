@@ -62,6 +62,7 @@ mod tests {
                 requested_for: Duration::ZERO,
                 weight: 1,
                 is_of_namesake: false,
+                is_paused: false,
             })
             .collect();
         let (held, requested) = (HashSet::from([id(0)]), HashSet::new());

@@ -8,10 +8,15 @@ use tokio::task::JoinError;
 use tokio::time::{Duration, Instant};
 
 use super::Coordinator;
+use crate::lease::orders::Order;
 use crate::lease::shard_task::ShardEnding;
 
 /// The cool-down after the first release without progress. It doubles with each one in a row.
 const FIRST_COOLDOWN: Duration = Duration::from_secs(60);
+
+/// How many fail-over times a shard is left to other workers after an operator asked for its release. They take a free lease
+/// beyond their share after three.
+const RELEASED_FOR_FAILOVER_TIMES: u32 = 4;
 
 /// The longest cool-down.
 const MAX_COOLDOWN: Duration = Duration::from_secs(15 * 60);
@@ -40,6 +45,11 @@ impl Cooldowns {
         self.shards.get(shard_id).is_some_and(|cooldown| now < cooldown.until)
     }
 
+    /// Leaves a shard to other workers for this time.
+    fn leave(&mut self, shard_id: &ShardId, time: Duration, now: Instant) {
+        self.shards.insert(shard_id.clone(), Cooldown { until: now + time, releases: 0 });
+    }
+
     fn record(&mut self, shard_id: &ShardId, made_no_progress: bool, now: Instant) {
         if made_no_progress {
             let releases = self.shards.get(shard_id).map_or(1, |cooldown| cooldown.releases + 1);
@@ -54,6 +64,11 @@ impl Cooldowns {
 impl Coordinator {
     /// Starts the cool-down of a shard that was released without progress, or resets it.
     pub(super) fn record_cooldown(&mut self, shard_id: &ShardId, ended: &Result<ShardEnding, JoinError>) {
+        if ended.as_ref().is_ok_and(|ending| ending.order == Some(Order::Release)) {
+            let time = self.receiver.settings.failover_time * RELEASED_FOR_FAILOVER_TIMES;
+            self.cooldowns.leave(shard_id, time, Instant::now());
+            return;
+        }
         let made_no_progress = ended.as_ref().is_ok_and(|ending| ending.outcome == ShardOutcome::GivenUp);
         self.cooldowns.record(shard_id, made_no_progress, Instant::now());
     }

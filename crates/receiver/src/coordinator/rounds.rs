@@ -11,9 +11,11 @@ use super::{Coordinator, StreamFacts, jittered};
 use crate::assignment::fleet_view::{AssignmentLimits, Holdings};
 use crate::assignment::leader::kcl_leader;
 use crate::assignment::lease_observations::ObservedLease;
+use crate::assignment::paused::paused_shards;
 use crate::assignment::unread::shards_without_worker;
 use crate::assignment::{is_sure_of_parents, plan_assignment};
 use crate::handle::Shared;
+use crate::lease::orders::millis_of;
 use crate::status::{LeaseTableState, MAX_SHARDS_WITHOUT_WORKER};
 
 /// How many lease rounds there are in the fail-over time.
@@ -202,6 +204,7 @@ impl Coordinator {
         let is_newest = self.known_since.is_none_or(|recorded_at| recorded_at <= requested_at);
         self.known.observe(&listing.leases, consistency == Consistency::Strong && is_newest);
         self.observations.observe(&listing.leases, Instant::now());
+        self.observations.set_paused(paused_shards(&listing.leases, millis_of(facts.clock)));
         self.look_for_namesakes(&listing.leases);
         self.unwritten.settle(&listing.leases, &self.receiver.worker_id);
         self.token_floor.observe(&listing.leases);
@@ -359,12 +362,14 @@ impl Coordinator {
         let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
         let listed: HashSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
         let is_sure = |lease: &&Lease| is_sure_of_parents(lease, &listed, consistency);
-        let planned = plan.take.len() + plan.request.len();
         // During a cool-down other workers take the shard once it counts as abandoned.
         let (planned_takes, planned_requests) = (plan.take.into_iter(), plan.request.into_iter());
         let may_have = |lease: &&Lease| !self.cooldowns.is_cooling_down(&lease.shard_id, requested_at);
-        let take: Vec<Lease> = planned_takes.filter(may_have).filter(is_sure).cloned().collect();
-        let request: Vec<Lease> = planned_requests.filter(may_have).filter(is_sure).cloned().collect();
+        let (may_take, may_request): (Vec<&Lease>, Vec<&Lease>) =
+            (planned_takes.filter(may_have).collect(), planned_requests.filter(may_have).collect());
+        let planned = may_take.len() + may_request.len();
+        let take: Vec<Lease> = may_take.into_iter().filter(is_sure).cloned().collect();
+        let request: Vec<Lease> = may_request.into_iter().filter(is_sure).cloned().collect();
         // The next listing is strongly consistent, so it shows the leases skipped here.
         let is_partial = plan.is_partial || take.len() + request.len() < planned;
         self.take(facts, take);
@@ -417,6 +422,7 @@ mod tests {
                     requested_for: Duration::ZERO,
                     weight: 1,
                     is_of_namesake: false,
+                    is_paused: false,
                 })
                 .collect();
             live_peers(&observed, &worker("me"), Duration::from_secs(10))

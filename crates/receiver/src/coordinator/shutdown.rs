@@ -199,7 +199,7 @@ impl Coordinator {
         let remaining: Vec<ShardId> = self.receiver.shared.live().shards.keys().cloned().collect();
         for shard_id in remaining {
             let outcome = ShardOutcome::Stopped { drained: false };
-            self.record_end(&shard_id, &Ok(ShardEnding { outcome, handed_over_to: None }));
+            self.record_end(&shard_id, &Ok(ShardEnding::new(outcome, None)));
             outcomes.push((shard_id, None));
         }
     }
@@ -286,9 +286,9 @@ mod tests {
         }
         // The first one has drained, the second one hangs.
         let outcome = ShardOutcome::Stopped { drained: true };
-        coordinator.tasks.spawn(ids[0].clone(), async move {
-            TaskEnd::Ended(ShardEnding { outcome, handed_over_to: None })
-        });
+        coordinator
+            .tasks
+            .spawn(ids[0].clone(), async move { TaskEnd::Ended(ShardEnding::new(outcome, None)) });
         coordinator.tasks.spawn(ids[1].clone(), std::future::pending());
         for _ in 0..8 {
             tokio::task::yield_now().await;

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use lease_store::{HeldLease, Lease, LeaseStore, Position, ShardId, WorkerId};
 use shard_worker::{
     RecordProcessorFactory, ShardContext, ShardOutcome, ShardProgress, ShardWorker, ShardWorkerOptions,
-    StreamSource, WatchdogCommands,
+    StreamClock, StreamSource, WatchdogCommands,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 
 use super::{Coordinator, RetentionInfo, StreamFacts};
 use crate::handle::{LiveShard, Shared};
+use crate::lease::orders::Order;
 use crate::lease::shard_task::{ShardEnding, ShardTask};
 use crate::settings::ConsumerSettings;
 use crate::shards::initial_position::time_of_millis;
@@ -104,6 +105,7 @@ impl ShardStarter {
             watchdog: settings.watchdog_limits(),
             failover_time: settings.failover_time,
             drain_time: settings.drain_time,
+            clock: self.retention.clock,
         };
         let taken_at = Instant::now();
         self.shared
@@ -111,6 +113,11 @@ impl ShardStarter {
             .shards
             .insert(shard_id, LiveShard { held, progress, acknowledger, taken_at, reported_edit: None });
         task.run().instrument(span).await
+    }
+
+    /// The clock by which a pause ends.
+    pub(super) fn clock(&self) -> Option<StreamClock> {
+        self.retention.clock
     }
 
     /// The options of the receiver, with the start time of this shard and the retention of the stream.
@@ -162,6 +169,11 @@ impl Coordinator {
         ended: Result<ShardEnding, JoinError>,
     ) {
         let Some(held) = self.record_end(shard_id, &ended) else { return };
+        let is_reset = ended.as_ref().is_ok_and(|ending| matches!(ending.order, Some(Order::Reset(_))));
+        if is_reset {
+            // A worker of this fleet continues from the new position, and this one need not wait for its next round.
+            self.schedule_strong_scan();
+        }
         if held.has_ended() {
             // The shard is read to its end, whether or not its row says so.
             self.known.forget(shard_id);
@@ -183,12 +195,15 @@ impl Coordinator {
     ) -> Option<Arc<HeldLease>> {
         let mut live = self.receiver.shared.live();
         let shard = live.shards.remove(shard_id);
+        // After a reset it does not matter what was acknowledged before.
+        let is_reset = ended.as_ref().is_ok_and(|ending| matches!(ending.order, Some(Order::Reset(_))));
         if let Some(shard) = &shard {
             // From now on no other holder of this lease handle can write.
             shard.held.fence();
             live.record_released(shard);
             // A lost lease stays in doubt until a row shows another owner or the position.
             if shard.held.lost_to().is_none()
+                && !is_reset
                 && let Some(position) = shard.acknowledger.unwritten()
             {
                 self.unwritten.record(shard_id.clone(), position);

@@ -12,6 +12,7 @@ use tokio::time::{Duration, Instant};
 
 use super::start_shard::ShardStarter;
 use super::{Coordinator, StreamFacts};
+use crate::lease::orders::millis_of;
 use crate::lease::release::release_or_hand_over;
 use crate::lease::shard_task::ShardEnding;
 use crate::lease::take::take_patiently;
@@ -150,18 +151,22 @@ impl PlannedTake {
         if stop.is_cancelled() {
             return release_at_once(&held).await;
         }
+        if held.taken().is_paused(millis_of(starter.clock())) {
+            tracing::info!(%shard_id, "an operator paused the shard while it was taken, releasing it");
+            return release_at_once(&held).await;
+        }
         let previous_owner = previous_owner.as_ref().map_or("none", |owner| owner.as_str());
         tracing::info!(%shard_id, previous_owner, checkpoint = %held.taken().checkpoint, "lease taken");
         TaskEnd::Ended(starter.run(held, &mut rng).await)
     }
 }
 
-/// Releases a lease whose take was answered after a stop. If it stays with this worker, the stop reports it.
+/// Releases a lease whose take was answered after a stop, or during a pause. If it stays with this worker, the stop reports it.
 async fn release_at_once(held: &HeldLease) -> TaskEnd {
     let handed_over_to = release_or_hand_over(held).await;
     if held.last_known().await.is_owned_by(&held.fencing_token().owner) && held.lost_to().is_none() {
         let outcome = ShardOutcome::Stopped { drained: false };
-        return TaskEnd::Ended(ShardEnding { outcome, handed_over_to });
+        return TaskEnd::Ended(ShardEnding::new(outcome, handed_over_to));
     }
     TaskEnd::NotTaken { store_failed: false }
 }

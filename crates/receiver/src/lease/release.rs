@@ -1,9 +1,10 @@
-//! The last write to a held lease: hand it over to the worker that requested it, or release it.
+//! The last write to a held lease: hand it over to the worker that requested it, release it, or store the position that an
+//! operator asked for.
 
 use std::num::NonZeroU32;
 
 use checkpointer::RetryPolicy;
-use lease_store::{HeldLease, StoreErrorKind, WorkerId};
+use lease_store::{HeldLease, OwnerRequest, StoreErrorKind, WorkerId};
 use tokio::time::{Duration, sleep};
 
 /// The retries of a release that failed: five attempts in all, 100 ms to 1 s apart.
@@ -43,6 +44,31 @@ pub(crate) async fn release_or_hand_over(held: &HeldLease) -> Option<WorkerId> {
             return None;
         };
         tracing::debug!(%error, ?delay, "lease not released, trying again");
+        sleep(delay).await;
+    }
+}
+
+/// Stores the position that an operator asked for, which makes the lease free. If the request was withdrawn meanwhile, or the
+/// write fails for good, the lease is released at its own position.
+pub(crate) async fn reset_or_release(held: &HeldLease, request: &OwnerRequest) -> Option<WorkerId> {
+    let mut delays = RELEASE_RETRY.delays(fastrand::Rng::with_seed(held.fencing_token().counter));
+    loop {
+        let error = match held.reset(request).await {
+            Ok(()) => {
+                tracing::info!(%request, "the position was reset on request of an operator, and the lease is free");
+                return None;
+            }
+            Err(error) => error,
+        };
+        if error.kind() == StoreErrorKind::Fenced {
+            tracing::warn!(%request, %error, "the lease is lost, so the request of an operator ends without effect");
+            return None;
+        }
+        let delay = if error.is_retryable() { delays.next() } else { None };
+        let Some(delay) = delay else {
+            tracing::warn!(%request, %error, "the position was not reset, releasing the lease at its own position");
+            return release_or_hand_over(held).await;
+        };
         sleep(delay).await;
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use checkpointer::CheckpointTrigger;
 use lease_store::{HeldLease, WorkerId};
-use shard_worker::{ShardOutcome, ShardProgress, ShardWorker, WatchdogCommands, WatchdogLimits};
+use shard_worker::{ShardOutcome, ShardProgress, ShardWorker, StreamClock, WatchdogCommands, WatchdogLimits};
 use tokio::sync::watch;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use crate::lease::release::release_or_hand_over;
+use crate::lease::orders::{Order, next_order};
+use crate::lease::release::{release_or_hand_over, reset_or_release};
 use crate::lease::renewal::renew_until_lost;
 use crate::lease::supervisor::supervise;
 
@@ -30,8 +31,10 @@ pub(crate) struct ShardTask {
     /// `None`: no watchdog.
     pub(crate) watchdog: Option<WatchdogLimits>,
     pub(crate) failover_time: Duration,
-    /// How long the worker may take to finish when another worker requests the shard.
+    /// How long the worker may take to finish when another worker requests the shard, or an operator stops it.
     pub(crate) drain_time: Duration,
+    /// The clock by which a pause ends.
+    pub(crate) clock: Option<StreamClock>,
 }
 
 /// How the work on a shard ended, and which worker owns the lease now.
@@ -39,11 +42,21 @@ pub(crate) struct ShardTask {
 pub(crate) struct ShardEnding {
     pub(crate) outcome: ShardOutcome,
     pub(crate) handed_over_to: Option<WorkerId>,
+    /// The order of an operator that ended the work.
+    pub(crate) order: Option<Order>,
+}
+
+impl ShardEnding {
+    /// An end without an order of an operator.
+    pub(crate) fn new(outcome: ShardOutcome, handed_over_to: Option<WorkerId>) -> Self {
+        Self { outcome, handed_over_to, order: None }
+    }
 }
 
 impl ShardTask {
     /// Works until the shard is over for this receiver. After a stop the lease is free for others at once. When another
-    /// worker requests the shard, this one finishes its batches and hands the lease over.
+    /// worker requests the shard, this one finishes its batches and hands the lease over. When an operator stops the shard, it
+    /// finishes them too.
     pub(crate) async fn run(self) -> ShardEnding {
         let Self {
             worker,
@@ -55,6 +68,7 @@ impl ShardTask {
             watchdog,
             failover_time,
             drain_time,
+            clock,
         } = self;
         let lost = worker.context.lease_lost.clone();
         // A task of its own: renewal and watchdog run even if the application's code never reaches an await point.
@@ -63,29 +77,40 @@ impl ShardTask {
         let background = async { tokio::join!(renewal, supervisor) }.in_current_span();
         let _background = AbortOnDropHandle::new(tokio::spawn(background));
         let mut working = Box::pin(worker.run());
+        let mut order = None;
+        let cut_off = |why: &str| {
+            tracing::warn!(?drain_time, "the shard did not finish within the drain time, {why}");
+            ShardOutcome::Stopped { drained: false }
+        };
         let outcome = tokio::select! {
             biased;
             outcome = &mut working => outcome,
             target = held.hand_over_target() => {
                 tracing::info!(%target, "another worker requests the shard, finishing it for the hand-over");
                 stop.cancel();
-                let cut_off = || {
-                    tracing::warn!(?drain_time, "the shard did not finish within the drain time, handing it over now");
-                    ShardOutcome::Stopped { drained: false }
-                };
                 let finished = tokio::time::timeout(drain_time, &mut working).await;
-                finished.unwrap_or_else(|_| cut_off())
+                finished.unwrap_or_else(|_| cut_off("handing it over now"))
+            }
+            found = next_order(&held, clock) => {
+                tracing::info!(order = ?found, "an operator stops the shard, finishing its batches");
+                order = Some(found);
+                stop.cancel();
+                let finished = tokio::time::timeout(drain_time, &mut working).await;
+                finished.unwrap_or_else(|_| cut_off("carrying the order out now"))
             }
         };
         drop(working);
         let handed_over_to = match outcome {
-            ShardOutcome::Stopped { .. } | ShardOutcome::GivenUp => release_or_hand_over(&held).await,
+            ShardOutcome::Stopped { .. } | ShardOutcome::GivenUp => match &order {
+                Some(Order::Reset(request)) => reset_or_release(&held, request).await,
+                _ => release_or_hand_over(&held).await,
+            },
             // The lease of an ended shard needs no owner: no worker takes it, and the clean-up deletes it.
             _ => {
                 held.fence();
                 None
             }
         };
-        ShardEnding { outcome, handed_over_to }
+        ShardEnding { outcome, handed_over_to, order }
     }
 }

@@ -103,14 +103,15 @@ impl LastKnownLeases {
         !self.appeared(leases).into_iter().all(is_placed)
     }
 
-    /// The unfinished rows that appeared after an owner had read another shard.
+    /// The unfinished rows that appeared after an owner had read another shard, apart from those that a reset created.
     fn appeared<'a>(&self, leases: &'a [Lease]) -> Vec<&'a Lease> {
         let Some(first_read) = self.rows.values().filter_map(|known| known.read_since).min() else {
             return Vec::new();
         };
         let has_appeared = |lease: &&Lease| {
             let known = self.rows.get(&lease.shard_id);
-            !lease.is_finished() && known.is_some_and(|known| known.since > first_read)
+            let is_wanted = lease.reset_id.is_some();
+            !lease.is_finished() && !is_wanted && known.is_some_and(|known| known.since > first_read)
         };
         leases.iter().filter(has_appeared).collect()
     }
@@ -166,13 +167,14 @@ impl LastKnownLeases {
 }
 
 /// Whether a row was deleted and created again before its known position. A row with the known number is still the same one:
-/// an operator changed its position. Without a number the counter tells: it never decreases otherwise, and a take of the new
+/// an operator changed its position, as one did who left the number of another reset. Without a number the counter tells: it never decreases otherwise, and a take of the new
 /// row raises it above the known one. A holder that reads from a known
 /// position that is only a little older is left alone: fencing it would repeat more records than it does.
 fn is_set_back(known: &Lease, row: &Lease) -> bool {
     let is_initial = |lease: &Lease| !matches!(lease.checkpoint, Position::After(_) | Position::ShardEnd);
     let is_same_row = known.row_id.is_some() && known.row_id == row.row_id;
-    if is_same_row || is_initial(known) || row.checkpoint >= known.checkpoint {
+    let is_reset = row.reset_id.is_some() && row.reset_id != known.reset_id;
+    if is_same_row || is_reset || is_initial(known) || row.checkpoint >= known.checkpoint {
         return false;
     }
     row.counter != known.counter && (is_initial(row) || row.counter > known.counter && row.owner.is_none())
@@ -187,6 +189,7 @@ pub(crate) fn restored(known: &Lease, identity: &StreamIdentity, counter: u64) -
         requested_by: None,
         offered_by: None,
         owner_process: None,
+        owner_request_text: None,
         row_id: None,
         stream: Some(identity.clone()),
         ..known.clone()
@@ -347,6 +350,20 @@ mod tests {
             known.observe(&created_again, true);
             assert_eq!(known.set_back(&created_again).len(), 1, "{row_id:?}");
         }
+    }
+
+    #[test]
+    fn rows_of_a_reset_are_neither_set_back_nor_read_again() {
+        let mut known = LastKnownLeases::default();
+        let of_kcl = lease(2, 5, at(5), &[1]);
+        known.observe(&[Lease { owner: WorkerId::new("java").ok(), ..of_kcl.clone() }], true);
+        let reset = |lease: Lease| Lease { reset_id: Some(7), ..lease };
+        let rows = [reset(lease(1, 0, START, &[])), reset(lease(2, 6, START, &[1]))];
+        known.observe(&rows[..1], true);
+        assert_eq!(read_again(&known, &rows[..1], &[]), [], "the parent's row was created for the reset");
+        known.observe(&rows, true);
+        assert!(known.set_back(&rows).is_empty());
+        assert_eq!(known.get(&id(2)).map(|row| &row.checkpoint), Some(&START));
     }
 
     #[test]

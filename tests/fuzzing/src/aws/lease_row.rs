@@ -54,7 +54,7 @@ pub(crate) const TARGET: Target = Target {
 };
 
 /// The attributes of a lease with their types. A row with another type for one of them is malformed.
-const STRICT: [(&str, &str); 19] = [
+const STRICT: [(&str, &str); 22] = [
     ("leaseKey", "S"),
     ("leaseApplication", "S"),
     ("leaseRowId", "N"),
@@ -74,6 +74,9 @@ const STRICT: [(&str, &str); 19] = [
     ("streamArn", "S"),
     ("streamCreationEpoch", "N"),
     ("initialTimeMillis", "N"),
+    ("operatorRequest", "S"),
+    ("operatorResetId", "N"),
+    ("operatorPause", "S"),
 ];
 
 /// The other attributes: read only together with another one, or ignored if they make no sense.
@@ -232,6 +235,21 @@ fn changes(lease: &Lease) -> Vec<LeaseChange> {
         LeaseChange::Offer,
         LeaseChange::Release,
     ];
+    let seen = [None, lease.owner_request_text.clone(), lease.pause_text.clone()];
+    for (text, instead_of) in [None, Some("release #7 to a".to_owned())].into_iter().zip(seen.iter().cycle())
+    {
+        changes.push(LeaseChange::AskOwner { text: text.clone(), instead_of: instead_of.clone() });
+        changes.push(LeaseChange::Pause { text, instead_of: instead_of.clone() });
+    }
+    for owner_request in seen {
+        changes.push(LeaseChange::Reset {
+            position: Position::Latest,
+            initial_time_millis: owner_request.as_ref().map(|_| 42),
+            children: BTreeSet::new(),
+            reset_id: 7,
+            owner_request,
+        });
+    }
     changes.extend(lease.owner.clone().map(LeaseChange::take));
     changes.extend(lease.checkpoint_owner.clone().map(LeaseChange::take));
     changes.extend(lease.requested_by.clone().map(|by| LeaseChange::Withdraw { by }));

@@ -137,6 +137,7 @@ impl Fleet {
             requested_for: Duration::ZERO,
             weight: 1,
             is_of_namesake: false,
+            is_paused: false,
         }
     }
 

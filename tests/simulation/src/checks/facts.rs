@@ -148,8 +148,14 @@ pub(super) struct ShardFacts {
     pub(super) confirmed: BTreeMap<Process, u64>,
     /// When KCL workers took the lease.
     pub(super) kcl_takes: Vec<u64>,
-    /// The edits of the row by operators.
+    /// The edits of the row by operators, and their resets.
     pub(super) edits: Vec<Edit>,
+    /// The index at which reading begins after a reset to an instant.
+    pub(super) starts_at_index: Option<usize>,
+    /// The pause in the row: since when, and its end.
+    pub(super) paused: Option<(u64, u64)>,
+    /// The counters of the takes of the paused row.
+    pub(super) paused_takes: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -255,6 +261,9 @@ impl Checks {
             confirmed: BTreeMap::new(),
             kcl_takes: Vec::new(),
             edits: Vec::new(),
+            starts_at_index: None,
+            paused: None,
+            paused_takes: Vec::new(),
         };
         self.shards.insert(shard, facts);
     }
@@ -281,7 +290,7 @@ impl Checks {
     pub(super) fn name_of(&self, writer: Writer) -> Option<Name> {
         match writer {
             Writer::Ours(process) | Writer::Kcl(process) => self.process(process).map(|facts| facts.name),
-            Writer::Outsider => None,
+            Writer::Outsider | Writer::Operator => None,
         }
     }
 

@@ -32,7 +32,11 @@ impl Checks {
         if let (Some(before), Some(after)) = (before, after) {
             self.note_edit(write.by, write.shard, write.kind, (before, after));
         }
-        let verdict = self.check_stream_of_write(write).and_then(|()| self.check_write(write, before, after));
+        self.note_operation(write, before, after);
+        let verdict = self
+            .check_stream_of_write(write)
+            .and_then(|()| self.check_operator(write, before))
+            .and_then(|()| self.check_write(write, before, after));
         let now = self.now;
         let mut is_deleted = false;
         if let Some(facts) = self.shards.get_mut(&write.shard) {
@@ -95,6 +99,10 @@ impl Checks {
             (Some(before), Some(after)) => {
                 self.check_forward(shard, kind, before, after)?;
                 self.check_owner(write, before, after)?;
+                self.check_reset(write, before, after)?;
+                if kind == WriteKind::Reset && after.checkpoint != ReadPosition::End {
+                    return Ok(());
+                }
                 self.check_checkpoint(shard, before.checkpoint, after.checkpoint)?;
                 if after.checkpoint == ReadPosition::End && before.checkpoint != ReadPosition::End {
                     self.check_children(write)?;
@@ -114,14 +122,18 @@ impl Checks {
     }
 
     fn check_forward(&self, shard: ShardNumber, kind: WriteKind, before: Row, after: Row) -> Verdict {
-        let may_stand = matches!(kind, WriteKind::Request | WriteKind::Withdraw | WriteKind::Release);
+        let may_stand =
+            matches!(kind, WriteKind::Request | WriteKind::Withdraw | WriteKind::Release | WriteKind::Note);
         let is_forward = after.counter > before.counter || (may_stand && after.counter == before.counter);
         if !is_forward {
             let why =
                 format!("s{shard}: {kind} changes the counter from {} to {}", before.counter, after.counter);
             return self.broken(Promise::Forward, why);
         }
-        if after.checkpoint < before.checkpoint && !self.replaces_edit(shard, before) {
+        if kind != WriteKind::Reset
+            && after.checkpoint < before.checkpoint
+            && !self.replaces_edit(shard, before)
+        {
             let why = format!(
                 "s{shard}: {kind} changes the checkpoint from {} to {}",
                 before.checkpoint, after.checkpoint
@@ -140,12 +152,13 @@ impl Checks {
             | WriteKind::Checkpoint
             | WriteKind::Offer
             | WriteKind::Release
+            | WriteKind::Reset
             | WriteKind::Other => is_owner || self.is_restored(write, after),
             WriteKind::Request => after.requested_by == Some(name) && after.owner == before.owner,
             WriteKind::Withdraw => before.requested_by == Some(name) && after.owner == before.owner,
             WriteKind::HandOver => is_owner && after.owner == before.requested_by,
             WriteKind::Take => after.owner == Some(name) && (is_owner || self.may_take(write, name, before)),
-            WriteKind::Create | WriteKind::Delete => true,
+            WriteKind::Create | WriteKind::Delete | WriteKind::Note => true,
         };
         if is_fine {
             return Ok(());

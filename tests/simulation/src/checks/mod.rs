@@ -5,6 +5,7 @@ mod facts;
 mod failover;
 mod fleet;
 mod leases;
+mod operations;
 mod promise;
 mod records;
 mod streams;

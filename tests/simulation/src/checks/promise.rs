@@ -46,6 +46,8 @@ pub enum Promise {
     SubscribeInterval,
     /// A reader detects a silent subscription.
     SilenceDetected,
+    /// No worker reads a paused shard.
+    PauseKept,
 }
 
 impl fmt::Display for Promise {
@@ -71,6 +73,7 @@ impl fmt::Display for Promise {
             Self::StartsInTime => "a fleet starts in time",
             Self::SubscribeInterval => "subscriptions keep the minimum interval",
             Self::SilenceDetected => "a silent subscription is detected",
+            Self::PauseKept => "no paused shard is read",
         })
     }
 }

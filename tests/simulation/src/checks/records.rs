@@ -17,8 +17,12 @@ impl Checks {
         token: u64,
         start: ReadPosition,
     ) -> Verdict {
+        self.check_start_of_paused(shard, token)?;
         let Some(facts) = self.shards.get_mut(&shard) else { return Ok(()) };
-        let next = facts.index_after(start);
+        let next = match (start, facts.starts_at_index) {
+            (ReadPosition::Start, Some(index)) => index,
+            _ => facts.index_after(start),
+        };
         let open = facts.first_unacknowledged(0, next);
         facts.terms.push(LeaseTerm { process, token, next, last: None, has_failed: false });
         match open {
@@ -38,6 +42,7 @@ impl Checks {
             );
         }
         self.check_stream_of_batch(batch)?;
+        self.check_paused(batch.shard)?;
         self.check_parents_first(batch.shard)?;
         self.check_lease_valid(batch)?;
         let Some(facts) = self.shards.get_mut(&batch.shard) else { return Ok(()) };

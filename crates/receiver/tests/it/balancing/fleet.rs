@@ -80,6 +80,7 @@ impl Snapshot {
             requested_for: *requested_for,
             weight: lease.throughput_bytes_per_second.unwrap_or(1),
             is_of_namesake: false,
+            is_paused: false,
         })
         .collect()
     }

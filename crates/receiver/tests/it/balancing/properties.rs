@@ -108,6 +108,7 @@ fn check_plan(rows: &[Row], limits: AssignmentLimits, seed: u64) -> Result<(), T
             requested_for: row.requested_for,
             weight: row.weight,
             is_of_namesake: false,
+            is_paused: false,
         })
         .collect();
     let holdings = Holdings { worker_id: &me, held: &held, requested: &requested };

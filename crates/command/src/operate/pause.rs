@@ -1,0 +1,99 @@
+//! `kinesis-streaming pause` and `resume`: shards that nobody reads for a while.
+
+use std::time::Duration;
+
+use clap::Args;
+use fleet_view::Pause;
+use fleet_view::plan::{pause, resume};
+
+use crate::connection::ApplicationArguments;
+use crate::exit_code::{CommandError, usage};
+use crate::look::Observer;
+use crate::operate::arguments::{PlanArguments, ShardArguments};
+use crate::operate::assign::finish;
+use crate::operate::situation::{Until, situation};
+use crate::time_argument::{parse_duration, parse_instant};
+use crate::wall_clock::now_millis;
+
+/// The arguments of `kinesis-streaming pause`.
+#[derive(Debug, Args)]
+pub(crate) struct PauseArguments {
+    #[command(flatten)]
+    application: ApplicationArguments,
+
+    #[command(flatten)]
+    shards: ShardArguments,
+
+    /// Ends the pause after this time, such as 30m
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration, conflicts_with = "until")]
+    for_time: Option<Duration>,
+
+    /// Ends the pause at this time, such as 2026-11-30T07:30:00Z
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+
+    /// Pauses until resume, however long that takes
+    #[arg(long, conflicts_with_all = ["for_time", "until"])]
+    without_end: bool,
+
+    /// Who pauses, for the people who find the pause [default: USER]
+    #[arg(long, env = "USER", default_value = "an operator")]
+    by: String,
+
+    /// Only shows the plan
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    plan: PlanArguments,
+}
+
+/// The arguments of `kinesis-streaming resume`.
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArguments {
+    #[command(flatten)]
+    application: ApplicationArguments,
+
+    #[command(flatten)]
+    shards: ShardArguments,
+
+    /// Only shows the plan
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    plan: PlanArguments,
+}
+
+/// Runs `pause`.
+pub(crate) async fn run_pause(arguments: PauseArguments) -> Result<(), CommandError> {
+    let until_millis = end_of(&arguments, now_millis())?;
+    let shards = arguments.shards.shards()?;
+    let mut observer = Observer::open(&arguments.application).await?;
+    let found = situation(&mut observer, Until::OneLook, arguments.plan.look_time).await?;
+    let asked = Pause { until_millis, by: arguments.by.clone() };
+    let plan = pause(&found.for_plan(), shards.as_ref(), &asked);
+    finish(&observer, &found, &plan, arguments.dry_run, &arguments.plan).await
+}
+
+/// Runs `resume`.
+pub(crate) async fn run_resume(arguments: ResumeArguments) -> Result<(), CommandError> {
+    let shards = arguments.shards.shards()?;
+    let mut observer = Observer::open(&arguments.application).await?;
+    let found = situation(&mut observer, Until::OneLook, arguments.plan.look_time).await?;
+    let plan = resume(&found.for_plan(), shards.as_ref());
+    finish(&observer, &found, &plan, arguments.dry_run, &arguments.plan).await
+}
+
+/// The end of the pause, in milliseconds since 1970. It must be said: a forgotten pause loses records.
+fn end_of(arguments: &PauseArguments, now_millis: u64) -> Result<Option<u64>, CommandError> {
+    match (&arguments.for_time, &arguments.until) {
+        (Some(time), _) => {
+            let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            Ok(Some(now_millis.saturating_add(millis)))
+        }
+        (None, Some(until)) => parse_instant(until, now_millis).map(Some).map_err(usage),
+        (None, None) if arguments.without_end => Ok(None),
+        (None, None) => Err(usage("a pause needs an end: add --for 30m, --until TIME, or --without-end")),
+    }
+}
