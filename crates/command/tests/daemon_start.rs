@@ -108,11 +108,13 @@ fn line_for_java_is_understood() {
     let directory = path.parent().unwrap().display().to_string();
     let class = "software.amazon.kinesis.multilang.MultiLangDaemon";
     let check = daemon()
-        .args(["-cp", &format!("x.jar:{directory}"), class, "-p", "java.properties", "--check"])
+        .args(["-Dhttps.proxyHost=proxy", "-cp", &format!("x.jar:{directory}"), class])
+        .args(["-p", "java.properties", "--check"])
         .current_dir("/")
         .output()
         .unwrap();
     assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
+    assert!(text(&check.stdout).contains("note: -Dhttps.proxyHost has no effect; set HTTPS_PROXY"));
     let other = daemon().args(["-cp", "x", class]).output().unwrap();
     assert_eq!(other.status.code(), Some(1), "a line without a properties file");
     let java = path.with_file_name("java");

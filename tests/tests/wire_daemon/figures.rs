@@ -59,8 +59,8 @@ async fn idle_daemon_is_small_and_starts_quickly() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_children_fit_in_memory() {
     let mut scene = Scene::new("two-hundred", 200).await;
-    // Fewer reads: the server shares the machine with the test.
-    let mut daemon = scene.start("w", "", "idleTimeBetweenReadsInMillis = 5000");
+    // Fewer reads, and time for 200 renewals: the servers share the machine with the test.
+    let mut daemon = scene.start("w", "", "idleTimeBetweenReadsInMillis = 5000\nfailoverTimeMillis = 30000");
     let all = initialized(&daemon, 200).await;
     scene.put(2000).await;
     scene.wait_for_all().await;

@@ -91,7 +91,7 @@ async fn start(arguments: &DaemonArguments, form: Form) -> u8 {
     if arguments.is_check {
         return check(arguments, &configuration);
     }
-    for note in &arguments.notes {
+    for note in notes(arguments) {
         say(&format!("note: {note}"));
     }
     for message in configuration.messages() {
@@ -116,10 +116,18 @@ async fn start(arguments: &DaemonArguments, form: Form) -> u8 {
     exit_code(&ending, form)
 }
 
+/// What has to be said about the command line.
+fn notes(arguments: &DaemonArguments) -> Vec<String> {
+    let proxies = arguments.system_properties.keys().filter(|name| name.contains("proxy"));
+    let of_proxies = proxies
+        .map(|name| format!("-D{name} has no effect; set HTTPS_PROXY or HTTP_PROXY in the environment"));
+    arguments.notes.iter().cloned().chain(of_proxies).collect()
+}
+
 /// Prints the effective configuration with the origin of each value, and what is wrong with it.
 fn check(arguments: &DaemonArguments, configuration: &EffectiveConfiguration) -> u8 {
     print!("{}", configuration.report());
-    for note in &arguments.notes {
+    for note in notes(arguments) {
         println!("note: {note}");
     }
     if !configuration.is_usable() {
