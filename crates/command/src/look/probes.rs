@@ -69,7 +69,7 @@ impl Probes {
         while let Ok(Some((shard_id, result))) = timeout_at(deadline, running.next()).await {
             match result {
                 Ok(first) => {
-                    let sample = first.map(sample_of);
+                    let sample = first.as_ref().map(sample_of);
                     self.samples.insert(shard_id.clone(), (Instant::now(), sample));
                     round.measured += 1;
                     round.left = round.left.saturating_sub(1);
@@ -139,7 +139,7 @@ async fn probe(stream: &KinesisStream, lease: &Lease) -> (ShardId, Result<Option
     (lease.shard_id.clone(), stream.first_record(&lease.shard_id, &lease.checkpoint, instant).await)
 }
 
-fn sample_of(first: FirstRecord) -> LagSample {
+fn sample_of(first: &FirstRecord) -> LagSample {
     let now_millis = now_millis();
     LagSample {
         measured_at_millis: now_millis,

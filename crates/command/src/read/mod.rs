@@ -182,7 +182,7 @@ async fn read(
                 }
             }
             Happening::Delayed { shard_id, error } => {
-                eprintln!("kinesis-streaming: {shard_id}: {error}; trying again")
+                eprintln!("kinesis-streaming: {shard_id}: {error}; trying again");
             }
             Happening::Failed(error) => return Err(stream_error(error)),
         }

@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use fleet_view::{FleetView, ShardState, ShardVerdict, ShardView, Sign, TimeToLoss, Verdict};
-use lease_store::HashKeyRange;
+use lease_store::{HashKeyRange, ShardId, WorkerId};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -130,11 +130,11 @@ fn page_shard<'a>(shard: &'a ShardView, verdict: &ShardVerdict) -> PageShard<'a>
         keys: shard.hash_key_range.as_ref().map(part_of),
         state: shard.state,
         open: shard.is_open,
-        owner: shard.owner.as_ref().map(|owner| owner.as_str()),
-        hand_over_to: shard.hand_over_to.as_ref().map(|worker| worker.as_str()),
+        owner: shard.owner.as_ref().map(WorkerId::as_str),
+        hand_over_to: shard.hand_over_to.as_ref().map(WorkerId::as_str),
         counter: shard.counter,
         position: shard.position.as_ref().map(ToString::to_string),
-        parents: shard.parents.iter().map(|parent| parent.as_str()).collect(),
+        parents: shard.parents.iter().map(ShardId::as_str).collect(),
         verdict: verdict.verdict,
         alarm: verdict.verdict.is_alarm(),
         reason: verdict.reason(),

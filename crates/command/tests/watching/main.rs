@@ -1,5 +1,8 @@
 //! Runs the program against local servers.
 
+// Helpers of tests may unwrap and panic too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod bench;
 mod browser;
 mod deploy_files;

@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU32;
 
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnConsumedCapacity};
+use aws_sdk_dynamodb::types::{AttributeValue, ConsumedCapacity, ReturnConsumedCapacity};
 
 use super::attributes::{ENTITY_TYPE, Item, LEASE_KEY, STREAM_NAME};
 use super::error::CallWatch;
@@ -105,7 +105,7 @@ impl DynamoDbLeaseStore {
             .await
             .map_err(|error| self.table().call("Scan").failed(&error, &watch).error)?;
         let mut page = TablePage {
-            read_units: answer.consumed_capacity().and_then(|consumed| consumed.capacity_units()),
+            read_units: answer.consumed_capacity().and_then(ConsumedCapacity::capacity_units),
             ..TablePage::default()
         };
         for item in answer.items() {
