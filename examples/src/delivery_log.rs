@@ -71,13 +71,7 @@ mod tests {
 
     #[test]
     fn words_count_once_and_repeats_are_counted() {
-        let record = |number: u128| Record {
-            sequence_number: number.into(),
-            sub_sequence_number: 0,
-            partition_key: None,
-            data: "one two".into(),
-            approximate_arrival: None,
-        };
+        let record = |number: u128| Record::new(number.into(), "one two".into());
         let [left, right] = ["left", "right"].map(|id| ShardId::new(id).unwrap());
         let mut log = DeliveryLog::default();
         log.record(&left, &[record(1), record(2)]);

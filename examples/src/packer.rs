@@ -113,13 +113,8 @@ mod tests {
         for record in packed {
             let hash_key = record.explicit_hash_key.unwrap();
             assert!(record.data.len() + record.partition_key.len() <= Aggregator::DEFAULT_MAX_BYTES);
-            let received = Record {
-                sequence_number: SequenceNumber::from(1),
-                sub_sequence_number: 0,
-                partition_key: Some(record.partition_key.into()),
-                data: record.data.into(),
-                approximate_arrival: None,
-            };
+            let received = Record::new(SequenceNumber::from(1), record.data.into())
+                .with_partition_key(Some(record.partition_key.into()));
             let mut records = Vec::new();
             // The narrowest shard that the record can be put to.
             let range = HashKeyRange::new(hash_key, hash_key).unwrap();

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "wire")]
 pub mod aws_check;
+#[cfg(feature = "wire")]
+pub mod daemon;
 pub mod fleet;
 #[cfg(feature = "wire")]
 pub mod interop;

@@ -80,18 +80,13 @@ impl RecordSource for EndlessShard {
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
         let records = (0..BATCH_RECORDS).map(|_| {
             self.next += 1;
-            Record {
-                sequence_number: (10_u128.pow(38) + self.next).into(),
-                sub_sequence_number: 0,
-                partition_key: Some(format!("key-{}", self.next).into()),
-                data: vec![0; PAYLOAD_BYTES].into(),
-                approximate_arrival: None,
-            }
+            Record::new((10_u128.pow(38) + self.next).into(), vec![0; PAYLOAD_BYTES].into())
+                .with_partition_key(Some(format!("key-{}", self.next).into()))
         });
         let records = records.collect();
         // The latency of a read.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        Ok(FetchedBatch { records, millis_behind_latest: Some(1000), shard_end: None })
+        Ok(FetchedBatch::new(records, Some(1000)))
     }
 }
 

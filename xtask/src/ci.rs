@@ -5,7 +5,8 @@ use std::time::Instant;
 use crate::process::{Outcome, cargo};
 use crate::testing::{self, Packages};
 use crate::{
-    aggregates, api, bench, demo, deny, features, fuzz, interop, package_check, sim, soak, tidy, wire,
+    aggregates, api, bench, daemon_tests, demo, deny, features, fuzz, interop, package_check, sim, soak,
+    tidy, wire,
 };
 
 type Step = (&'static str, fn() -> Outcome);
@@ -14,7 +15,7 @@ type Step = (&'static str, fn() -> Outcome);
 ///
 /// Steps that build the same packages use the same features, so that each unit is built once for each profile: `dev` without
 /// crates of AWS (the README's command), `dev` with all features, and `checked`.
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
     ("api", api::check),
@@ -33,6 +34,7 @@ const STEPS: [Step; 19] = [
     ("soak", soak::run_short),
     ("interop", interop::run_short_where_possible),
     ("aggregates", aggregates::run_where_possible),
+    ("daemon", daemon_tests::run_short_where_possible),
     ("simulation", || {
         sim::run(&["--seeds", "500"].map(str::to_owned))?;
         // The range is printed, so that a failure can be repeated.

@@ -60,7 +60,7 @@ pub(crate) fn run_short_where_possible() -> Outcome {
 }
 
 /// The first program that this machine lacks, with the reason why it is needed.
-fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     if let Err(error) = command("python3").args(["-m", "pip", "--version"]).output() {
         return Some(format!("Python 3 with pip is needed to install it: {error}"));
     }
@@ -82,7 +82,7 @@ fn java_version(output: &str) -> Option<u32> {
 }
 
 /// Downloads the package and unpacks it unless it is there. Returns the folder of the jars.
-fn install() -> Outcome<PathBuf> {
+pub(crate) fn install() -> Outcome<PathBuf> {
     let directory = root().join("target/interop");
     let unpacked = directory.join(format!("{PACKAGE}-{PACKAGE_VERSION}"));
     let jars = unpacked.join(JARS);

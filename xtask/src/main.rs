@@ -5,6 +5,7 @@ mod api;
 mod aws_check;
 mod bench;
 mod ci;
+mod daemon_tests;
 mod demo;
 mod deny;
 mod emulators;
@@ -62,6 +63,12 @@ enum Task {
     },
     /// Read aggregates of the real libraries of other producers, for Node.js and Python, through splits and merges.
     Aggregates,
+    /// Run unmodified clients of the KCL for Python and Node.js on our daemon, and compare its lines with the real Java daemon's.
+    DaemonTests {
+        /// Without the Java daemon, as in `ci`.
+        #[arg(long)]
+        short: bool,
+    },
     /// Run a fleet of processes while proxies break its connections to the servers, and processes are killed, paused, stopped
     /// and replaced; fails if a record is missing at the end.
     Soak {
@@ -154,6 +161,8 @@ fn main() -> ExitCode {
         Task::Interop { short: true } => interop::run(interop::Form::Short),
         Task::Interop { short: false } => interop::run(interop::Form::Full),
         Task::Aggregates => aggregates::run(),
+        Task::DaemonTests { short: true } => daemon_tests::run(daemon_tests::Form::Short),
+        Task::DaemonTests { short: false } => daemon_tests::run(daemon_tests::Form::Full),
         Task::Soak { short: true, .. } => soak::run_short(),
         Task::Soak { minutes, seed, short: false } => soak::run(minutes, seed),
         Task::Local { arguments } => wire::local(&arguments),

@@ -9,7 +9,7 @@ pub(crate) fn run() -> Outcome {
     let emulators = emulators::install()?;
     testing::build_all_features()?;
     let mut test = cargo(
-        "test --workspace --all-features --test wire_fan_out --test wire_fleet --test wire_goaway --test wire_lease_store",
+        "test --workspace --all-features --test wire_daemon --test wire_fan_out --test wire_fleet --test wire_goaway --test wire_lease_store",
     );
     test = test.args(["--", "--nocapture", "--test-threads", "1"]);
     match emulators {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::daemon::{self, DaemonArguments};
+use crate::daemon::{self, DaemonCommand};
 use crate::describe::{self, DescribeArguments};
 use crate::doctor::{self, DoctorArguments};
 use crate::exit_code::finished;
@@ -15,6 +15,7 @@ use crate::operate::{
     self, AssignArguments, CopyArguments, DeleteArguments, PauseArguments, PositionsArguments,
     ReleaseArguments, ResetArguments, ResumeArguments,
 };
+use crate::provide::{self, ProvideArguments};
 use crate::read::{self, CatArguments, TailArguments};
 use crate::serve::{self, ServeArguments};
 use crate::terminal::print;
@@ -33,7 +34,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs record processors in other languages, in place of the KCL's MultiLangDaemon.
-    Daemon(DaemonArguments),
+    Daemon(DaemonCommand),
     /// Shows workers, shards, lag and verdicts of an application.
     Describe(DescribeArguments),
     /// Finds what is wrong with an application, its stream, its table and its permissions, and names the remedy.
@@ -62,6 +63,10 @@ enum Command {
     Tail(TailArguments),
     /// Reads a stream up to its tip, or to a time.
     Cat(CatArguments),
+    /// Prints the least policy for an application.
+    IamPolicy(ProvideArguments),
+    /// Prints a configuration for Terraform: lease table, policy, alarm and fan-out consumer.
+    Terraform(ProvideArguments),
     /// Prints the completions for a shell.
     Completions {
         /// The shell.
@@ -70,7 +75,12 @@ enum Command {
 }
 
 /// Runs the command with these arguments; the first is the name of the program.
+///
+/// A line for `java` with the main class of the MultiLangDaemon runs the daemon, so that this program can stand in for `java`.
 pub async fn run(arguments: Vec<OsString>) -> ExitCode {
+    if let Some(java) = daemon::java_line(&arguments) {
+        return daemon::run_as_java(&java).await;
+    }
     match CommandLine::parse_from(arguments).command {
         Command::Daemon(arguments) => daemon::run(arguments).await,
         Command::Describe(arguments) => finished(Box::pin(describe::run(arguments)).await),
@@ -87,6 +97,8 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Serve(arguments) => finished(Box::pin(serve::run(arguments)).await),
         Command::Tail(arguments) => finished(Box::pin(read::tail(arguments)).await),
         Command::Cat(arguments) => finished(Box::pin(read::cat(arguments)).await),
+        Command::IamPolicy(arguments) => finished(provide::iam_policy(arguments)),
+        Command::Terraform(arguments) => finished(provide::terraform(arguments)),
         Command::Completions { shell } => finished(print(&completions(shell))),
     }
 }

@@ -123,3 +123,41 @@ fn judged(view: &FleetView, fail_on_alarm: bool) -> Result<(), CommandError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use fleet_view::{Look, StreamSummary};
+    use lease_store::StreamIdentity;
+
+    use super::*;
+
+    /// seglo/kafka-lag-exporter #197: after a topic was created again, its old numbers are shown.
+    #[test]
+    fn a_stream_created_again_begins_a_new_history() {
+        let looked = |at, creation_epoch_seconds| {
+            let arn = "arn:aws:kinesis:eu-west-1:111122223333:stream/words".to_owned();
+            let stream = StreamSummary {
+                name: "words".to_owned(),
+                identity: StreamIdentity { arn, creation_epoch_seconds },
+                status: "ACTIVE".to_owned(),
+                retention_millis: 86_400_000,
+            };
+            let look = Look {
+                taken_at_millis: at,
+                application: "words".to_owned(),
+                stream: Some(stream),
+                ..Look::default()
+            };
+            Looked { look, gaps: Vec::new(), read_units: 0.0, rows: 0, probed: 0 }
+        };
+        let mut history = History::new();
+        add(&mut history, &looked(1_000, 7)).unwrap();
+        add(&mut history, &looked(2_000, 7)).unwrap();
+        assert_eq!(history.looks(), 2);
+        add(&mut history, &looked(3_000, 8)).unwrap();
+        assert_eq!(history.looks(), 1);
+        // The clock of this machine was set back.
+        add(&mut history, &looked(2_500, 8)).unwrap();
+        assert_eq!(history.looks(), 1);
+    }
+}

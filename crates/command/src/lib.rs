@@ -10,6 +10,7 @@ mod lag;
 mod load;
 mod look;
 mod operate;
+mod provide;
 mod read;
 mod serve;
 mod terminal;

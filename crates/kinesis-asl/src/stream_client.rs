@@ -305,12 +305,9 @@ impl StreamClient {
             let hash_key_range = hash_key_range.map(|range| {
                 HashKeyRange::new(range.starting_hash_key.parse()?, range.ending_hash_key.parse()?)
             });
-            Ok(Shard {
-                shard_id: ShardId::new(shard_id.to_owned())?,
-                parents: parents.collect::<Result<_, _>>()?,
-                hash_key_range: hash_key_range.transpose()?,
-                is_closed,
-            })
+            Ok(Shard::new(ShardId::new(shard_id.to_owned())?, is_closed)
+                .with_parents(parents.collect::<Result<_, _>>()?)
+                .with_hash_key_range(hash_key_range.transpose()?))
         };
         convert().map_err(|error| self.invalid(&format!("shard {shard_id:?}: {error}")).with_source(error))
     }
@@ -319,13 +316,9 @@ impl StreamClient {
     pub(crate) fn record(&self, shard_id: &ShardId, record: types::Record) -> Result<Record, SourceError> {
         let sequence_number = SequenceNumber::new(record.sequence_number)
             .map_err(|error| self.invalid(&format!("a record of {shard_id}: {error}")).with_source(error))?;
-        Ok(Record {
-            sequence_number,
-            sub_sequence_number: 0,
-            partition_key: record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from),
-            data: record.data.into_bytes(),
-            approximate_arrival: record.approximate_arrival_timestamp.and_then(to_system_time),
-        })
+        Ok(Record::new(sequence_number, record.data.into_bytes())
+            .with_partition_key(record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from))
+            .with_arrival(record.approximate_arrival_timestamp.and_then(to_system_time)))
     }
 
     /// Converts the children that the last answer or event of a shard names.
@@ -333,7 +326,7 @@ impl StreamClient {
         let convert = |child: types::ChildShard| {
             self.shard(&child.shard_id, child.parent_shards, child.hash_key_range.as_ref(), false)
         };
-        Ok(ShardEnd { children: children.into_iter().map(convert).collect::<Result<_, _>>()? })
+        Ok(ShardEnd::new(children.into_iter().map(convert).collect::<Result<_, _>>()?))
     }
 }
 

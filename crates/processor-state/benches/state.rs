@@ -73,12 +73,11 @@ fn main() {
         processor.initialize().await.unwrap();
         let batches: Vec<RecordBatch> = (0..BATCHES)
             .map(|batch| {
-                let record = |index: u128| Record {
-                    sequence_number: (batch * RECORDS + index).into(),
-                    sub_sequence_number: 0,
-                    partition_key: Some(format!("key-{}", (batch * 7919 + index * 31) % 100_000).into()),
-                    data: Bytes::from_static(b"payload"),
-                    approximate_arrival: None,
+                let record = |index: u128| {
+                    Record::new((batch * RECORDS + index).into(), Bytes::from_static(b"payload"))
+                        .with_partition_key(Some(
+                            format!("key-{}", (batch * 7919 + index * 31) % 100_000).into(),
+                        ))
                 };
                 RecordBatch::new((0..RECORDS).map(record).collect(), None).unwrap()
             })

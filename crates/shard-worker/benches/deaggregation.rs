@@ -42,13 +42,8 @@ fn aggregates(
             let aggregate = aggregator.finish().unwrap();
             // Like the records of a source: the sequence number has 56 digits, the payload is a shared buffer.
             let number = format!("4964559386273629824345870{number:031}");
-            Record {
-                sequence_number: SequenceNumber::new(number).unwrap(),
-                sub_sequence_number: 0,
-                partition_key: Some(aggregate.partition_key),
-                data: Bytes::from(aggregate.data.to_vec()),
-                approximate_arrival: None,
-            }
+            Record::new(SequenceNumber::new(number).unwrap(), Bytes::from(aggregate.data.to_vec()))
+                .with_partition_key(Some(aggregate.partition_key))
         })
         .collect()
 }

@@ -13,6 +13,7 @@ const BOOKKEEPING_BYTES: u64 = 96;
 
 /// One record, as the application sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// The number that Kinesis assigned; it only grows within a shard and its descendants.
     pub sequence_number: SequenceNumber,

@@ -6,6 +6,7 @@ use lease_store::{HashKeyRange, ShardId};
 
 /// One shard, as the stream lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Shard {
     /// Its name.
     pub shard_id: ShardId,

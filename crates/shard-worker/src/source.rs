@@ -140,6 +140,7 @@ pub trait RecordSource: fmt::Debug + Send {
 
 /// The answer of one read of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FetchedBatch {
     /// The records, in order; may be empty.
     pub records: Vec<Record>,
@@ -175,6 +176,7 @@ impl FetchedBatch {
 /// the shard has ended. If it names none, the source reports the end only if the stream lists the shard as closed and a later
 /// read from the last position found nothing. An answer that says nothing is not an end.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ShardEnd {
     /// The children of the shard; empty when the source does not report them.
     pub children: Vec<Shard>,

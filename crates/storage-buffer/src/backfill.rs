@@ -127,13 +127,7 @@ mod tests {
     use crate::block_name::BlockRange;
 
     fn record(number: u128) -> Record {
-        Record {
-            sequence_number: number.into(),
-            sub_sequence_number: 0,
-            partition_key: None,
-            data: bytes::Bytes::new(),
-            approximate_arrival: None,
-        }
+        Record::new(number.into(), bytes::Bytes::new())
     }
 
     fn records(numbers: &[u128]) -> Vec<Record> {

@@ -330,13 +330,11 @@ impl Reader {
             let approximate_arrival = self.time()?;
             let length = self.length()?;
             let data = self.take(length)?;
-            records.push(Record {
-                sequence_number,
-                sub_sequence_number: 0,
-                partition_key,
-                data,
-                approximate_arrival,
-            });
+            records.push(
+                Record::new(sequence_number, data)
+                    .with_partition_key(partition_key)
+                    .with_arrival(approximate_arrival),
+            );
         }
         (!records.is_empty()).then_some(records)
     }
@@ -356,7 +354,9 @@ impl Reader {
             } else {
                 None
             };
-            children.push(Shard { shard_id, parents, hash_key_range, is_closed: self.flag()? });
+            children.push(
+                Shard::new(shard_id, self.flag()?).with_parents(parents).with_hash_key_range(hash_key_range),
+            );
         }
         Some(children)
     }
@@ -379,19 +379,17 @@ pub(crate) mod tests {
             proptest::collection::vec(any::<u8>(), 0..40),
             proptest::option::of(any::<i32>()),
         )
-            .prop_map(move |(key, data, arrival)| Record {
-                sequence_number: number.into(),
-                sub_sequence_number: 0,
-                partition_key: key.map(Into::into),
-                data: data.into(),
-                approximate_arrival: arrival.map(|seconds| {
-                    let distance = Duration::from_secs(u64::from(seconds.unsigned_abs()));
-                    if seconds < 0 {
-                        SystemTime::UNIX_EPOCH - distance
-                    } else {
-                        SystemTime::UNIX_EPOCH + distance
-                    }
-                }),
+            .prop_map(move |(key, data, arrival)| {
+                Record::new(number.into(), data.into()).with_partition_key(key.map(Into::into)).with_arrival(
+                    arrival.map(|seconds| {
+                        let distance = Duration::from_secs(u64::from(seconds.unsigned_abs()));
+                        if seconds < 0 {
+                            SystemTime::UNIX_EPOCH - distance
+                        } else {
+                            SystemTime::UNIX_EPOCH + distance
+                        }
+                    }),
+                )
             })
     }
 
@@ -410,12 +408,14 @@ pub(crate) mod tests {
     fn any_content() -> impl Strategy<Value = Content> {
         let child =
             (any::<u16>(), proptest::collection::btree_set(any::<u16>(), 0..3), any::<(bool, bool, u128)>())
-                .prop_map(|(id, parents, (is_closed, has_range, start))| Shard {
-                    shard_id: ShardId::numbered(id.into()),
-                    parents: parents.into_iter().map(|parent| ShardId::numbered(parent.into())).collect(),
-                    hash_key_range: has_range
-                        .then(|| HashKeyRange::new(HashKey(start), HashKey::MAX).unwrap()),
-                    is_closed,
+                .prop_map(|(id, parents, (is_closed, has_range, start))| {
+                    Shard::new(ShardId::numbered(id.into()), is_closed)
+                        .with_parents(
+                            parents.into_iter().map(|parent| ShardId::numbered(parent.into())).collect(),
+                        )
+                        .with_hash_key_range(
+                            has_range.then(|| HashKeyRange::new(HashKey(start), HashKey::MAX).unwrap()),
+                        )
                 });
         prop_oneof![
             (1..8_u128)

@@ -99,15 +99,13 @@ impl BufferedReader {
         let state = self.shard.state();
         match &state.halted {
             Some((kind, message)) => Err(SourceError::new(*kind, message.clone())),
-            None => {
-                Ok(FetchedBatch { records: Vec::new(), millis_behind_latest: state.lag, shard_end: None })
-            }
+            None => Ok(FetchedBatch::new(Vec::new(), state.lag)),
         }
     }
 
     /// An empty batch between two steps: it reports not even a lag.
     fn intermediate_batch() -> FetchedBatch {
-        FetchedBatch { records: Vec::new(), millis_behind_latest: None, shard_end: None }
+        FetchedBatch::new(Vec::new(), None)
     }
 
     /// One step with the next block. It waits only for the read of a stored block.
@@ -155,7 +153,7 @@ impl BufferedReader {
         records.retain(|record| !before.is_past(&record.sequence_number));
         // The lag behind the newest known record: the shard has grown since the block was received.
         let millis_behind_latest = lag.max(memory.millis_behind_latest);
-        FetchedBatch { records, millis_behind_latest, shard_end: None }
+        FetchedBatch::new(records, millis_behind_latest)
     }
 
     fn end(&self) -> FetchedBatch {
@@ -164,11 +162,7 @@ impl BufferedReader {
             Some(Content::End(children)) => children.clone(),
             _ => Vec::new(),
         };
-        FetchedBatch {
-            records: Vec::new(),
-            millis_behind_latest: Some(0),
-            shard_end: Some(ShardEnd { children }),
-        }
+        FetchedBatch::new(Vec::new(), Some(0)).with_end(Some(ShardEnd::new(children)))
     }
 
     async fn load(&mut self, name: &BlockName) -> Result<FetchedBatch, SourceError> {
@@ -280,7 +274,7 @@ impl BufferedReader {
         if let Some(backfill) = finished {
             self.report_backfill(&backfill);
         }
-        Ok(FetchedBatch { records, millis_behind_latest: lag, shard_end: None })
+        Ok(FetchedBatch::new(records, lag))
     }
 
     fn report_backfill(&self, backfill: &Backfill) {

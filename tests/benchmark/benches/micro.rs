@@ -43,12 +43,8 @@ fn sequence_numbers(criterion: &mut Criterion) {
 }
 
 fn acknowledgement(criterion: &mut Criterion) {
-    let record = |number: usize| Record {
-        sequence_number: SequenceNumber::new(format!("49{number:054}")).unwrap(),
-        sub_sequence_number: 0,
-        partition_key: None,
-        data: bytes::Bytes::new(),
-        approximate_arrival: None,
+    let record = |number: usize| {
+        Record::new(SequenceNumber::new(format!("49{number:054}")).unwrap(), bytes::Bytes::new())
     };
     let records: Vec<Record> = (0..WINDOW).map(record).collect();
     let mut order: Vec<(u64, usize)> = (0..WINDOW).map(|at| ((at / 1000) as u64, at % 1000)).collect();
@@ -136,13 +132,8 @@ fn deaggregation(criterion: &mut Criterion) {
         let full = aggregator.add(format!("user-{}", index % 10), None, &[b'x'; 100]);
         assert!(full.is_ok_and(|full| full.is_none()));
     }
-    let record = Record {
-        sequence_number: 7.into(),
-        sub_sequence_number: 0,
-        partition_key: Some("user-0".into()),
-        data: aggregator.finish().unwrap().data,
-        approximate_arrival: None,
-    };
+    let record =
+        Record::new(7.into(), aggregator.finish().unwrap().data).with_partition_key(Some("user-0".into()));
     let mut group = criterion.benchmark_group("de-aggregation");
     group.throughput(Throughput::Elements(100));
     let mut records = Vec::with_capacity(100);

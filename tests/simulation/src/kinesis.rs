@@ -87,12 +87,9 @@ impl Log {
     }
 
     fn describe(&self, number: u32) -> Shard {
-        Shard {
-            shard_id: id_of(number),
-            parents: self.parents.iter().map(|parent| id_of(*parent)).collect(),
-            hash_key_range: Some(self.range),
-            is_closed: self.is_closed,
-        }
+        Shard::new(id_of(number), self.is_closed)
+            .with_parents(self.parents.iter().map(|parent| id_of(*parent)).collect())
+            .with_hash_key_range(Some(self.range))
     }
 }
 
@@ -342,13 +339,9 @@ impl Kinesis {
             let number = state.next_record;
             let owner = state.shards.iter_mut().find(|(_, log)| !log.is_closed && log.range.contains(key));
             owner.map(|(shard, log)| {
-                let record = Record {
-                    sequence_number: sequence_number(number),
-                    sub_sequence_number: 0,
-                    partition_key: Some(partition_key.into()),
-                    data,
-                    approximate_arrival: Some(arrival),
-                };
+                let record = Record::new(sequence_number(number), data)
+                    .with_partition_key(Some(partition_key.into()))
+                    .with_arrival(Some(arrival));
                 log.records.push_back((number, record));
                 state.next_record += 1;
                 (*shard, number, log.changed.clone())

@@ -152,11 +152,7 @@ impl RecordSource for Reader {
         let client = self.client.clone();
         sleep(MIN_READ_INTERVAL + Duration::from_millis(client.link.draw(300))).await;
         if client.call().await? {
-            return Ok(FetchedBatch {
-                records: Vec::new(),
-                millis_behind_latest: Some(1000),
-                shard_end: None,
-            });
+            return Ok(FetchedBatch::new(Vec::new(), Some(1000)));
         }
         let deadline = Instant::now() + IDLE_ANSWER_INTERVAL;
         loop {
@@ -198,8 +194,8 @@ impl Reader {
         let shard_end = page.end.map(|children| {
             // The API does not always name the children.
             let is_silent = client.link.draw(4) == 0;
-            ShardEnd { children: if is_silent { Vec::new() } else { children } }
+            ShardEnd::new(if is_silent { Vec::new() } else { children })
         });
-        FetchedBatch { records, millis_behind_latest: Some(0), shard_end }
+        FetchedBatch::new(records, Some(0)).with_end(shard_end)
     }
 }

@@ -271,7 +271,8 @@ impl<'a> Fleet<'a> {
             Action::Start(name) => self.start(&name),
             Action::Stop(process) => {
                 let index = self.workers.iter().position(|worker| worker.process == process);
-                if let Some(index) = index {
+                // The new worker may have left meanwhile; an operator keeps the last one.
+                if let Some(index) = index.filter(|_| self.workers.len() > 1) {
                     self.stop(index);
                 }
             }

@@ -19,7 +19,7 @@ const QUICK_SEEDS: u64 = 1;
 const LARGE_SCENARIOS: [Scenario; 1] = [Scenario::SlowStart];
 
 /// Seeds that failed once, each because of a defect that is fixed now.
-const REGRESSIONS: [(Scenario, u64); 28] = [
+const REGRESSIONS: [(Scenario, u64); 31] = [
     // Grandchildren were visible before children that a listing showed late.
     (Scenario::ReshardStorm, 9),
     (Scenario::ReshardStorm, 30),
@@ -67,6 +67,12 @@ const REGRESSIONS: [(Scenario, u64); 28] = [
     (Scenario::VanishingRows, 68),
     (Scenario::VanishingRows, 76),
     (Scenario::VanishingRows, 585),
+    // A row restored at an older position was deleted again: the check believed that the newer one was still known.
+    (Scenario::VanishingRows, 22_176),
+    // A worker was replaced by one that had left meanwhile, so that none was left.
+    (Scenario::Everything, 21_394),
+    // The check took a successor of the same name for the holder that does not know of an edit.
+    (Scenario::Operators, 24_770),
 ];
 
 #[track_caller]

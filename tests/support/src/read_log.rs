@@ -64,11 +64,7 @@ impl ReadLog {
         let given = given.entry(shard_id.clone()).or_default();
         if *given < self.empty_pages.load(Ordering::Relaxed) {
             *given += 1;
-            return Some(FetchedBatch {
-                records: Vec::new(),
-                millis_behind_latest: Some(60_000),
-                shard_end: None,
-            });
+            return Some(FetchedBatch::new(Vec::new(), Some(60_000)));
         }
         *given = 0;
         None

@@ -65,7 +65,7 @@ async fn stream_answers_can_be_changed_or_replaced() {
         })
         .after_ready(|bytes| bytes + 1)
         .replace_read(move |_| {
-            let batch = FetchedBatch { records: Vec::new(), millis_behind_latest: Some(9), shard_end: None };
+            let batch = FetchedBatch::new(Vec::new(), Some(9));
             empty.take().then_some(batch)
         })
         .after_read(|_, mut batch| {

@@ -11,10 +11,11 @@ use crate::process::{Outcome, cargo, command, root};
 const MAIN_BRANCHES: [&str; 3] = ["origin/HEAD", "origin/main", "main"];
 
 /// Files outside a package that its tests read.
-const READ_BY_TESTS: [(&str, &str); 6] = [
+const READ_BY_TESTS: [(&str, &str); 7] = [
     ("docs/balancing.md", "kinesis-receiver"),
     ("docs/configuration.md", "end-to-end-tests"),
     ("docs/cost.md", "end-to-end-tests"),
+    ("docs/daemon.md", "kinesis-multilang"),
     ("docs/getting-started.md", "end-to-end-tests"),
     ("fuzz/corpus", "fuzzing"),
     ("tests/mutations", "xtask"),

@@ -35,7 +35,9 @@ impl Packages {
 }
 
 /// Tests with their own steps in `cargo xtask ci`, which install and start the servers that they need.
-const OWN_STEPS: [&str; 7] = [
+const OWN_STEPS: [&str; 9] = [
+    "daemon_clients",
+    "wire_daemon",
     "wire_fan_out",
     "wire_fleet",
     "wire_goaway",

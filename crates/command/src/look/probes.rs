@@ -33,6 +33,10 @@ const _: () = assert!(MAX_READS_PER_PROBE * 100 <= READS_PER_INTERVAL);
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
     samples: BTreeMap<ShardId, (Instant, Option<LagSample>)>,
+    /// Until when no shard is probed, because all would fail alike; `None`: they may be probed.
+    blocked_until: Option<Instant>,
+    /// Why the last round ended early.
+    last_gap: Option<Gap>,
 }
 
 /// The result of a round of probes.
@@ -71,10 +75,17 @@ impl Probes {
                     round.left = round.left.saturating_sub(1);
                 }
                 Err(error) => {
-                    let is_final = error.kind() == SourceErrorKind::Denied;
+                    let is_final =
+                        matches!(error.kind(), SourceErrorKind::Denied | SourceErrorKind::StreamNotFound);
+                    // A failed probe is a read too: the shard is due again after a whole interval.
+                    let older = self.samples.remove(&shard_id).and_then(|(_, sample)| sample);
+                    self.samples.insert(shard_id.clone(), (Instant::now(), older));
                     let gap = || Gap::of_stream("the lag of shards", action_of(&error), &error);
                     round.gap.get_or_insert_with(gap);
                     if is_final {
+                        // Every other shard would answer the same.
+                        self.blocked_until = Some(Instant::now() + PROBE_INTERVAL);
+                        self.last_gap.clone_from(&round.gap);
                         break;
                     }
                 }

@@ -56,12 +56,7 @@ mod tests {
     }
 
     fn shard(number: u64, parents: &[u64]) -> Shard {
-        Shard {
-            shard_id: id(number),
-            parents: parents.iter().map(|parent| id(*parent)).collect(),
-            hash_key_range: None,
-            is_closed: false,
-        }
+        Shard::new(id(number), false).with_parents(parents.iter().map(|parent| id(*parent)).collect())
     }
 
     #[test]

@@ -85,13 +85,11 @@ mod tests {
     use super::*;
 
     fn written(format: OutputFormat, data: &'static [u8]) -> String {
-        let record = Record {
-            sequence_number: "7".parse::<SequenceNumber>().unwrap(),
-            sub_sequence_number: 2,
-            partition_key: Some("key".into()),
-            data: data.into(),
-            approximate_arrival: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)),
-        };
+        let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let record = Record::new("7".parse::<SequenceNumber>().unwrap(), data.into())
+            .with_sub_sequence_number(2)
+            .with_partition_key(Some("key".into()))
+            .with_arrival(Some(arrival));
         let mut output = Vec::new();
         format.write(&ShardId::new("shardId-1").unwrap(), &record, &mut output);
         String::from_utf8_lossy(&output).into_owned()

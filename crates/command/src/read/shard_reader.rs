@@ -160,13 +160,9 @@ mod tests {
     use super::*;
 
     fn record(number: u64, key: &str, second: u64) -> Record {
-        Record {
-            sequence_number: number.to_string().parse().unwrap(),
-            sub_sequence_number: 0,
-            partition_key: Some(key.into()),
-            data: bytes_of(key),
-            approximate_arrival: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second)),
-        }
+        Record::new(number.to_string().parse().unwrap(), bytes_of(key))
+            .with_partition_key(Some(key.into()))
+            .with_arrival(Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second)))
     }
 
     fn bytes_of(text: &str) -> bytes::Bytes {
@@ -202,8 +198,9 @@ mod tests {
             assert!(aggregator.add(key, None, key.as_bytes()).unwrap().is_none());
         }
         let aggregate = aggregator.finish().unwrap();
-        let whole = Record { data: aggregate.data, ..record(5, "a", 1) };
-        let start = Start::parse("00000000000000005/1", 0).unwrap();
+        let mut whole = record(10_000_000_000_000_000_005, "a", 1);
+        whole.data = aggregate.data;
+        let start = Start::parse("10000000000000000005/1", 0).unwrap();
         let (shown, _) = bounds(&[], None, start).shown(vec![whole.clone()]);
         assert_eq!(keys(&shown), ["b", "c"]);
         let (shown, _) = bounds(&["c"], None, Start::Tip).shown(vec![whole]);

@@ -270,11 +270,17 @@ impl Page {
     fn head(&mut self, name: &str) {
         let Some(metric) = METRICS.iter().find(|metric| metric.name == name) else { return };
         // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "# HELP {name} {}", metric.meaning);
+        let unit = if metric.unit.is_empty() { String::new() } else { format!(" ({})", metric.unit) };
+        let _ = writeln!(self.text, "# HELP {name} {}{unit}", metric.meaning);
         let _ = writeln!(self.text, "# TYPE {name} {}", metric.kind.text());
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let listed = METRICS.iter().find(|metric| metric.name == name).map(|metric| metric.labels);
+        debug_assert!(
+            listed.is_some_and(|listed| labels.iter().map(|(label, _)| label).eq(listed)),
+            "{name} has the labels of the list"
+        );
         let _ = write!(self.text, "{name}{{application=\"{}\"", self.application);
         for (label, text) in labels {
             let _ = write!(self.text, ",{label}=\"{}\"", escaped(text));

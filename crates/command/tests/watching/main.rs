@@ -7,5 +7,7 @@ mod describe;
 mod doctor;
 mod http;
 mod page;
+mod policies;
+mod public_reports;
 mod reading;
 mod serve;

@@ -257,7 +257,7 @@ impl FanOutSource {
             Ending::Announced(end) => (None, Some(end), false),
             Ending::Reached(end) => (Some(end), None, false),
             Ending::Unconfirmed if self.proof.unproven_end(has_records) => {
-                (Some(ShardEnd { children: Vec::new() }), None, false)
+                (Some(ShardEnd::new(Vec::new())), None, false)
             }
             Ending::Unconfirmed => (None, None, true),
         };
@@ -287,11 +287,7 @@ impl FanOutSource {
             );
             self.session_over()?;
         }
-        Ok(Some(FetchedBatch {
-            records: event.records,
-            millis_behind_latest: Some(event.millis_behind_latest),
-            shard_end: end,
-        }))
+        Ok(Some(FetchedBatch::new(event.records, Some(event.millis_behind_latest)).with_end(end)))
     }
 
     /// Ends a session that ran its full time.
@@ -423,7 +419,7 @@ impl Session {
 
 /// A batch without records. It reports no lag, because the lag is not known.
 fn empty_batch() -> FetchedBatch {
-    FetchedBatch { records: Vec::new(), millis_behind_latest: None, shard_end: None }
+    FetchedBatch::new(Vec::new(), None)
 }
 
 #[async_trait]
@@ -462,7 +458,7 @@ impl RecordSource for FanOutSource {
         loop {
             if let Some(end) = &self.end {
                 let shard_end = Some(end.clone());
-                return Ok(FetchedBatch { records: Vec::new(), millis_behind_latest: Some(0), shard_end });
+                return Ok(FetchedBatch::new(Vec::new(), Some(0)).with_end(shard_end));
             }
             if let Some(batch) = self.poll().await? {
                 return Ok(batch);

@@ -61,13 +61,9 @@ impl RecordParts {
             }
             None => None,
         };
-        Ok(Record {
-            sequence_number: SequenceNumber::new(sequence_number).map_err(DecodeError::SequenceNumber)?,
-            sub_sequence_number: 0,
-            partition_key,
-            data: self.data,
-            approximate_arrival: self.arrival_millis.and_then(system_time_of_millis),
-        })
+        Ok(Record::new(SequenceNumber::new(sequence_number).map_err(DecodeError::SequenceNumber)?, self.data)
+            .with_partition_key(partition_key)
+            .with_arrival(self.arrival_millis.and_then(system_time_of_millis)))
     }
 }
 

@@ -49,11 +49,7 @@ pub(super) fn convert(output: GetRecordsOutput) -> Result<Answer, StoreError> {
 }
 
 fn convert_record(record: types::Record) -> Result<Record, StoreError> {
-    Ok(Record {
-        sequence_number: SequenceNumber::new(record.sequence_number)?,
-        sub_sequence_number: 0,
-        partition_key: record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from),
-        data: record.data.into_bytes(),
-        approximate_arrival: record.approximate_arrival_timestamp.and_then(to_system_time),
-    })
+    Ok(Record::new(SequenceNumber::new(record.sequence_number)?, record.data.into_bytes())
+        .with_partition_key(record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from))
+        .with_arrival(record.approximate_arrival_timestamp.and_then(to_system_time)))
 }

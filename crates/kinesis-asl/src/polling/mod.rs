@@ -175,7 +175,7 @@ impl PollingSource {
                 // The next read gets a new iterator at the read position.
                 self.drop_iterator();
             }
-            is_end.then(|| ShardEnd { children: Vec::new() })
+            is_end.then(|| ShardEnd::new(Vec::new()))
         } else {
             Some(self.stream.shard_end(answer.children)?)
         };
@@ -195,7 +195,7 @@ impl PollingSource {
         let is_full = self.pace.is_full(records.len());
         self.pace.answered(records.len(), payload_bytes, millis_behind_latest);
         let millis_behind_latest = millis_behind_latest.filter(|millis| *millis > 0 || !is_full);
-        Ok(FetchedBatch { records, millis_behind_latest, shard_end: end })
+        Ok(FetchedBatch::new(records, millis_behind_latest).with_end(end))
     }
 }
 
@@ -212,11 +212,7 @@ impl RecordSource for PollingSource {
 
     async fn next_batch(&mut self) -> Result<FetchedBatch, SourceError> {
         if let Some(end) = &self.end {
-            return Ok(FetchedBatch {
-                records: Vec::new(),
-                millis_behind_latest: Some(0),
-                shard_end: Some(end.clone()),
-            });
+            return Ok(FetchedBatch::new(Vec::new(), Some(0)).with_end(Some(end.clone())));
         }
         for _ in 0..MAX_ITERATORS_PER_READ {
             self.pace.wait_until_due().await;

@@ -14,13 +14,9 @@ use crate::support::{LocalKinesis, STREAM};
 const MAX_READS: usize = 20;
 
 fn letter(partition_key: Option<&'static str>) -> DeadLetter {
-    let record = Record {
-        sequence_number: 17.into(),
-        sub_sequence_number: 2,
-        partition_key: partition_key.map(Into::into),
-        data: vec![0xff, 0x00].into(),
-        approximate_arrival: None,
-    };
+    let record = Record::new(17.into(), vec![0xff, 0x00].into())
+        .with_sub_sequence_number(2)
+        .with_partition_key(partition_key.map(Into::into));
     let mut letter = DeadLetter::new("order-desk", "orders", ShardId::numbered(3), record, "no order");
     letter.attempts = 4;
     letter

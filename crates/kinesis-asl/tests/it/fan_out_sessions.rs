@@ -332,7 +332,7 @@ async fn end_without_children_needs_a_closed_shard() {
                 break batch;
             }
         };
-        assert_eq!(batch.shard_end, is_closed.then(|| ShardEnd { children: Vec::new() }));
+        assert_eq!(batch.shard_end, is_closed.then(|| ShardEnd::new(Vec::new())));
         assert_eq!(numbers_of(&batch), if is_closed { vec![] } else { vec![3] });
         assert_eq!(starting_position(&server, 1), after(2));
     }

@@ -162,13 +162,7 @@ async fn errors_of_dead_letters_hide_payloads() {
     for answer in invalid_answers() {
         let case = format!("{answer:?}");
         let server = server("PutRecord", answer);
-        let record = Record {
-            sequence_number: 17.into(),
-            sub_sequence_number: 0,
-            partition_key: None,
-            data: MARKER.into(),
-            approximate_arrival: None,
-        };
+        let record = Record::new(17.into(), MARKER.into());
         let letter = DeadLetter::new("order-desk", "orders", ShardId::numbered(3), record, "no order");
         let error =
             KinesisDeadLetters::from_client(server.client(), "rejected").put(&letter).await.unwrap_err();

@@ -87,12 +87,9 @@ async fn merge(client: &Client, shard: u64, adjacent: u64) {
 }
 
 fn shard(number: u64, parents: &[u64], hash_keys: (u128, u128), is_closed: bool) -> Shard {
-    Shard {
-        shard_id: ShardId::numbered(number),
-        parents: parents.iter().copied().map(ShardId::numbered).collect(),
-        hash_key_range: Some(HashKeyRange::new(HashKey(hash_keys.0), HashKey(hash_keys.1)).unwrap()),
-        is_closed,
-    }
+    Shard::new(ShardId::numbered(number), is_closed)
+        .with_parents(parents.iter().copied().map(ShardId::numbered).collect())
+        .with_hash_key_range(Some(HashKeyRange::new(HashKey(hash_keys.0), HashKey(hash_keys.1)).unwrap()))
 }
 
 #[tokio::test]

@@ -179,13 +179,13 @@ async fn end_without_children_is_proven_by_listing_and_read() {
         let server = service(CLOSED_WITHOUT_CHILDREN, |_| None);
         let mut reader = reader(&server, format).await;
         let (numbers, end) = read_all(&mut *reader, RECORDS).await;
-        assert_eq!((numbers.len() as u64, end), (RECORDS, Some(ShardEnd { children: Vec::new() })));
+        assert_eq!((numbers.len() as u64, end), (RECORDS, Some(ShardEnd::new(Vec::new()))));
         // The listing comes first: a read after it cannot miss a record that is added before the shard is closed.
         let (listed, read) = (server.requests("ListShards"), server.requests("GetRecords"));
         assert_eq!((listed.len(), read.len() as u64), (1, RECORDS + 1));
         assert!(listed[0].at <= read[read.len() - 1].at && listed[0].at >= read[read.len() - 2].at);
         let again = reader.next_batch().await.unwrap();
-        assert_eq!(again.shard_end, Some(ShardEnd { children: Vec::new() }));
+        assert_eq!(again.shard_end, Some(ShardEnd::new(Vec::new())));
         assert_eq!(server.requests("ListShards").len(), 1);
     }
 }
@@ -297,7 +297,7 @@ async fn fan_out_end_without_children_is_proven_twice() {
             break end;
         }
     };
-    assert_eq!(end, ShardEnd { children: Vec::new() });
+    assert_eq!(end, ShardEnd::new(Vec::new()));
     assert_eq!((server.requests("ListShards").len(), server.requests("SubscribeToShard").len()), (1, 2));
     assert_eq!(starting_position(&server, 1), after(2));
 }

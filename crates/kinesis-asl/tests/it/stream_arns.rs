@@ -37,13 +37,7 @@ fn answer(operation: &str, body: &Value) -> Value {
 }
 
 fn letter() -> DeadLetter {
-    let record = Record {
-        sequence_number: 17.into(),
-        sub_sequence_number: 0,
-        partition_key: None,
-        data: vec![1].into(),
-        approximate_arrival: None,
-    };
+    let record = Record::new(17.into(), vec![1].into());
     DeadLetter::new("order-desk", "orders", ShardId::numbered(3), record, "no order")
 }
 

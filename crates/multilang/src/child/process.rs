@@ -40,7 +40,7 @@ impl ProcessLauncher {
         let remedy = match cause.kind() {
             std::io::ErrorKind::NotFound => "install it, or give its path in executableName",
             std::io::ErrorKind::PermissionDenied => "make the file executable",
-            _ => "check executableName",
+            _ => "check executableName; for a script, name its interpreter first, as in `python3 app.py`",
         };
         let message = format!("child of shard {shard_id} not started: {program:?}: {cause}; {remedy}");
         MultilangError::new(MultilangErrorKind::ChildNotStarted, message).with_source(cause)

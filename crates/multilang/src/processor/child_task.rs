@@ -9,6 +9,7 @@ use lease_store::Position;
 use shard_worker::{Acknowledgement, Record, RecordBatch, ShardContext};
 use tokio::sync::{mpsc, oneshot};
 
+use super::faults::fault_of;
 use super::positions::CheckpointRange;
 use super::shared::Shared;
 use super::unacknowledged::Unacknowledged;
@@ -180,7 +181,8 @@ fn millis_since_1970(time: SystemTime) -> i64 {
     }
 }
 
-/// Executes the checkpoints of a child: each acknowledges the batches up to its position.
+/// Executes the checkpoints of a child: each acknowledges the batches up to its position, and is answered once that position is
+/// written to the lease.
 struct Checkpoints {
     range: CheckpointRange,
     unacknowledged: Unacknowledged,
@@ -213,7 +215,15 @@ impl CheckpointHandler for Checkpoints {
         }
         let position = self.range.resolve(request)?;
         self.unacknowledged.acknowledge_through(&position);
+        // A new child starts where the worker resumes: at the acknowledged position.
         self.shared.checkpointed(&self.context.shard_id, &position);
+        // The end of the shard itself is recorded when the processor has returned.
+        if let Err(error) = self.context.checkpoint().await {
+            let fault = fault_of(&error);
+            let shard = &self.context.shard_id;
+            tracing::warn!(%shard, %position, %error, answer = %fault, "checkpoint of the child is not written");
+            return Err(fault);
+        }
         self.range.checkpoint(position);
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | `positions` | what a checkpoint request means, within the delivered range; pure |
 //! | `unacknowledged` | the batches that wait for a checkpoint of the child |
+//! | `faults` | the word for a checkpoint that was not written; pure |
 //! | `restarts` | how often and when a failed child is started again; pure |
 //! | `factory` | creates the processors |
 //! | `shared` | what they share; it remembers the checkpoint and the failures of a shard across them |
@@ -21,6 +22,7 @@
 pub(crate) mod child_processor;
 pub(crate) mod child_task;
 pub(crate) mod factory;
+pub(crate) mod faults;
 pub(crate) mod positions;
 pub(crate) mod restarts;
 pub(crate) mod shared;

@@ -160,7 +160,12 @@ pub const KEYS: &[Key] = &[
     ignored("fanoutConfig.maxDescribeStreamConsumerRetries", Integer, Is("10"), OWN_RETRIES),
     ignored("fanoutConfig.registerStreamConsumerRetries", Integer, Is("10"), OWN_RETRIES),
     ignored("fanoutConfig.retryBackoffMillis", Long, Is("1000"), OWN_RETRIES),
-    key("callProcessRecordsEvenForEmptyRecordList", Flag, "false"),
+    ignored(
+        "callProcessRecordsEvenForEmptyRecordList",
+        Flag,
+        Is("false"),
+        "this daemon calls a child only with records",
+    ),
     ignored("listShardsBackoffTimeInMillis", Long, Is("1500"), OWN_RETRIES),
     ignored("maxListShardsRetryAttempts", Integer, Is("50"), OWN_RETRIES),
     // Leases and coordination.
@@ -198,15 +203,21 @@ pub const KEYS: &[Key] = &[
         effect: Effect::Refused("it names a Java object, and Java refuses each text too"),
     },
     ignored("taskBackoffTimeMillis", Long, Is("500"), OWN_RETRIES),
-    ignored("logWarningForTaskAfterMillis", BoxedLong, Unset, "the watchdog reports shards without progress"),
-    key(
+    ignored(
+        "logWarningForTaskAfterMillis",
+        BoxedLong,
+        Unset,
+        "use timeoutInSeconds to limit how long a child takes",
+    ),
+    ignored(
         "clientVersionConfig",
         Choice(&[
             "CLIENT_VERSION_CONFIG_3X",
             "CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X",
             "CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X_PHASE1",
         ]),
-        "CLIENT_VERSION_CONFIG_3X",
+        Is("CLIENT_VERSION_CONFIG_3X"),
+        "this daemon follows the mode that the tables of the application say",
     ),
     ignored("migrateAllEntitiesToLeaseTable", Flag, Is("false"), OWN_STATE),
     ignored("tableMigrationCompleteBakeTimeSeconds", Long, Is("86400"), OWN_STATE),
@@ -252,7 +263,7 @@ pub const KEYS: &[Key] = &[
     key("metricsLevel", Choice(&["NONE", "SUMMARY", "DETAILED"]), "DETAILED"),
     key("metricsEnabledDimensions", List, "ALL"),
     key("metricsBufferTimeMillis", Long, "10000"),
-    key("metricsMaxQueueSize", Integer, "10000"),
+    ignored("metricsMaxQueueSize", Integer, Is("10000"), "metrics are samples, no queue holds them"),
     // Found in files of others, dead in Java too.
     ignored("kinesisClientConfig", Text, Unset, "KCL 2.x and later ignore it"),
     ignored("recordsFetcherFactory", Text, Unset, "KCL 2.x and later ignore it"),

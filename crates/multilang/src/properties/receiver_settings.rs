@@ -1,17 +1,31 @@
 //! The settings of a receiver from those of the daemon.
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use checkpointer::RetryPolicy;
 use receiver::{ConsumerSettings, InitialPosition};
 
 use super::settings::{DaemonSettings, StartPosition};
 
+/// The share of a stop in which children may finish. The rest is for leases: their last checkpoints and releases.
+const DRAIN_SHARE: f64 = 0.75;
+
+/// The attempts to write the checkpoint of a child, which waits for the answer and has retries of its own.
+const CHECKPOINT_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
+
+/// The waits between them.
+const CHECKPOINT_RETRY: RetryPolicy =
+    RetryPolicy::exponential(Duration::from_millis(200), Duration::from_secs(1));
+
+/// The most records of a read (KCL).
+const ALL_RECORDS: u32 = 10_000;
+
 impl DaemonSettings {
     /// The settings of the receiver that runs children.
     ///
-    /// Three of them follow from the protocol. Each checkpoint of a child is written at once, because the child decides how
-    /// often it checkpoints. Unacknowledged records have no limit, because a child checkpoints only while it processes a
+    /// Three of them follow from the protocol. A checkpoint of a child is answered after a few attempts to write it, because
+    /// the child retries as it sees fit. Unacknowledged records have no limit, because a child checkpoints only while it processes a
     /// batch, so a limit would stop the shard for ever. There is no watchdog, because most children checkpoint rarely, and
     /// some need long for a batch; `timeoutInSeconds` takes its place.
     pub fn receiver_settings(&self) -> ConsumerSettings {
@@ -26,12 +40,12 @@ impl DaemonSettings {
         settings.failover_time = self.failover_time;
         settings.max_leases = self.max_leases;
         settings.max_lease_moves = self.max_lease_moves;
-        if let Some(hand_over_time) = self.hand_over_time {
-            settings.hand_over_time = hand_over_time;
-        }
+        settings.hand_over_time = self.hand_over_time.unwrap_or_default();
         settings.shard_sync_interval = self.shard_sync_interval;
-        settings.drain_time = self.shutdown_grace;
-        settings.checkpoint_records = Some(NonZeroU64::MIN);
+        settings.drain_time = self.shutdown_grace.mul_f64(DRAIN_SHARE);
+        settings.checkpoint_retry = CHECKPOINT_RETRY.with_max_attempts(CHECKPOINT_ATTEMPTS);
+        let max_records = usize::try_from(self.max_records).ok().filter(|_| self.max_records < ALL_RECORDS);
+        settings.max_batch_records = max_records.and_then(NonZeroUsize::new);
         settings.max_unacknowledged_records = NonZeroUsize::MAX;
         settings.max_unacknowledged_bytes = u64::MAX;
         settings.no_progress_time = Duration::ZERO;

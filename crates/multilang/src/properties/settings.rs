@@ -95,8 +95,6 @@ pub struct DaemonSettings {
     pub consumer_arn: Option<String>,
     /// The name of the fan-out consumer.
     pub consumer_name: String,
-    /// Whether a child is called without records too.
-    pub calls_for_empty_lists: bool,
     /// How long a lease may stay without a renewal.
     pub failover_time: Duration,
     /// The most leases of this worker.
@@ -170,7 +168,6 @@ impl DaemonSettings {
             idle_time: read.millis("idleTimeBetweenReadsInMillis"),
             consumer_arn: read.text("fanoutConfig.consumerArn"),
             consumer_name: read.text("fanoutConfig.consumerName").unwrap_or_default(),
-            calls_for_empty_lists: read.flag("callProcessRecordsEvenForEmptyRecordList"),
             failover_time: read.millis("failoverTimeMillis"),
             max_leases: read.count("maxLeasesForWorker") as usize,
             max_lease_moves: read.count("maxLeasesToStealAtOneTime") as usize,

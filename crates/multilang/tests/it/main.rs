@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
 mod answers;
+mod documentation;
 mod failures;
 mod full_pipes;
 mod processes;

@@ -79,7 +79,8 @@ fn odd_values_keep_the_default_and_are_named() {
         ("maxActiveThreads = 4", "no thread pools"),
         ("faioverTimeMillis = 1", "did you mean failoverTimeMillis?"),
         ("somethingElse = 1", "not a known key; remove it"),
-        ("callProcessRecordsEvenForEmptyRecordList = maybe", "Java reads as false"),
+        ("leaseTablePitrEnabled = maybe", "Java reads as false"),
+        ("callProcessRecordsEvenForEmptyRecordList = true", "only with records"),
         ("tableName = leases  ", "blanks after the value of tableName"),
         ("applicationName = other", "replaces line 2"),
         ("tableName = \u{e9}t\u{e9}", "read as UTF-8"),
@@ -197,7 +198,7 @@ fn report_shows_each_value_with_its_origin_and_no_secret() {
 #[test]
 fn receiver_settings_follow_from_the_file_and_the_protocol() {
     let settings = settings(
-        "workerId = w\nfailoverTimeMillis = 2000\nmaxLeasesForWorker = 3\nshutdownGraceMillis = 9000\n\
+        "workerId = w\nfailoverTimeMillis = 2000\nmaxLeasesForWorker = 3\nshutdownGraceMillis = 8000\nmaxRecords = 500\n\
          initialPositionInStreamExtended = 1636609142\ngracefulLeaseHandoffTimeoutMillis = 700",
     );
     let receiver = settings.receiver_settings();
@@ -207,7 +208,8 @@ fn receiver_settings_follow_from_the_file_and_the_protocol() {
     assert_eq!(receiver.initial_position, InitialPosition::AtTimestamp(time));
     assert_eq!(receiver.failover_time, Duration::from_secs(2));
     assert_eq!((receiver.max_leases, receiver.max_lease_moves), (3, 1));
-    assert_eq!(receiver.drain_time, Duration::from_secs(9));
+    assert_eq!(receiver.drain_time, Duration::from_secs(6), "the rest is for the leases");
+    assert_eq!(receiver.max_batch_records.map(NonZeroUsize::get), Some(500));
     assert_eq!(receiver.hand_over_time, Duration::from_millis(700));
     assert_eq!(
         receiver.max_unacknowledged_records,

@@ -14,13 +14,7 @@ fn at(second: u64) -> SystemTime {
 }
 
 fn record(arrival: Option<SystemTime>, key: &'static str) -> Record {
-    Record {
-        sequence_number: 1_u128.into(),
-        sub_sequence_number: 0,
-        partition_key: None,
-        data: Bytes::from_static(key.as_bytes()),
-        approximate_arrival: arrival,
-    }
+    Record::new(1_u128.into(), Bytes::from_static(key.as_bytes())).with_arrival(arrival)
 }
 
 fn window() -> SlidingWindow {

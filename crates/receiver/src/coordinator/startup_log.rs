@@ -224,12 +224,7 @@ mod tests {
 
     #[test]
     fn unknown_shards_are_named() {
-        let listed = Shard {
-            shard_id: ShardId::numbered(0),
-            parents: BTreeSet::new(),
-            hash_key_range: None,
-            is_closed: false,
-        };
+        let listed = Shard::new(ShardId::numbered(0), false);
         let named: ShardPositions =
             (0..4).map(|number| (ShardId::numbered(number), ShardPosition::Latest)).collect();
         let text = unknown_shards(&named, &[listed], &[lease(1, after(1))]).unwrap();

@@ -144,11 +144,9 @@ mod tests {
     fn a_shard_is_read_beyond_if_a_descendant_has_a_lease() {
         // 0 and 1 merged into 2, which split into 3 and 4. 5 was never resharded. Only 4 has a row, and the stream no
         // longer lists 2.
-        let shards = [(0, vec![]), (1, vec![]), (3, vec![2]), (5, vec![])].map(|(number, parents)| Shard {
-            shard_id: ShardId::numbered(number),
-            parents: parents.into_iter().map(ShardId::numbered).collect(),
-            hash_key_range: None,
-            is_closed: true,
+        let shards = [(0, vec![]), (1, vec![]), (3, vec![2]), (5, vec![])].map(|(number, parents)| {
+            Shard::new(ShardId::numbered(number), true)
+                .with_parents(parents.into_iter().map(ShardId::numbered).collect())
         });
         let mut lease = Lease::unowned(ShardId::numbered(4), Position::TrimHorizon);
         lease.parents.insert(ShardId::numbered(2));
@@ -156,11 +154,9 @@ mod tests {
             (0..6).filter(|number| is_read_beyond(&ShardId::numbered(*number), shards, leases)).collect()
         };
         assert_eq!(read_beyond(&shards, std::slice::from_ref(&lease)), [2], "the parents of 2 are unknown");
-        let merged = Shard {
-            shard_id: ShardId::numbered(2),
-            parents: BTreeSet::from([0, 1].map(ShardId::numbered)),
-            ..shards[0].clone()
-        };
+        let merged = Shard::new(ShardId::numbered(2), shards[0].is_closed)
+            .with_parents(BTreeSet::from([0, 1].map(ShardId::numbered)))
+            .with_hash_key_range(shards[0].hash_key_range);
         let shards = [&shards[..], &[merged]].concat();
         assert_eq!(read_beyond(&shards, &[lease]), [0, 1, 2]);
         assert_eq!(read_beyond(&shards, &[]), [0; 0]);

@@ -118,7 +118,7 @@ mod tests {
 
     fn shard(number: usize, parents: &[usize], is_closed: bool, range: HashKeyRange) -> Shard {
         let parents = parents.iter().copied().map(id).collect();
-        Shard { shard_id: id(number), parents, hash_key_range: Some(range), is_closed }
+        Shard::new(id(number), is_closed).with_parents(parents).with_hash_key_range(Some(range))
     }
 
     fn at(number: u128) -> Position {
@@ -159,9 +159,9 @@ mod tests {
         rows[2].checkpoint = at(5);
         rows.remove(0);
         assert_eq!(deletable(&rows, &history()), ids([1]));
-        let without_range = |shard: &Shard| Shard {
-            hash_key_range: shard.hash_key_range.filter(|_| shard.shard_id != id(4)),
-            ..shard.clone()
+        let without_range = |shard: &Shard| {
+            let range = shard.hash_key_range.filter(|_| shard.shard_id != id(4));
+            shard.clone().with_hash_key_range(range)
         };
         let shards: Vec<Shard> = history().iter().map(without_range).collect();
         assert_eq!(deletable(&rows, &shards), ids([]), "the children are not known to be all");

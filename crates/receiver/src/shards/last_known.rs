@@ -260,11 +260,8 @@ mod tests {
             [(id(0), at(5))],
             "the table does not tell who the parents of 1 are"
         );
-        let shard = |number, parents: &[u64]| Shard {
-            shard_id: id(number),
-            parents: parents.iter().copied().map(id).collect(),
-            hash_key_range: None,
-            is_closed: true,
+        let shard = |number, parents: &[u64]| {
+            Shard::new(id(number), true).with_parents(parents.iter().copied().map(id).collect())
         };
         let shards = [shard(0, &[]), shard(1, &[0]), shard(2, &[0]), shard(3, &[1, 2])];
         known.forget_ended(&rows, &shards[..1]);
@@ -308,11 +305,8 @@ mod tests {
     fn row_of_an_ended_shard_that_appears_again_is_found() {
         // 0 split into 1 and 2, and 1 into 3 and 4.
         let history = [(0, vec![]), (1, vec![0]), (2, vec![0]), (3, vec![1]), (4, vec![1])];
-        let shards = history.map(|(number, parents)| Shard {
-            shard_id: id(number),
-            parents: parents.into_iter().map(id).collect(),
-            hash_key_range: None,
-            is_closed: true,
+        let shards = history.map(|(number, parents)| {
+            Shard::new(id(number), true).with_parents(parents.into_iter().map(id).collect())
         });
         let mut known = LastKnownLeases::default();
         let open = [owned(2, 5, at(9), &[0]), owned(3, 5, at(8), &[1]), lease(4, 0, START, &[1])];

@@ -85,7 +85,7 @@ mod tests {
 
     fn shard(number: u64, parents: &[u64]) -> Shard {
         let parents = parents.iter().copied().map(id).collect();
-        Shard { shard_id: id(number), parents, hash_key_range: None, is_closed: true }
+        Shard::new(id(number), true).with_parents(parents)
     }
 
     fn lease(number: u64, parents: &[u64], checkpoint: Position) -> Lease {

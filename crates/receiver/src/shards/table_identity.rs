@@ -127,8 +127,6 @@ fn wrong_stream(table: &str, lease: &Lease, mismatch: &str) -> ConsumerError {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use lease_store::{HashKey, Position};
 
     use super::*;
@@ -180,11 +178,9 @@ mod tests {
 
     #[test]
     fn rows_without_a_stream_are_checked_by_their_hash_key_ranges() {
-        let shard = |end: u128| Shard {
-            shard_id: ShardId::numbered(7),
-            parents: BTreeSet::new(),
-            hash_key_range: Some(HashKeyRange::new(HashKey(0), HashKey(end)).unwrap()),
-            is_closed: false,
+        let shard = |end: u128| {
+            Shard::new(ShardId::numbered(7), false)
+                .with_hash_key_range(Some(HashKeyRange::new(HashKey(0), HashKey(end)).unwrap()))
         };
         let mut lease = lease(None);
         let mine = identity("orders", 17);

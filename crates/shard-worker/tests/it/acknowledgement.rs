@@ -303,13 +303,7 @@ async fn an_acknowledgement_after_the_lease_is_lost_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_made_by_an_application_can_be_deferred() {
-    let record = Record {
-        sequence_number: 1.into(),
-        sub_sequence_number: 0,
-        partition_key: None,
-        data: "x".into(),
-        approximate_arrival: None,
-    };
+    let record = Record::new(1.into(), "x".into());
     let batch = RecordBatch::new(vec![record], None).unwrap();
     let handles: Vec<_> = batch.defer().into_records().collect();
     assert_eq!(handles.len(), 1);

@@ -246,13 +246,10 @@ async fn letters_in_a_file_survive_an_unfinished_line() {
     let path = directory.join("letters.jsonl");
     std::fs::write(&path, b"{\"id\": \"cut o").unwrap();
     let letter = |number: u128| {
-        let record = shard_worker::Record {
-            sequence_number: number.into(),
-            sub_sequence_number: 2,
-            partition_key: Some("key".into()),
-            data: vec![0xff, 0x00].into(),
-            approximate_arrival: Some(std::time::UNIX_EPOCH + Duration::from_millis(1500)),
-        };
+        let record = shard_worker::Record::new(number.into(), vec![0xff, 0x00].into())
+            .with_sub_sequence_number(2)
+            .with_partition_key(Some("key".into()))
+            .with_arrival(Some(std::time::UNIX_EPOCH + Duration::from_millis(1500)));
         DeadLetter::new("a", "s", lease_store::ShardId::numbered(0), record, "two\nlines")
     };
     let sink = FileDeadLetters::new(&path);

@@ -16,13 +16,7 @@ pub(crate) fn sealed(message: &[u8]) -> Bytes {
 
 /// A record from a stream.
 pub(crate) fn record(data: Bytes) -> Record {
-    Record {
-        sequence_number: SequenceNumber::from(7),
-        sub_sequence_number: 0,
-        partition_key: Some("a".into()),
-        data,
-        approximate_arrival: None,
-    }
+    Record::new(SequenceNumber::from(7), data).with_partition_key(Some("a".into()))
 }
 
 /// De-aggregates a payload with and without a range of hash keys, checks the properties that hold for any payload, and

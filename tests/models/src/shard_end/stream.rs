@@ -75,12 +75,9 @@ impl History {
             Some(false) => (HashKey::MIN, HashKey(MIDDLE - 1)),
             Some(true) => (HashKey(MIDDLE), HashKey::MAX),
         };
-        Shard {
-            shard_id: shard_id(shard),
-            parents,
-            hash_key_range: HashKeyRange::new(start, end).ok(),
-            is_closed: self.generation_of(shard) < newest,
-        }
+        Shard::new(shard_id(shard), self.generation_of(shard) < newest)
+            .with_parents(parents)
+            .with_hash_key_range(HashKeyRange::new(start, end).ok())
     }
 }
 

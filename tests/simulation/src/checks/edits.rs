@@ -47,6 +47,9 @@ impl Checks {
                 fences: after.counter > before.counter,
                 is_replaced: false,
             });
+        } else if kind == WriteKind::Take {
+            // Whoever takes the lease has read the edit, also under the name of the holder at the time.
+            facts.edits.iter_mut().for_each(|edit| edit.owner = None);
         } else if kind == WriteKind::Checkpoint {
             // Only the holder at the time of the edit does not know of it.
             for edit in facts.edits.iter_mut().filter(|edit| edit.owner.is_some() && edit.owner == writer) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::facts::{Checks, Deletion, FAILOVER_MILLIS};
-use crate::event::{Process, ReadPosition, ShardNumber};
+use crate::event::{Process, ShardNumber};
 
 /// How long a holder may not notice that an outsider deleted its row: until its next write. It may acknowledge records
 /// for that time, and these are lost with its position.
@@ -103,11 +103,16 @@ impl Checks {
                 .is_some_and(|facts| facts.parents.iter().any(|parent| self.descends(*parent, from)))
     }
 
-    /// Number of records of a shard that every worker knew to be done before a deletion.
+    /// Number of records of a shard that every worker knew to be done before a deletion. A row that was restored before it at an
+    /// earlier position tells that those who knew better were gone by then; that restoring is judged by its own deletion.
     fn known_before(&self, deletion: &Deletion, shard: ShardNumber) -> usize {
         let Some(facts) = self.shards.get(&shard) else { return 0 };
-        let known = facts.saved.iter().rev().find(|(at, _)| at + KNOWN_MILLIS <= deletion.at);
-        facts.index_after(known.map_or(ReadPosition::Start, |(_, position)| *position))
+        let Some(known) = facts.saved.iter().rposition(|(at, _)| at + KNOWN_MILLIS <= deletion.at) else {
+            return 0;
+        };
+        let until_deletion = facts.saved.iter().skip(known).take_while(|(at, _)| *at <= deletion.at);
+        let indices = until_deletion.map(|(_, position)| facts.index_after(*position));
+        indices.min().unwrap_or(0)
     }
 
     /// Whether a worker knew the rows before a deletion and lived until they were restored.

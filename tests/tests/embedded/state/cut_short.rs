@@ -38,13 +38,8 @@ macro_rules! until_done {
 }
 
 fn batch(numbers: std::ops::Range<u128>) -> RecordBatch {
-    let record = |number: u128| Record {
-        sequence_number: number.into(),
-        sub_sequence_number: 0,
-        partition_key: None,
-        data: if number == 7 { "poison".into() } else { "word".into() },
-        approximate_arrival: None,
-    };
+    let record =
+        |number: u128| Record::new(number.into(), if number == 7 { "poison".into() } else { "word".into() });
     RecordBatch::new(numbers.map(record).collect(), None).unwrap()
 }
 

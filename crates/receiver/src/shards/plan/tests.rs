@@ -12,7 +12,7 @@ fn id(number: usize) -> ShardId {
 
 fn shard(number: usize, parents: &[usize], is_closed: bool) -> Shard {
     let parents = parents.iter().copied().map(id).collect();
-    Shard { shard_id: id(number), parents, hash_key_range: None, is_closed }
+    Shard::new(id(number), is_closed).with_parents(parents)
 }
 
 /// 0 and 1 merge into 6, 2 and 3 into 7, then 6 and 7 into 8. 5 splits into 9 and 10. 4 is never resharded.

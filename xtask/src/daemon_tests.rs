@@ -1,0 +1,128 @@
+//! The daemon with unmodified clients of the KCL for other languages: installs them into `target/daemon-clients` and runs the test.
+
+use std::path::{Path, PathBuf};
+
+use crate::interop;
+use crate::process::{Outcome, command, root};
+use crate::testing;
+
+/// The client for Python, with its exact version. It is taken as source: its wheel is built with jars from Maven.
+const PYTHON_PACKAGE: (&str, &str) = ("amazon_kclpy", "3.2.0");
+
+/// The client for Node.js, with its exact version.
+const NODE_PACKAGE: (&str, &str) = ("aws-kcl", "2.3.2");
+
+/// The size of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// With the real Java daemon as a reference and as a peer, where Java is present.
+    Full,
+    /// The clients alone.
+    Short,
+}
+
+/// The clients that this machine can run.
+#[derive(Debug, Default)]
+struct Clients {
+    python: bool,
+    node: bool,
+}
+
+/// Installs the clients that can run here, and runs the test with them. Fails without any.
+pub(crate) fn run(form: Form) -> Outcome {
+    let directory = root().join("target/daemon-clients");
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut clients = Clients::default();
+    for (name, is_installed, installed) in [
+        ("Python", &mut clients.python, install_python(&directory)),
+        ("Node.js", &mut clients.node, install_node(&directory)),
+    ] {
+        match installed {
+            Ok(()) => *is_installed = true,
+            Err(reason) => println!("LEFT OUT: the client for {name}: {reason}"),
+        }
+    }
+    let Clients { python, node } = clients;
+    if !python && !node {
+        return Err(
+            "no client of the daemon can run here; install Python 3 with pip, or Node.js with npm".to_owned()
+        );
+    }
+    let jars = match (form, interop::missing()) {
+        (Form::Short, _) => None,
+        (Form::Full, None) => Some(interop::install()?),
+        (Form::Full, Some(missing)) => {
+            println!("LEFT OUT: the Java daemon as reference and peer: {missing}");
+            None
+        }
+    };
+    testing::build_all_features()?;
+    let mut test = crate::process::cargo("test --workspace --all-features --test daemon_clients --");
+    test = test.args(["--nocapture", "--test-threads", "1"]);
+    if python {
+        test = test.env("DAEMON_PYTHON_CLIENT", python_folder(&directory));
+    }
+    if node {
+        test = test.env("DAEMON_NODE_CLIENT", directory.join("node_modules"));
+    }
+    if let Some(jars) = jars {
+        test = test.env("KCL_JARS_DIR", jars);
+    }
+    test.run()
+}
+
+/// Runs the short form; without Python and Node.js it prints why it is left out.
+pub(crate) fn run_short_where_possible() -> Outcome {
+    let can_start = |program: &str| command(program).args(["--version"]).output().is_ok();
+    if can_start("python3") || can_start("node") {
+        return run(Form::Short);
+    }
+    println!("LEFT OUT: clients of the daemon: neither Python 3 nor Node.js can be started");
+    Ok(())
+}
+
+fn python_folder(directory: &Path) -> PathBuf {
+    let (name, version) = PYTHON_PACKAGE;
+    directory.join(format!("{name}-{version}"))
+}
+
+/// Downloads the source package and unpacks it unless it is there. Nothing of it is installed or changed.
+fn install_python(directory: &Path) -> Outcome {
+    let (name, version) = PYTHON_PACKAGE;
+    command("python3").args(["-m", "pip", "--version"]).output()?;
+    let folder = python_folder(directory);
+    if folder.join("samples/sample_kclpy_app.py").is_file() {
+        return Ok(());
+    }
+    command("python3")
+        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--no-binary", ":all:", "--dest"])
+        .args([directory])
+        .args([format!("{name}=={version}")])
+        .run()?;
+    let archive = directory.join(format!("{name}-{version}.tar.gz"));
+    // Unpacked next to its final folder and renamed, so that an interrupted run leaves no incomplete folder.
+    let unpacking = directory.join("unpacking");
+    let _ = std::fs::remove_dir_all(&unpacking);
+    command("python3").args(["-m", "tarfile", "-e"]).args([&archive, &unpacking]).run()?;
+    let _ = std::fs::remove_dir_all(&folder);
+    let unpacked = unpacking.join(format!("{name}-{version}"));
+    std::fs::rename(&unpacked, &folder).map_err(|error| format!("{}: {error}", unpacked.display()))
+}
+
+fn install_node(directory: &Path) -> Outcome {
+    let (name, version) = NODE_PACKAGE;
+    command("node").args(["--version"]).output()?;
+    command("npm").args(["--version"]).output()?;
+    let manifest = directory.join("node_modules").join(name).join("package.json");
+    if std::fs::read_to_string(manifest)
+        .is_ok_and(|text| text.contains(&format!("\"version\": \"{version}\"")))
+    {
+        return Ok(());
+    }
+    command("npm")
+        .args(["install", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix"])
+        .args([directory])
+        .args([format!("{name}@{version}")])
+        .run()
+}
