@@ -14,7 +14,7 @@ use shard_worker::ShardFilter;
 use tokio::time::{Duration, sleep};
 
 use crate::event::{EPOCH_MILLIS, FIRST_CREATION_EPOCH, STREAM_ARN, Writer, record_number, sequence_number};
-use crate::plan::{Operation, ResetKind};
+use crate::plan::{OPERATION_MILLIS, Operation, ResetKind};
 use crate::worker::World;
 
 /// How often the operator looks before planning: silent owners must be told from live ones.
@@ -26,11 +26,11 @@ const LOOK_INTERVAL_MILLIS: u64 = 16_000;
 /// The longest wait between two changes of a plan, in milliseconds.
 const MAX_STEP_MILLIS: u64 = 2_000;
 
+// The looks, one minute of changes and drain time.
+const _: () = assert!(LOOKS * LOOK_INTERVAL_MILLIS + 60_000 <= OPERATION_MILLIS);
+
 /// The most attempts at one change of a row that its owner keeps renewing.
 const MAX_ATTEMPTS: usize = 5;
-
-/// The longest that an operation takes without its pause, in milliseconds. An owner may take its drain time after it.
-pub const OPERATION_MILLIS: u64 = LOOKS * LOOK_INTERVAL_MILLIS + 60_000;
 
 /// Runs one operation.
 pub async fn operate(world: World, choice: u64, operation: Operation, mut rng: Rng) {

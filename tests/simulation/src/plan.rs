@@ -3,7 +3,6 @@
 
 use fastrand::Rng;
 
-use crate::operator::OPERATION_MILLIS;
 use crate::scenario::Scenario;
 
 /// A complete simulation: the same plan gives the same trace.
@@ -355,6 +354,10 @@ pub enum Defect {
     /// A reset passes more records than were asked for.
     ResetsSpill,
 }
+
+/// The longest that an operation on the running fleet takes without its pause, in milliseconds: the looks, the changes, and the
+/// drain time of an asked owner.
+pub const OPERATION_MILLIS: u64 = 140_000;
 
 /// How long the operator watches a stream that was created again, in milliseconds.
 pub const OPERATOR_MILLIS: u64 = 150_000;

@@ -1,4 +1,4 @@
-//! `kinesis-streaming pause` and `resume`: shards that nobody reads for a while.
+//! `kinesis-streaming pause` and `resume`: shards that no worker reads for a while.
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ pub(crate) struct ResetPlanArguments {
     #[arg(long)]
     execute: bool,
 
-    /// Asks live owners to stop at a batch boundary and go on from the new position; otherwise a live worker is a reason to
+    /// Asks live owners to stop at a batch boundary and resume from the new position; otherwise a live worker is a reason to
     /// refuse
     #[arg(long)]
     live: bool,

@@ -1,5 +1,5 @@
 //! What an operator may cause who carries out plans on a running fleet: a reset moves the position of one shard as far as it
-//! was asked, no live owner is passed over, and nobody reads a paused shard.
+//! was asked, no live owner is passed over, and no worker reads a paused shard.
 
 use super::facts::{Checks, Edit, FAILOVER_MILLIS};
 use super::leases::Write;
@@ -77,7 +77,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Checks that nobody starts to read a paused shard.
+    /// Checks that no worker starts to read a paused shard.
     pub(super) fn check_start_of_paused(&self, shard: ShardNumber, token: u64) -> Verdict {
         let facts = self.shards.get(&shard);
         if facts.is_some_and(|facts| facts.paused_takes.contains(&token)) {
@@ -86,7 +86,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Checks that nobody goes on reading a paused shard.
+    /// Checks that no worker goes on reading a paused shard.
     pub(super) fn check_paused(&self, shard: ShardNumber) -> Verdict {
         let paused = self.shards.get(&shard).and_then(|facts| facts.paused);
         let Some((since, until)) = paused else { return Ok(()) };
