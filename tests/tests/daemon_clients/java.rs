@@ -15,7 +15,7 @@ use crate::{PYTHON_VARIABLE, as_java, client, printed, python_child};
 
 /// How the Java daemon shares a table with workers that take leases by themselves, and ends in order.
 const JAVA_LINES: &str = "clientVersionConfig = CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X\nshutdownGraceMillis = 10000\n\
-                          parentShardPollIntervalMillis = 1000";
+                          parentShardPollIntervalMillis = 1000\nfailoverTimeMillis = 3000";
 
 /// The records of the mixed fleet, and their rate.
 const RECORDS: usize = 20_000;
@@ -106,7 +106,8 @@ async fn leases_move_between_java_and_python_on_our_daemon() {
     let mut producer =
         Producer::start(scene.endpoints.kinesis_client(), scene.stream(), RECORDS, RECORDS_PER_SECOND);
     let start_ours = |worker: &str| {
-        let properties = scene.properties_of(worker, &python_child(&scene, worker, &folder), "");
+        let child = python_child(&scene, worker, &folder);
+        let properties = scene.properties_of(worker, &child, "failoverTimeMillis = 3000");
         let mut command = end_to_end_tests::programs::program("kinesis-streaming");
         command.args(["daemon", "-p"]).arg(properties).env("PYTHONPATH", &folder);
         scene.spawn(worker, command)

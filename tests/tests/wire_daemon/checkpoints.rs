@@ -18,9 +18,10 @@ fn errors(during: &str, events: impl Iterator<Item = Event>) -> Vec<Option<Strin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkpoint_is_answered_after_the_row_is_written() {
     let mut scene = Scene::new("written", 1).await;
-    for round in 1..=5 {
+    for round in 1..=3 {
         scene.put(20).await;
-        let daemon = scene.start(&format!("w{round}"), "checkpoint-always", "");
+        // The next round waits for the fail-over.
+        let daemon = scene.start(&format!("w{round}"), "checkpoint-always", "failoverTimeMillis = 5000");
         scene.wait_for_all().await;
         let is_written = |event: &Event| matches!(event, Event::Checkpoint { error: None, .. });
         daemon.wait_for("a checkpoint is answered", 1, is_written).await;

@@ -6,6 +6,9 @@ use end_to_end_tests::daemon::journal::Event;
 use end_to_end_tests::daemon::scene::{Scene, is_running};
 use end_to_end_tests::interop::lease_rows::LeaseRows;
 
+/// For the test that waits for a fail-over.
+const SHORT_FAILOVER: &str = "failoverTimeMillis = 3000";
+
 /// How many leases each worker holds.
 fn loads(rows: &LeaseRows) -> BTreeMap<&str, usize> {
     let mut loads = BTreeMap::new();
@@ -19,12 +22,12 @@ fn loads(rows: &LeaseRows) -> BTreeMap<&str, usize> {
 async fn killed_daemon_is_taken_over_with_nothing_missing() {
     let mut scene = Scene::new("killed", 2).await;
     scene.put(1000).await;
-    let mut killed = scene.start("killed", "checkpoint-always", "");
+    let mut killed = scene.start("killed", "checkpoint-always", SHORT_FAILOVER);
     killed.wait_for("records flow", 200, |event| matches!(event, Event::Record { .. })).await;
     scene.put(1000).await;
     killed.process.kill().await.unwrap();
     let children: BTreeSet<u32> = killed.entries().into_iter().map(|entry| entry.process).collect();
-    let mut other = scene.start("other", "checkpoint-always", "");
+    let mut other = scene.start("other", "checkpoint-always", SHORT_FAILOVER);
     scene.put(500).await;
     scene.wait_for_all().await;
     assert_eq!(other.terminate().await, Some(0), "{}", other.log());
