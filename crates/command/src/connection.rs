@@ -9,7 +9,7 @@ use crate::exit_code::{CommandError, settings_error};
 /// Stands for the stream while only the table is used; no call is made with it.
 const NO_STREAM: &str = "not-known-yet";
 
-/// How the services are reached. As with the command line of AWS, what is left out comes from the environment and the profile.
+/// How the services are reached. As with the command line of AWS, the rest comes from the environment and the profile.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArguments {

@@ -1,7 +1,7 @@
 //! The load of an application as a few numbers, and how many workers it wants. Pure.
 //!
 //! The number of workers follows the lag and the shards that have waiting records, not the number of shards: an idle shard needs no
-//! worker. A shard is read by one worker, so more workers than shards with waiting records help nobody.
+//! worker. A shard is read by one worker, so more workers than shards with waiting records do not help.
 
 use clap::Args;
 use fleet_view::{FleetView, ShardState, Verdict};

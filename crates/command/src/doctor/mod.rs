@@ -27,7 +27,7 @@ pub(crate) struct DoctorArguments {
     #[command(flatten)]
     application: ApplicationArguments,
 
-    /// How long to look at the table; leases that nobody renews, and worker ids used twice, show only over time
+    /// How long to look at the table; leases without renewals, and worker ids used twice, show only over time
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s")]
     over: Duration,
 

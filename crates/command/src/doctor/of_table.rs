@@ -33,7 +33,10 @@ pub(crate) fn of_looks(view: &FleetView) -> Vec<Finding> {
     }
     for (verdict, remedy) in [
         (Verdict::Stuck, "look at the log of the owner"),
-        (Verdict::Stopped, "nobody renews their leases; start workers, or look at why they do not take over"),
+        (
+            Verdict::Stopped,
+            "their leases are not renewed; start workers, or look at why they do not take over",
+        ),
         (Verdict::Unowned, "no worker takes their leases; start workers, or raise max_leases"),
     ] {
         let shards = view.verdict.shards.iter().filter(|(_, one)| one.verdict == verdict);
@@ -57,13 +60,13 @@ fn named(shards: &[&str]) -> String {
 /// The findings about the calls that a worker makes. Each write has a condition that cannot hold, so none changes the table.
 pub(crate) async fn permissions(store: &DynamoDbLeaseStore, existing: Option<&Lease>) -> Vec<Finding> {
     let Ok(no_shard) = ShardId::new(NO_SHARD) else { return Vec::new() };
-    let Ok(nobody) = WorkerId::new(NO_SHARD.to_owned()) else { return Vec::new() };
+    let Ok(no_worker) = WorkerId::new(NO_SHARD.to_owned()) else { return Vec::new() };
     let version = Lease::unowned(no_shard.clone(), Position::TrimHorizon).version();
     let mut findings = vec![of_call("dynamodb:GetItem", store.get(&no_shard).await.err())];
     let update = LeaseWrite::Update {
         shard_id: no_shard.clone(),
         expected: version.clone(),
-        change: LeaseChange::take(nobody),
+        change: LeaseChange::take(no_worker),
     };
     findings.push(of_call("dynamodb:UpdateItem", store.write(&update).await.err()));
     let delete = LeaseWrite::Delete { shard_id: no_shard, expected: version };

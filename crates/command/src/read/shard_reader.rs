@@ -59,19 +59,19 @@ pub(crate) struct ShardReader {
 }
 
 impl ShardReader {
-    /// Reads until the end, or until nobody listens.
+    /// Reads until the end, or until the receiver is gone.
     pub(crate) async fn run(self, from: ReadFrom) {
         let happening = match self.read(from).await {
             Ok(Some(children)) => Happening::Ended { shard_id: self.shard_id, children },
-            // Nobody listens.
+            // The receiver is gone.
             Ok(None) => return,
             Err(error) => Happening::Failed(error),
         };
-        // When nobody listens any more, the program is about to end.
+        // Without a receiver the program is about to end.
         let _ = self.happened.send(happening).await;
     }
 
-    /// The children of the shard, or none when it was read as far as it was asked for. `None`: nobody listens.
+    /// The children of the shard, or none when it was read as far as it was asked for. `None`: the receiver is gone.
     async fn read(&self, from: ReadFrom) -> Result<Option<Vec<Shard>>, SourceError> {
         let mut source = self.stream.open(&self.shard_id, &from).await?;
         let mut wait = FIRST_WAIT;

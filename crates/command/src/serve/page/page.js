@@ -104,20 +104,30 @@ function rows(order, filter) {
 
 function table(listed, selected) {
   $("shown").textContent = listed.length > MAX_ROWS ? `the first ${MAX_ROWS} of ${listed.length}` : `${listed.length}`;
-  $("rows").replaceChildren(...listed.slice(0, MAX_ROWS).map((shard) => {
-    const row = element("tr");
-    row.dataset.shard = shard.id;
-    if (shard.id === selected) row.setAttribute("aria-current", "true");
-    const name = element("td"), open = element("button", shard.id);
-    open.type = "button";
-    name.append(open);
+  // A row remains the same element from look to look, so that a click or the focus on it is not lost.
+  const before = [...$("rows").children], byId = new Map(before.map((row) => [row.dataset.shard, row]));
+  const rows = listed.slice(0, MAX_ROWS).map((shard) => {
+    const row = byId.get(shard.id) || newRow(shard.id);
+    if (shard.id === selected) row.setAttribute("aria-current", "true"); else row.removeAttribute("aria-current");
     const verdict = element("td", words(shard.verdict) + (shard.reason ? `, ${shard.reason}` : ""), shard.verdict);
     const worker = element("td", shard.owner || "–");
     if (shard.owner) worker.prepend(swatch(shard.owner));
     const loss = shard.loss_at_pace === null ? "–" : millis(shard.loss_at_pace);
-    row.append(name, verdict, element("td", millis(shard.behind)), element("td", loss), worker);
+    while (row.children.length > 1) row.lastChild.remove();
+    row.append(verdict, element("td", millis(shard.behind)), element("td", loss), worker);
     return row;
-  }));
+  });
+  const isSame = rows.length === before.length && rows.every((row, index) => row === before[index]);
+  if (!isSame) $("rows").replaceChildren(...rows);
+}
+
+function newRow(id) {
+  const row = element("tr"), name = element("td"), open = element("button", id);
+  row.dataset.shard = id;
+  open.type = "button";
+  name.append(open);
+  row.append(name);
+  return row;
 }
 
 function own(selected) {
