@@ -3,6 +3,8 @@
 //! It looks at the table and the stream for a while, as the command does, plans, and carries the plan out row by row while the
 //! fleet goes on. It writes over a network without faults: the command of an operator is run again after a failure.
 
+use std::collections::BTreeSet;
+
 use fastrand::Rng;
 use fleet_view::plan::{
     AssignOptions, Plan, ResetOptions, ResetTo, RowChange, Scope, Situation, assign, pause, release, reset,
@@ -65,15 +67,11 @@ pub async fn operate(world: World, choice: u64, operation: Operation, mut rng: R
 }
 
 fn plan(world: &World, situation: Situation<'_>, row: &Lease, operation: Operation) -> Plan {
-    let shards = Some([row.shard_id.clone()].into());
+    let shards = BTreeSet::from([row.shard_id.clone()]);
     let now_millis = situation.look.taken_at_millis;
     match operation {
         Operation::Reset { kind, all } => {
-            let scope = if all {
-                Scope::All
-            } else {
-                Scope::Shards { shards: shards.unwrap_or_default(), with_descendants: true }
-            };
+            let scope = if all { Scope::All } else { Scope::Shards { shards, with_descendants: true } };
             let to = match kind {
                 ResetKind::TrimHorizon => ResetTo::TrimHorizon,
                 ResetKind::Latest => ResetTo::Latest,
@@ -84,7 +82,7 @@ fn plan(world: &World, situation: Situation<'_>, row: &Lease, operation: Operati
             };
             reset(&situation, &to, &ResetOptions { scope, is_live: true })
         }
-        Operation::Release => release(&situation, shards.as_ref(), true),
+        Operation::Release => release(&situation, Some(&shards), true),
         Operation::Assign { worker } => match WorkerId::new(format!("w{worker}")) {
             Ok(worker) => assign(&situation, &row.shard_id, &worker, AssignOptions::default()),
             Err(_) => Plan::default(),
@@ -92,7 +90,7 @@ fn plan(world: &World, situation: Situation<'_>, row: &Lease, operation: Operati
         Operation::PauseShard { for_millis, all } => {
             let until_millis = Some(now_millis + for_millis);
             let asked = Pause { until_millis, by: "operator".to_owned() };
-            pause(&situation, shards.as_ref().filter(|_| !all), &asked)
+            pause(&situation, (!all).then_some(&shards), &asked)
         }
         Operation::Resume => resume(&situation, None),
     }
@@ -141,7 +139,7 @@ fn take_look(world: &World) -> Look {
     let listed = world.kinesis.list(&ShardFilter::All);
     let shards = listed.into_iter().map(|shard| ShardInfo {
         shard_id: shard.shard_id,
-        parents: shard.parents.into_iter().collect::<std::collections::BTreeSet<ShardId>>(),
+        parents: shard.parents.into_iter().collect::<BTreeSet<ShardId>>(),
         hash_key_range: shard.hash_key_range,
         is_open: !shard.is_closed,
     });

@@ -23,7 +23,7 @@ pub(crate) struct PositionsArguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Writes the positions of all shards as JSON.
-    Export(ExportArguments),
+    Export(Box<ExportArguments>),
     /// Resets an application to the positions of a file; the same as reset --to FILE.
     Import(Box<ImportArguments>),
 }
@@ -58,7 +58,7 @@ struct ImportArguments {
 /// Runs the command.
 pub(crate) async fn run(arguments: PositionsArguments) -> Result<(), CommandError> {
     match arguments.action {
-        Action::Export(arguments) => export(arguments).await,
+        Action::Export(arguments) => export(*arguments).await,
         Action::Import(arguments) => {
             let file = read_positions(&arguments.file)?;
             run_to(&arguments.application, &ResetTo::Positions(file), &arguments.options).await
