@@ -48,7 +48,7 @@ impl Checks {
                 is_replaced: false,
             });
         } else if kind == WriteKind::Take {
-            // Whoever takes the lease has read the edit, also under the name of the holder at the time.
+            // A worker that takes the lease has read the edit, also under the name of the holder at the time.
             facts.edits.iter_mut().for_each(|edit| edit.owner = None);
         } else if kind == WriteKind::Checkpoint {
             // Only the holder at the time of the edit does not know of it.
