@@ -17,19 +17,23 @@ pub(crate) fn run() -> Outcome {
     if let Some(missing) = missing() {
         return Err(format!("aggregates runs producers of other languages: {missing}"));
     }
-    let directory = install()?;
+    test_with(&install()?)
+}
+
+/// Builds and runs the test with the installed libraries.
+fn test_with(directory: &Path) -> Outcome {
     testing::build_all_features()?;
     cargo("test --workspace --all-features --test interop_aggregates -- --nocapture")
         .env("AGGREGATORS_DIR", directory)
         .run()
 }
 
-/// Runs the test; without Node.js or Python it prints why it is left out.
+/// Runs the test; where the libraries cannot be installed it prints why it is left out.
 pub(crate) fn run_where_possible() -> Outcome {
-    match missing() {
-        None => run(),
-        Some(missing) => {
-            println!("LEFT OUT: aggregates by producers of other languages: {missing}");
+    match missing().map_or_else(install, Err) {
+        Ok(directory) => test_with(&directory),
+        Err(reason) => {
+            println!("LEFT OUT: aggregates by producers of other languages: {reason}");
             Ok(())
         }
     }

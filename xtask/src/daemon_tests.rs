@@ -31,23 +31,30 @@ struct Clients {
 /// Installs the clients that can run here, and runs the test with them. Fails without any.
 pub(crate) fn run(form: Form) -> Outcome {
     let directory = root().join("target/daemon-clients");
-    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let clients = install(&directory)?;
+    if clients.python || clients.node {
+        return test_with(&directory, &clients, form);
+    }
+    Err("no client of the daemon can run here; install Python 3 with pip, or Node.js with npm".to_owned())
+}
+
+/// Installs the clients that can run here, and prints why others cannot.
+fn install(directory: &Path) -> Outcome<Clients> {
+    std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let mut clients = Clients::default();
     for (name, is_installed, installed) in [
-        ("Python", &mut clients.python, install_python(&directory)),
-        ("Node.js", &mut clients.node, install_node(&directory)),
+        ("Python", &mut clients.python, install_python(directory)),
+        ("Node.js", &mut clients.node, install_node(directory)),
     ] {
         match installed {
             Ok(()) => *is_installed = true,
             Err(reason) => println!("LEFT OUT: the client for {name}: {reason}"),
         }
     }
-    let Clients { python, node } = clients;
-    if !python && !node {
-        return Err(
-            "no client of the daemon can run here; install Python 3 with pip, or Node.js with npm".to_owned()
-        );
-    }
+    Ok(clients)
+}
+
+fn test_with(directory: &Path, clients: &Clients, form: Form) -> Outcome {
     let jars = match (form, interop::missing()) {
         (Form::Short, _) => None,
         (Form::Full, None) => Some(interop::install()?),
@@ -59,10 +66,10 @@ pub(crate) fn run(form: Form) -> Outcome {
     testing::build_all_features()?;
     let mut test = crate::process::cargo("test --workspace --all-features --test daemon_clients --");
     test = test.args(["--nocapture", "--test-threads", "1"]);
-    if python {
-        test = test.env("DAEMON_PYTHON_CLIENT", python_folder(&directory));
+    if clients.python {
+        test = test.env("DAEMON_PYTHON_CLIENT", python_folder(directory));
     }
-    if node {
+    if clients.node {
         test = test.env("DAEMON_NODE_CLIENT", directory.join("node_modules"));
     }
     if let Some(jars) = jars {
@@ -71,13 +78,14 @@ pub(crate) fn run(form: Form) -> Outcome {
     test.run()
 }
 
-/// Runs the short form; without Python and Node.js it prints why it is left out.
+/// Runs the short form; without a client that can be installed it prints why it is left out.
 pub(crate) fn run_short_where_possible() -> Outcome {
-    let can_start = |program: &str| command(program).args(["--version"]).output().is_ok();
-    if can_start("python3") || can_start("node") {
-        return run(Form::Short);
+    let directory = root().join("target/daemon-clients");
+    let clients = install(&directory)?;
+    if clients.python || clients.node {
+        return test_with(&directory, &clients, Form::Short);
     }
-    println!("LEFT OUT: clients of the daemon: neither Python 3 nor Node.js can be started");
+    println!("LEFT OUT: clients of the daemon in other languages: none can be installed");
     Ok(())
 }
 
