@@ -21,8 +21,14 @@ fn all_settings() -> Vec<Documented> {
 }
 
 /// Statements that are not about a default of this library.
-const OF_OTHERS: [(&str, &str); 2] =
-    [("stream_client.rs", "AWS default: 1000"), ("fan_out/backpressure.rs", "with the default client")];
+const OF_OTHERS: [(&str, &str); 5] = [
+    ("stream_client.rs", "AWS default: 1000"),
+    ("fan_out/backpressure.rs", "with the default client"),
+    // What a value of a properties file means.
+    ("properties/resolve.rs", "The keys that make `retrievalMode = DEFAULT` poll"),
+    ("properties/effective.rs", "a `false` or 0 that Java never applies"),
+    ("properties/settings.rs", "`DEFAULT` polls when a polling key is set"),
+];
 
 /// A doc comment on one line, and the code after it.
 struct Comment {
@@ -157,6 +163,11 @@ fn one_by_one() -> Vec<(&'static str, &'static str, bool)> {
             "kinesis-asl/src/stream.rs",
             "By default the bytes of an answer delay the next read",
             contains("crates/kinesis-asl/src/stream_client.rs", "counts_bytes: true,"),
+        ),
+        (
+            "multilang/src/child/running.rs",
+            "after its input was closed; 30 s by default",
+            contains("crates/multilang/src/child/running.rs", "exit_time: Duration::from_secs(30)"),
         ),
         ("shard-worker/src/shard_context.rs", "from 200 ms up to 30 s", processing),
         ("receiver/src/builder.rs", "by default from 200 ms up to 30 s", processing),
