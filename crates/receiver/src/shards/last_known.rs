@@ -356,7 +356,7 @@ mod tests {
     fn rows_of_a_reset_are_neither_set_back_nor_read_again() {
         let mut known = LastKnownLeases::default();
         let of_kcl = lease(2, 5, at(5), &[1]);
-        known.observe(&[Lease { owner: WorkerId::new("java").ok(), ..of_kcl.clone() }], true);
+        known.observe(&[Lease { owner: WorkerId::new("java").ok(), ..of_kcl }], true);
         let reset = |lease: Lease| Lease { reset_id: Some(7), ..lease };
         let rows = [reset(lease(1, 0, START, &[])), reset(lease(2, 6, START, &[1]))];
         known.observe(&rows[..1], true);
