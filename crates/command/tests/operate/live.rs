@@ -1,8 +1,9 @@
 //! Operations on an application whose worker is alive: it is asked, and nothing is changed behind its back.
 
+use end_to_end_tests::interop::wait_for;
 use lease_store::Position;
 
-use crate::bed::{APPLICATION, Bed, shard};
+use crate::bed::{APPLICATION, Bed, PATIENCE, shard};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_worker_is_asked_to_reset_and_reads_again() {
@@ -46,17 +47,21 @@ async fn live_worker_hands_an_assigned_shard_over() {
     let second = bed.start_worker("w2");
     let owner = async |number: u64| bed.row(number).await.owner.map(|owner| owner.to_string());
     // Each of the two gets one of the two shards.
-    while owner(0).await == owner(1).await || owner(0).await.is_none() || owner(1).await.is_none() {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    wait_for("each of the two owns a shard", PATIENCE, async || match (owner(0).await, owner(1).await) {
+        (Some(one), Some(other)) if one != other => Ok(()),
+        owners => Err(format!("{owners:?}")),
+    })
+    .await;
     let number = if owner(0).await.as_deref() == Some("w1") { 0 } else { 1 };
     let shard_id = shard(number);
     bed.run(&["assign", APPLICATION, shard_id.as_str(), "w2"]).await.assert(0, "1 done");
     bed.put_records(10..20).await;
     let read = || first.read.lock().unwrap().len() + second.read.lock().unwrap().len();
-    while read() < 20 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    wait_for("all records are read", PATIENCE, async || match read() {
+        20.. => Ok(()),
+        count => Err(format!("{count} records")),
+    })
+    .await;
     assert_eq!(read(), 20, "no record is read twice");
 }
 
@@ -68,9 +73,10 @@ async fn live_worker_leaves_a_paused_shard() {
     worker.wait_for(10, 1).await;
     bed.run(&["pause", APPLICATION, "--for", "1h"]).await.assert(0, "2 done");
     let is_free = async |number| bed.row(number).await.owner.is_none();
-    while !(is_free(0).await && is_free(1).await) {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    wait_for("the worker has left both shards", PATIENCE, async || {
+        if is_free(0).await && is_free(1).await { Ok(()) } else { Err("a shard is owned".to_owned()) }
+    })
+    .await;
     assert!(matches!(bed.row(0).await.checkpoint, Position::After(_)), "{}", shard(0));
     bed.put_records(10..20).await;
     bed.run(&["resume", APPLICATION]).await.assert(0, "2 done");
