@@ -20,10 +20,10 @@ use crate::read::{self, CatArguments, TailArguments};
 use crate::serve::{self, ServeArguments};
 use crate::terminal::print;
 
-/// Sees, checks, moves and replays applications on Amazon Kinesis.
+/// Sees, checks and moves applications on Amazon Kinesis, and reads their streams.
 ///
 /// Exit codes: 0 done; 1 the answer is bad; 2 the command line is not valid; 3 not found; 4 not allowed; 5 not reachable, try again;
-/// 6 not what the command needs; 7 the output cannot be written.
+/// 6 not what the command needs; 7 the output cannot be written. Those of `daemon` are its own: docs/daemon.md.
 #[derive(Debug, Parser)]
 #[command(name = "kinesis-streaming", version)]
 struct CommandLine {
