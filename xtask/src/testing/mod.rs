@@ -24,7 +24,8 @@ impl Packages {
     pub(crate) fn cargo_words(&self) -> String {
         match self {
             Self::WithoutAws => {
-                "--workspace --exclude kinesis-asl --exclude benchmark --exclude models".to_owned()
+                "--workspace --exclude kinesis-asl --exclude kinesis-command --exclude benchmark --exclude models"
+                    .to_owned()
             }
             Self::AllFeatures => "--workspace --all-features".to_owned(),
             Self::Only(names) => {
@@ -91,9 +92,9 @@ pub(crate) fn run(packages: &Packages, filters: &[String]) -> Outcome {
 /// Runs the tests of the packages that differ from the main branch, and of all packages that depend on them.
 pub(crate) fn run_changed() -> Outcome {
     let affected = changes::affected_packages()?;
-    for package in
-        affected.iter().filter(|package| ["kinesis-asl", "benchmark", "models"].contains(&package.as_str()))
-    {
+    for package in affected.iter().filter(|package| {
+        ["kinesis-asl", "kinesis-command", "benchmark", "models"].contains(&package.as_str())
+    }) {
         println!(
             "LEFT OUT: {package}, which takes minutes to build or run: `cargo test -p {package} --all-features`"
         );
@@ -123,4 +124,24 @@ pub(crate) fn run_models() -> Outcome {
 pub(crate) fn build_all_features() -> Outcome {
     println!("building the workspace with all features; the first build takes minutes ...");
     programs::build(&Packages::AllFeatures.cargo_words()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::command;
+
+    /// A package that needs AWS switches features on for every other package of the selection.
+    #[test]
+    fn tests_without_aws_build_no_crate_of_aws() {
+        let words = Packages::WithoutAws.cargo_words();
+        let listed = command("cargo")
+            .args(["tree", "--locked", "--prefix", "none", "--edges", "normal,build,dev"])
+            .args(words.split(' '))
+            .output()
+            .expect("cargo runs");
+        assert!(listed.contains("kinesis-receiver"), "the selection {words} lists {listed}");
+        let of_aws: Vec<&str> = listed.lines().filter(|line| line.starts_with("aws-")).collect();
+        assert!(of_aws.is_empty(), "the selection {words} builds {of_aws:?}");
+    }
 }
