@@ -1,10 +1,7 @@
 //! The process on a lease row, as the workers of this library write it. Pure.
 
-use lease_store::{Lease, WorkerId};
+use lease_store::{Lease, ProcessIdentity, WorkerId};
 use serde::{Deserialize, Serialize};
-
-/// The longest text of a row that is read as a process, in bytes.
-const MAX_TEXT_BYTES: usize = 2048;
 
 /// The process that took a lease.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,24 +20,10 @@ impl OwnerProcess {
     /// The process of the present owner. `None`: the owner is no worker of this library. A KCL worker keeps the attribute when
     /// it takes a lease, so the text counts only if it names the owner.
     pub fn of(lease: &Lease) -> Option<Self> {
-        let (process, worker_id) = Self::parse(lease.owner_process.as_deref()?)?;
-        (lease.owner.as_ref().map(WorkerId::as_str) == Some(worker_id)).then_some(process)
-    }
-
-    fn parse(text: &str) -> Option<(Self, &str)> {
-        if text.len() > MAX_TEXT_BYTES {
-            return None;
-        }
-        let (fields, worker_id) = text.split_once(" worker=")?;
-        let mut fields = fields.split(' ');
-        let mut field = |name: &str| fields.next()?.strip_prefix(name)?.strip_prefix('=');
-        let host = field("host")?;
-        let pid = field("pid")?.parse().ok()?;
-        field("ticks")?;
-        let started = field("started")?.to_owned();
-        let instance = field("instance")?.parse().ok()?;
-        let host = (host != "-").then(|| host.to_owned());
-        Some((Self { host, pid, started, instance }, worker_id))
+        let ProcessIdentity { host, pid, started, instance, worker_id, .. } =
+            ProcessIdentity::parse(lease.owner_process.as_deref()?)?;
+        let is_owner = lease.owner.as_ref().map(WorkerId::as_str) == Some(&worker_id);
+        is_owner.then_some(Self { host, pid, started, instance })
     }
 }
 

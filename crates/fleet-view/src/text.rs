@@ -2,13 +2,13 @@
 //!
 //! Sequence numbers and hash keys have more digits than a number in JSON may have in other languages, so both are text.
 
+use std::time::{Duration, UNIX_EPOCH};
+
+use lease_store::settings_format::timestamp;
 use lease_store::{HashKeyRange, Position, StoreError};
 
 /// Seconds of a day.
 const SECONDS_PER_DAY: u64 = 86_400;
-
-/// The largest year that a text of an instant may name.
-const MAX_YEAR: u64 = 9_999;
 
 /// Reads the text that [`Position`] writes: `LATEST`, `4959…` or, inside an aggregate, `4959…/3`.
 ///
@@ -121,27 +121,8 @@ pub fn duration_text(millis: u64) -> String {
 
 /// An instant in UTC, to the second.
 pub fn instant_text(millis: u64) -> String {
-    let seconds = millis / 1000;
-    let (days, second) = (seconds / SECONDS_PER_DAY, seconds % SECONDS_PER_DAY);
-    let (year, month, day) = date_of(days);
-    if year > MAX_YEAR {
-        return format!("{millis} ms after 1970");
-    }
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
-}
-
-/// The date of a day, counted from 1970.
-fn date_of(days: u64) -> (u64, u64, u64) {
-    // Days since 1 March of year 0, so that the leap day is the last day of a year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(millis));
+    at.and_then(timestamp::text_to_the_second).unwrap_or_else(|| format!("{millis} ms after 1970"))
 }
 
 #[cfg(test)]

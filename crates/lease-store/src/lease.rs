@@ -43,7 +43,7 @@ pub struct Lease {
     /// The worker that offered the lease to others, or agreed to a request. It counts only while that worker is the
     /// owner; see [`is_offered`](Self::is_offered).
     pub offered_by: Option<WorkerId>,
-    /// The process that took the lease last, in a text format of its own. Stores only compare it: two processes may run
+    /// The process that took the lease last, as the text of a [`ProcessIdentity`](crate::ProcessIdentity). Stores only compare it: two processes may run
     /// under one worker id. KCL workers keep it, so it may be that of an earlier owner.
     pub owner_process: Option<String>,
     /// The stream that the shard belongs to; `None` until a worker of this library records it.

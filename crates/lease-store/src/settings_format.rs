@@ -180,6 +180,12 @@ pub mod timestamp {
         Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z"))
     }
 
+    /// The text of a time, without the fraction of its second; `None` outside the years 1970 to 9999.
+    pub fn text_to_the_second(time: SystemTime) -> Option<String> {
+        let since = time.duration_since(UNIX_EPOCH).ok()?;
+        text(UNIX_EPOCH.checked_add(Duration::from_secs(since.as_secs()))?)
+    }
+
     /// Reads a time in RFC 3339.
     pub fn parse(text: &str) -> Option<SystemTime> {
         let (date, time) = (text.get(..10)?, text.get(11..)?);
@@ -339,6 +345,15 @@ mod tests {
             assert_eq!(timestamp::parse(text), expected, "{text:?}");
         }
         assert_eq!(timestamp::text(SystemTime::UNIX_EPOCH).as_deref(), Some("1970-01-01T00:00:00Z"));
+        for (millis, expected) in [
+            (951_782_399_999, Some("2000-02-28T23:59:59Z")),
+            (951_782_400_000, Some("2000-02-29T00:00:00Z")),
+            (1_735_689_599_000, Some("2024-12-31T23:59:59Z")),
+            (u64::MAX, None),
+        ] {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+            assert_eq!(timestamp::text_to_the_second(at).as_deref(), expected);
+        }
     }
 
     proptest! {

@@ -4,21 +4,18 @@
 //! knows the leases of its predecessor from those of a namesake.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use lease_store::{Lease, WorkerId};
+use lease_store::settings_format::timestamp;
+use lease_store::{Lease, ProcessIdentity, WorkerId};
 
 use crate::assignment::namesakes::OwnerProcess;
 
 /// The longest host name on a row, in bytes.
 const MAX_HOST_BYTES: usize = 255;
-
-/// The longest text of a row that is read as an identity, in bytes.
-const MAX_TEXT_BYTES: usize = 2048;
 
 /// The field of `/proc/PID/stat` with the start time of the process, counted from the one after the name.
 const START_TICKS_FIELD: usize = 19;
@@ -27,23 +24,6 @@ const START_TICKS_FIELD: usize = 19;
 static LIVE_INSTANCES: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
-
-/// The identity of one receiver in one process. Its text is one attribute of the row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProcessIdentity {
-    /// `None`: not known; then no other process counts as one of the same host.
-    host: Option<String>,
-    pid: u32,
-    /// The start of the process by the clock of the kernel. It distinguishes two processes with the same pid. `None`: not
-    /// known.
-    start_ticks: Option<u64>,
-    /// The start of the receiver for people, in UTC. Nothing is decided by it.
-    started: String,
-    /// The number of this receiver among those of its process.
-    instance: u64,
-    /// A KCL worker keeps the attribute when it takes the lease, so it counts only while this worker owns the lease.
-    worker_id: String,
-}
 
 /// Whether the process of an identity runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,65 +42,34 @@ struct HostFacts<'a> {
     start_ticks_of: &'a dyn Fn(u32) -> Result<Option<u64>, ()>,
 }
 
-impl ProcessIdentity {
-    fn of_this_process(worker_id: &WorkerId, instance: u64) -> Self {
-        static HOST_AND_START: OnceLock<(Option<String>, Option<u64>)> = OnceLock::new();
-        let pid = std::process::id();
-        let (host, start_ticks) =
-            HOST_AND_START.get_or_init(|| (host_name(), start_ticks_of(pid).ok().flatten())).clone();
-        // The time is shown to people; no decision uses it.
-        #[allow(clippy::disallowed_methods)]
-        let started = utc_text(SystemTime::now());
-        Self { host, pid, start_ticks, started, instance, worker_id: worker_id.as_str().to_owned() }
-    }
-
-    /// Reads the text of a row. `None`: another writer has used the attribute for something else.
-    fn parse(text: &str) -> Option<Self> {
-        if text.len() > MAX_TEXT_BYTES {
-            return None;
-        }
-        let (fields, worker_id) = text.split_once(" worker=")?;
-        let mut fields = fields.split(' ');
-        let mut field = |name: &str| fields.next()?.strip_prefix(name)?.strip_prefix('=');
-        let host = field("host")?;
-        let pid = field("pid")?.parse().ok()?;
-        let start_ticks = field("ticks")?.parse().ok();
-        let started = field("started")?.to_owned();
-        let instance = field("instance")?.parse().ok()?;
-        let host = (host != "-").then(|| host.to_owned());
-        Some(Self { host, pid, start_ticks, started, instance, worker_id: worker_id.to_owned() })
-    }
-
-    /// Decides whether the process of another identity runs.
-    ///
-    /// A live process in another pid namespace of a host with the same name looks gone. So `Gone` has an effect only at the
-    /// first look of this process; see [`Namesakes`](crate::assignment::namesakes::Namesakes).
-    fn liveness_of(&self, other: &Self, facts: &HostFacts<'_>) -> Liveness {
-        if self.host.is_none() || self.host != other.host {
-            return Liveness::Unknown;
-        }
-        let is_running = if self.pid == other.pid {
-            self.start_ticks == other.start_ticks && (facts.is_live_instance)(other.instance)
-        } else {
-            match (facts.start_ticks_of)(other.pid) {
-                Ok(start_ticks) => start_ticks.is_some() && start_ticks == other.start_ticks,
-                Err(()) => return Liveness::Unknown,
-            }
-        };
-        if is_running { Liveness::Alive } else { Liveness::Gone }
-    }
+fn identity_of_this_process(worker_id: &WorkerId, instance: u64) -> ProcessIdentity {
+    static HOST_AND_START: OnceLock<(Option<String>, Option<u64>)> = OnceLock::new();
+    let pid = std::process::id();
+    let (host, start_ticks) =
+        HOST_AND_START.get_or_init(|| (host_name(), start_ticks_of(pid).ok().flatten())).clone();
+    // The time is shown to people; no decision uses it.
+    #[allow(clippy::disallowed_methods)]
+    let started = timestamp::text_to_the_second(SystemTime::now()).unwrap_or_else(|| "-".to_owned());
+    ProcessIdentity { host, pid, start_ticks, started, instance, worker_id: worker_id.as_str().to_owned() }
 }
 
-impl fmt::Display for ProcessIdentity {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.host.as_deref().unwrap_or("-");
-        let Self { pid, started, instance, worker_id, .. } = self;
-        let ticks = self.start_ticks.map_or_else(|| "-".to_owned(), |ticks| ticks.to_string());
-        write!(
-            formatter,
-            "host={host} pid={pid} ticks={ticks} started={started} instance={instance} worker={worker_id}"
-        )
+/// Decides whether the process `other` runs, as seen by the process `me`.
+///
+/// A live process in another pid namespace of a host with the same name looks gone. So `Gone` has an effect only at the
+/// first look of this process; see [`Namesakes`](crate::assignment::namesakes::Namesakes).
+fn liveness_of(me: &ProcessIdentity, other: &ProcessIdentity, facts: &HostFacts<'_>) -> Liveness {
+    if me.host.is_none() || me.host != other.host {
+        return Liveness::Unknown;
     }
+    let is_running = if me.pid == other.pid {
+        me.start_ticks == other.start_ticks && (facts.is_live_instance)(other.instance)
+    } else {
+        match (facts.start_ticks_of)(other.pid) {
+            Ok(start_ticks) => start_ticks.is_some() && start_ticks == other.start_ticks,
+            Err(()) => return Liveness::Unknown,
+        }
+    };
+    if is_running { Liveness::Alive } else { Liveness::Gone }
 }
 
 /// The identity of a receiver, which counts as alive until the last clone is dropped.
@@ -137,7 +86,7 @@ impl LiveProcess {
     pub(crate) fn register(worker_id: &WorkerId) -> Self {
         let instance = NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed);
         live_instances().insert(instance);
-        let identity = ProcessIdentity::of_this_process(worker_id, instance);
+        let identity = identity_of_this_process(worker_id, instance);
         let text = identity.to_string();
         Self(Arc::new(Registered { identity, text }))
     }
@@ -161,7 +110,7 @@ impl LiveProcess {
             is_live_instance: &|instance| live_instances().contains(&instance),
             start_ticks_of: &start_ticks_of,
         };
-        match me.liveness_of(&other, &facts) {
+        match liveness_of(me, &other, &facts) {
             Liveness::Gone => OwnerProcess::Gone,
             Liveness::Alive | Liveness::Unknown => OwnerProcess::Other,
         }
@@ -201,30 +150,9 @@ fn start_ticks_in(stat: &str) -> Option<u64> {
     stat.rsplit_once(") ")?.1.split(' ').nth(START_TICKS_FIELD)?.parse().ok()
 }
 
-/// An instant in UTC, to the second.
-fn utc_text(at: SystemTime) -> String {
-    const SECONDS_PER_DAY: u64 = 86_400;
-    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / SECONDS_PER_DAY, seconds % SECONDS_PER_DAY);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    // Days since 1 March of year 0, so that the leap day is the last day of a year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use lease_store::{Position, ShardId};
-    use proptest::prelude::*;
 
     use super::*;
 
@@ -257,12 +185,12 @@ mod tests {
             ("another host", identity(Some("b"), 1, Some(70), 1), Liveness::Unknown),
             ("an unknown host", identity(None, 1, Some(70), 1), Liveness::Unknown),
         ] {
-            assert_eq!(me.liveness_of(&other, &facts), expected, "{case}");
+            assert_eq!(liveness_of(&me, &other, &facts), expected, "{case}");
         }
         let unknown = identity(None, 1, Some(70), 2);
-        assert_eq!(unknown.liveness_of(&identity(None, 9, None, 1), &facts), Liveness::Unknown);
+        assert_eq!(liveness_of(&unknown, &identity(None, 9, None, 1), &facts), Liveness::Unknown);
         let blind = HostFacts { start_ticks_of: &|_| Err(()), ..facts };
-        assert_eq!(me.liveness_of(&identity(Some("a"), 9, None, 1), &blind), Liveness::Unknown);
+        assert_eq!(liveness_of(&me, &identity(Some("a"), 9, None, 1), &blind), Liveness::Unknown);
     }
 
     #[test]
@@ -293,37 +221,5 @@ mod tests {
         assert_eq!(start_ticks_in(stat), Some(486_870));
         assert_eq!(start_ticks_in("23537 (a) R 1"), None);
         assert_eq!(start_ticks_in(""), None);
-    }
-
-    #[test]
-    fn instants_are_written_in_utc() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_735_689_599, "2024-12-31T23:59:59Z"),
-            (1_796_000_461, "2026-11-30T01:01:01Z"),
-        ] {
-            assert_eq!(utc_text(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn identity_survives_its_text(
-            host in proptest::option::of("[a-z0-9.]{1,20}"),
-            (pid, start_ticks, instance) in any::<(u32, Option<u64>, u64)>(),
-            worker_id in ".{0,40}",
-        ) {
-            let identity = ProcessIdentity { worker_id, ..identity(host.as_deref(), pid, start_ticks, instance) };
-            prop_assert_eq!(ProcessIdentity::parse(&identity.to_string()), Some(identity));
-        }
-
-        #[test]
-        fn any_text_is_an_identity_or_none(text in ".{0,200}") {
-            if let Some(identity) = ProcessIdentity::parse(&text) {
-                prop_assert_eq!(ProcessIdentity::parse(&identity.to_string()), Some(identity));
-            }
-        }
     }
 }

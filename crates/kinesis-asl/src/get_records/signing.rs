@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use aws_credential_types::Credentials;
 use aws_sdk_kinesis::primitives::DateTime;
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
+use lease_store::settings_format::timestamp;
 use sha2::{Digest, Sha256};
 
 /// The length of the day at the start of a date such as `20260102T030405Z`.
@@ -146,24 +147,8 @@ fn push_hash(text: &mut String, bytes: &[u8]) {
 
 /// The date of a time, such as `20260102T030405Z`. `None`: before 1970 or after 9999.
 fn date_of(time: SystemTime) -> Option<String> {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
-    let days = seconds / 86_400;
-    // Count years from March, so that a leap day is the last day of its year.
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    if year > 9999 {
-        return None;
-    }
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let mut date = String::with_capacity(16);
-    write!(date, "{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z").ok()?;
+    let mut date = timestamp::text_to_the_second(time)?;
+    date.retain(|character| !matches!(character, '-' | ':'));
     Some(date)
 }
 
