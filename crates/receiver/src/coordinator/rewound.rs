@@ -48,7 +48,10 @@ impl Coordinator {
     fn plan_ancestors(&mut self, shards: &[Shard], listing: &LeaseListing) -> RewoundPlan {
         let settings = &self.receiver.settings;
         let named = &settings.initial_positions;
-        let rows = shards_with_rows(listing);
+        let mut rows = shards_with_rows(listing);
+        // A row that vanished is restored at its known position, not at its beginning.
+        let unfinished = self.known.rows().filter(|known| !known.is_finished());
+        rows.extend(unfinished.map(|known| known.shard_id.clone()));
         let has_row = |shard_id: &ShardId| rows.contains(shard_id);
         let mut plan =
             plan_rewound(shards, &listing.leases, has_row, |shard_id| named.contains_key(shard_id));

@@ -202,7 +202,8 @@ impl Coordinator {
         self.receiver.shared.live().lease_table_error = None;
         // A row recorded while the listing was in flight may be newer than the listed one.
         let is_newest = self.known_since.is_none_or(|recorded_at| recorded_at <= requested_at);
-        self.known.observe(&listing.leases, consistency == Consistency::Strong && is_newest);
+        let is_strong = consistency == Consistency::Strong && is_newest;
+        self.known.observe(&listing.leases, is_strong, requested_at);
         self.observations.observe(&listing.leases, Instant::now());
         self.observations.set_paused(paused_shards(&listing.leases, millis_of(facts.clock)));
         self.look_for_namesakes(&listing.leases);

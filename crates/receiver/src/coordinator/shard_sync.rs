@@ -19,7 +19,6 @@ use crate::error::{ConsumerError, source_error, store_error};
 use crate::shards::absences::{AbsenceView, Absences};
 use crate::shards::cleanup::plan_cleanup;
 use crate::shards::coverage::{Coverage, coverage};
-use crate::shards::descendants::is_read_beyond;
 use crate::shards::forgotten::plan_forgotten;
 use crate::shards::initial_position::{InitialPosition, ShardPositions, time_of_millis};
 use crate::shards::last_known::{has_begun, restored};
@@ -571,8 +570,8 @@ impl Coordinator {
 
     /// Restores a row, at its last position, that was deleted while this worker held the lease.
     ///
-    /// The clean-up deletes the rows of ended shards too. The holder may not know that its own shard has ended: the answer
-    /// to its last write was lost, or another worker took the lease while this one was paused.
+    /// A holder that could not write for the fail-over time leaves that to the audit of the table: others may have taken the
+    /// lease and read on, or read the shard to its end, whose row the clean-up deleted.
     pub(super) async fn restore_row(
         &mut self,
         facts: &StreamFacts,
@@ -583,16 +582,19 @@ impl Coordinator {
         if held.has_ended() || last_known.is_finished() {
             return;
         }
-        let may_be_read_by_others = vanished_after >= self.receiver.settings.failover_time;
+        if vanished_after >= self.receiver.settings.failover_time {
+            self.schedule_strong_scan();
+            return;
+        }
         let shard_id = last_known.shard_id.clone();
         let counter = counter_of_restored(last_known.counter, vanished_after, self.counter_floor(facts));
         let lease = restored(&last_known, &facts.identity, counter);
-        match self.recreate(facts, &lease, may_be_read_by_others).await {
+        match self.recreate(facts, &lease).await {
             Ok(true) => {
                 tracing::warn!(%shard_id, checkpoint = %lease.checkpoint, "the row of the lease was deleted and is restored");
             }
             Ok(false) => {
-                tracing::debug!(%shard_id, "the row of the lease was deleted, and others have read further or restored it");
+                tracing::debug!(%shard_id, "the row of the lease was deleted, and another worker restored it");
             }
             Err(error) => {
                 if let Some(error) = facts.border.cross_if_foreign(error) {
@@ -603,23 +605,11 @@ impl Coordinator {
         self.schedule_strong_scan();
     }
 
-    /// Creates the row again. Returns `false` if it exists or the shard was read to its end.
-    async fn recreate(
-        &self,
-        facts: &StreamFacts,
-        lease: &Lease,
-        may_be_read_by_others: bool,
-    ) -> Result<bool, ConsumerError> {
+    /// Creates the row again. Returns `false` if it exists.
+    async fn recreate(&self, facts: &StreamFacts, lease: &Lease) -> Result<bool, ConsumerError> {
         // The table may have been created again for another stream.
         let listing = self.list_all().await?;
         facts.check_rows(self.receiver.store.name(), &listing.leases)?;
-        if may_be_read_by_others {
-            let shards = self.receiver.source.list_shards(&ShardFilter::All).await;
-            let shards = shards.map_err(|error| source_error("listing the shards of the stream", error))?;
-            if is_read_beyond(&lease.shard_id, &shards, &listing.leases) {
-                return Ok(false);
-            }
-        }
         let outcome = self.receiver.store.write(&LeaseWrite::Create(lease.clone())).await;
         match outcome.map_err(|error| store_error("restoring a lease", error))? {
             WriteOutcome::Applied { .. } => Ok(true),

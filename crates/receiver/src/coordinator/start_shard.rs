@@ -179,7 +179,9 @@ impl Coordinator {
             self.known.forget(shard_id);
         } else {
             // This row is newer than that of any listing.
-            self.known.record(held.last_known().await);
+            let now = Instant::now();
+            let written_at = now.checked_sub(held.vanished_after().unwrap_or_default()).unwrap_or(now);
+            self.known.record(held.last_known().await, written_at);
             self.known_since = Some(Instant::now());
         }
         if let Some(vanished_after) = held.vanished_after() {

@@ -29,9 +29,12 @@ pub(crate) struct AbsenceView<'a> {
 }
 
 impl AbsenceView<'_> {
-    /// How long the row of this shard must be missing before this worker creates it. `None`: never, since this worker holds
-    /// the lease, and its own next write restores the row.
-    fn patience(&self, shard_id: &ShardId) -> Option<Duration> {
+    /// How long the row of this shard must be missing, since this time, before this worker creates it. `None`: never, since
+    /// this worker holds the lease, and its own next write restores the row.
+    ///
+    /// A worker that was paused or cut off for the fail-over time knows an old position: another one may have taken the
+    /// lease and read on, and restores the row at its own.
+    fn patience(&self, shard_id: &ShardId, missing_since: Instant) -> Option<Duration> {
         let is_of_another = |lease: &Lease| {
             let is_another = |owner: &WorkerId| owner != self.worker_id || (self.is_of_namesake)(lease);
             !lease.is_finished() && lease.owner.as_ref().is_some_and(is_another)
@@ -39,8 +42,14 @@ impl AbsenceView<'_> {
         if self.held.contains(shard_id) {
             return None;
         }
+        let is_old = self
+            .known
+            .seen_at(shard_id)
+            .is_some_and(|seen_at| missing_since.saturating_duration_since(seen_at) >= self.failover_time);
         Some(match self.known.get(shard_id) {
-            Some(known) if is_of_another(known) => self.failover_time / PATIENCE_PER_FAILOVER_TIME,
+            Some(known) if is_of_another(known) || is_old && !known.is_finished() => {
+                self.failover_time / PATIENCE_PER_FAILOVER_TIME
+            }
             Some(_) => Duration::ZERO,
             // Only another worker can hold the lease. A holder that has not written for the fail-over time has lost it.
             None if self.leases.iter().chain(self.known.rows()).any(is_of_another) => self.failover_time,
@@ -75,7 +84,7 @@ impl Absences {
         let (mut due, mut later): (Vec<Lease>, Vec<Lease>) = missing.into_iter().partition(|lease| {
             let since = *self.since.entry(lease.shard_id.clone()).or_insert(now);
             let missing_for = now.saturating_duration_since(since);
-            view.patience(&lease.shard_id).is_some_and(|patience| missing_for >= patience)
+            view.patience(&lease.shard_id, since).is_some_and(|patience| missing_for >= patience)
         });
         // The row of a parent exists before that of its child. Each pass moves one generation.
         loop {
@@ -107,7 +116,8 @@ mod tests {
         };
         let known_rows = [row(0, Some("me")), row(1, None), row(2, Some("other"))];
         let mut known = LastKnownLeases::default();
-        known.observe(&known_rows, true);
+        let start = Instant::now();
+        known.observe(&known_rows, true, start);
         let is_of_namesake = |lease: &Lease| lease.owner_process.as_deref() == Some("other");
         let (me, seconds) = (worker("me"), Duration::from_secs);
         let patience = |known: &LastKnownLeases, leases: &[Lease], held: &[u64], number| {
@@ -120,7 +130,7 @@ mod tests {
                 leases,
                 failover_time: seconds(10),
             };
-            view.patience(&ShardId::numbered(number))
+            view.patience(&ShardId::numbered(number), start)
         };
         assert_eq!(patience(&known, &[], &[0], 0), None, "this worker holds it");
         assert_eq!(patience(&known, &[], &[], 0), Some(seconds(0)), "this worker was its last holder");
@@ -128,8 +138,19 @@ mod tests {
         assert_eq!(patience(&known, &[], &[], 2), Some(seconds(5)));
         let of_namesake = Lease { owner_process: Some("other".to_owned()), ..row(0, Some("me")) };
         let mut with_namesake = LastKnownLeases::default();
-        with_namesake.observe(&[of_namesake], true);
+        with_namesake.observe(&[of_namesake], true, start);
         assert_eq!(patience(&with_namesake, &[], &[], 0), Some(seconds(5)), "a namesake may be alive");
+        let known_until = |seconds_before| {
+            let mut known = LastKnownLeases::default();
+            known.observe(&known_rows[..2], true, start - seconds(seconds_before));
+            known
+        };
+        assert_eq!(patience(&known_until(9), &[], &[], 0), Some(seconds(0)));
+        assert_eq!(patience(&known_until(10), &[], &[], 0), Some(seconds(5)), "others may have read on");
+        assert_eq!(patience(&known_until(10), &[], &[0], 0), None);
+        let mut listed = known_until(10);
+        listed.observe(&known_rows[..1], false, start - seconds(1));
+        assert_eq!(patience(&listed, &[], &[], 0), Some(seconds(0)), "unchanged since then");
         assert_eq!(patience(&known, &[], &[], 3), Some(seconds(10)), "never seen, and another worker lives");
         let fresh = LastKnownLeases::default();
         assert_eq!(patience(&fresh, &known_rows[..2], &[], 3), Some(seconds(0)));
@@ -144,7 +165,6 @@ mod tests {
             leases: &[],
             failover_time: seconds(10),
         };
-        let start = Instant::now();
         let mut due = |at| {
             let missing = vec![row(1, None), row(2, None)];
             let (now, later) = absences.split(missing, &view, start + seconds(at));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lease_store::{Lease, Position, ShardId, StreamIdentity};
 use shard_worker::Shard;
+use tokio::time::Instant;
 
 use crate::shards::descendants::{least_below, with_descendant_in};
 
@@ -26,6 +27,8 @@ struct Known {
     /// The first observation in which an owner had read records of the shard; `None` if there was none. An owner reads
     /// a shard after its parents only. A position alone proves nothing: it may come from the settings.
     read_since: Option<u64>,
+    /// When the row was listed or written last. Later writes of others are unknown.
+    seen_at: Instant,
 }
 
 /// The last known row of each shard, as this process saw it in a listing or held it.
@@ -39,16 +42,19 @@ pub(crate) struct LastKnownLeases {
 }
 
 impl LastKnownLeases {
-    /// Records a listing. An eventually consistent one may show a row as it was before; a row that was created again keeps
-    /// the known position here.
-    pub(crate) fn observe(&mut self, leases: &[Lease], is_strong: bool) {
+    /// Records a listing that was requested at this time. An eventually consistent one may show a row as it was before; a
+    /// row that was created again keeps the known position here.
+    pub(crate) fn observe(&mut self, leases: &[Lease], is_strong: bool, requested_at: Instant) {
         self.observations += 1;
         for lease in leases {
+            if let Some(known) = self.rows.get_mut(&lease.shard_id) {
+                known.seen_at = known.seen_at.max(requested_at);
+            }
             match self.rows.get(&lease.shard_id).map(|known| &known.lease) {
                 Some(known) if known.counter > lease.counter && !is_strong => {}
                 Some(known) if is_set_back(known, lease) => {}
                 Some(known) if known == lease => {}
-                _ => self.set(lease.clone(), lease.owner.is_some()),
+                _ => self.set(lease.clone(), lease.owner.is_some(), requested_at),
             }
         }
         if self.rows.len() > leases.len() {
@@ -56,20 +62,21 @@ impl LastKnownLeases {
         }
     }
 
-    /// Records a row that this worker held.
-    pub(crate) fn record(&mut self, lease: Lease) {
+    /// Records a row that this worker held and wrote last at this time.
+    pub(crate) fn record(&mut self, lease: Lease, written_at: Instant) {
         if self.get(&lease.shard_id).is_none_or(|known| known.counter <= lease.counter) {
-            self.set(lease, true);
+            self.set(lease, true, written_at);
         }
     }
 
-    fn set(&mut self, lease: Lease, is_owned: bool) {
+    fn set(&mut self, lease: Lease, is_owned: bool, seen_at: Instant) {
         let now = self.observations;
         let before = self.rows.get(&lease.shard_id);
         let since = before.map_or(now, |known| known.since);
         let read_since = before.and_then(|known| known.read_since).or(is_owned.then_some(now));
         let read_since = read_since.filter(|_| has_progress(&lease));
-        self.rows.insert(lease.shard_id.clone(), Known { lease, since, read_since });
+        let seen_at = before.map_or(seen_at, |known| known.seen_at.max(seen_at));
+        self.rows.insert(lease.shard_id.clone(), Known { lease, since, read_since, seen_at });
     }
 
     /// The listed rows of shards that were read to their ends before: a worker that did not know them created their rows
@@ -131,6 +138,11 @@ impl LastKnownLeases {
     /// The last known row of a shard.
     pub(crate) fn get(&self, shard_id: &ShardId) -> Option<&Lease> {
         self.rows.get(shard_id).map(|known| &known.lease)
+    }
+
+    /// When the row of a shard was listed or written last.
+    pub(crate) fn seen_at(&self, shard_id: &ShardId) -> Option<Instant> {
+        self.rows.get(shard_id).map(|known| known.seen_at)
     }
 
     /// All known rows.
@@ -223,14 +235,14 @@ mod tests {
     #[test]
     fn vanished_row_keeps_its_newest_position() {
         let mut known = LastKnownLeases::default();
-        known.observe(&[lease(0, 5, at(5), &[]), lease(1, 1, at(1), &[])], true);
-        known.observe(&[lease(0, 4, at(4), &[]), lease(1, 2, at(2), &[])], false);
-        known.record(lease(1, 9, at(9), &[]));
-        known.record(lease(1, 8, at(8), &[]));
+        known.observe(&[lease(0, 5, at(5), &[]), lease(1, 1, at(1), &[])], true, Instant::now());
+        known.observe(&[lease(0, 4, at(4), &[]), lease(1, 2, at(2), &[])], false, Instant::now());
+        known.record(lease(1, 9, at(9), &[]), Instant::now());
+        known.record(lease(1, 8, at(8), &[]), Instant::now());
         assert_eq!(vanished(&known, &[]), [(id(0), at(5)), (id(1), at(9))]);
-        known.observe(&[], true);
+        known.observe(&[], true, Instant::now());
         assert_eq!(vanished(&known, &[]).len(), 2, "also when a whole table vanishes");
-        known.observe(&[lease(0, 4, at(4), &[])], true);
+        known.observe(&[lease(0, 4, at(4), &[])], true, Instant::now());
         assert_eq!(known.get(&id(0)).map(|row| row.counter), Some(4), "a strong listing is right");
     }
 
@@ -239,22 +251,22 @@ mod tests {
         let mut known = LastKnownLeases::default();
         // 0 and 1 merged into 2. The scans of this process missed that 0 has ended.
         let parents = [lease(0, 5, at(5), &[]), lease(1, 5, Position::ShardEnd, &[])];
-        known.observe(&parents, true);
-        known.observe(&[lease(2, 1, Position::TrimHorizon, &[0, 1])], true);
+        known.observe(&parents, true, Instant::now());
+        known.observe(&[lease(2, 1, Position::TrimHorizon, &[0, 1])], true, Instant::now());
         assert_eq!(vanished(&known, &[lease(2, 1, at(6), &[0, 1])]).len(), 2, "2 has not begun");
-        known.observe(&[lease(2, 2, at(6), &[0, 1])], true);
+        known.observe(&[lease(2, 2, at(6), &[0, 1])], true, Instant::now());
         assert_eq!(vanished(&known, &[lease(2, 2, at(6), &[0, 1])]), []);
-        known.observe(&[], true);
+        known.observe(&[], true, Instant::now());
         assert_eq!(vanished(&known, &[]), [(id(2), at(6))]);
     }
 
     #[test]
     fn row_ended_generations_ago_has_not_vanished() {
         let mut known = LastKnownLeases::default();
-        known.observe(&[lease(0, 5, at(5), &[])], true);
+        known.observe(&[lease(0, 5, at(5), &[])], true, Instant::now());
         // 0 split into 1 and 2, which merged into 3. The rows of 1 and 2 came and went between two listings.
         let rows = [lease(3, 2, at(9), &[1, 2])];
-        known.observe(&rows, true);
+        known.observe(&rows, true, Instant::now());
         assert_eq!(
             vanished(&known, &rows),
             [(id(0), at(5))],
@@ -273,22 +285,26 @@ mod tests {
     #[test]
     fn row_created_again_before_its_position_is_set_back() {
         let mut known = LastKnownLeases::default();
-        known.observe(&[lease(0, 5, at(5), &[]), lease(1, 5, Position::TrimHorizon, &[])], true);
+        known.observe(
+            &[lease(0, 5, at(5), &[]), lease(1, 5, Position::TrimHorizon, &[])],
+            true,
+            Instant::now(),
+        );
         let rows = [lease(0, 0, Position::TrimHorizon, &[]), lease(1, 0, Position::TrimHorizon, &[])];
-        known.observe(&rows, true);
+        known.observe(&rows, true, Instant::now());
         let set_back = known.set_back(&rows);
         let positions: Vec<_> =
             set_back.iter().map(|(row, known)| (&row.shard_id, &known.checkpoint)).collect();
         assert_eq!(positions, [(&id(0), &at(5))]);
         let taken = [lease(0, 7, Position::TrimHorizon, &[])];
-        known.observe(&taken, true);
+        known.observe(&taken, true, Instant::now());
         assert_eq!(known.set_back(&taken).len(), 1, "another worker took the new row");
         let restored = [lease(0, 9, at(2), &[])];
         assert_eq!(known.set_back(&restored).len(), 1, "another worker knew less");
         let read_on = [Lease { owner: WorkerId::new("other").ok(), ..restored[0].clone() }];
         assert_eq!(known.set_back(&read_on).len(), 0, "and its holder reads on");
         let rewound_by_hand = [lease(0, 5, Position::TrimHorizon, &[])];
-        known.observe(&rewound_by_hand, true);
+        known.observe(&rewound_by_hand, true, Instant::now());
         assert!(known.set_back(&rewound_by_hand).is_empty());
         assert_eq!(known.get(&id(0)).map(|row| &row.checkpoint), Some(&Position::TrimHorizon));
     }
@@ -310,24 +326,24 @@ mod tests {
         });
         let mut known = LastKnownLeases::default();
         let open = [owned(2, 5, at(9), &[0]), owned(3, 5, at(8), &[1]), lease(4, 0, START, &[1])];
-        known.observe(&open, true);
+        known.observe(&open, true, Instant::now());
         assert_eq!(read_again(&known, &open, &shards), []);
         // A worker that found an empty table created the row of the oldest shard.
         let created = [lease(0, 0, START, &[])];
-        known.observe(&created, true);
+        known.observe(&created, true, Instant::now());
         assert_eq!(read_again(&known, &created, &shards), [id(0)]);
         assert_eq!(read_again(&known, &created, &[]), [id(0)], "by the row of 2 alone");
         assert!(
             !known.has_appeared_unplaced(&created, &shards) && known.has_appeared_unplaced(&created, &[])
         );
         let taken = [owned(0, 9, at(3), &[])];
-        known.observe(&taken, true);
+        known.observe(&taken, true, Instant::now());
         assert_eq!(read_again(&known, &taken, &shards), [id(0)], "also while it is read");
         let middle = [open[0].clone(), open[1].clone(), owned(1, 0, START, &[0])];
-        known.observe(&middle, true);
+        known.observe(&middle, true, Instant::now());
         assert_eq!(read_again(&known, &middle, &shards), [id(1)]);
         let children = [open[1].clone(), lease(5, 0, START, &[3])];
-        known.observe(&children, true);
+        known.observe(&children, true, Instant::now());
         assert_eq!(read_again(&known, &children, &shards), [], "a new child has no descendant");
     }
 
@@ -337,17 +353,17 @@ mod tests {
     fn row_edited_by_hand_is_not_set_back() {
         let mut known = LastKnownLeases::default();
         let read = Lease { row_id: Some(7), ..lease(0, 5, at(5), &[]) };
-        known.observe(std::slice::from_ref(&read), true);
+        known.observe(std::slice::from_ref(&read), true, Instant::now());
         // Readers took the edited row before this process saw it.
         let edited = [Lease { checkpoint: START, counter: 900, ..read.clone() }];
-        known.observe(&edited, true);
+        known.observe(&edited, true, Instant::now());
         assert!(known.set_back(&edited).is_empty());
         assert_eq!(known.get(&id(0)).map(|row| &row.checkpoint), Some(&START));
         for row_id in [None, Some(8)] {
             let mut known = LastKnownLeases::default();
-            known.observe(std::slice::from_ref(&read), true);
+            known.observe(std::slice::from_ref(&read), true, Instant::now());
             let created_again = [Lease { row_id, ..edited[0].clone() }];
-            known.observe(&created_again, true);
+            known.observe(&created_again, true, Instant::now());
             assert_eq!(known.set_back(&created_again).len(), 1, "{row_id:?}");
         }
     }
@@ -356,12 +372,12 @@ mod tests {
     fn rows_of_a_reset_are_neither_set_back_nor_read_again() {
         let mut known = LastKnownLeases::default();
         let of_kcl = lease(2, 5, at(5), &[1]);
-        known.observe(&[Lease { owner: WorkerId::new("java").ok(), ..of_kcl }], true);
+        known.observe(&[Lease { owner: WorkerId::new("java").ok(), ..of_kcl }], true, Instant::now());
         let reset = |lease: Lease| Lease { reset_id: Some(7), ..lease };
         let rows = [reset(lease(1, 0, START, &[])), reset(lease(2, 6, START, &[1]))];
-        known.observe(&rows[..1], true);
+        known.observe(&rows[..1], true, Instant::now());
         assert_eq!(read_again(&known, &rows[..1], &[]), [], "the parent's row was created for the reset");
-        known.observe(&rows, true);
+        known.observe(&rows, true, Instant::now());
         assert!(known.set_back(&rows).is_empty());
         assert_eq!(known.get(&id(2)).map(|row| &row.checkpoint), Some(&START));
     }
@@ -371,21 +387,21 @@ mod tests {
         let mut known = LastKnownLeases::default();
         // An operator created the row of the parent while no worker ran.
         let rows = [lease(0, 0, START, &[]), owned(1, 5, at(9), &[0]), lease(2, 0, START, &[0])];
-        known.observe(&rows, true);
-        known.observe(&rows, true);
+        known.observe(&rows, true, Instant::now());
+        known.observe(&rows, true, Instant::now());
         assert_eq!(read_again(&known, &rows, &[]), []);
         let mut known = LastKnownLeases::default();
         // The position of 1 comes from the settings: its parent has to be read first.
         let named = [lease(1, 0, at(9), &[0])];
-        known.observe(&named, true);
+        known.observe(&named, true, Instant::now());
         let rows = [lease(0, 0, START, &[]), named[0].clone()];
-        known.observe(&rows, true);
+        known.observe(&rows, true, Instant::now());
         assert_eq!(read_again(&known, &rows, &[]), []);
         let mut known = LastKnownLeases::default();
-        known.observe(&[owned(1, 5, at(9), &[0])], true);
+        known.observe(&[owned(1, 5, at(9), &[0])], true, Instant::now());
         // An operator set 1 back to its beginning and created the row of its parent.
         let rewound = [lease(0, 0, START, &[]), lease(1, 5, START, &[0])];
-        known.observe(&rewound, true);
+        known.observe(&rewound, true, Instant::now());
         assert_eq!(read_again(&known, &rewound, &[]), []);
     }
 }
