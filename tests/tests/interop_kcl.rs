@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use end_to_end_tests::interop::java_daemon::{Application, JARS_VARIABLE, jars_directory};
+use aws_sdk_dynamodb::types::{DeleteGlobalSecondaryIndexAction, GlobalSecondaryIndexUpdate};
+use end_to_end_tests::interop::java_daemon::{Application, ClientVersion, JARS_VARIABLE, jars_directory};
 use end_to_end_tests::interop::last_checkpoints::not_checkpointed;
 use end_to_end_tests::interop::lease_rows::further_attributes;
 use end_to_end_tests::interop::test_run::{TestRun, Volume};
@@ -43,6 +44,50 @@ async fn interop_kcl_full() {
     let (rust, java) = share_and_inherit(&mut run).await;
     let java = replace_and_back(&mut run, rust, java).await;
     finish(run, Vec::new(), java, volume).await;
+}
+
+/// A Java worker in 3.x mode joins the table of our worker: its leader assigns the leases from then on. Then no Java worker is
+/// left, and ours go on as `docs/kcl-mode.md` says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interop_kcl_3x_mode() {
+    let volume = Volume { records: 30_000, records_per_second: 100, shards: 2 };
+    let Some((_servers, mut run)) = start_run("3x-mode", volume).await else { return };
+    let rust = run.start(Kind::Rust);
+    run.wait_for_shares("Rust has all shards", &[&rust], ALL).await;
+    run.workers().with_client_version(ClientVersion::ThreeX);
+    let java = run.start(Kind::Java);
+    run.wait_for_log("Rust says that a leader assigns the leases", &rust, "is CLIENT_VERSION_3X").await;
+    let log = run.start_refused(Kind::Rust).await;
+    for part in ["CLIENT_VERSION_3X", "its leader assigns the leases", "delete the item Migration3.0"] {
+        assert!(log.contains(part), "the refusal does not say {part:?}: {log}");
+    }
+    run.wait_for_shares("Rust keeps its shards", &[&rust], ALL).await;
+    run.stop(rust).await;
+    run.wait_for_shares("the leader has assigned all shards", &[&java], ALL).await;
+    run.stop(java).await;
+    let log = run.start_refused(Kind::Rust).await;
+    assert!(log.contains("delete the item Migration3.0"), "the refusal does not say how to go on: {log}");
+    forget_the_mode(&run.endpoints().dynamodb_client()).await;
+    let rust = run.start(Kind::Rust);
+    run.wait_for_shares("Rust has all shards again", &[&rust], ALL).await;
+    run.put_the_rest().await;
+    run.stop(rust).await;
+    check_run(&mut run, volume).await;
+}
+
+/// What `docs/kcl-mode.md` says for the case that no KCL worker is left.
+async fn forget_the_mode(client: &aws_sdk_dynamodb::Client) {
+    let separate = format!("{APPLICATION}-CoordinatorState");
+    client.delete_table().table_name(separate).send().await.unwrap();
+    let delete = DeleteGlobalSecondaryIndexAction::builder().index_name("LeaseOwnerToLeaseKeyIndex");
+    let update = GlobalSecondaryIndexUpdate::builder().delete(delete.build().unwrap()).build();
+    client
+        .update_table()
+        .table_name(APPLICATION)
+        .global_secondary_index_updates(update)
+        .send()
+        .await
+        .unwrap();
 }
 
 async fn start_run(form: &str, volume: Volume) -> Option<(InProcessServers, TestRun)> {

@@ -26,11 +26,12 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    fn test(self) -> &'static str {
-        match self {
+    fn tests(self) -> [&'static str; 2] {
+        let run = match self {
             Self::Full => "interop_kcl_full",
             Self::Short => "interop_kcl_short",
-        }
+        };
+        [run, "interop_kcl_3x_mode"]
     }
 }
 
@@ -41,9 +42,10 @@ pub(crate) fn run(form: Form) -> Outcome {
     }
     let jars = install()?;
     testing::build_all_features()?;
-    println!("running {} ...", form.test());
+    println!("running {}, one after the other ...", form.tests().join(" and "));
     cargo("test --workspace --all-features --test interop_kcl --")
-        .args(["--nocapture", "--exact", form.test()])
+        .args(["--nocapture", "--test-threads", "1", "--exact"])
+        .args(form.tests())
         .env("KCL_JARS_DIR", jars)
         .run()
 }

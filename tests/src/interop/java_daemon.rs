@@ -25,6 +25,24 @@ pub fn jars_directory() -> Option<PathBuf> {
     std::env::var_os(JARS_VARIABLE).map(PathBuf::from)
 }
 
+/// The configuration `clientVersionConfig` of the KCL 3.x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientVersion {
+    /// Every worker takes leases, as in the KCL 2.x.
+    CompatibleWith2x,
+    /// The leader assigns the leases.
+    ThreeX,
+}
+
+impl ClientVersion {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::CompatibleWith2x => "CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X",
+            Self::ThreeX => "CLIENT_VERSION_CONFIG_3X",
+        }
+    }
+}
+
 /// The settings that all workers of a run share.
 #[derive(Debug, Clone)]
 pub struct Application {
@@ -50,11 +68,12 @@ pub struct Application {
 pub fn command(
     jars: &Path,
     application: &Application,
+    client_version: ClientVersion,
     worker: &str,
     deliveries: &Path,
 ) -> io::Result<Command> {
     let settings = application.directory.join(format!("{worker}.properties"));
-    fs::write(&settings, properties(application, worker, deliveries))?;
+    fs::write(&settings, properties(application, client_version, worker, deliveries))?;
     let mut command = without_aws_environment("java".into());
     command
         // Keeps the daemon small and quick to start on a busy machine.
@@ -70,7 +89,12 @@ pub fn command(
     Ok(command)
 }
 
-fn properties(application: &Application, worker: &str, deliveries: &Path) -> String {
+fn properties(
+    application: &Application,
+    client_version: ClientVersion,
+    worker: &str,
+    deliveries: &Path,
+) -> String {
     // The daemon splits the command at spaces without quoting and reads it as Latin-1.
     let child = format!("{} {} {worker}", built("multilang_child").display(), deliveries.display());
     assert!(
@@ -78,6 +102,7 @@ fn properties(application: &Application, worker: &str, deliveries: &Path) -> Str
         "the daemon can start only a program in a directory without spaces and special characters: {child}"
     );
     let failover_millis = application.failover_time.as_millis();
+    let client_version = client_version.as_str();
     let Application { name, stream, endpoints: Endpoints { kinesis, dynamodb }, .. } = application;
     format!(
         "executableName = {child}\n\
@@ -89,7 +114,7 @@ fn properties(application: &Application, worker: &str, deliveries: &Path) -> Str
          kinesisEndpoint = {kinesis}\n\
          dynamoDBEndpoint = {dynamodb}\n\
          initialPositionInStream = TRIM_HORIZON\n\
-         clientVersionConfig = CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X\n\
+         clientVersionConfig = {client_version}\n\
          retrievalMode = POLLING\n\
          metricsLevel = NONE\n\
          failoverTimeMillis = {failover_millis}\n\

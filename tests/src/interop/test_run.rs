@@ -314,6 +314,36 @@ impl TestRun {
         self.ended.push(ended);
     }
 
+    /// Waits until the log of a worker has this text.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub async fn wait_for_log(&self, what: &str, worker: &Worker, text: &str) {
+        let waited_for = self.in_words(&format!("{} logs {text:?}", worker.name));
+        wait_for(&waited_for, LIMIT, async || {
+            let log = worker.log_text();
+            if log.contains(text) { Ok(()) } else { Err(log.lines().last().unwrap_or_default().to_owned()) }
+        })
+        .await;
+        self.log(what);
+    }
+
+    /// Starts a worker that has to refuse the lease table, and returns its log.
+    ///
+    /// # Panics
+    /// When it does not end, or ends with success.
+    pub async fn start_refused(&mut self, kind: Kind) -> String {
+        let mut worker = self.start(kind);
+        let waited_for = self.in_words(&format!("{} ends by itself", worker.name));
+        let status = wait_for(&waited_for, LIMIT, async || {
+            worker.ended_by_itself().ok_or_else(|| "it runs".to_owned())
+        })
+        .await;
+        assert!(!status.success(), "{} ended with success", worker.name);
+        self.log(&format!("{} is refused", worker.name));
+        worker.log_text()
+    }
+
     /// Puts the remaining records and waits until all are delivered. Returns how many were put before.
     ///
     /// # Panics

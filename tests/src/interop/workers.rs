@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::deliveries::{Deliveries, now_millis};
-use super::java_daemon::{self, Application, TERMINATED_STATUS};
+use super::java_daemon::{self, Application, ClientVersion, TERMINATED_STATUS};
 use crate::local_servers::Endpoints;
 use crate::programs::program;
 
@@ -96,6 +96,8 @@ pub struct Workers {
     handling_time: Duration,
     /// The fan-out consumer of our workers; `None`: they poll.
     consumer: Option<String>,
+    /// The configuration of Java workers.
+    client_version: ClientVersion,
     /// Further variables in the environment of our workers.
     variables: Vec<(String, String)>,
     started: usize,
@@ -109,6 +111,7 @@ impl Workers {
             jars,
             handling_time: Duration::ZERO,
             consumer: None,
+            client_version: ClientVersion::CompatibleWith2x,
             variables: Vec::new(),
             started: 0,
         }
@@ -130,6 +133,12 @@ impl Workers {
     /// Our workers that start from now on read by fan-out, as this consumer; `None`: by polling.
     pub fn by_fan_out(&mut self, consumer: Option<&str>) -> &mut Self {
         self.consumer = consumer.map(str::to_owned);
+        self
+    }
+
+    /// Java workers that start from now on have this configuration.
+    pub fn with_client_version(&mut self, client_version: ClientVersion) -> &mut Self {
+        self.client_version = client_version;
         self
     }
 
@@ -162,7 +171,10 @@ impl Workers {
             &self.application;
         let deliveries = directory.join(&name).with_extension(Deliveries::EXTENSION);
         let mut command = match kind {
-            Kind::Java => java_daemon::command(&self.jars, &self.application, &name, &deliveries).unwrap(),
+            Kind::Java => {
+                java_daemon::command(&self.jars, &self.application, self.client_version, &name, &deliveries)
+                    .unwrap()
+            }
             Kind::Rust => {
                 let mut command = program("interop_consumer");
                 command.args([stream, application, &endpoints.kinesis, &endpoints.dynamodb, &name]);
