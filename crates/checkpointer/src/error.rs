@@ -3,6 +3,14 @@
 use lease_store::{Error, ErrorKind, StoreError, StoreErrorKind};
 
 /// The kinds of failure of a checkpoint.
+///
+/// ```
+/// use checkpointer::CheckpointErrorKind;
+/// use lease_store::ErrorKind;
+///
+/// assert!(CheckpointErrorKind::Throttled.is_retryable());
+/// assert!(!CheckpointErrorKind::Fenced.is_retryable(), "another worker owns the lease");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckpointErrorKind {
@@ -28,6 +36,16 @@ impl ErrorKind for CheckpointErrorKind {
 
 /// An error of the checkpointer: a [kind](CheckpointErrorKind) to decide by, a message with the position or row that it is
 /// about, and the error of the store as its source. `is_retryable` is true for `Throttled` and `Unavailable`.
+///
+/// ```
+/// use checkpointer::{CheckpointError, CheckpointErrorKind};
+///
+/// /// Whether a processor should stop its work on the shard.
+/// fn is_lost(error: &CheckpointError) -> bool {
+///     error.kind() == CheckpointErrorKind::Fenced
+/// }
+/// assert!(is_lost(&CheckpointError::new(CheckpointErrorKind::Fenced, "worker-b owns the lease")));
+/// ```
 pub type CheckpointError = Error<CheckpointErrorKind>;
 
 /// The reaction to a failed write.

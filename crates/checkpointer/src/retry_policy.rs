@@ -13,6 +13,17 @@ use crate::backoff_delays::ExponentialDelays;
 /// same time do not all retry at the same time.
 ///
 /// In a file: `{ first = "200ms", longest = "30s" }` with `max_attempts` or without, or `{ below = "500ms", max_attempts = 4 }`.
+///
+/// ```
+/// use std::num::NonZeroU32;
+/// use std::time::Duration;
+/// use checkpointer::RetryPolicy;
+///
+/// let policy = RetryPolicy::exponential(Duration::from_millis(100), Duration::from_secs(5))
+///     .with_max_attempts(NonZeroU32::new(4).expect("four is not zero"));
+/// // Four attempts have three waits between them, each random up to a growing bound.
+/// assert_eq!(policy.delays(fastrand::Rng::with_seed(7)).count(), 3);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "InFile", into = "InFile")]
 pub struct RetryPolicy {

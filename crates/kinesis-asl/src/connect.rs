@@ -21,6 +21,16 @@ use crate::surroundings::Surroundings;
 use crate::timeouts::timeouts;
 
 /// The clients of an application: its stream, lease table, dead letters and metrics, with the credentials of this process.
+///
+/// ```
+/// use kinesis_asl::{AslError, AwsSettings, KinesisAsl};
+///
+/// async fn connect() -> Result<KinesisAsl, AslError> {
+///     let mut settings = AwsSettings::new("orders");
+///     settings.region = Some("eu-central-1".to_owned());
+///     KinesisAsl::connect(settings).await // then `stream()` and `lease_store("billing")` for the builder of a consumer
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct KinesisAsl {
     stream: KinesisStream,

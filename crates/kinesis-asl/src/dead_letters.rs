@@ -24,6 +24,17 @@ const LARGEST_RECORD_LIMIT: usize = 10 * 1024 * 1024;
 /// Needs `kinesis:PutRecord`. A letter is a few hundred bytes longer than its record. The stream refuses a letter above its size
 /// limit; with an [overflow sink](Self::with_overflow) such a letter goes there, otherwise the shard makes no progress until the
 /// limit is raised.
+///
+/// ```
+/// use kinesis_asl::{AslError, KinesisAsl};
+/// use shard_worker::{FailurePolicy, FileDeadLetters};
+///
+/// /// Failed records go to another stream, and those that are too large for it to a file.
+/// fn policy(connection: &KinesisAsl) -> Result<FailurePolicy, AslError> {
+///     let letters = connection.dead_letters("orders-dead-letters")?;
+///     Ok(FailurePolicy::dead_letters(letters.with_overflow(FileDeadLetters::new("too-large.jsonl"))))
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct KinesisDeadLetters {
     client: Client,

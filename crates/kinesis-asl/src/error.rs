@@ -12,6 +12,14 @@ use shard_worker::{SourceError, SourceErrorKind};
 use crate::stream_arn::StreamId;
 
 /// The kinds of errors in creating the AWS clients and publishing metrics. Reading a stream fails with a [`SourceError`].
+///
+/// ```
+/// use kinesis_asl::AslErrorKind;
+/// use lease_store::ErrorKind;
+///
+/// assert!(AslErrorKind::Unavailable.is_retryable());
+/// assert!(!AslErrorKind::Invalid.is_retryable());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AslErrorKind {
@@ -34,6 +42,13 @@ impl ErrorKind for AslErrorKind {
 }
 
 /// An error in creating the AWS clients or publishing metrics.
+///
+/// ```
+/// use kinesis_asl::{AslErrorKind, AwsSettings};
+///
+/// let error = AwsSettings::new("").validate().expect_err("a stream has a name");
+/// assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
+/// ```
 pub type AslError = Error<AslErrorKind>;
 
 /// The codes of throttling: all that the SDK retries as such, and that of the KMS. Their HTTP status is 400.

@@ -16,6 +16,15 @@ const EXTERNAL_ID_CHARS: std::ops::RangeInclusive<usize> = 2..=1224;
 const SESSION_NAME_CHARS: std::ops::RangeInclusive<usize> = 2..=64;
 
 /// A role to assume with the credentials of the process, for example one of another account. The session is renewed by itself.
+///
+/// ```
+/// use kinesis_asl::{AwsSettings, RoleSettings};
+///
+/// let mut settings = AwsSettings::new("orders");
+/// let role = RoleSettings::new("arn:aws:iam::123456789012:role/reader").with_external_id("billing");
+/// assert!(role.faults().is_empty());
+/// settings.stream_role = Some(role);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

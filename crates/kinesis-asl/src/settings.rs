@@ -33,6 +33,16 @@ const MAX_IDLE_TIME_BETWEEN_READS: Duration = Duration::from_secs(60);
 /// The lease table and CloudWatch use the region of the stream, unless they have a region of their own here.
 ///
 /// In a file, a duration is a text like `"10s"` or `"500ms"`, or a number of milliseconds. Only `stream_name` is required.
+///
+/// ```
+/// use kinesis_asl::{AwsSettings, RetrievalMode, FanOutSettings};
+///
+/// let mut settings = AwsSettings::new("orders");
+/// settings.region = Some("eu-central-1".to_owned());
+/// settings.retrieval = RetrievalMode::FanOut(FanOutSettings::with_consumer_name("billing"));
+/// settings.validate()?;
+/// # Ok::<(), kinesis_asl::AslError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default = "AwsSettings::without_stream", deny_unknown_fields)]
 #[non_exhaustive]

@@ -14,6 +14,12 @@ mod handlers;
 use self::handlers::Handlers;
 
 /// The signal that asked the process to stop.
+///
+/// ```
+/// use kinesis_streaming::prelude::*;
+///
+/// assert_eq!(ShutdownSignal::Terminate.to_string(), "SIGTERM");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShutdownSignal {

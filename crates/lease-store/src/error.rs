@@ -5,6 +5,15 @@ use std::fmt;
 use crate::service_cause::ServiceCause;
 
 /// A boxed error of any origin, as a source or from application code.
+///
+/// ```
+/// use lease_store::BoxError;
+///
+/// fn amount(text: &str) -> Result<u64, BoxError> {
+///     Ok(text.trim().parse()?)
+/// }
+/// assert!(amount("12").is_ok() && amount("twelve").is_err());
+/// ```
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// Implemented by the error kinds of each crate.
@@ -102,6 +111,13 @@ impl<K: ErrorKind> fmt::Debug for Error<K> {
 }
 
 /// The kinds of failure of a lease store.
+///
+/// ```
+/// use lease_store::{ErrorKind, StoreErrorKind};
+///
+/// assert!(StoreErrorKind::Throttled.is_retryable());
+/// assert!(!StoreErrorKind::Fenced.is_retryable(), "another worker owns the lease");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
@@ -129,6 +145,14 @@ impl ErrorKind for StoreErrorKind {
 }
 
 /// An error of a lease store or of one of its values.
+///
+/// ```
+/// use lease_store::{StoreErrorKind, WorkerId};
+///
+/// let error = WorkerId::new("").expect_err("an empty id is refused");
+/// assert_eq!(error.kind(), StoreErrorKind::Invalid);
+/// assert!(!error.is_retryable());
+/// ```
 pub type StoreError = Error<StoreErrorKind>;
 
 impl StoreError {

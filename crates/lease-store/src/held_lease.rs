@@ -26,6 +26,20 @@ const MAX_LATE_ARRIVALS: usize = MAX_UNSETTLED_WRITES;
 /// Proof of ownership for the application's own sinks: of two holders of a shard, the later one has the larger counter.
 /// Where the takes have a [`counter_floor`](LeaseFacts::counter_floor) that grows with time, this also holds when the table
 /// was deleted or restored in between.
+///
+/// ```
+/// use lease_store::{FencingToken, WorkerId};
+///
+/// // A sink stores the largest counter for each shard, and refuses writes with a smaller one.
+/// let former = FencingToken::new(WorkerId::new("worker-a")?, 41);
+/// let present = FencingToken::new(WorkerId::new("worker-b")?, 57);
+/// let (mut stored, mut refused) = (0, Vec::new());
+/// for token in [&present, &former] {
+///     if token.counter >= stored { stored = token.counter } else { refused.push(token) }
+/// }
+/// assert_eq!(refused, [&former]);
+/// # Ok::<(), lease_store::StoreError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FencingToken {

@@ -12,6 +12,18 @@ use crate::store::{Consistency, LeaseListing, LeaseStore, WriteOutcome};
 use crate::write::{LeaseWrite, Verdict};
 
 /// Leases in memory. Clones share the table, as the workers of a fleet share theirs.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use lease_store::{Consistency, InMemoryLeaseStore, Lease, LeaseStore, LeaseWrite, Position, ShardId};
+///
+/// // A clone shows the same rows: workers of one test share them.
+/// let (store, same) = { let store = InMemoryLeaseStore::new(); (store.clone(), store) };
+/// store.write(&LeaseWrite::Create(Lease::unowned(ShardId::numbered(0), Position::TrimHorizon))).await?;
+/// assert_eq!(same.list(Consistency::Strong).await?.leases.len(), 1);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct InMemoryLeaseStore {
     table: Arc<Mutex<BTreeMap<ShardId, Lease>>>,

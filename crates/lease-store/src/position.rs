@@ -11,6 +11,16 @@ use crate::sequence_number::SequenceNumber;
 ///
 /// Ordered by (sequence number, sub-sequence number). A record that is not part of an aggregate has sub-sequence
 /// number 0.
+///
+/// ```
+/// use lease_store::{RecordPosition, SequenceNumber};
+///
+/// // The first two records of one aggregate.
+/// let sequence_number = SequenceNumber::from(4959_u128);
+/// let first = RecordPosition { sequence_number: sequence_number.clone(), sub_sequence_number: 0 };
+/// let second = RecordPosition { sequence_number, sub_sequence_number: 1 };
+/// assert!(first < second);
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct RecordPosition {
     /// The sequence number that Kinesis gave the (aggregated) record.
@@ -23,6 +33,15 @@ pub struct RecordPosition {
 ///
 /// The order is the KCL's (`ExtendedSequenceNumber`): `AT_TIMESTAMP` < `TRIM_HORIZON` < `LATEST` < any record <
 /// `SHARD_END`. A checkpoint may only move forward in it.
+///
+/// ```
+/// use lease_store::Position;
+///
+/// let position = Position::from_checkpoint("4959", 2)?;
+/// assert_eq!(position, Position::after("4959".parse()?, 2));
+/// assert!(Position::TrimHorizon < position && position < Position::ShardEnd);
+/// # Ok::<(), lease_store::StoreError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Position {
     /// Start at the first record at or after an instant. The position does not hold the instant: the row of the lease does, in

@@ -17,6 +17,14 @@ const MAX_DIGITS: usize = 129;
 /// A sequence number has up to 129 decimal digits. No integer type is that wide, so it is kept as text. Without leading
 /// zeros the longer number is the larger one, and for equal lengths the order of the text is the numeric order. Cloning
 /// shares the text, which may be a slice of a larger buffer.
+///
+/// ```
+/// use lease_store::SequenceNumber;
+///
+/// let (one, other): (SequenceNumber, SequenceNumber) = ("4959".parse()?, "14959".parse()?);
+/// assert!(one < other, "the order is that of numbers, not of texts");
+/// # Ok::<(), lease_store::StoreError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SequenceNumber(ByteString);

@@ -15,6 +15,14 @@ const MAX_LENGTH_BYTES: usize = 128;
 ///
 /// One to 128 letters, digits, `_`, `.` and `-`, as the Kinesis API requires. In a single-stream lease table it is
 /// also the key of the lease row. Cloning shares the text.
+///
+/// ```
+/// use lease_store::ShardId;
+///
+/// let shard_id: ShardId = "shardId-000000000007".parse()?;
+/// assert_eq!(shard_id, ShardId::numbered(7));
+/// # Ok::<(), lease_store::StoreError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ShardId(ByteString);

@@ -13,6 +13,20 @@ use crate::write::LeaseWrite;
 ///
 /// Of its four calls only [`write`](LeaseStore::write) changes a lease, and every write is conditional. Every
 /// implementation passes the suite in `conformance`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use lease_store::{Consistency, InMemoryLeaseStore, LeaseStore};
+///
+/// /// How many leases have no owner.
+/// async fn unowned(store: &dyn LeaseStore) -> Result<usize, lease_store::StoreError> {
+///     let listing = store.list(Consistency::Eventual).await?;
+///     Ok(listing.leases.iter().filter(|lease| lease.owner.is_none()).count())
+/// }
+/// assert_eq!(unowned(&InMemoryLeaseStore::new()).await?, 0);
+/// # Ok(()) }
+/// ```
 #[async_trait]
 pub trait LeaseStore: fmt::Debug + Send + Sync + 'static {
     /// The name of the store in messages: its table, if it has one.

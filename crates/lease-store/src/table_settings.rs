@@ -15,6 +15,16 @@ const MAX_TAG_KEY_CHARS: usize = 128;
 const MAX_TAG_VALUE_CHARS: usize = 256;
 
 /// The billing mode of a table that the store creates. An existing table keeps its own.
+///
+/// ```
+/// use std::num::NonZeroU32;
+/// use lease_store::BillingMode;
+///
+/// assert_eq!(BillingMode::default(), BillingMode::OnDemand);
+/// let units = NonZeroU32::new(10).expect("ten is not zero");
+/// let provisioned = BillingMode::Provisioned { read_capacity_units: units, write_capacity_units: units };
+/// assert_ne!(provisioned, BillingMode::default());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", deny_unknown_fields)]
 #[non_exhaustive]
@@ -32,6 +42,15 @@ pub enum BillingMode {
 }
 
 /// How the store creates its table. An existing table is left as it is.
+///
+/// ```
+/// use lease_store::TableSettings;
+///
+/// let mut settings = TableSettings::default();
+/// settings.deletion_protection = true;
+/// settings.tags.insert("team".to_owned(), "orders".to_owned());
+/// assert!(settings.faults().is_empty());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

@@ -14,6 +14,15 @@ const MAX_LENGTH_BYTES: usize = 256;
 ///
 /// A lease row names its owner by this id. If a worker has the same id after a restart, it takes its own leases back at
 /// once. Never empty: in the table an absent owner means unowned.
+///
+/// ```
+/// use lease_store::WorkerId;
+///
+/// let worker_id = WorkerId::new("orders-7f9c")?;
+/// assert_eq!(worker_id.as_str(), "orders-7f9c");
+/// assert!(WorkerId::new("").is_err());
+/// # Ok::<(), lease_store::StoreError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WorkerId(ByteString);

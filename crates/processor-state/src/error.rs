@@ -3,6 +3,14 @@
 use lease_store::{Error, ErrorKind};
 
 /// The kinds of errors of the application's state. A shard never proceeds without its state.
+///
+/// ```
+/// use lease_store::ErrorKind;
+/// use processor_state::StateErrorKind;
+///
+/// assert!(StateErrorKind::Unavailable.is_retryable());
+/// assert!(!StateErrorKind::Corrupt.is_retryable());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StateErrorKind {
@@ -34,4 +42,12 @@ impl ErrorKind for StateErrorKind {
 }
 
 /// An error of the application's state.
+///
+/// ```
+/// use std::time::Duration;
+/// use processor_state::{SlidingWindow, StateErrorKind};
+///
+/// let error = SlidingWindow::new(Duration::ZERO, Duration::ZERO).expect_err("a window has a length");
+/// assert_eq!(error.kind(), StateErrorKind::Invalid);
+/// ```
 pub type StateError = Error<StateErrorKind>;

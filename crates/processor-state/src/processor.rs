@@ -21,6 +21,22 @@ use crate::totals::{Totals, read_totals};
 
 /// Creates processors that keep the application's state, one for each shard. Pass it to `processors` of the consumer's
 /// builder. Clones share the states, and report on them.
+///
+/// ```
+/// use processor_state::{StateSchema, StateSettings, StateStore, stateful, update_state_by_key};
+///
+/// let logic = update_state_by_key(
+///     StateSchema::new("counts", 1),
+///     |record: &shard_worker::Record| Ok(record.partition_key.iter().map(|key| (key.to_string(), 1)).collect()),
+///     |count: Option<u64>, one: u64| Some(count.unwrap_or(0) + one),
+///     |one, other| one + other,
+/// );
+/// # let settings = StateSettings { accepts_loss_at_restart: true, ..StateSettings::default() };
+/// let processors = stateful(logic, StateStore::volatile(), settings)?;
+/// // Give a clone to the consumer, and read the totals of its shards here.
+/// assert!(processors.local_totals().is_empty());
+/// # Ok::<(), processor_state::StateError>(())
+/// ```
 pub struct StatefulProcessors<L: StateLogic> {
     common: Arc<Common<L>>,
 }

@@ -20,6 +20,14 @@ pub enum LostState {
 }
 
 /// The settings of the application's state. In a file, a duration is a text like `"10s"`, or a number of milliseconds.
+///
+/// ```
+/// use std::time::Duration;
+/// use processor_state::StateSettings;
+///
+/// let settings = StateSettings { snapshot_interval: Duration::from_secs(10), ..StateSettings::default() };
+/// assert!(settings.faults().is_empty());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateSettings {

@@ -26,6 +26,15 @@ const SNAPSHOT_SUFFIX: &str = ".snapshot";
 const TAKEOVER_SUFFIX: &str = ".heir";
 
 /// The store of snapshots. Clones share it.
+///
+/// ```no_run
+/// use processor_state::StateStore;
+///
+/// let store = StateStore::directory("/var/lib/billing/state")?;
+/// assert!(!store.is_volatile());
+/// assert!(StateStore::volatile().is_volatile(), "for tests: lost with the process");
+/// # Ok::<(), lease_store::BoxError>(())
+/// ```
 #[derive(Clone)]
 pub struct StateStore {
     objects: Arc<dyn ObjectStore>,

@@ -20,6 +20,14 @@ impl<S: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> StateValue
 
 /// The name and version of the value type of an application. Each snapshot names its schema. A snapshot of another schema is
 /// refused, or migrated by [`StateLogic::migrate`], but never misread.
+///
+/// ```
+/// use processor_state::StateSchema;
+///
+/// // Raise the version when the shape of the values changes.
+/// let schema = StateSchema::new("totals of customers", 2);
+/// assert_eq!(schema.version, 2);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
     /// The name, for example `word-counts`.
@@ -45,6 +53,33 @@ impl fmt::Display for StateSchema {
 ///
 /// A snapshot represents the records of its shard up to a position. So the change that a record makes must depend on the
 /// record and the state alone: not on the time of day, on the division of records into batches, or on data elsewhere.
+///
+/// ```
+/// use processor_state::{StateChanges, StateLogic, StateSchema};
+/// use shard_worker::{BoxError, Record};
+///
+/// /// Counts the records of each partition key.
+/// struct Counts;
+///
+/// impl StateLogic for Counts {
+///     type State = u64;
+///
+///     fn schema(&self) -> StateSchema {
+///         StateSchema::new("counts", 1)
+///     }
+///
+///     fn update(&self, record: &Record, state: &mut StateChanges<'_, u64>) -> Result<(), BoxError> {
+///         if let Some(key) = &record.partition_key {
+///             state.update_by_key(key, |count| Some(count.unwrap_or(0) + 1));
+///         }
+///         Ok(())
+///     }
+///
+///     fn merge(&self, _key: &str, one: u64, other: u64) -> u64 {
+///         one + other
+///     }
+/// }
+/// ```
 pub trait StateLogic: Send + Sync + 'static {
     /// The value of a key.
     type State: StateValue;

@@ -13,6 +13,17 @@ use crate::state_logic::{StateLogic, StateSchema};
 
 /// A sliding window of arrival times, with a length and a slide. Time is divided into panes as long as the slide; a window
 /// is a whole number of panes.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use processor_state::SlidingWindow;
+///
+/// // Ten minutes, moved every minute: the panes are minutes.
+/// let window = SlidingWindow::new(Duration::from_secs(600), Duration::from_secs(60))?;
+/// assert_eq!(window.pane_of(SystemTime::UNIX_EPOCH + Duration::from_secs(150)), 2);
+/// assert!(SlidingWindow::new(Duration::from_secs(60), Duration::ZERO).is_err());
+/// # Ok::<(), processor_state::StateError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlidingWindow {
     slide_millis: u64,
@@ -92,6 +103,19 @@ impl PaneCounts {
 
 /// Counts keys in a sliding window of arrival times. A late record counts in its own pane while that pane is kept. The newest
 /// arrival of the shard decides which panes are kept: those of its window and of the last complete one.
+///
+/// ```
+/// use std::time::Duration;
+/// use processor_state::{SlidingWindow, SlidingWindowCount, StateLogic, StateSchema};
+///
+/// let window = SlidingWindow::new(Duration::from_secs(600), Duration::from_secs(60))?;
+/// let logic = SlidingWindowCount::new(StateSchema::new("words", 1), window, |record: &shard_worker::Record| {
+///     let text = String::from_utf8_lossy(&record.data);
+///     Ok(text.split_whitespace().map(|word| (word.to_owned(), 1)).collect::<Vec<_>>())
+/// });
+/// assert_eq!(logic.schema().version, 1);
+/// # Ok::<(), processor_state::StateError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct SlidingWindowCount<Extract> {
     schema: StateSchema,

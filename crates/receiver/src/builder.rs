@@ -21,6 +21,18 @@ use crate::shards::initial_position::{InitialPosition, ShardPosition};
 use crate::worker_name::new_worker_id;
 
 /// Builds a [`Consumer`] from settings (plain data) and components (a stream, a lease store, record processors).
+///
+/// ```
+/// use std::time::Duration;
+/// use receiver::{Consumer, InitialPosition};
+///
+/// let builder = Consumer::builder()
+///     .application("billing")
+///     .initial_position(InitialPosition::Latest)
+///     .failover_time(Duration::from_secs(20));
+/// // What is missing is told all at once.
+/// assert_eq!(builder.build().expect_err("there is no stream").kind(), receiver::ConsumerErrorKind::InvalidSettings);
+/// ```
 #[derive(Clone, Default)]
 pub struct ConsumerBuilder {
     settings: ConsumerSettings,

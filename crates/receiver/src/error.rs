@@ -5,6 +5,14 @@ use shard_worker::{SourceError, SourceErrorKind};
 
 /// The reason of a [`ConsumerError`]. After the start only `WrongStream` and `WrongApplication` end a receiver. Other failures are retried, and
 /// reported in the status.
+///
+/// ```
+/// use lease_store::ErrorKind;
+/// use receiver::ConsumerErrorKind;
+///
+/// assert!(ConsumerErrorKind::Unavailable.is_retryable());
+/// assert!(!ConsumerErrorKind::WrongStream.is_retryable(), "the table belongs to another stream");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerErrorKind {
@@ -33,6 +41,14 @@ impl ErrorKind for ConsumerErrorKind {
 }
 
 /// An error of a receiver.
+///
+/// ```
+/// use receiver::{Consumer, ConsumerErrorKind};
+///
+/// let error = Consumer::builder().build().expect_err("nothing is set");
+/// assert_eq!(error.kind(), ConsumerErrorKind::InvalidSettings);
+/// println!("{error}"); // names each fault
+/// ```
 pub type ConsumerError = Error<ConsumerErrorKind>;
 
 /// Whether a start may succeed later without a change of its settings. Expired credentials count too: the metadata service of an

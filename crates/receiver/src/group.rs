@@ -16,6 +16,29 @@ use crate::worker_name::new_worker_id;
 ///
 /// They share only the stream, the lease store and the memory budget, so each is a worker of its own. More receivers use
 /// more cores. Those in excess of the shards are standbys.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use std::num::NonZeroUsize;
+/// use lease_store::InMemoryLeaseStore;
+/// use receiver::{Consumer, ConsumerGroup};
+/// use shard_worker::{InMemoryStream, batch_handler};
+///
+/// let builder = Consumer::builder()
+///     .application("billing")
+///     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+///     .lease_store(InMemoryLeaseStore::new())
+///     .processors(batch_handler(|_, batch| async move {
+///         println!("{} records", batch.records().len());
+///         Ok(())
+///     }));
+/// // Two workers in one process share the leases, as two processes would.
+/// let group = ConsumerGroup::new(&builder, 2)?;
+/// group.handle().stop();
+/// assert_eq!(group.run().await?.len(), 2);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ConsumerGroup {
     receivers: Vec<Consumer>,
@@ -95,6 +118,30 @@ impl ConsumerGroup {
 }
 
 /// Stops all receivers of a [`ConsumerGroup`] and reads their status.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryLeaseStore;
+/// # use receiver::{Consumer, ConsumerGroup};
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # let builder = Consumer::builder()
+/// #     .application("billing")
+/// #     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+/// #     .lease_store(InMemoryLeaseStore::new())
+/// #     .processors(batch_handler(|_, batch| async move {
+/// #         println!("{} records", batch.records().len());
+/// #         Ok(())
+/// #     }));
+/// let group = ConsumerGroup::new(&builder, 2)?;
+/// let handle = group.handle();
+/// let running = tokio::spawn(group.run());
+/// assert_eq!(handle.statuses().len(), 2);
+/// assert!(handle.stop_and_wait().await.iter().all(|report| report.is_drained()));
+/// # running.await??;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ConsumerGroupHandle {
     handles: Vec<ConsumerHandle>,

@@ -16,6 +16,31 @@ use crate::status::{
 };
 
 /// Stops a running [`Consumer`](crate::Consumer) and reads its status.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryLeaseStore;
+/// # use receiver::Consumer;
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # let consumer = Consumer::builder()
+/// #     .application("billing")
+/// #     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+/// #     .lease_store(InMemoryLeaseStore::new())
+/// #     .processors(batch_handler(|_, batch| async move {
+/// #         println!("{} records", batch.records().len());
+/// #         Ok(())
+/// #     }))
+/// #     .build()?;
+/// let handle = consumer.handle();
+/// let running = tokio::spawn(consumer.run());
+/// println!("{:?}", handle.status().state);
+/// let report = handle.stop_and_wait().await.expect("the consumer has run");
+/// assert!(report.is_drained());
+/// # running.await??;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ConsumerHandle {
     shared: Arc<Shared>,

@@ -13,6 +13,28 @@ use crate::status::{ConsumerState, ConsumerStatus, LeaseTableState, ShardStatus}
 pub const DEFAULT_STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// What is wrong with a receiver; see [`ConsumerStatus::health`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryLeaseStore;
+/// # use receiver::Consumer;
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # let consumer = Consumer::builder()
+/// #     .application("billing")
+/// #     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+/// #     .lease_store(InMemoryLeaseStore::new())
+/// #     .processors(batch_handler(|_, batch| async move {
+/// #         println!("{} records", batch.records().len());
+/// #         Ok(())
+/// #     }))
+/// #     .build()?;
+/// let health = consumer.handle().status().health();
+/// let http_status = if health.is_healthy() { 200 } else { 503 };
+/// println!("{http_status} {health}");
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Health {
@@ -42,6 +64,15 @@ impl fmt::Display for Health {
 }
 
 /// One thing that is wrong with a receiver.
+///
+/// ```
+/// use receiver::{Health, HealthFault};
+///
+/// /// Whether a restart of the process may help: another worker then tries the shard.
+/// fn is_stuck(health: &Health) -> bool {
+///     health.faults.iter().any(|fault| matches!(fault, HealthFault::ShardStuck { .. }))
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HealthFault {

@@ -15,6 +15,29 @@ use crate::settings::ConsumerSettings;
 ///
 /// [`run`](Self::run) works until [`ConsumerHandle::stop`] is called. Dropping the running future is like a crash:
 /// nothing is flushed or released, and other workers take over after the fail-over time.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use std::num::NonZeroUsize;
+/// use lease_store::InMemoryLeaseStore;
+/// use receiver::Consumer;
+/// use shard_worker::{InMemoryStream, batch_handler};
+///
+/// let consumer = Consumer::builder()
+///     .application("billing")
+///     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+///     .lease_store(InMemoryLeaseStore::new())
+///     .processors(batch_handler(|_, batch| async move {
+///         println!("{} records", batch.records().len());
+///         Ok(())
+///     }))
+///     .build()?;
+/// let handle = consumer.handle();
+/// handle.stop(); // from another task, once the service ends
+/// assert!(consumer.run().await?.is_drained());
+/// # Ok(()) }
+/// ```
 pub struct Consumer {
     pub(crate) settings: ConsumerSettings,
     pub(crate) worker_id: WorkerId,

@@ -26,6 +26,16 @@ const FLUSH_WAIT_SHARE: f64 = 0.75;
 
 /// The settings of a receiver. In a file, a duration is a text like `"10s"` or `"500ms"`, or a number of milliseconds, and a time is
 /// in RFC 3339 or in milliseconds since 1970.
+///
+/// ```
+/// use std::time::Duration;
+/// use receiver::ConsumerSettings;
+///
+/// let settings: ConsumerSettings = serde_json::from_str(r#"{"application":"billing","failover_time":"20s"}"#)?;
+/// assert_eq!(settings.failover_time, Duration::from_secs(20));
+/// assert!(settings.faults().is_empty());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

@@ -6,6 +6,32 @@ use lease_store::{Position, ShardId, WorkerId};
 use shard_worker::{ByteUsage, ShardOutcome, ShardProgress, ShardState};
 
 /// The phase of a receiver.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryLeaseStore;
+/// # use receiver::Consumer;
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # let consumer = Consumer::builder()
+/// #     .application("billing")
+/// #     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+/// #     .lease_store(InMemoryLeaseStore::new())
+/// #     .processors(batch_handler(|_, batch| async move {
+/// #         println!("{} records", batch.records().len());
+/// #         Ok(())
+/// #     }))
+/// #     .build()?;
+/// use receiver::ConsumerState;
+///
+/// let handle = consumer.handle();
+/// assert_eq!(handle.status().state, ConsumerState::Starting);
+/// handle.stop();
+/// consumer.run().await?;
+/// assert_eq!(handle.status().state, ConsumerState::Stopped);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerState {
@@ -20,6 +46,28 @@ pub enum ConsumerState {
 }
 
 /// The state of the lease table, by the newest listing.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryLeaseStore;
+/// # use receiver::Consumer;
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # let consumer = Consumer::builder()
+/// #     .application("billing")
+/// #     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+/// #     .lease_store(InMemoryLeaseStore::new())
+/// #     .processors(batch_handler(|_, batch| async move {
+/// #         println!("{} records", batch.records().len());
+/// #         Ok(())
+/// #     }))
+/// #     .build()?;
+/// use receiver::LeaseTableState;
+///
+/// assert_eq!(consumer.handle().status().lease_table, LeaseTableState::Available);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseTableState {
@@ -35,6 +83,30 @@ pub enum LeaseTableState {
 }
 
 /// The status of a receiver.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryLeaseStore;
+/// # use receiver::Consumer;
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # let consumer = Consumer::builder()
+/// #     .application("billing")
+/// #     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+/// #     .lease_store(InMemoryLeaseStore::new())
+/// #     .processors(batch_handler(|_, batch| async move {
+/// #         println!("{} records", batch.records().len());
+/// #         Ok(())
+/// #     }))
+/// #     .build()?;
+/// let status = consumer.handle().status();
+/// for shard in &status.shards {
+///     println!("{}: {:?}", shard.shard_id, shard.progress.state);
+/// }
+/// assert_eq!((status.acknowledged_records, status.health().is_healthy()), (0, true));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerStatus {
@@ -92,6 +164,16 @@ pub struct ConsumerStatus {
 }
 
 /// The status of one shard.
+///
+/// ```
+/// use std::time::Duration;
+/// use receiver::ShardStatus;
+///
+/// /// Whether records of the shard have waited for a minute.
+/// fn is_late(shard: &ShardStatus) -> bool {
+///     shard.oldest_unacknowledged_age.is_some_and(|age| age > Duration::from_secs(60))
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardStatus {
@@ -131,6 +213,15 @@ pub const MAX_SHARDS_WITHOUT_WORKER: usize = 1_000;
 pub const MAX_RELEASED_SHARDS: usize = 10_000;
 
 /// The final counts of a shard that a receiver no longer holds.
+///
+/// ```
+/// use receiver::ConsumerStatus;
+///
+/// /// Records that this worker acknowledged on shards that it reads no more.
+/// fn acknowledged_before(status: &ConsumerStatus) -> u64 {
+///     status.released_shards.iter().map(|shard| shard.acknowledged_records).sum()
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReleasedShard {
@@ -147,6 +238,29 @@ pub struct ReleasedShard {
 }
 
 /// The report of a receiver that has stopped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryLeaseStore;
+/// # use receiver::Consumer;
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # let consumer = Consumer::builder()
+/// #     .application("billing")
+/// #     .source(InMemoryStream::new("orders", NonZeroUsize::MIN))
+/// #     .lease_store(InMemoryLeaseStore::new())
+/// #     .processors(batch_handler(|_, batch| async move {
+/// #         println!("{} records", batch.records().len());
+/// #         Ok(())
+/// #     }))
+/// #     .build()?;
+/// consumer.handle().stop();
+/// let report = consumer.run().await?;
+/// assert!(report.is_drained(), "not checkpointed: {:?}", report.unwritten);
+/// assert!(report.is_complete(), "never read: {:?}", report.unread);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StopReport {
@@ -167,6 +281,15 @@ pub struct StopReport {
 }
 
 /// A shard, or a row of the lease table, that could not be read.
+///
+/// ```
+/// use receiver::{StopReport, Unread};
+///
+/// /// The leases whose records the fleet has not read.
+/// fn unread_keys(report: &StopReport) -> Vec<&str> {
+///     report.unread.iter().map(|unread: &Unread| unread.key.as_str()).collect()
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unread {
@@ -177,6 +300,19 @@ pub struct Unread {
 }
 
 /// Why a shard could not be read.
+///
+/// ```
+/// use receiver::{StopReport, UnreadReason};
+///
+/// /// Prints what has to be repaired by hand.
+/// fn print_malformed(report: &StopReport) {
+///     for unread in &report.unread {
+///         if let UnreadReason::MalformedRow(fault) = &unread.reason {
+///             println!("{}: {fault}", unread.key);
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnreadReason {

@@ -38,6 +38,19 @@ pub fn united_stream(buffer: NonZeroUsize) -> (UnitedProcessors, UnitedStream) {
 }
 
 /// The batches of all shards; see [`united_stream`]. It ends when every receiver has ended.
+///
+/// ```
+/// use futures::StreamExt;
+/// use receiver::UnitedStream;
+///
+/// /// Reads the batches of all shards in one loop.
+/// async fn read(mut batches: UnitedStream) {
+///     while let Some(delivery) = batches.next().await {
+///         println!("{}: {} records", delivery.shard().shard_id, delivery.batch().records().len());
+///         delivery.acknowledge();
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct UnitedStream {
     receiver: mpsc::Receiver<Delivery>,
@@ -55,6 +68,19 @@ impl Stream for UnitedStream {
 ///
 /// When it is dropped, its unacknowledged records are delivered again according to the failure policy of the receiver. When
 /// the lease is lost, as [`ShardContextData::lease_lost`](shard_worker::ShardContextData::lease_lost) reports, acknowledgements have no effect.
+///
+/// ```
+/// use receiver::Delivery;
+///
+/// /// Stores a batch, or has it delivered again.
+/// async fn handle(delivery: Delivery) {
+///     match store(delivery.batch().payload_bytes()).await {
+///         Ok(()) => delivery.acknowledge(),
+///         Err(error) => delivery.fail(error),
+///     }
+/// }
+/// # async fn store(_: u64) -> Result<(), std::io::Error> { Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped is delivered again; acknowledge it"]
 pub struct Delivery {

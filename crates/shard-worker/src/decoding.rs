@@ -12,6 +12,15 @@ use crate::record::Record;
 ///
 /// The message names the record without its content, so it can be logged. [`source`](std::error::Error::source) is the
 /// error of the decoder, which may quote the payload.
+///
+/// ```
+/// use shard_worker::Record;
+///
+/// let record = Record::new(7_u128.into(), "not json".into());
+/// let error = record.json::<u64>().expect_err("the record is no number");
+/// assert!(error.is_permanent(), "another attempt would fail too");
+/// assert_eq!(error.position().sequence_number, 7_u128.into());
+/// ```
 #[derive(Debug)]
 pub struct DecodeError {
     position: RecordPosition,

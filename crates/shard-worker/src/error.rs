@@ -3,6 +3,14 @@
 use lease_store::{Error, ErrorKind};
 
 /// Why a call to a stream failed.
+///
+/// ```
+/// use lease_store::ErrorKind;
+/// use shard_worker::SourceErrorKind;
+///
+/// assert!(SourceErrorKind::Throttled.is_retryable());
+/// assert!(!SourceErrorKind::StreamNotFound.is_retryable());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SourceErrorKind {
@@ -32,4 +40,14 @@ impl ErrorKind for SourceErrorKind {
 }
 
 /// An error of a stream or of one of its shards.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use shard_worker::{InMemoryStream, SourceErrorKind};
+///
+/// let stream = InMemoryStream::new("orders", NonZeroUsize::MIN);
+/// let error = stream.split(&"shardId-000000000009".parse()?).expect_err("there is one shard");
+/// assert_eq!(error.kind(), SourceErrorKind::ShardNotFound);
+/// # Ok::<(), lease_store::StoreError>(())
+/// ```
 pub type SourceError = Error<SourceErrorKind>;

@@ -53,6 +53,19 @@ impl ShardContext {
 }
 
 /// A checkpoint that is announced; see [`ShardContext::prepare_checkpoint`]. Dropped, it is withdrawn by the next checkpoint.
+///
+/// ```
+/// use shard_worker::{BoxError, RecordBatch, ShardContext};
+///
+/// /// Announces the checkpoint, commits a transaction, and completes the checkpoint. After a crash in between, the next owner
+/// /// finds the announcement in [`ShardContextData::pending_checkpoint`](shard_worker::ShardContextData::pending_checkpoint).
+/// async fn process(context: &ShardContext, batch: &RecordBatch) -> Result<(), BoxError> {
+///     let prepared = context.prepare_checkpoint(batch, Some(b"transaction 12".to_vec())).await?;
+///     // ... commit the transaction here ...
+///     prepared.commit().await?;
+///     Ok(())
+/// }
+/// ```
 #[must_use = "an announced checkpoint is complete only when it is committed"]
 pub struct PreparedCheckpoint {
     batch: RecordBatch,

@@ -9,6 +9,23 @@ use crate::shard_context::ShardContext;
 /// The application's code for one shard. One value lives as long as this worker owns the shard.
 ///
 /// Calls come one at a time. All but [`process`](Self::process) are optional.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use shard_worker::{BoxError, RecordBatch, RecordProcessor};
+///
+/// /// Counts the records of one shard.
+/// #[derive(Debug, Default)]
+/// struct Counter(usize);
+///
+/// #[async_trait]
+/// impl RecordProcessor for Counter {
+///     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError> {
+///         self.0 += batch.records().len();
+///         Ok(()) // the batch is acknowledged
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait RecordProcessor: Send + 'static {
     /// Called once before the first batch.
@@ -65,6 +82,16 @@ pub trait RecordProcessor: Send + 'static {
 }
 
 /// Why deferred records have to be acknowledged.
+///
+/// ```
+/// use shard_worker::FlushReason;
+///
+/// /// Whether a processor that collects records has to write all of them now.
+/// fn writes_all(reason: FlushReason) -> bool {
+///     matches!(reason, FlushReason::ShardEnd | FlushReason::Stop)
+/// }
+/// assert!(writes_all(FlushReason::Stop) && !writes_all(FlushReason::Capacity));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FlushReason {

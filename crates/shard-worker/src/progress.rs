@@ -7,6 +7,16 @@ use crate::age::Age;
 use crate::read::retention::RetentionAlarm;
 
 /// What a shard worker is doing.
+///
+/// ```
+/// use shard_worker::ShardState;
+///
+/// /// Whether someone has to look at the shard.
+/// fn needs_help(state: ShardState) -> bool {
+///     matches!(state, ShardState::Halted | ShardState::Denied | ShardState::KeyUnavailable | ShardState::DataLost)
+/// }
+/// assert!(needs_help(ShardState::Halted) && !needs_help(ShardState::Reading));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShardState {
@@ -40,6 +50,17 @@ pub enum ShardState {
 }
 
 /// The state and the counts of the work on a shard. Counts start when this worker took the shard.
+///
+/// ```
+/// use shard_worker::ShardProgress;
+///
+/// /// A line for a log.
+/// fn line(progress: &ShardProgress) -> String {
+///     let behind = progress.millis_behind_latest.map_or("not known".to_owned(), |millis| format!("{millis} ms"));
+///     format!("{} records, behind: {behind}", progress.acknowledged_records)
+/// }
+/// assert_eq!(line(&ShardProgress::default()), "0 records, behind: not known");
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardProgress {

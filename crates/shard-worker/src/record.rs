@@ -12,6 +12,15 @@ use lease_store::{Position, RecordPosition, SequenceNumber, ShardId};
 const BOOKKEEPING_BYTES: u64 = 96;
 
 /// One record, as the application sees it.
+///
+/// ```
+/// use shard_worker::Record;
+///
+/// let record = Record::new(7_u128.into(), r#"{"amount":12}"#.into()).with_partition_key(Some("customer-1".into()));
+/// let order: serde_json::Value = record.json()?;
+/// assert_eq!(order["amount"], 12);
+/// # Ok::<(), shard_worker::DecodeError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
@@ -78,6 +87,19 @@ impl Record {
 
 /// The id of a record, the same in every delivery and on every worker, so that an application can recognise repeats. As
 /// text: `stream/shard/sequence number/sub-sequence number`.
+///
+/// ```
+/// use std::collections::BTreeSet;
+/// use shard_worker::Record;
+///
+/// // A record that is delivered again has the same id.
+/// let (shard_id, mut handled) = ("shardId-000000000000".parse()?, BTreeSet::new());
+/// for record in [Record::new(7_u128.into(), "a".into()), Record::new(7_u128.into(), "a".into())] {
+///     handled.insert(record.id("orders", &shard_id));
+/// }
+/// assert_eq!(handled.len(), 1);
+/// # Ok::<(), shard_worker::BoxError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct RecordId {

@@ -22,6 +22,17 @@ pub const DEFAULT_PROCESSING_RETRY: RetryPolicy =
 ///
 /// Its fields are those of [`ShardContextData`]. Clones share the data, so a clone costs one counter. Changing a field of a
 /// clone copies the data first and leaves the other clones as they are.
+///
+/// ```
+/// use lease_store::{FencingToken, WorkerId};
+/// use shard_worker::ShardContext;
+///
+/// // A test of a processor needs no consumer.
+/// let owner = FencingToken::new(WorkerId::new("worker-a")?, 41);
+/// let context = ShardContext::new("billing", "orders", "shardId-000000000000".parse()?, owner);
+/// assert_eq!((&*context.stream, context.fencing_token.counter), ("orders", 41));
+/// # Ok::<(), lease_store::StoreError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ShardContext {
     data: Arc<ShardContextData>,

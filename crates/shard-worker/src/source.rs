@@ -11,6 +11,19 @@ use crate::record::Record;
 use crate::shard::Shard;
 
 /// A stream: it lists its shards and opens them for reading.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use std::num::NonZeroUsize;
+/// use shard_worker::{InMemoryStream, ReadFrom, StreamSource};
+///
+/// let stream = InMemoryStream::new("orders", NonZeroUsize::MIN);
+/// let (shard_id, _) = stream.put("customer-1", "first order")?;
+/// let mut source = stream.open(&shard_id, &ReadFrom::TrimHorizon).await?;
+/// assert_eq!(source.next_batch().await?.records[0].data, "first order");
+/// # Ok(()) }
+/// ```
 #[async_trait]
 pub trait StreamSource: fmt::Debug + Send + Sync + 'static {
     /// The name of the stream.
@@ -79,6 +92,19 @@ pub enum RecordDistribution {
 }
 
 /// Which shards to list. A source may list more shards than these, never fewer.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use std::num::NonZeroUsize;
+/// use shard_worker::{InMemoryStream, ShardFilter, StreamSource};
+///
+/// let stream = InMemoryStream::new("orders", NonZeroUsize::MIN);
+/// stream.split(&stream.open_shards()[0])?;
+/// assert_eq!(stream.list_shards(&ShardFilter::All).await?.len(), 3);
+/// assert_eq!(stream.list_shards(&ShardFilter::Open).await?.len(), 2);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardFilter {
     /// All, open and closed.

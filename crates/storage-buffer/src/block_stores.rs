@@ -21,6 +21,13 @@ const STORE_TIME_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) const MAX_BLOCK_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Where blocks are stored: a local store, meant to be near, and a replica store for the replicated levels.
+///
+/// ```no_run
+/// use storage_buffer::BlockStores;
+///
+/// let stores = BlockStores::none().directory("/var/lib/billing/blocks")?.replica_directory("/mnt/replica/blocks")?;
+/// # Ok::<(), lease_store::BoxError>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct BlockStores {
     pub(crate) local: Option<BlockStore>,

@@ -12,6 +12,13 @@ const DEFAULT_MAX_MEMORY_BYTES: u64 = 128 * 1024 * 1024;
 const DEFAULT_MAX_STORED_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
 /// The settings of a [`StorageBuffer`](crate::StorageBuffer).
+///
+/// ```
+/// use storage_buffer::{BlockStores, StorageLevel, StorageSettings};
+///
+/// let settings = StorageSettings::new("billing", StorageLevel::MemoryOnly).max_memory_bytes(64 << 20);
+/// assert!(settings.faults(&BlockStores::none()).is_empty());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

@@ -5,6 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Where received blocks are kept until they are processed. The names are those of Spark.
+///
+/// ```
+/// use storage_buffer::StorageLevel;
+///
+/// let level = StorageLevel::MemoryAndDisk2;
+/// assert!(level.uses_memory() && level.uses_disk() && level.is_replicated());
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StorageLevel {
     /// In memory. Receiving pauses while the memory is full.

@@ -5,6 +5,7 @@ mod imports;
 mod ledgers;
 mod links;
 mod phrasings;
+mod prelude_examples;
 mod sources;
 
 use std::fs;
@@ -41,6 +42,7 @@ pub(crate) fn check() -> Outcome {
         faults.extend(phrasings::faults(&file.path, &file.text));
     }
     faults.extend(imports::faults(&sources)?);
+    faults.extend(prelude_examples::faults(&sources));
     faults.extend(commits::faults()?);
     faults.extend(mutate::faults()?);
     faults.extend(readme_faults(&read(Path::new("README.md"))?)?);

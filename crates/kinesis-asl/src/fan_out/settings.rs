@@ -35,6 +35,14 @@ const MAX_TAG_KEY_CHARS: usize = 128;
 const MAX_TAG_VALUE_CHARS: usize = 256;
 
 /// How the records of a stream are fetched. The mode is logged at start-up, and the ARN of the consumer once it is known.
+///
+/// ```
+/// use kinesis_asl::{FanOutSettings, RetrievalMode};
+///
+/// assert_eq!(RetrievalMode::default(), RetrievalMode::Polling);
+/// let mode = RetrievalMode::FanOut(FanOutSettings::with_consumer_name("billing"));
+/// assert!(mode.faults().is_empty());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]
@@ -106,6 +114,14 @@ impl fmt::Display for ConsumerChoice {
 }
 
 /// The settings of enhanced fan-out.
+///
+/// ```
+/// use kinesis_asl::FanOutSettings;
+///
+/// let mut settings = FanOutSettings::with_consumer_name("billing");
+/// settings.fall_back_to_polling = false;
+/// assert!(settings.faults().is_empty());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default = "FanOutSettings::without_consumer", deny_unknown_fields)]
 #[non_exhaustive]

@@ -7,6 +7,14 @@ use lease_store::{Lease, Position, SequenceNumber, ShardId, settings_format};
 use serde::{Deserialize, Serialize};
 
 /// Where a shard starts that has no lease and no ancestor with one. A shard with a checkpoint resumes from it.
+///
+/// ```
+/// use receiver::InitialPosition;
+///
+/// assert_eq!(InitialPosition::default(), InitialPosition::TrimHorizon);
+/// // Children of a reshard are read from their beginning, so that nothing is skipped.
+/// assert_eq!(InitialPosition::Latest.position_of_child(), InitialPosition::TrimHorizon.position());
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]
@@ -81,6 +89,15 @@ impl InitialPosition {
 pub(crate) type ShardPositions = BTreeMap<ShardId, ShardPosition>;
 
 /// Where one shard starts, for example a position that the application has stored elsewhere.
+///
+/// ```
+/// use lease_store::Position;
+/// use receiver::ShardPosition;
+///
+/// let position = ShardPosition::After { sequence_number: "4959".parse()?, sub_sequence_number: 0 };
+/// assert_eq!(position.position(), Position::after("4959".parse()?, 0));
+/// # Ok::<(), lease_store::StoreError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]

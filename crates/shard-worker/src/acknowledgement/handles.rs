@@ -15,6 +15,22 @@ use crate::record::Record;
 /// Dropping it without an acknowledgement is like [`fail`](Self::fail): the batch is delivered again as the failure policy
 /// demands, so no batch is passed silently. Once the lease is lost the handle does nothing, since the records belong to the
 /// new owner.
+///
+/// ```
+/// use shard_worker::{RecordBatch, Record};
+///
+/// /// Hands a batch to a task that acknowledges it later.
+/// fn in_background(batch: &RecordBatch) -> tokio::task::JoinHandle<()> {
+///     let (records, acknowledgement) = (batch.records().to_vec(), batch.defer());
+///     tokio::spawn(async move {
+///         match store(records).await {
+///             Ok(()) => acknowledgement.acknowledge(),
+///             Err(error) => acknowledgement.fail(error), // the batch is delivered again
+///         }
+///     })
+/// }
+/// # async fn store(_: Vec<Record>) -> Result<(), std::io::Error> { Ok(()) }
+/// ```
 #[must_use = "a batch whose acknowledgement is dropped is delivered again"]
 pub struct Acknowledgement {
     claim: Option<Claim>,
@@ -23,6 +39,18 @@ pub struct Acknowledgement {
 /// Acknowledges one record; see [`Acknowledgement::into_records`].
 ///
 /// The position of the shard moves over a record once this record and all before it are acknowledged, in any order.
+///
+/// ```
+/// use shard_worker::RecordBatch;
+///
+/// /// Acknowledges the records of a batch one by one, in any order. The checkpoint follows the first that is missing.
+/// fn one_by_one(batch: &RecordBatch) {
+///     for (record, acknowledgement) in batch.defer().into_records() {
+///         println!("{}", record.sequence_number);
+///         acknowledgement.acknowledge();
+///     }
+/// }
+/// ```
 #[must_use = "a record whose acknowledgement is dropped is delivered again"]
 pub struct RecordAcknowledgement {
     claim: Option<Arc<Claim>>,

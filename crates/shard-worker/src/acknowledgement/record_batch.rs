@@ -19,6 +19,16 @@ use crate::record::Record;
 
 /// Records of one shard, in order, at least one. Clones share them, and their memory counts against the byte budget until
 /// the last clone is dropped: an application that keeps batches delays new reads.
+///
+/// ```
+/// use shard_worker::{Record, RecordBatch};
+///
+/// let records = vec![Record::new(1_u128.into(), r#"{"id":7}"#.into())];
+/// let batch = RecordBatch::new(records, Some(0)).expect("a batch has at least one record");
+/// let decoded: Vec<serde_json::Value> = batch.json()?;
+/// assert_eq!(decoded[0]["id"], 7);
+/// # Ok::<(), shard_worker::DecodeError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct RecordBatch {
     /// A vector, as it was filled: a conversion to a slice would move every record again.

@@ -25,6 +25,14 @@ pub const RE_PUT_WINDOW: Duration = Duration::from_secs(60);
 pub const KPL_PARTITION_KEY: &str = "a";
 
 /// Which records of an aggregate are dropped because their hash key belongs to another shard.
+///
+/// ```
+/// use shard_worker::AggregateFilter;
+///
+/// let filter: AggregateFilter = serde_json::from_str(r#""NEVER""#)?;
+/// assert_eq!(filter, AggregateFilter::Never);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]

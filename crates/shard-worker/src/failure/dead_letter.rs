@@ -12,6 +12,24 @@ use crate::record::Record;
 
 /// Stores records that the application could not process; see
 /// [`FailurePolicy::dead_letters`](crate::FailurePolicy::dead_letters).
+///
+/// ```
+/// use async_trait::async_trait;
+/// use shard_worker::{BoxError, DeadLetter, DeadLetterSink, FailurePolicy};
+///
+/// /// Prints the positions of failed records.
+/// #[derive(Debug)]
+/// struct Printed;
+///
+/// #[async_trait]
+/// impl DeadLetterSink for Printed {
+///     async fn put(&self, letter: &DeadLetter) -> Result<(), BoxError> {
+///         println!("{}: {}", letter.id(), letter.error);
+///         Ok(())
+///     }
+/// }
+/// let policy = FailurePolicy::dead_letters(Printed);
+/// ```
 #[async_trait]
 pub trait DeadLetterSink: fmt::Debug + Send + Sync + 'static {
     /// Stores a record. `Ok` means that it is stored: a checkpoint may pass it from then on.
@@ -24,6 +42,16 @@ pub trait DeadLetterSink: fmt::Debug + Send + Sync + 'static {
 }
 
 /// A record that could not be processed, and why.
+///
+/// ```
+/// use shard_worker::{DeadLetter, LetterInJson, Record};
+///
+/// let record = Record::new(7_u128.into(), "not json".into());
+/// let letter = DeadLetter::new("billing", "orders", "shardId-000000000000".parse()?, record, "expected value");
+/// let read: LetterInJson = serde_json::from_slice(&letter.to_json()?)?;
+/// assert_eq!((read.id, read.sequence_number.as_str()), (letter.id(), "7"));
+/// # Ok::<(), shard_worker::BoxError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -113,6 +141,17 @@ impl DeadLetter {
 }
 
 /// The fields of [`DeadLetter::to_json`], for programs that read letters back.
+///
+/// ```
+/// use shard_worker::{DeadLetter, LetterInJson, Record};
+///
+/// let record = Record::new(7_u128.into(), "payload".into());
+/// let letter = DeadLetter::new("billing", "orders", "shardId-000000000000".parse()?, record, "no such customer");
+/// let binary = letter.to_binary()?;
+/// let (header, payload) = LetterInJson::read_binary(&binary)?;
+/// assert_eq!((header.error.as_str(), payload), ("no such customer", &b"payload"[..]));
+/// # Ok::<(), shard_worker::BoxError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LetterInJson {

@@ -11,6 +11,14 @@ use super::failure_policy::FailurePolicy;
 use super::file_dead_letters::FileDeadLetters;
 
 /// What happens to records that the application cannot process; see [`FailurePolicy`].
+///
+/// ```
+/// use shard_worker::{FailureSettings, LastResortSetting};
+///
+/// let mut settings = FailureSettings::default();
+/// settings.last_resort = LastResortSetting::DeadLetterFile("dead-letters.jsonl".into());
+/// let policy = settings.policy();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -28,6 +36,15 @@ pub struct FailureSettings {
 }
 
 /// What happens to a record after the last attempt.
+///
+/// ```
+/// use shard_worker::LastResortSetting;
+///
+/// assert_eq!(LastResortSetting::default(), LastResortSetting::Halt);
+/// let written = serde_json::to_string(&LastResortSetting::Skip)?;
+/// assert_eq!(serde_json::from_str::<LastResortSetting>(&written)?, LastResortSetting::Skip);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]

@@ -14,6 +14,18 @@ use super::dead_letter::{DeadLetter, DeadLetterSink};
 ///
 /// The first letter creates the file. A line that an earlier crash left unfinished is closed, so that the letters after it
 /// can be read. Only one process may write to a file at a time.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use shard_worker::{DeadLetter, DeadLetterSink, FileDeadLetters, Record};
+///
+/// let record = Record::new(7_u128.into(), "not json".into());
+/// let letter = DeadLetter::new("billing", "orders", "shardId-000000000000".parse()?, record, "expected value");
+/// let sink = FileDeadLetters::new("dead-letters.jsonl");
+/// sink.put(&letter).await?; // appends a line
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct FileDeadLetters {
     path: Arc<Path>,

@@ -16,6 +16,20 @@ use crate::shard_context::ShardContext;
 ///
 /// It uses threads of the runtime's blocking pool, never more than its size at a time. Further batches wait in order, at
 /// most one for each shard. Clones are the same pool.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use shard_worker::{ProcessorPool, blocking_handler};
+///
+/// // Four threads for all shards of the process.
+/// let pool = ProcessorPool::new(NonZeroUsize::new(4).expect("four is not zero"));
+/// let processors = blocking_handler(&pool, |_, batch| {
+///     println!("{} bytes", batch.payload_bytes()); // may block
+///     Ok(())
+/// });
+/// # fn is_factory(_: impl shard_worker::RecordProcessorFactory) {}
+/// # is_factory(processors);
+/// ```
 #[derive(Debug, Clone)]
 pub struct ProcessorPool {
     threads: Arc<Semaphore>,

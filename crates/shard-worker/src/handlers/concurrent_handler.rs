@@ -27,6 +27,20 @@ use crate::record::Record;
 use crate::shard_context::ShardContext;
 
 /// Which records of a shard are worked on at the same time.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use shard_worker::{Concurrency, concurrent_handler};
+///
+/// // At most eight records of a shard at once, and those of one partition key in order.
+/// let concurrency = Concurrency::PerKey(NonZeroUsize::new(8).expect("eight is not zero"));
+/// let processors = concurrent_handler(concurrency, |_, record| async move {
+///     println!("{}", record.sequence_number);
+///     Ok(())
+/// });
+/// # fn is_factory(_: impl shard_worker::RecordProcessorFactory) {}
+/// # is_factory(processors);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Concurrency {

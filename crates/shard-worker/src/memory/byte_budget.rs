@@ -17,12 +17,32 @@ pub const DEFAULT_MAX_BUFFERED_BYTES: NonZeroU64 = NonZeroU64::MIN.saturating_ad
 /// answer, and it ends when the last clone of its batch is dropped. Reads that do not fit wait in the order of their
 /// requests, so that a busy shard starves no other. A reservation larger than the whole budget is granted when no other
 /// reservation exists.
+///
+/// ```
+/// use std::num::NonZeroU64;
+/// use shard_worker::ByteBudget;
+///
+/// // Two consumers in one process share 64 MiB: give each a clone.
+/// let budget = ByteBudget::new(NonZeroU64::new(64 << 20).expect("64 MiB is not zero"));
+/// let records = budget.clone().count(1024);
+/// assert_eq!(budget.usage().buffered_bytes, 1024);
+/// drop(records);
+/// assert_eq!(budget.usage().buffered_bytes, 0);
+/// ```
 #[derive(Clone)]
 pub struct ByteBudget {
     ledger: Arc<Mutex<ByteLedger<oneshot::Sender<()>>>>,
 }
 
 /// How a budget is used.
+///
+/// ```
+/// use shard_worker::ByteBudget;
+///
+/// let usage = ByteBudget::default().usage();
+/// assert!(usage.buffered_bytes <= usage.limit_bytes);
+/// assert_eq!(usage.waiting_reads, 0);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ByteUsage {

@@ -9,6 +9,16 @@ use tokio::time::Instant;
 use crate::record::Record;
 
 /// When a batch is closed. Without any limit each read is one batch.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use std::time::Duration;
+/// use shard_worker::BatchLimits;
+///
+/// // A batch is delivered when it has 500 records, or after a second.
+/// let limits = BatchLimits::new(NonZeroUsize::new(500), None, Duration::from_secs(1));
+/// assert_eq!(limits.max_wait, Duration::from_secs(1));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchLimits {

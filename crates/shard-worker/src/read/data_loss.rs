@@ -18,6 +18,15 @@ use crate::record::Record;
 const LIKELY_PART_OF_RETENTION: u32 = 24;
 
 /// What to do when the stream removed records before they were read.
+///
+/// ```
+/// use shard_worker::DataLossPolicy;
+///
+/// assert_eq!(DataLossPolicy::default(), DataLossPolicy::Fail);
+/// let policy: DataLossPolicy = serde_json::from_str(r#""CONTINUE""#)?;
+/// assert_eq!(policy, DataLossPolicy::Continue);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]

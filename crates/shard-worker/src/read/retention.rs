@@ -8,6 +8,14 @@ const CLEARED_AT_PERCENT: u32 = 90;
 
 /// How much of the stream's retention period the lag of a shard has used up. Records older than the retention period are
 /// gone.
+///
+/// ```
+/// use std::time::Duration;
+/// use shard_worker::RetentionAlarm;
+///
+/// let (lag, retention) = (Duration::from_secs(13 * 3600), Duration::from_secs(24 * 3600));
+/// assert_eq!(RetentionAlarm::None.next(lag, retention), RetentionAlarm::Half);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RetentionAlarm {

@@ -9,6 +9,17 @@ use tokio::time::Duration;
 use crate::source::FetchedBatch;
 
 /// Where a bounded run ends.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use shard_worker::RunUntil;
+///
+/// // Reads all records that arrived before the start of the hour.
+/// let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+/// let until = RunUntil::Timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(since_1970 / 3600 * 3600));
+/// assert_ne!(until, RunUntil::Tip);
+/// # Ok::<(), std::time::SystemTimeError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[non_exhaustive]

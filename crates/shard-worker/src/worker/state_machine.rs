@@ -18,6 +18,16 @@
 //! batch itself stays with [`ShardSteps`](super::steps::ShardSteps).
 
 /// How the work on a shard ended.
+///
+/// ```
+/// use shard_worker::ShardOutcome;
+///
+/// /// Whether nothing of the shard is left that this worker delivered and did not checkpoint.
+/// fn is_complete(outcome: ShardOutcome) -> bool {
+///     matches!(outcome, ShardOutcome::Ended | ShardOutcome::Stopped { drained: true })
+/// }
+/// assert!(is_complete(ShardOutcome::Ended) && !is_complete(ShardOutcome::LeaseLost));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShardOutcome {
