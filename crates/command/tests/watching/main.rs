@@ -5,6 +5,7 @@
 
 mod bench;
 mod browser;
+mod change;
 mod deploy_files;
 mod describe;
 mod doctor;
