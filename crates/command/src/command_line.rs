@@ -8,15 +8,16 @@ use clap_complete::Shell;
 
 use crate::daemon::{self, DaemonCommand};
 use crate::describe::{self, DescribeArguments};
-use crate::doctor::{self, DoctorArguments};
+use crate::doctor::{self, DoctorArguments, VerifyArguments};
 use crate::exit_code::finished;
 use crate::lag::{self, LagArguments};
 use crate::operate::{
-    self, AssignArguments, CopyArguments, DeleteArguments, PauseArguments, PositionsArguments,
-    ReleaseArguments, ResetArguments, ResumeArguments,
+    self, AdoptArguments, AssignArguments, CopyArguments, DeleteArguments, PauseArguments,
+    PositionsArguments, ReleaseArguments, ResetArguments, ResumeArguments,
 };
 use crate::provide::{self, ProvideArguments};
 use crate::read::{self, CatArguments, TailArguments};
+use crate::replay::{self, ReplayArguments};
 use crate::serve::{self, ServeArguments};
 use crate::terminal::print;
 
@@ -39,6 +40,8 @@ enum Command {
     Describe(DescribeArguments),
     /// Finds what is wrong with an application, its stream, its table and its permissions, and names the remedy.
     Doctor(DoctorArguments),
+    /// Checks a lease table: its layout, its rows against the stream, lineage, positions and hash keys. Reads only.
+    Verify(VerifyArguments),
     /// Prints how far an application is behind, and how many workers its load wants.
     Lag(LagArguments),
     /// Sets positions of an application: shows what is read again or skipped, and acts with --execute.
@@ -47,6 +50,8 @@ enum Command {
     Positions(PositionsArguments),
     /// Makes a second application that starts at the positions of the first.
     Copy(CopyArguments),
+    /// Makes a table of the KCL ready for workers of this library: shows what changes, and acts with --execute.
+    Adopt(AdoptArguments),
     /// Makes owners release leases, so that other workers take them.
     Release(ReleaseArguments),
     /// Makes a worker the owner of a lease.
@@ -63,6 +68,8 @@ enum Command {
     Tail(TailArguments),
     /// Reads a stream up to its tip, or to a time.
     Cat(CatArguments),
+    /// Replays a range of a stream, or dead letters, into a file, a stream or a program.
+    Replay(ReplayArguments),
     /// Prints the least policy for an application.
     IamPolicy(ProvideArguments),
     /// Prints a configuration for Terraform: lease table, policy, alarm and fan-out consumer.
@@ -85,10 +92,12 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Daemon(arguments) => daemon::run(arguments).await,
         Command::Describe(arguments) => finished(Box::pin(describe::run(arguments)).await),
         Command::Doctor(arguments) => finished(Box::pin(doctor::run(arguments)).await),
+        Command::Verify(arguments) => finished(Box::pin(doctor::verify(arguments)).await),
         Command::Lag(arguments) => finished(Box::pin(lag::run(arguments)).await),
         Command::Reset(arguments) => finished(Box::pin(operate::run_reset(arguments)).await),
         Command::Positions(arguments) => finished(Box::pin(operate::run_positions(arguments)).await),
         Command::Copy(arguments) => finished(Box::pin(operate::run_copy(arguments)).await),
+        Command::Adopt(arguments) => finished(Box::pin(operate::run_adopt(arguments)).await),
         Command::Release(arguments) => finished(Box::pin(operate::run_release(arguments)).await),
         Command::Assign(arguments) => finished(Box::pin(operate::run_assign(arguments)).await),
         Command::Pause(arguments) => finished(Box::pin(operate::run_pause(arguments)).await),
@@ -97,6 +106,7 @@ pub async fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Serve(arguments) => finished(Box::pin(serve::run(arguments)).await),
         Command::Tail(arguments) => finished(Box::pin(read::tail(arguments)).await),
         Command::Cat(arguments) => finished(Box::pin(read::cat(arguments)).await),
+        Command::Replay(arguments) => finished(Box::pin(replay::run(arguments)).await),
         Command::IamPolicy(arguments) => finished(provide::iam_policy(arguments)),
         Command::Terraform(arguments) => finished(provide::terraform(arguments)),
         Command::Completions { shell } => finished(print(&completions(shell))),

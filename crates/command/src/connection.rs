@@ -64,12 +64,18 @@ impl ConnectionArguments {
         let endpoint = |own: &Option<String>| own.clone().or_else(|| self.endpoint_url.clone());
         settings.kinesis_endpoint_url = endpoint(&self.kinesis_endpoint_url);
         settings.dynamodb_endpoint_url = endpoint(&self.dynamodb_endpoint_url);
+        settings.cloudwatch_endpoint_url.clone_from(&self.endpoint_url);
         settings.lease_table = table.map(str::to_owned);
         let mut builder = KinesisAsl::builder(settings);
         if let Some(profile) = &self.profile {
             builder = builder.profile(profile);
         }
         Box::pin(builder.connect()).await.map_err(settings_error)
+    }
+
+    /// Whether Kinesis alone has another endpoint: then the services without one must not be asked.
+    pub(crate) fn is_emulator_of_kinesis(&self) -> bool {
+        self.kinesis_endpoint_url.is_some() && self.endpoint_url.is_none()
     }
 
     /// A stream by its name or ARN.

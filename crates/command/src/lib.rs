@@ -12,6 +12,7 @@ mod look;
 mod operate;
 mod provide;
 mod read;
+mod replay;
 mod serve;
 mod terminal;
 mod time_argument;

@@ -8,13 +8,15 @@
 //! | what was read | [`Look`] |
 //! | its meaning | [`FleetSnapshot`]: shards with their state, workers with their shards, signs that something is wrong |
 //! | several looks | [`History`], which gives a [`FleetVerdict`]: ok, falling behind, stuck, …, and the time until records are lost |
-//! | operations | [`plan`]: reset, copy, assign, release, pause, resume and delete, each a list of conditional row changes |
+//! | rows against their stream | [`row_faults`]: positions, lineage and hash keys that the stream contradicts |
+//! | operations | [`plan`]: reset, copy, adopt, assign, release, pause, resume and delete, each a list of conditional row changes |
 //! | positions in a file | [`PositionsFile`] |
 //! | for people and programs | [`FleetView`]: lines for a terminal of any width, and JSON |
 
 mod coverage;
 mod error;
 mod history;
+mod integrity;
 mod judge;
 mod lineage;
 mod look;
@@ -33,6 +35,7 @@ mod verdict;
 
 pub use error::{FleetError, FleetErrorKind};
 pub use history::{History, LookRefusal, MAX_SHARDS, Renewal};
+pub use integrity::{RowFault, row_faults};
 pub use lineage::Lineage;
 pub use look::{
     FleetMode, ForeignKind, ForeignRow, LagOrigin, LagSample, Look, MalformedRow, ShardInfo, ShardNotes,

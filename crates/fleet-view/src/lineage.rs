@@ -87,6 +87,12 @@ impl Lineage {
         sorted
     }
 
+    /// The shards of circles, and those that come from them: none of them ever begins.
+    pub(crate) fn in_circles(&self) -> BTreeSet<ShardId> {
+        let generations = self.generations();
+        self.parents.keys().filter(|shard_id| !generations.contains_key(shard_id)).cloned().collect()
+    }
+
     /// The longest way from a root to each shard. Shards of a circle have none.
     fn generations(&self) -> BTreeMap<&ShardId, usize> {
         let mut open_parents: BTreeMap<&ShardId, usize> =

@@ -159,7 +159,7 @@ impl fmt::Display for Sign {
 }
 
 /// The first names of a list, and how many there are besides.
-fn named<T: fmt::Display>(names: &[T]) -> String {
+pub(crate) fn named<T: fmt::Display>(names: &[T]) -> String {
     let shown: Vec<String> = names.iter().take(MAX_NAMED).map(ToString::to_string).collect();
     match names.len().saturating_sub(MAX_NAMED) {
         0 => shown.join(", "),

@@ -9,6 +9,7 @@ use lease_store::dynamodb::DynamoDbLeaseStore;
 
 use crate::dead_letters::KinesisDeadLetters;
 use crate::error::{AslError, AslErrorKind};
+use crate::identity::Identity;
 #[cfg(feature = "dynamodb")]
 use crate::lease_table::LeaseTable;
 #[cfg(feature = "cloudwatch")]
@@ -35,6 +36,8 @@ use crate::timeouts::timeouts;
 pub struct KinesisAsl {
     stream: KinesisStream,
     kinesis: aws_sdk_kinesis::Client,
+    is_at_aws: bool,
+    identity: Identity,
     #[cfg(feature = "dynamodb")]
     lease_table: LeaseTable,
     #[cfg(feature = "cloudwatch")]
@@ -123,6 +126,8 @@ impl KinesisAsl {
             "created the AWS clients"
         );
 
+        let is_at_aws = endpoints.kinesis.url.is_none();
+        let identity = Identity::new(settings, loaded, region.clone(), endpoints.sts.url.clone(), is_at_aws);
         let mut kinesis = aws_sdk_kinesis::config::Builder::from(loaded)
             .region(region.clone())
             .timeout_config(timeouts(settings));
@@ -137,6 +142,8 @@ impl KinesisAsl {
                 .with_retrieval(settings.retrieval.clone())
                 .with_get_records_format(settings.get_records_format),
             kinesis,
+            is_at_aws,
+            identity,
             #[cfg(feature = "dynamodb")]
             lease_table: LeaseTable::new(settings, of_dynamodb, dynamodb_region, endpoints.dynamodb.url),
             #[cfg(feature = "cloudwatch")]
@@ -171,23 +178,42 @@ impl KinesisAsl {
     /// `InvalidSettings` when that is neither a valid name nor the ARN of a stream.
     pub fn dead_letters(&self, stream: impl Into<String>) -> Result<KinesisDeadLetters, AslError> {
         let stream = stream.into();
-        let arn = match StreamId::parse(&stream) {
-            Ok(StreamId { arn: None, .. }) if !is_name(&stream) => Err(format!(
+        let client = self.client_of("the dead-letter stream", &stream)?;
+        Ok(KinesisDeadLetters::from_client(client, stream))
+    }
+
+    /// The client for another stream: in the region of its ARN, if it has one. `what` names the stream in the error.
+    pub(crate) fn client_of(&self, what: &str, stream: &str) -> Result<aws_sdk_kinesis::Client, AslError> {
+        let arn = match StreamId::parse(stream) {
+            Ok(StreamId { arn: None, .. }) if !is_name(stream) => Err(format!(
                 "{stream:?} must be 1 to {MAX_NAME_BYTES} letters, digits, '_', '.' or '-', or an ARN like {STREAM_FORM}"
             )),
             Ok(stream) => Ok(stream.arn),
             Err(fault) => Err(fault),
         };
-        let arn = arn.map_err(|fault| {
-            AslError::new(AslErrorKind::InvalidSettings, format!("the dead-letter stream {fault}"))
-        })?;
-        let client = match arn {
+        let arn =
+            arn.map_err(|fault| AslError::new(AslErrorKind::InvalidSettings, format!("{what} {fault}")))?;
+        Ok(match arn {
             Some(arn) if self.kinesis.config().region().is_none_or(|own| own.as_ref() != arn.region) => {
                 in_region(&self.kinesis, arn.region)
             }
             _ => self.kinesis.clone(),
-        };
-        Ok(KinesisDeadLetters::from_client(client, stream))
+        })
+    }
+
+    /// The client of Kinesis.
+    pub(crate) fn kinesis(&self) -> &aws_sdk_kinesis::Client {
+        &self.kinesis
+    }
+
+    /// Whether Kinesis has the endpoint of AWS.
+    pub(crate) fn is_at_aws(&self) -> bool {
+        self.is_at_aws
+    }
+
+    /// The client that asks for the identity.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// A publisher of CloudWatch metrics. The KCL uses the name of the application as the namespace. Needs the feature `cloudwatch`,
@@ -226,6 +252,7 @@ struct Endpoints {
     kinesis: Endpoint,
     dynamodb: Endpoint,
     cloudwatch: Endpoint,
+    sts: Endpoint,
 }
 
 /// The endpoint of one service, and where it was configured.
@@ -276,6 +303,7 @@ impl Endpoints {
                 &settings.cloudwatch_endpoint_url,
                 "CloudWatch",
             ),
+            sts: of(kinesis, "sts_endpoint_url", &None, "STS"),
         };
         let faults: Vec<String> = endpoints
             .all()
@@ -289,8 +317,8 @@ impl Endpoints {
         Err(AslError::new(AslErrorKind::InvalidSettings, message))
     }
 
-    fn all(&self) -> [&Endpoint; 3] {
-        [&self.kinesis, &self.dynamodb, &self.cloudwatch]
+    fn all(&self) -> [&Endpoint; 4] {
+        [&self.kinesis, &self.dynamodb, &self.cloudwatch, &self.sts]
     }
 }
 

@@ -236,7 +236,6 @@ fn with_hint(
 }
 
 /// The error of a failed call to another service.
-#[cfg(any(test, feature = "cloudwatch"))]
 #[allow(clippy::needless_pass_by_value)] // as `map_err` passes it
 pub(crate) fn asl_error<E>(action: &str, error: SdkError<E>) -> AslError
 where

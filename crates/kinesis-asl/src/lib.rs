@@ -22,6 +22,8 @@
 //! | the encoding of records on the wire | [`GetRecordsFormat`] |
 //! | the lease table | [`KinesisAsl::lease_store`] opens it; it is `lease_store::dynamodb` (feature `dynamodb`) |
 //! | dead letters in a stream | [`KinesisDeadLetters`] |
+//! | records that are put again | [`RecordWriter`] |
+//! | whose credentials, and what they allow | [`KinesisAsl::caller_identity`], [`Permission`] |
 //! | metrics | [`MetricSample`], [`CloudWatchPublisher`], [`MetricsTask`] (feature `cloudwatch`) |
 //! | errors | [`AslError`]; reading a stream fails with a [`SourceError`](shard_worker::SourceError) |
 //!
@@ -84,6 +86,7 @@ mod error;
 mod fan_out;
 mod first_record;
 mod get_records;
+mod identity;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
@@ -91,8 +94,10 @@ pub mod internals;
 mod lease_table;
 #[cfg(feature = "cloudwatch")]
 mod metrics;
+mod permissions;
 mod polling;
 mod read_position;
+mod record_writer;
 mod response_metadata;
 mod role;
 mod sequence_layout;
@@ -114,8 +119,11 @@ pub use fan_out::settings::{ConsumerChoice, FanOutSettings, RetrievalMode};
 pub use fan_out::status::FanOutStatus;
 pub use first_record::{FirstRecord, MAX_READS_PER_PROBE};
 pub use get_records::format::GetRecordsFormat;
+pub use identity::CallerIdentity;
 #[cfg(feature = "cloudwatch")]
 pub use metrics::{CloudWatchPublisher, METRICS_INTERVAL, MetricSample, MetricUnit, MetricsTask};
+pub use permissions::Permission;
+pub use record_writer::RecordWriter;
 pub use role::RoleSettings;
 pub use settings::AwsSettings;
 pub use stream::KinesisStream;

@@ -187,6 +187,17 @@ impl CloudWatchPublisher {
         Ok(())
     }
 
+    /// Asks whether metrics may be published, by a request without any: the service refuses it after it has checked the permission.
+    ///
+    /// # Errors
+    /// `Denied` when they may not; `Throttled` or `Unavailable` when that is not known.
+    pub async fn ask_permission(&self) -> Result<(), AslError> {
+        let request = self.client.put_metric_data().namespace(&self.namespace).customize();
+        let Err(error) = request.interceptor(ResponseMetadata::default()).send().await else { return Ok(()) };
+        let error = asl_error(&format!("asking to publish to the namespace {:?}", self.namespace), error);
+        if error.kind() == AslErrorKind::Invalid { Ok(()) } else { Err(error) }
+    }
+
     /// Spawns a task that publishes the samples of the closure at this interval (usually [`METRICS_INTERVAL`]). A failure is
     /// logged and counted in [`MetricsTask::failed_publications`]; the task continues, and does not publish the lost samples
     /// later. Dropping the returned value ends the task; [`MetricsTask::stop`] publishes once more before.

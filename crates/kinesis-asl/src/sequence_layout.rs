@@ -23,6 +23,16 @@ const TOLERANCE_SECONDS: u64 = 60;
 
 /// When the shard of a record began, to the second. `None`: the number has another layout.
 pub(crate) fn shard_start_of(number: &SequenceNumber) -> Option<SystemTime> {
+    times_of(number).map(|(started_at, _)| started_at)
+}
+
+/// When a record arrived, to the second. `None`: the number has another layout.
+pub(crate) fn arrival_of(number: &SequenceNumber) -> Option<SystemTime> {
+    times_of(number).map(|(_, arrived_at)| arrived_at)
+}
+
+/// When the shard of a record began, and when the record arrived.
+fn times_of(number: &SequenceNumber) -> Option<(SystemTime, SystemTime)> {
     let bytes = bytes_of(number.as_str())?;
     // Two digits a byte, from the left; the number has 47 digits, so the first of 48 is zero.
     let digits = |from: usize, count: usize| {
@@ -35,7 +45,8 @@ pub(crate) fn shard_start_of(number: &SequenceNumber) -> Option<SystemTime> {
         bytes.first().is_some_and(|first| first >> 4 == 0) && digits(0, 1) == MARK && digits(46, 1) == MARK;
     let (started_at, record_at) = (digits(1, 9), digits(29, 9));
     let is_plausible = started_at > 0 && started_at <= record_at.saturating_add(TOLERANCE_SECONDS);
-    (is_known && is_plausible).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(started_at))
+    let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    (is_known && is_plausible).then(|| (time(started_at), time(record_at)))
 }
 
 /// A decimal number in big-endian bytes; `None`: too large.
@@ -71,6 +82,13 @@ mod tests {
         let (in_2017, in_2018) = (1_513_365_151, 1_542_776_258);
         assert_eq!(start_of("49579844037727333356165064238440708846556371693205002258"), Some(in_2017));
         assert_eq!(start_of("49590338271490256608559692538361571095921575989136588898"), Some(in_2018));
+    }
+
+    #[test]
+    fn numbers_of_aws_hold_the_arrival_of_their_record() {
+        let number = "49590338271490256608559692538361571095921575989136588898".parse().unwrap();
+        let arrived_at = arrival_of(&number).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(arrived_at.as_secs(), 1_545_084_650);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::fan_out::status::FanOutStatus;
 use crate::first_record::{self, FirstRecord};
 use crate::get_records::format::GetRecordsFormat;
 use crate::polling::PollingSource;
-use crate::sequence_layout::shard_start_of;
+use crate::sequence_layout::{arrival_of, shard_start_of};
 use crate::stream_client::StreamClient;
 use crate::stream_summary::StreamSummary;
 
@@ -178,6 +178,11 @@ impl KinesisStream {
         instant: Option<SystemTime>,
     ) -> Result<Option<FirstRecord>, SourceError> {
         first_record::after(&self.client, shard_id, position, instant).await
+    }
+
+    /// When a record arrived, by its sequence number, to the second. `None`: the number has an unknown layout. Makes no call.
+    pub fn arrived_at(&self, record: &SequenceNumber) -> Option<SystemTime> {
+        arrival_of(record)
     }
 
     /// All registered consumers of the stream, from all pages, including those of other applications. A consumer that no

@@ -1,8 +1,10 @@
 //! `kinesis-streaming doctor`: what is wrong with an application, and the remedy. Changes nothing.
 
 mod finding;
+mod of_settings;
 mod of_stream;
 mod of_table;
+mod verify;
 
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use crate::exit_code::{CommandError, CommandErrorKind};
 use crate::look::{LookOptions, Observer};
 use crate::terminal::{Terminal, print_json};
 use crate::time_argument::parse_duration;
+
+pub(crate) use self::verify::{VerifyArguments, run as verify};
 
 /// The wait between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -35,6 +39,9 @@ pub(crate) struct DoctorArguments {
     #[arg(long)]
     no_write_checks: bool,
 
+    #[command(flatten)]
+    settings: of_settings::SettingsArguments,
+
     /// Prints the findings as one line of JSON
     #[arg(long)]
     json: bool,
@@ -43,10 +50,12 @@ pub(crate) struct DoctorArguments {
 /// Runs the command.
 pub(crate) async fn run(arguments: DoctorArguments) -> Result<(), CommandError> {
     let mut observer = Observer::open(&arguments.application).await?;
-    let mut findings = Vec::new();
+    let mut findings =
+        of_settings::findings(&arguments.application, &arguments.settings, observer.stream()).await;
     if let Some(stream) = observer.stream() {
         findings.extend(of_stream::findings(stream).await);
     }
+    findings.extend(of_table::of_description(observer.store()).await);
     let terminal = Terminal::of_process();
     let options = LookOptions::for_display(Duration::from_secs(5));
     let started_at = Instant::now();
@@ -74,14 +83,23 @@ pub(crate) async fn run(arguments: DoctorArguments) -> Result<(), CommandError> 
     if let Some(view) = FleetView::of(&history) {
         findings.extend(of_table::of_looks(&view));
     }
+    findings.extend(of_table::of_rows(&looked.look, observer.stream()));
     if !arguments.no_write_checks {
         findings.extend(of_table::permissions(observer.store(), looked.look.leases.first()).await);
     }
-    if arguments.json {
+    show(&findings, arguments.json)
+}
+
+/// Shows findings.
+///
+/// # Errors
+/// `BadAnswer` when one of them is an error.
+fn show(findings: &[Finding], is_json: bool) -> Result<(), CommandError> {
+    if is_json {
         print_json(&findings)?;
     } else {
         let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        terminal.show(&lines, false)?;
+        Terminal::of_process().show(&lines, false)?;
     }
     match findings.iter().filter(|finding| finding.severity == Severity::Error).count() {
         0 => Ok(()),

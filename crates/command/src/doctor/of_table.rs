@@ -1,12 +1,16 @@
 //! What `doctor` finds about a lease table: what several looks show, and whether its rows may be written.
 
-use fleet_view::{FleetView, Verdict};
-use lease_store::dynamodb::DynamoDbLeaseStore;
+use std::collections::BTreeMap;
+
+use fleet_view::{FleetView, Look, Verdict, row_faults};
+use kinesis_asl::KinesisStream;
+use lease_store::dynamodb::{BillingMode, DynamoDbLeaseStore, TableReport};
 use lease_store::{
     Lease, LeaseChange, LeaseStore as _, LeaseWrite, Position, ShardId, StoreError, StoreErrorKind, WorkerId,
 };
 
 use super::finding::Finding;
+use crate::wall_clock::millis_of;
 
 const TABLE: &str = "table";
 const PERMISSION: &str = "permission";
@@ -16,6 +20,65 @@ const MAX_NAMED: usize = 3;
 
 /// The key of a row that no fleet has: no shard of Kinesis has such an id.
 const NO_SHARD: &str = "no-shard-doctor-asks-for-permissions";
+
+/// The findings about the table itself: its key, its billing, and who decides about its leases.
+pub(crate) async fn of_description(store: &DynamoDbLeaseStore) -> Vec<Finding> {
+    let mut findings = match store.table_report().await {
+        Ok(report) => of_report(&report),
+        Err(error) => return vec![of_call("dynamodb:DescribeTable", Some(error))],
+    };
+    findings.push(match store.check_fleet_mode().await {
+        Ok(None) => Finding::good(TABLE, "every worker takes leases"),
+        Ok(Some(warning)) => Finding::warning(TABLE, warning),
+        Err(error) if error.kind() == StoreErrorKind::Invalid => Finding::warning(
+            TABLE,
+            format!("workers of this library refuse it; once no worker of the KCL runs, adopt changes that: {error}"),
+        ),
+        Err(error) => Finding::warning(PERMISSION, format!("who assigns the leases is not known: {error}")),
+    });
+    findings
+}
+
+fn of_report(report: &TableReport) -> Vec<Finding> {
+    let mut findings = vec![match &report.layout_fault {
+        None => Finding::good(TABLE, "its key is that of a lease table"),
+        Some(fault) => Finding::error(TABLE, fault.clone()),
+    }];
+    if report.status != "ACTIVE" {
+        findings.push(Finding::warning(TABLE, format!("it is {}; wait until it is ACTIVE", report.status)));
+    }
+    findings.push(match report.billing_mode {
+        Some(BillingMode::Provisioned { read_capacity_units, write_capacity_units }) => Finding::good(
+            TABLE,
+            format!(
+                "{read_capacity_units} read and {write_capacity_units} write units a second are reserved; each renewal and \
+                 checkpoint costs one write unit"
+            ),
+        ),
+        Some(_) => Finding::good(TABLE, "it is billed on demand"),
+        None => Finding::good(TABLE, "its billing is not reported"),
+    });
+    findings
+}
+
+/// What the stream contradicts, row by row.
+pub(crate) fn of_rows(look: &Look, stream: Option<&KinesisStream>) -> Vec<Finding> {
+    let arrival = |lease: &Lease| match &lease.checkpoint {
+        Position::After(record) => stream?.arrived_at(&record.sequence_number).map(millis_of),
+        _ => None,
+    };
+    let times: BTreeMap<ShardId, u64> =
+        look.leases.iter().filter_map(|lease| Some((lease.shard_id.clone(), arrival(lease)?))).collect();
+    let faults = row_faults(look, &times);
+    if faults.is_empty() {
+        return vec![Finding::good(TABLE, "positions, lineage and hash keys agree with the stream")];
+    }
+    let finding = |fault: &fleet_view::RowFault| match fault.is_error() {
+        true => Finding::error(TABLE, fault.to_string()),
+        false => Finding::warning(TABLE, fault.to_string()),
+    };
+    faults.iter().map(finding).collect()
+}
 
 /// The findings that the looks show.
 pub(crate) fn of_looks(view: &FleetView) -> Vec<Finding> {

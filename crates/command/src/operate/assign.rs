@@ -1,7 +1,7 @@
 //! `kinesis-streaming release` and `assign`: who reads a shard.
 
 use clap::Args;
-use fleet_view::plan::{AssignOptions, Plan, assign, release};
+use fleet_view::plan::{AssignOptions, assign};
 use lease_store::WorkerId;
 
 use crate::connection::ApplicationArguments;
@@ -9,12 +9,13 @@ use crate::exit_code::{CommandError, usage};
 use crate::look::Observer;
 use crate::operate::arguments::{PlanArguments, ShardArguments, shard_id};
 use crate::operate::carry_out::carry_out;
+use crate::operate::order::Order;
 use crate::operate::report::Report;
-use crate::operate::situation::{Situation, Until, situation};
+use crate::operate::situation::{Until, situation};
 use crate::wall_clock::now_millis;
 
 /// What a person does to carry a shown plan out.
-const TO_EXECUTE: &str = "leave out --dry-run to act";
+pub(crate) const TO_EXECUTE: &str = "leave out --dry-run to act";
 
 /// The arguments of `kinesis-streaming release`.
 #[derive(Debug, Args)]
@@ -63,11 +64,10 @@ pub(crate) struct AssignArguments {
 
 /// Runs `release`.
 pub(crate) async fn run_release(arguments: ReleaseArguments) -> Result<(), CommandError> {
-    let shards = arguments.shards.shards()?;
+    let order = Order::Release { shards: arguments.shards.shards()?, is_live: arguments.live };
     let mut observer = Observer::open(&arguments.application).await?;
-    let found = situation(&mut observer, Until::AllKnown, arguments.plan.look_time).await?;
-    let plan = release(&found.for_plan(), shards.as_ref(), arguments.live);
-    finish(&observer, &found, &plan, arguments.dry_run, &arguments.plan).await
+    let given = order.give(&mut observer, arguments.plan.times(), !arguments.dry_run).await?;
+    given.show(arguments.plan.json, TO_EXECUTE)
 }
 
 /// Runs `assign`.
@@ -78,20 +78,9 @@ pub(crate) async fn run_assign(arguments: AssignArguments) -> Result<(), Command
     let found = situation(&mut observer, Until::AllKnown, arguments.plan.look_time).await?;
     let options = AssignOptions { accepts_unknown_worker: arguments.unknown_worker };
     let plan = assign(&found.for_plan(), &shard_id, &worker_id, options);
-    finish(&observer, &found, &plan, arguments.dry_run, &arguments.plan).await
-}
-
-/// Shows a plan, or carries it out and shows what became of it.
-pub(crate) async fn finish(
-    observer: &Observer,
-    found: &Situation,
-    plan: &Plan,
-    is_dry_run: bool,
-    arguments: &PlanArguments,
-) -> Result<(), CommandError> {
-    if plan.is_refused() || is_dry_run {
-        return Report::of_plan(plan, &found.gaps).show(arguments.json, TO_EXECUTE);
+    if plan.is_refused() || arguments.dry_run {
+        return Report::of_plan(&plan, &found.gaps).show(arguments.plan.json, TO_EXECUTE);
     }
-    let outcomes = carry_out(observer.store(), plan, now_millis(), arguments.wait).await?;
-    Report::of_outcomes(plan, &found.gaps, &outcomes).show(arguments.json, TO_EXECUTE)
+    let outcomes = carry_out(observer.store(), &plan, now_millis(), arguments.plan.wait).await?;
+    Report::of_outcomes(&plan, &found.gaps, &outcomes).show(arguments.plan.json, TO_EXECUTE)
 }

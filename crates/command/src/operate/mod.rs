@@ -1,17 +1,20 @@
 //! The commands that write: each makes a plan from looks at the application, shows it, and carries it out row by row.
 
+mod adopt;
 pub(crate) mod arguments;
 mod assign;
-mod carry_out;
+pub(crate) mod carry_out;
 mod copy;
 mod delete;
+pub(crate) mod order;
 mod pause;
 mod positions;
-mod report;
+pub(crate) mod report;
 mod reset;
-mod reset_target;
+pub(crate) mod reset_target;
 mod situation;
 
+pub(crate) use adopt::{AdoptArguments, run as run_adopt};
 pub(crate) use assign::{AssignArguments, ReleaseArguments, run_assign, run_release};
 pub(crate) use copy::{CopyArguments, run as run_copy};
 pub(crate) use delete::{DeleteArguments, run as run_delete};

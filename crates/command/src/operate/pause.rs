@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 use fleet_view::Pause;
-use fleet_view::plan::{pause, resume};
 
 use crate::connection::ApplicationArguments;
 use crate::exit_code::{CommandError, usage};
 use crate::look::Observer;
 use crate::operate::arguments::{PlanArguments, ShardArguments};
-use crate::operate::assign::finish;
-use crate::operate::situation::{Until, situation};
+use crate::operate::assign::TO_EXECUTE;
+use crate::operate::order::Order;
 use crate::time_argument::{parse_duration, parse_instant};
 use crate::wall_clock::now_millis;
 
@@ -68,21 +67,25 @@ pub(crate) struct ResumeArguments {
 /// Runs `pause`.
 pub(crate) async fn run_pause(arguments: PauseArguments) -> Result<(), CommandError> {
     let until_millis = end_of(&arguments, now_millis())?;
-    let shards = arguments.shards.shards()?;
-    let mut observer = Observer::open(&arguments.application).await?;
-    let found = situation(&mut observer, Until::OneLook, arguments.plan.look_time).await?;
-    let asked = Pause { until_millis, by: arguments.by.clone() };
-    let plan = pause(&found.for_plan(), shards.as_ref(), &asked);
-    finish(&observer, &found, &plan, arguments.dry_run, &arguments.plan).await
+    let pause = Pause { until_millis, by: arguments.by };
+    let order = Order::Pause { shards: arguments.shards.shards()?, pause };
+    run(&arguments.application, &order, arguments.dry_run, &arguments.plan).await
 }
 
 /// Runs `resume`.
 pub(crate) async fn run_resume(arguments: ResumeArguments) -> Result<(), CommandError> {
-    let shards = arguments.shards.shards()?;
-    let mut observer = Observer::open(&arguments.application).await?;
-    let found = situation(&mut observer, Until::OneLook, arguments.plan.look_time).await?;
-    let plan = resume(&found.for_plan(), shards.as_ref());
-    finish(&observer, &found, &plan, arguments.dry_run, &arguments.plan).await
+    let order = Order::Resume { shards: arguments.shards.shards()? };
+    run(&arguments.application, &order, arguments.dry_run, &arguments.plan).await
+}
+
+async fn run(
+    application: &ApplicationArguments,
+    order: &Order,
+    is_dry_run: bool,
+    plan: &PlanArguments,
+) -> Result<(), CommandError> {
+    let mut observer = Observer::open(application).await?;
+    order.give(&mut observer, plan.times(), !is_dry_run).await?.show(plan.json, TO_EXECUTE)
 }
 
 /// The end of the pause, in milliseconds since 1970. It must be said: a forgotten pause loses records.

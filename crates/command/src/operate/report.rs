@@ -14,10 +14,23 @@ use crate::terminal::{Terminal, print_json};
 /// The most shards that are shown to people; JSON has them all.
 const MAX_SHOWN: usize = 40;
 
+/// The change of the mode of a KCL 3.x fleet, beside the changes of rows.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ModeChange {
+    /// The table that contains the mode.
+    pub(crate) table: String,
+    pub(crate) from: String,
+    pub(crate) to: &'static str,
+    pub(crate) is_done: bool,
+}
+
 /// A plan, and what became of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
     plan: &'a Plan,
+    /// The mode of a KCL 3.x fleet, if the operation changes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'a ModeChange>,
     /// What could not be read.
     gaps: &'a [Gap],
     /// What became of the changes; `None`: nothing was tried.
@@ -27,12 +40,17 @@ pub(crate) struct Report<'a> {
 impl<'a> Report<'a> {
     /// The report of a plan that is only shown.
     pub(crate) fn of_plan(plan: &'a Plan, gaps: &'a [Gap]) -> Self {
-        Self { plan, gaps, outcomes: None }
+        Self { plan, mode: None, gaps, outcomes: None }
     }
 
     /// The report of a plan that was carried out.
     pub(crate) fn of_outcomes(plan: &'a Plan, gaps: &'a [Gap], outcomes: &'a [ShardOutcome]) -> Self {
-        Self { plan, gaps, outcomes: Some(outcomes) }
+        Self { plan, mode: None, gaps, outcomes: Some(outcomes) }
+    }
+
+    /// The same with a change of the mode.
+    pub(crate) fn with_mode(self, mode: Option<&'a ModeChange>) -> Self {
+        Self { mode, ..self }
     }
 
     /// Shows it. `to_execute` names the argument with which the plan is carried out.
@@ -56,9 +74,14 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    fn lines(&self, to_execute: &str) -> Vec<String> {
+    /// The plan and its outcome for people.
+    pub(crate) fn lines(&self, to_execute: &str) -> Vec<String> {
         let plan = self.plan;
         let mut lines = vec![format!("{}: {}", plan.application, plan.summary())];
+        if let Some(ModeChange { table, from, to, is_done }) = self.mode {
+            let done = if *is_done { ", done" } else { "" };
+            lines.push(format!("mode of the KCL fleet, in {table}: {from} -> {to}{done}"));
+        }
         let effects: Vec<&Effect> =
             plan.effects.iter().filter(|effect| effect.kind != EffectKind::Nothing).collect();
         lines.extend(effects.iter().take(MAX_SHOWN).map(|effect| effect_line(effect)));
@@ -69,7 +92,7 @@ impl<'a> Report<'a> {
         lines.extend(plan.refusals.iter().take(MAX_SHOWN).map(|refusal| format!("refused: {refusal}")));
         lines.extend(more(plan.refusals.len()));
         match self.outcomes {
-            None if plan.is_refused() || plan.changes.is_empty() => {
+            None if plan.is_refused() || (plan.changes.is_empty() && self.mode.is_none()) => {
                 lines.push("nothing was changed".to_owned());
             }
             None => lines.push(format!("nothing was changed; {to_execute}")),

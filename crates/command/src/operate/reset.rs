@@ -1,16 +1,14 @@
 //! `kinesis-streaming reset`: another position for an application, or for some of its shards.
 
 use clap::Args;
-use fleet_view::plan::{Note, ResetOptions, ResetTo, Scope, reset};
+use fleet_view::plan::{ResetTo, Scope};
 
 use crate::connection::ApplicationArguments;
-use crate::exit_code::{CommandError, CommandErrorKind};
+use crate::exit_code::CommandError;
 use crate::look::Observer;
 use crate::operate::arguments::{PlanArguments, ShardArguments};
-use crate::operate::carry_out::carry_out;
-use crate::operate::report::Report;
+use crate::operate::order::Order;
 use crate::operate::reset_target::reset_target;
-use crate::operate::situation::{Situation, Until, situation};
 use crate::wall_clock::now_millis;
 
 /// What a person does to carry a shown reset out.
@@ -73,20 +71,9 @@ pub(crate) async fn run_to(
         None => Scope::All,
         Some(shards) => Scope::Shards { shards, with_descendants: options.with_descendants },
     };
+    let order =
+        Order::Reset { scope, to: to.clone(), is_live: options.live, even_with_kcl: options.even_with_kcl };
     let mut observer = Observer::open(application).await?;
-    let until = if options.live { Until::AllKnown } else { Until::OneRenews };
-    let found = situation(&mut observer, until, options.plan.look_time).await?;
-    let Situation { gaps, .. } = &found;
-    let plan = reset(&found.for_plan(), to, &ResetOptions { scope, is_live: options.live });
-    if plan.is_refused() || !options.execute {
-        return Report::of_plan(&plan, gaps).show(options.plan.json, TO_EXECUTE);
-    }
-    if plan.notes.contains(&Note::KclIgnoresInstants) && !options.even_with_kcl {
-        Report::of_plan(&plan, gaps).show(options.plan.json, TO_EXECUTE)?;
-        let message = "workers of the KCL ignore the time in the rows and begin where their settings say; reset to \
-                       positions, or add --even-with-kcl if none of them will run again";
-        return Err(CommandError::new(CommandErrorKind::BadAnswer, message));
-    }
-    let outcomes = carry_out(observer.store(), &plan, now_millis(), options.plan.wait).await?;
-    Report::of_outcomes(&plan, gaps, &outcomes).show(options.plan.json, TO_EXECUTE)
+    let given = order.give(&mut observer, options.plan.times(), options.execute).await?;
+    given.show(options.plan.json, TO_EXECUTE)
 }

@@ -9,18 +9,24 @@ use fleet_view::{MAX_FILE_BYTES, PositionsFile};
 use crate::exit_code::{CommandError, CommandErrorKind, usage};
 use crate::time_argument::{parse_duration, parse_instant};
 
-/// Reads `trim-horizon`, `latest`, a duration, a time, or the name of a file of positions.
-pub(crate) fn reset_target(text: &str, now_millis: u64) -> Result<ResetTo, CommandError> {
+/// Reads `trim-horizon`, `latest`, a duration or a time. `None`: it is none of them.
+pub(crate) fn reset_point(text: &str, now_millis: u64) -> Option<ResetTo> {
     match text.to_ascii_lowercase().replace('_', "-").as_str() {
-        "trim-horizon" => return Ok(ResetTo::TrimHorizon),
-        "latest" => return Ok(ResetTo::Latest),
+        "trim-horizon" => return Some(ResetTo::TrimHorizon),
+        "latest" => return Some(ResetTo::Latest),
         _ => {}
     }
     if let Ok(ago) = parse_duration(text) {
-        return Ok(ResetTo::Ago { millis: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX) });
+        return Some(ResetTo::Ago { millis: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX) });
     }
-    if let Ok(at_millis) = parse_instant(text, now_millis) {
-        return Ok(ResetTo::Time { at_millis, resolved: BTreeMap::new() });
+    let at_millis = parse_instant(text, now_millis).ok()?;
+    Some(ResetTo::Time { at_millis, resolved: BTreeMap::new() })
+}
+
+/// Reads `trim-horizon`, `latest`, a duration, a time, or the name of a file of positions.
+pub(crate) fn reset_target(text: &str, now_millis: u64) -> Result<ResetTo, CommandError> {
+    if let Some(point) = reset_point(text, now_millis) {
+        return Ok(point);
     }
     if !Path::new(text).exists() {
         return Err(usage(format!(

@@ -1,9 +1,9 @@
 //! `kinesis-streaming tail` and `cat`: a stream in a terminal, without leases and within a share of the read budget.
 
-mod lineage;
-mod output_format;
-mod shard_reader;
-mod start;
+pub(crate) mod lineage;
+pub(crate) mod output_format;
+pub(crate) mod shard_reader;
+pub(crate) mod start;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ async fn read(
     until: Option<SystemTime>,
     ends_at_tip: bool,
 ) -> Result<(), CommandError> {
-    let is_position = matches!(start, Start::Record(_));
+    let is_position = matches!(start, Start::Record(_) | Start::After(_));
     if is_position && arguments.shards.len() != 1 {
         return Err(usage("a position is one of a single shard; add --shard with its id"));
     }
@@ -149,6 +149,8 @@ async fn read(
             keys: arguments.keys.into_iter().collect(),
             ends_at_tip,
             until,
+            until_record: None,
+            unpacks: true,
             start: start.clone(),
         },
         closed: listed.iter().filter(|shard| shard.is_closed).map(|shard| shard.shard_id.clone()).collect(),
@@ -171,7 +173,7 @@ async fn read(
                 left = left.saturating_sub(records.len() as u64);
                 print(&text)?;
             }
-            Happening::Ended { shard_id, children } => {
+            Happening::Ended { shard_id, children, .. } => {
                 let mut startable = order.end(&shard_id);
                 if follows_children {
                     startable.extend(order.add(&children));

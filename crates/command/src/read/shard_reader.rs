@@ -30,6 +30,10 @@ pub(crate) struct Bounds {
     pub(crate) ends_at_tip: bool,
     /// Ends before the first record that arrived at this time or later.
     pub(crate) until: Option<SystemTime>,
+    /// Ends after this record.
+    pub(crate) until_record: Option<RecordPosition>,
+    /// Whether records are de-aggregated.
+    pub(crate) unpacks: bool,
     /// Leaves out the records before it.
     pub(crate) start: Start,
 }
@@ -39,12 +43,19 @@ pub(crate) struct Bounds {
 pub(crate) enum Happening {
     /// Records to show.
     Records { shard_id: ShardId, records: Vec<Record> },
-    /// The shard has ended, or is read as far as it was asked for.
-    Ended { shard_id: ShardId, children: Vec<Shard> },
+    /// The shard has ended, or is read as far as it was asked for. `is_at_bound`: a record behind the bound was seen.
+    Ended { shard_id: ShardId, children: Vec<Shard>, is_at_bound: bool },
     /// A read failed and is made again.
     Delayed { shard_id: ShardId, error: SourceError },
     /// A read failed for good.
     Failed(SourceError),
+}
+
+/// How the reading of a shard ended.
+struct Ending {
+    /// The children of the shard; none when it was read as far as it was asked for.
+    children: Vec<Shard>,
+    is_at_bound: bool,
 }
 
 /// Reads one shard.
@@ -62,7 +73,9 @@ impl ShardReader {
     /// Reads until the end, or until the receiver is gone.
     pub(crate) async fn run(self, from: ReadFrom) {
         let happening = match self.read(from).await {
-            Ok(Some(children)) => Happening::Ended { shard_id: self.shard_id, children },
+            Ok(Some(Ending { children, is_at_bound })) => {
+                Happening::Ended { shard_id: self.shard_id, children, is_at_bound }
+            }
             // The receiver is gone.
             Ok(None) => return,
             Err(error) => Happening::Failed(error),
@@ -71,8 +84,8 @@ impl ShardReader {
         let _ = self.happened.send(happening).await;
     }
 
-    /// The children of the shard, or none when it was read as far as it was asked for. `None`: the receiver is gone.
-    async fn read(&self, from: ReadFrom) -> Result<Option<Vec<Shard>>, SourceError> {
+    /// Reads the shard. `None`: the receiver is gone.
+    async fn read(&self, from: ReadFrom) -> Result<Option<Ending>, SourceError> {
         let mut source = self.stream.open(&self.shard_id, &from).await?;
         let mut wait = FIRST_WAIT;
         loop {
@@ -90,7 +103,8 @@ impl ShardReader {
                 Err(error) => return Err(error),
             };
             wait = FIRST_WAIT;
-            let is_at_tip = batch.millis_behind_latest == Some(0);
+            // Some servers report no distance with the last records before the tip, either.
+            let is_at_tip = batch.millis_behind_latest == Some(0) && batch.records.is_empty();
             let (records, is_past_bound) = self.bounds.shown(batch.records);
             if !records.is_empty() {
                 let shown = Happening::Records { shard_id: self.shard_id.clone(), records };
@@ -98,12 +112,16 @@ impl ShardReader {
                     return Ok(None);
                 }
             }
+            if is_past_bound {
+                return Ok(Some(Ending { children: Vec::new(), is_at_bound: true }));
+            }
             if let Some(end) = batch.shard_end {
-                return self.children(end.children).await.map(Some);
+                let children = self.children(end.children).await?;
+                return Ok(Some(Ending { children, is_at_bound: false }));
             }
             // A closed shard is read to its end: its children come after it.
-            if is_past_bound || (is_at_tip && self.bounds.ends_at_tip && !self.is_closed) {
-                return Ok(Some(Vec::new()));
+            if is_at_tip && self.bounds.ends_at_tip && !self.is_closed {
+                return Ok(Some(Ending { children: Vec::new(), is_at_bound: false }));
             }
         }
     }
@@ -135,21 +153,36 @@ impl Bounds {
             if is_past {
                 return (shown, true);
             }
-            // Without a range nothing is filtered: what is in the shard is shown.
             let mut unpacked = Vec::new();
-            deaggregate(record, None, &mut unpacked);
-            shown.extend(unpacked.into_iter().filter(|record| self.shows(record)));
+            if self.unpacks {
+                // Without a range nothing is filtered: what is in the shard is shown.
+                deaggregate(record, None, &mut unpacked);
+            } else {
+                unpacked.push(record);
+            }
+            for record in unpacked {
+                let position = position_of(&record);
+                if self.until_record.as_ref().is_some_and(|until| position > *until) {
+                    return (shown, true);
+                }
+                if self.shows(&record, &position) {
+                    shown.push(record);
+                }
+            }
         }
         (shown, false)
     }
 
-    fn shows(&self, record: &Record) -> bool {
-        let position = RecordPosition {
-            sequence_number: record.sequence_number.clone(),
-            sub_sequence_number: record.sub_sequence_number,
-        };
+    fn shows(&self, record: &Record, position: &RecordPosition) -> bool {
         let has_key = || record.partition_key.as_deref().is_some_and(|key| self.keys.contains(key));
-        !self.start.is_before(&position) && (self.keys.is_empty() || has_key())
+        !self.start.is_before(position) && (self.keys.is_empty() || has_key())
+    }
+}
+
+fn position_of(record: &Record) -> RecordPosition {
+    RecordPosition {
+        sequence_number: record.sequence_number.clone(),
+        sub_sequence_number: record.sub_sequence_number,
     }
 }
 
@@ -174,6 +207,8 @@ mod tests {
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             ends_at_tip: false,
             until: until.map(|second| SystemTime::UNIX_EPOCH + Duration::from_secs(second)),
+            until_record: None,
+            unpacks: true,
             start,
         }
     }
@@ -189,6 +224,11 @@ mod tests {
         assert_eq!((keys(&shown), is_past), (vec!["a", "a"], false));
         let (shown, is_past) = bounds(&[], Some(3), Start::TrimHorizon).shown(records());
         assert_eq!((keys(&shown), is_past), (vec!["a", "b"], true));
+        let until_record = Some(position_of(&record(2, "b", 2)));
+        let to_record =
+            Bounds { until_record, ..bounds(&[], None, Start::After(position_of(&record(1, "a", 1)))) };
+        let (shown, is_past) = to_record.shown(records());
+        assert_eq!((keys(&shown), is_past), (vec!["b"], true));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) enum Start {
     Time(SystemTime),
     /// At this record of one shard.
     Record(RecordPosition),
+    /// After this record of one shard.
+    After(RecordPosition),
 }
 
 impl Start {
@@ -55,7 +57,7 @@ impl Start {
             Self::TrimHorizon => ReadFrom::TrimHorizon,
             Self::Tip => ReadFrom::Latest,
             Self::Time(time) => ReadFrom::AtTimestamp(*time),
-            Self::Record(record) => ReadFrom::At(record.sequence_number.clone()),
+            Self::Record(record) | Self::After(record) => ReadFrom::At(record.sequence_number.clone()),
         }
     }
 
@@ -63,13 +65,17 @@ impl Start {
     pub(crate) fn of_children(&self) -> ReadFrom {
         match self {
             Self::Time(time) => ReadFrom::AtTimestamp(*time),
-            Self::TrimHorizon | Self::Tip | Self::Record(_) => ReadFrom::TrimHorizon,
+            Self::TrimHorizon | Self::Tip | Self::Record(_) | Self::After(_) => ReadFrom::TrimHorizon,
         }
     }
 
-    /// Whether a record of the first shard comes before the start: an earlier one of the same aggregate.
+    /// Whether a record of the first shard comes before the start, such as an earlier one of the same aggregate.
     pub(crate) fn is_before(&self, record: &RecordPosition) -> bool {
-        matches!(self, Self::Record(start) if record < start)
+        match self {
+            Self::Record(start) => record < start,
+            Self::After(done) => record <= done,
+            Self::TrimHorizon | Self::Tip | Self::Time(_) => false,
+        }
     }
 }
 

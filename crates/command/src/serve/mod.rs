@@ -1,7 +1,10 @@
-//! `kinesis-streaming serve`: watches an application in the background, for browsers, scrapers, probes and scalers. Reads only.
+//! `kinesis-streaming serve`: watches an application in the background, for browsers, scrapers, probes and scalers. It reads only,
+//! unless changes are allowed.
 
 mod changes;
+mod guard;
 mod metrics;
+mod orders;
 mod pace;
 mod published;
 mod routes;
@@ -18,6 +21,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use self::guard::{Guard, MIN_TOKEN_BYTES};
+use self::orders::Orders;
 use self::published::Published;
 use self::watcher::WatchSettings;
 use crate::connection::ApplicationArguments;
@@ -54,8 +59,35 @@ pub(crate) struct ServeArguments {
     #[arg(long)]
     no_probes: bool,
 
+    /// Lets the page pause, resume, release and reset; needs a --listen address of this machine alone, or a token
+    #[arg(long)]
+    allow_changes: bool,
+
+    /// The token that each change needs, at least 16 characters; better given by the environment, where no list of programs shows it
+    #[arg(long, env = "KINESIS_STREAMING_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+
     #[command(flatten)]
     goal: ScaleGoal,
+}
+
+impl ServeArguments {
+    /// Who may change something.
+    fn guard(&self) -> Result<Guard, CommandError> {
+        match (&self.token, self.allow_changes) {
+            (_, false) => Ok(Guard::Closed),
+            (Some(token), true) if token.len() < MIN_TOKEN_BYTES || !token.is_ascii() => Err(usage(format!(
+                "the token must have at least {MIN_TOKEN_BYTES} characters, all of them ASCII"
+            ))),
+            (Some(token), true) => Ok(Guard::Token(token.clone())),
+            (None, true) if self.listen.ip().is_loopback() => Ok(Guard::Loopback),
+            (None, true) => Err(usage(format!(
+                "--allow-changes at {} would let everybody in the network change the application; listen at 127.0.0.1, or set a \
+                 token in KINESIS_STREAMING_TOKEN",
+                self.listen
+            ))),
+        }
+    }
 }
 
 /// Runs until it is told to stop.
@@ -66,6 +98,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<(), CommandError> {
             arguments.interval
         )));
     }
+    let guard = arguments.guard()?;
     let observer = Observer::open(&arguments.application).await?;
     let listener = TcpListener::bind(arguments.listen).await.map_err(|error| {
         let message = format!("the address {} cannot be used: {error}; set --listen", arguments.listen);
@@ -78,6 +111,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<(), CommandError> {
         probes: !arguments.no_probes,
         goal: arguments.goal,
     };
+    let orders = Orders::new(guard, arguments.application.clone());
     let (publish, published) = watch::channel(Arc::new(Published::default()));
     let watching = tokio::spawn(watcher::watch(observer, settings, publish));
     print(format!("watching {}: http://{address}/\n", arguments.application.application).as_bytes())?;
@@ -91,7 +125,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<(), CommandError> {
         watching.abort();
         stopping.send_replace(true);
     };
-    let serving = axum::serve(listener, routes::router(published)).with_graceful_shutdown(stop);
+    let serving = axum::serve(listener, routes::router(published, orders)).with_graceful_shutdown(stop);
     let too_long = async {
         // An error means that the server has stopped already.
         let _ = stopped.wait_for(|is_stopped| *is_stopped).await;

@@ -1,4 +1,5 @@
-//! What the server answers: the page, its data, metrics, health and load. All of it was made by the watcher.
+//! What the server answers: the page, its data, metrics, health and load, all of it made by the watcher; and changes, where they are
+//! allowed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,9 +7,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::map_response;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
@@ -16,7 +17,9 @@ use axum::routing::get;
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::orders::{Failure, MAX_REQUEST_BYTES, Orders};
 use super::published::Published;
+use crate::exit_code::CommandErrorKind;
 
 /// The most browsers that follow the looks at a time.
 const MAX_FOLLOWERS: usize = 64;
@@ -39,6 +42,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 struct Served {
     published: watch::Receiver<Arc<Published>>,
     followers: Arc<Semaphore>,
+    orders: Orders,
 }
 
 impl Served {
@@ -48,17 +52,19 @@ impl Served {
 }
 
 /// The routes over what a watcher publishes.
-pub(crate) fn router(published: watch::Receiver<Arc<Published>>) -> Router {
-    let served = Served { published, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) };
+pub(crate) fn router(published: watch::Receiver<Arc<Published>>, orders: Orders) -> Router {
+    let served = Served { published, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)), orders };
     let file = |kind: &'static str, text: &'static str| get(move || async move { answer(kind, text) });
     Router::new()
         .route("/", file(HTML, include_str!("page/index.html")))
         .route("/page.css", file(CSS, include_str!("page/page.css")))
         .route("/page.js", file(JAVASCRIPT, include_str!("page/page.js")))
+        .route("/change.js", file(JAVASCRIPT, include_str!("page/change.js")))
         .route("/picture.js", file(JAVASCRIPT, include_str!("page/picture.js")))
         .route("/api/state", get(state))
         .route("/api/past", get(past))
         .route("/api/looks", get(looks))
+        .route("/api/changes", get(may_change).post(change).layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES)))
         .route("/lag", get(load))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
@@ -129,6 +135,39 @@ async fn readyz(State(served): State<Served>) -> Response {
     }
 }
 
+/// Whether changes are allowed, and need a token.
+async fn may_change(State(served): State<Served>) -> Response {
+    let guard = &served.orders.guard;
+    let body = format!("{{\"isAllowed\":{},\"needsToken\":{}}}", guard.is_open(), guard.needs_token());
+    answer(JSON, body)
+}
+
+/// Makes a plan, and carries it out if that is asked.
+async fn change(State(served): State<Served>, headers: HeaderMap, body: Bytes) -> Response {
+    let refused = |status: StatusCode, text: String| (status, answer(TEXT, text)).into_response();
+    if let Err(why) = served.orders.guard.check(&headers) {
+        return refused(StatusCode::FORBIDDEN, format!("{why}\n"));
+    }
+    match served.orders.take(body).await {
+        Ok(given) => match serde_json::to_vec(&given) {
+            Ok(body) => answer(JSON, body),
+            Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
+        Err(Failure::Busy) => refused(
+            StatusCode::CONFLICT,
+            "another change is being made; wait for it, and look again\n".to_owned(),
+        ),
+        Err(Failure::Error(error)) => {
+            let status = match error.kind() {
+                CommandErrorKind::Usage => StatusCode::BAD_REQUEST,
+                CommandErrorKind::Denied => StatusCode::FORBIDDEN,
+                _ => StatusCode::BAD_GATEWAY,
+            };
+            refused(status, format!("{error}\n"))
+        }
+    }
+}
+
 /// An event for each look: its number, and why it failed. The page then asks for what it needs.
 async fn looks(State(served): State<Served>) -> Response {
     let Ok(permit) = served.followers.try_acquire_owned() else {
@@ -164,6 +203,7 @@ mod tests {
             include_str!("page/index.html"),
             include_str!("page/page.css"),
             include_str!("page/page.js"),
+            include_str!("page/change.js"),
             include_str!("page/picture.js"),
         ];
         for file in files {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
+mod adopt;
 mod bed;
 mod live;
 mod rows;

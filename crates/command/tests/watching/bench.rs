@@ -37,10 +37,16 @@ impl TestBed {
 
     /// The same over servers that a test has changed.
     pub(crate) async fn over(servers: InProcessServers, shards: i32) -> Self {
+        let bed = Self::without_table(servers, shards).await;
+        bed.store().prepare().await.unwrap();
+        bed
+    }
+
+    /// The same without a lease table.
+    pub(crate) async fn without_table(servers: InProcessServers, shards: i32) -> Self {
         let bed = Self { servers };
         let kinesis = bed.endpoints().kinesis_client();
         kinesis.create_stream().stream_name(STREAM).shard_count(shards).send().await.unwrap();
-        bed.store().prepare().await.unwrap();
         bed
     }
 
@@ -86,10 +92,20 @@ impl TestBed {
 
     /// The program with these arguments, and the endpoints of the servers.
     pub(crate) fn program(&self, arguments: &[&str]) -> Command {
+        let endpoints = [
+            ["--kinesis-endpoint-url", &self.endpoints().kinesis],
+            ["--dynamodb-endpoint-url", &self.endpoints().dynamodb],
+        ];
+        // What comes after -- is for another program.
+        let end = arguments.iter().position(|argument| *argument == "--").unwrap_or(arguments.len());
+        let (own, rest) = arguments.split_at(end);
+        Self::program_alone(&[own, endpoints.as_flattened(), rest].concat())
+    }
+
+    /// The program with these arguments alone.
+    fn program_alone(arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kinesis-streaming"));
         command.args(arguments);
-        command.args(["--kinesis-endpoint-url", &self.endpoints().kinesis]);
-        command.args(["--dynamodb-endpoint-url", &self.endpoints().dynamodb]);
         command.envs(Endpoints::environment()).env_remove("COLUMNS").kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -98,6 +114,11 @@ impl TestBed {
     /// Runs the program to its end.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Finished {
         finish(self.program(arguments)).await
+    }
+
+    /// Runs the program with these arguments alone.
+    pub(crate) async fn run_alone(&self, arguments: &[&str]) -> Finished {
+        finish(Self::program_alone(arguments)).await
     }
 
     /// Runs the program, which must succeed and print JSON.

@@ -16,9 +16,24 @@ pub(crate) struct Answer {
 
 /// Sends a request without a body to `http://address/`.
 pub(crate) async fn request(method: &str, address: &str, path: &str) -> Answer {
+    send(method, address, path, &[("Host", address)], "").await
+}
+
+/// Sends a request with these headers and this body.
+pub(crate) async fn send(
+    method: &str,
+    address: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
     let call = async {
         let mut connection = TcpStream::connect(address).await.unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
         connection.write_all(head.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();
         connection.read_to_end(&mut bytes).await.unwrap();

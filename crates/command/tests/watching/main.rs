@@ -5,12 +5,17 @@
 
 mod bench;
 mod browser;
+mod change;
 mod deploy_files;
 mod describe;
 mod doctor;
 mod http;
+mod identity;
 mod page;
 mod policies;
+mod policy_gate;
 mod public_reports;
 mod reading;
+mod replay;
 mod serve;
+mod verify;

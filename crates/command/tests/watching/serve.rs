@@ -25,9 +25,14 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it, and waits until it listens.
     pub(crate) async fn start(bed: &TestBed) -> Self {
+        Self::start_with(bed, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub(crate) async fn start_with(bed: &TestBed, rest: &[&str]) -> Self {
         let arguments =
             ["serve", APPLICATION, "--stream", STREAM, "--listen", "127.0.0.1:0", "--interval", "1s"];
-        let mut child = bed.program(&arguments).spawn().unwrap();
+        let mut child = bed.program(&[&arguments[..], rest].concat()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(PATIENCE, lines.next_line()).await.expect("it starts in time").unwrap().unwrap();
         let address = line.split("http://").nth(1).unwrap().trim_end_matches('/').to_owned();

@@ -5,6 +5,7 @@
 //! short, or meets a worker that was faster, skips no record, and can be made again. A refused plan is complete too, so that
 //! its effect can be shown.
 
+mod adopt;
 mod assign;
 mod change;
 mod copy;
@@ -17,6 +18,7 @@ mod refusal;
 mod reset;
 mod reset_targets;
 
+pub use adopt::adopt;
 pub use assign::{AssignOptions, assign, release};
 pub use change::{Change, Expected, NewRow, Progress, RowChange};
 pub use copy::copy;

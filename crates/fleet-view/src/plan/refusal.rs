@@ -30,6 +30,13 @@ pub enum Refusal {
         /// How many leases it owns.
         leases: usize,
     },
+    /// A worker of a KCL 3.x fleet has reported about itself, so it is alive although it owns no lease.
+    WorkerReports {
+        /// The worker.
+        worker_id: WorkerId,
+        /// How long ago, in seconds.
+        seconds: u64,
+    },
     /// The live owner of a lease does not understand requests: it is no worker of this library.
     OwnerCannotBeAsked {
         /// The shard.
@@ -126,6 +133,12 @@ impl fmt::Display for Refusal {
                 formatter,
                 "worker {worker_id} owns {leases} leases and may be alive; look again after a minute"
             ),
+            Self::WorkerReports { worker_id, seconds } => {
+                write!(
+                    formatter,
+                    "worker {worker_id} reported about itself {seconds} s ago; stop it, and wait"
+                )
+            }
             Self::OwnerCannotBeAsked { shard_id, worker_id } => write!(
                 formatter,
                 "the owner of {shard_id}, {worker_id}, is not known to understand requests; stop it first"
@@ -223,6 +236,16 @@ pub enum Note {
         /// The shard.
         shard_id: ShardId,
     },
+    /// The position is `AT_TIMESTAMP`, and its instant is in the settings of the KCL alone.
+    InstantInSettings {
+        /// The shard.
+        shard_id: ShardId,
+    },
+    /// The rows name another application: the table was made under that name.
+    FormerApplication {
+        /// The name.
+        name: String,
+    },
     /// Nothing changes for the shard.
     AlreadySo {
         /// The shard.
@@ -273,6 +296,15 @@ impl fmt::Display for Note {
             Self::InstantUnknown { shard_id } => write!(
                 formatter,
                 "{shard_id} is at LATEST without an instant; reading starts where the positions were taken"
+            ),
+            Self::InstantInSettings { shard_id } => write!(
+                formatter,
+                "{shard_id} is at AT_TIMESTAMP, whose time is in the settings of the KCL; set the same initial position for the \
+                 workers"
+            ),
+            Self::FormerApplication { name } => write!(
+                formatter,
+                "the rows name the application {name}; set former_application to {name} in all workers"
             ),
             Self::AlreadySo { shard_id } => write!(formatter, "nothing changes for {shard_id}"),
             Self::RowStays { key } => write!(formatter, "row {key:?} is no lease of this library and stays"),

@@ -3,8 +3,10 @@
 // Test helpers may unwrap and panic too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod adoption;
 mod generated_fleets;
 mod histories;
+mod integrity;
 mod model;
 mod plans;
 mod plans_skip_nothing;

@@ -54,8 +54,8 @@ fn ours(mut lease: Lease) -> Lease {
 }
 
 /// The newest of several looks, of which the owners in `renewing` renewed at each.
-struct Looks {
-    look: Look,
+pub(crate) struct Looks {
+    pub(crate) look: Look,
     history: History,
 }
 
@@ -64,7 +64,7 @@ impl Looks {
         Self::with(&stream().look(leases), renewing)
     }
 
-    fn with(newest: &Look, renewing: &[&str]) -> Self {
+    pub(crate) fn with(newest: &Look, renewing: &[&str]) -> Self {
         let mut history = History::new();
         let mut look = newest.clone();
         for before in (0..20).rev() {
@@ -80,7 +80,7 @@ impl Looks {
         Self { look, history }
     }
 
-    fn situation(&self) -> Situation<'_> {
+    pub(crate) fn situation(&self) -> Situation<'_> {
         Situation { look: &self.look, history: &self.history }
     }
 

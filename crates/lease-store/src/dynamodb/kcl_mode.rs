@@ -17,10 +17,10 @@ use super::table::{self, Table};
 use crate::error::StoreError;
 
 /// The key of the item with the mode, in either table.
-const MIGRATION_KEY: &str = "Migration3.0";
+pub(super) const MIGRATION_KEY: &str = "Migration3.0";
 
 /// S, the mode.
-const CLIENT_VERSION: &str = "cv";
+pub(super) const CLIENT_VERSION: &str = "cv";
 
 /// The key of the item that decides which of the two tables contains the mode.
 const TABLE_MIGRATION_KEY: &str = "TableMigration3.5";
@@ -32,7 +32,7 @@ const TABLE_MIGRATION: &str = "tm";
 const TABLE_MIGRATION_COMPLETE: &str = "TABLE_MIGRATION_STATUS_COMPLETE";
 
 /// The mode in which every worker takes leases, until an operator rolls the fleet forward.
-const TAKES: &str = "CLIENT_VERSION_2X";
+pub(super) const TAKES: &str = "CLIENT_VERSION_2X";
 
 /// The mode in which every worker takes leases, until the fleet moves itself to 3.x.
 const UPGRADES: &str = "CLIENT_VERSION_UPGRADE_FROM_2X";
@@ -42,6 +42,9 @@ const LEADS: &str = "CLIENT_VERSION_3X_WITH_ROLLBACK";
 
 /// The mode in which the leader assigns the leases, and from which nothing leads back.
 const LEADS_FOR_GOOD: &str = "CLIENT_VERSION_3X";
+
+/// The key of the separate table.
+const COORDINATOR_KEY: &str = "key";
 
 /// The suffix that KCL 3.0 to 3.4 append to the application name for their separate table, whose key is `key`.
 const COORDINATOR_TABLE_SUFFIX: &str = "-CoordinatorState";
@@ -62,13 +65,34 @@ pub(super) fn has_index(table: &TableDescription) -> bool {
 /// Refuses a table whose fleet is in 3.x mode, or may be. Returns a warning about a fleet whose mode may change, or that
 /// cannot be read.
 pub(super) async fn check(table: &Table, has_index: bool) -> Result<Option<String>, StoreError> {
+    let found = locate(table).await?.found;
+    match judge(&found, has_index) {
+        Verdict::Free => Ok(None),
+        Verdict::Warned(remark) => Ok(Some(remark.text(table, &found))),
+        Verdict::Refused(remark) => Err(StoreError::invalid(remark.text(table, &found))),
+    }
+}
+
+/// Where the mode is, or would be, stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) found: Found,
+    /// The table that contains the item.
+    pub(super) table: String,
+    /// The attribute that is the key of that table.
+    pub(super) key_attribute: &'static str,
+}
+
+/// Finds the item with the mode.
+pub(super) async fn locate(table: &Table) -> Result<Place, StoreError> {
     let coordinator = coordinator_table(&table.application);
     let mut found = Found::Absent;
     // A name that is not valid for a table cannot be that of a table of the KCL.
     if table::check_name(&coordinator).is_ok() {
-        found = item(table, &coordinator, "key", MIGRATION_KEY, CLIENT_VERSION).await?;
+        found = item(table, &coordinator, COORDINATOR_KEY, MIGRATION_KEY, CLIENT_VERSION).await?;
         if let Found::Value(_) = found {
-            let moved = item(table, &coordinator, "key", TABLE_MIGRATION_KEY, TABLE_MIGRATION).await?;
+            let moved =
+                item(table, &coordinator, COORDINATOR_KEY, TABLE_MIGRATION_KEY, TABLE_MIGRATION).await?;
             if moved == Found::Value(TABLE_MIGRATION_COMPLETE.to_owned()) {
                 found = Found::Absent;
             }
@@ -77,19 +101,19 @@ pub(super) async fn check(table: &Table, has_index: bool) -> Result<Option<Strin
     if !matches!(found, Found::Value(_)) {
         let in_lease_table = item(table, &table.name, LEASE_KEY, MIGRATION_KEY, CLIENT_VERSION).await?;
         if in_lease_table != Found::Absent {
-            found = in_lease_table;
+            return Ok(Place {
+                found: in_lease_table,
+                table: table.name.to_string(),
+                key_attribute: LEASE_KEY,
+            });
         }
     }
-    match judge(&found, has_index) {
-        Verdict::Free => Ok(None),
-        Verdict::Warned(remark) => Ok(Some(remark.text(table, &found))),
-        Verdict::Refused(remark) => Err(StoreError::invalid(remark.text(table, &found))),
-    }
+    Ok(Place { found, table: coordinator, key_attribute: COORDINATOR_KEY })
 }
 
 /// The result of looking for an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     /// There is no item, or no table.
     Absent,
     /// The separate table may not be read.

@@ -50,6 +50,7 @@ mod error;
 #[cfg(feature = "internals")]
 pub(crate) mod internals;
 mod kcl_mode;
+mod kcl_pin;
 mod layout;
 mod request;
 mod row_reader;
@@ -59,9 +60,12 @@ mod row_writer;
 mod store;
 mod table;
 mod table_page;
+mod table_report;
 
+pub use self::kcl_pin::KclFleetMode;
 pub use self::layout::MultiStreamKey;
 pub use self::store::DynamoDbLeaseStore;
 pub use self::table::DEFAULT_ACTIVE_WAIT_LIMIT;
 pub use self::table_page::{ForeignRow, PageStart, TablePage, WorkerReport};
+pub use self::table_report::TableReport;
 pub use crate::table_settings::{BillingMode, TableSettings};

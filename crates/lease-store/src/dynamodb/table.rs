@@ -239,7 +239,7 @@ fn state(table: &TableDescription) -> State {
 }
 
 /// A lease table has exactly one key attribute. No KCL worker could read rows in a table of another layout.
-fn check_layout(table_name: &str, table: &TableDescription) -> Result<(), StoreError> {
+pub(super) fn check_layout(table_name: &str, table: &TableDescription) -> Result<(), StoreError> {
     let mut found: Vec<String> = table
         .key_schema()
         .iter()

@@ -1,5 +1,6 @@
 // The page: asks the server after each look, shows it, and keeps what the reader chose in the address.
 
+import { openChange, setUpChange } from "./change.js";
 import { Picture, colour, duration } from "./picture.js";
 
 const MAX_ROWS = 200, MAX_EVENTS = 100, MAX_WORKERS = 200;
@@ -213,11 +214,11 @@ const KEYS = {
   "ArrowDown": () => step(1), "j": () => step(1), "ArrowUp": () => step(-1), "k": () => step(-1),
   "Home": () => step(-Infinity), "End": () => step(Infinity), "n": nextAlarm, "t": theme, "?": help,
   "Enter": () => choose({ view: "shard" }, true), "Escape": () => choose({ view: "", shard: "" }, true),
-  "/": () => $("filter").focus(),
+  "/": () => $("filter").focus(), "c": openChange,
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("dialog")) return;
   if (event.target.matches("input, select")) {
     if (event.key === "Escape") $("picture").focus();
     return;
@@ -231,6 +232,7 @@ document.addEventListener("keydown", (event) => {
   act();
 });
 
+setUpChange(() => chosen().get("shard"));
 $("filter").addEventListener("input", () => choose({ filter: $("filter").value }));
 $("order").addEventListener("change", () => choose({ order: $("order").value === "urgency" ? "" : $("order").value }));
 $("theme").addEventListener("click", theme);
