@@ -169,6 +169,25 @@ impl Look {
         }
     }
 
+    /// Notes the lags that the owners reported in the rows, where they are newer than what is noted so far. A time after that of
+    /// the look counts as the time of the look: the clocks differ.
+    pub fn note_lags(&mut self) {
+        for lease in &self.leases {
+            let Some(report) = lease.lag_report() else { continue };
+            let sample = LagSample {
+                measured_at_millis: report.measured_at_millis.min(self.taken_at_millis),
+                behind_millis: report.behind_millis,
+                arriving_bytes_per_second: None,
+                processed_bytes_per_second: report.processed_bytes_per_second,
+                origin: LagOrigin::Worker,
+            };
+            let notes = self.notes.entry(lease.shard_id.clone()).or_default();
+            if notes.lag.as_ref().is_none_or(|lag| lag.measured_at_millis <= sample.measured_at_millis) {
+                notes.lag = Some(sample);
+            }
+        }
+    }
+
     /// The row of a shard.
     pub fn lease(&self, shard_id: &ShardId) -> Option<&Lease> {
         self.leases.iter().find(|lease| lease.shard_id == *shard_id)

@@ -3,6 +3,7 @@
 use lease_store::{Position, WorkerId};
 use serde::{Deserialize, Serialize};
 
+use crate::look::{LagOrigin, LagSample};
 use crate::pace::{Gaps, LagPoints, Trend};
 use crate::shard_view::ShardView;
 
@@ -190,8 +191,12 @@ impl Track {
     }
 
     fn add_lag(&mut self, shard: &ShardView, behind_millis: Option<u64>, time: LookTime) {
-        // A measurement of an earlier position says nothing about this one.
-        let sample = shard.lag.as_ref().filter(|lag| lag.measured_at_millis >= self.moved_after_millis);
+        // A measurement of an earlier position says nothing about this one. A worker measures with the write of the row, so its
+        // report belongs to the position in it, whatever its clock says.
+        let is_of_position = |lag: &&LagSample| {
+            lag.origin == LagOrigin::Worker || lag.measured_at_millis >= self.moved_after_millis
+        };
+        let sample = shard.lag.as_ref().filter(is_of_position);
         self.behind_millis = behind_millis.filter(|_| sample.is_some());
         if let Some(idle) = sample.filter(|lag| lag.behind_millis == 0) {
             self.step_from_millis = self.step_from_millis.max(Some(idle.measured_at_millis));

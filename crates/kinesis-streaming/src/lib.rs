@@ -32,17 +32,27 @@
 //! # Ok(()) }
 //! ```
 
+#[cfg(any(feature = "http", feature = "metrics"))]
+mod consumer_metrics;
 #[cfg(all(feature = "kinesis-asl", feature = "cloudwatch"))]
 mod fleet_metrics;
 #[cfg(doctest)]
 mod guides;
+#[cfg(feature = "http")]
+mod operations_router;
 #[cfg(feature = "signal")]
 mod shutdown_signal;
 
+#[cfg(feature = "metrics")]
+pub use consumer_metrics::MetricsRecording;
+#[cfg(any(feature = "http", feature = "metrics"))]
+pub use consumer_metrics::{ConsumerMetrics, METRICS, Metric, MetricKind};
 #[cfg(all(feature = "kinesis-asl", feature = "cloudwatch"))]
 pub use fleet_metrics::FleetMetrics;
 #[cfg(feature = "kinesis-asl")]
 pub use kinesis_asl;
+#[cfg(feature = "http")]
+pub use operations_router::operations_router;
 #[cfg(feature = "signal")]
 pub use shutdown_signal::{ShutdownSignal, shutdown_signal, stop_on_signal};
 

@@ -138,3 +138,38 @@ fn faults_of_a_file_are_refused_with_the_expected_form() {
     let missing = toml::from_str::<AwsSettings>("region = \"eu-west-1\"").unwrap();
     assert!(missing.faults()[0].contains("stream_name is empty"), "{:?}", missing.faults());
 }
+
+/// The settings of the example service in the manifests are those of the crates.
+#[test]
+fn settings_in_the_manifests_are_valid() {
+    use serde::Deserialize as _;
+    let kubernetes = include_str!("../../../deploy/kubernetes/consumer.yaml");
+    let documents: Vec<serde_json::Value> = serde_norway::Deserializer::from_str(kubernetes)
+        .map(|each| serde_json::Value::deserialize(each).unwrap())
+        .collect();
+    let of_kind = |kind: &str| documents.iter().find(|document| document["kind"] == kind).unwrap();
+    let file = of_kind("ConfigMap")["data"]["service.toml"].as_str().unwrap();
+    let ecs: serde_json::Value =
+        serde_json::from_str(include_str!("../../../deploy/ecs/task-definition.json")).unwrap();
+    let pod = &of_kind("StatefulSet")["spec"]["template"]["spec"]["containers"][0];
+    for (file, variables) in [(file, &pod["env"]), ("", &ecs["containerDefinitions"][0]["environment"])] {
+        let mut settings: toml::Table = file.parse().unwrap();
+        for variable in variables.as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            let Some(path) = name.strip_prefix("SERVICE__") else { continue };
+            let value = variable["value"].as_str().unwrap_or("word-service-0");
+            let (table, name) = match path.to_lowercase().split_once("__") {
+                Some((table, name)) => {
+                    let inner = settings.entry(table).or_insert_with(|| toml::Table::new().into());
+                    (inner.as_table_mut().unwrap(), name.to_owned())
+                }
+                None => (&mut settings, path.to_lowercase()),
+            };
+            table.insert(name, value.into());
+        }
+        let consumer: ConsumerSettings = settings["consumer"].clone().try_into().unwrap();
+        assert_eq!((consumer.application.as_str(), consumer.drain_time.as_secs()), ("word-service", 30));
+        let aws: AwsSettings = settings["stream"].clone().try_into().unwrap();
+        assert_eq!(aws.faults(), Vec::<String>::new());
+    }
+}

@@ -8,11 +8,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::decorators::{FaultRates, FaultyLeaseStore};
+use crate::decorators::{CountingLeaseStore, FaultRates, FaultyLeaseStore};
 use crate::error::StoreErrorKind;
 use crate::hash_key_range::{HashKey, HashKeyRange};
 use crate::held_lease::HeldLease;
+use crate::lag_report::LagReport;
 use crate::lease::{Lease, LeaseFacts, PendingCheckpoint};
 use crate::position::Position;
 use crate::shard_id::ShardId;
@@ -50,6 +52,7 @@ pub async fn check_all<S: LeaseStore + Clone>(mut fresh: impl FnMut() -> S) {
     the_previous_owner_is_fenced(prepared().await).await;
     a_request_leads_to_a_hand_over(prepared().await).await;
     checkpoints_only_move_forward(prepared().await).await;
+    a_report_comes_with_each_heartbeat(prepared().await).await;
     unknown_outcomes_are_settled(prepared().await).await;
 }
 
@@ -129,6 +132,7 @@ async fn keeps_every_field(store: &impl LeaseStore) {
         lease.owner_request_text = Some("release #7 to a".to_owned());
         lease.reset_id = Some(6);
         lease.pause_text = Some("until 1700000000123 by me".to_owned());
+        lease.lag_report_text = Some("behind=5 at=1700000000123 counter=0".to_owned());
         create(store, &lease).await;
     }
 }
@@ -171,9 +175,22 @@ async fn applies_changes_like_the_model(store: &impl LeaseStore) {
         reset_id: 7,
         owner_request: owner_request.map(str::to_owned),
     };
+    let reported = |change: LeaseChange, behind_millis| LeaseChange::Reported {
+        change: Box::new(change),
+        report: LagReport {
+            behind_millis,
+            measured_at_millis: 1_700_000_000_123,
+            processed_bytes_per_second: (behind_millis > 5).then_some(2_048),
+        },
+    };
     let changes = [
         LeaseChange::take(worker("a")),
         LeaseChange::Renew,
+        reported(LeaseChange::Renew, 5),
+        reported(at(5), 6),
+        reported(LeaseChange::PrepareCheckpoint(pending(6)), 0),
+        LeaseChange::Renew,
+        reported(at(6), u64::MAX),
         pause(Some("by me"), None),
         ask(Some("release #1 to a"), None),
         ask(Some("reset LATEST #2 to a"), Some("release #1 to a")),
@@ -222,6 +239,38 @@ async fn applies_changes_like_the_model(store: &impl LeaseStore) {
         assert_applied(store, &update(&row, change), Some(&next)).await;
         row = next;
     }
+}
+
+/// A holder reports its lag with renewals and checkpoints, and never writes for a report alone.
+async fn a_report_comes_with_each_heartbeat(store: impl LeaseStore + Clone) {
+    let lease = Lease::unowned(shard(0), Position::TrimHorizon);
+    create(&store, &lease).await;
+    let counted = CountingLeaseStore::new(store.clone());
+    let held = HeldLease::take(Arc::new(counted.clone()), &lease, &worker("a")).await.unwrap();
+    let measured = AtomicU64::new(0);
+    held.report_lag(move || {
+        let behind_millis = measured.fetch_add(1, Ordering::Relaxed);
+        Some(LagReport { behind_millis, measured_at_millis: 7, processed_bytes_per_second: Some(3) })
+    });
+    let reported = async || {
+        let row = store.get(&shard(0)).await.unwrap().unwrap();
+        row.lag_report().map(|report| report.behind_millis)
+    };
+    assert_eq!(reported().await, None, "nothing is written for a report");
+    held.renew().await.unwrap();
+    assert_eq!(reported().await, Some(0));
+    let position = Position::after(7u128.into(), 0);
+    held.checkpoint(&position, &[]).await.unwrap();
+    assert_eq!(reported().await, Some(1));
+    held.checkpoint(&position, &[]).await.unwrap();
+    assert_eq!(reported().await, Some(1), "a stored position is not written again for a report");
+    held.offer().await.unwrap();
+    assert_eq!(reported().await, None, "the report is older than the row");
+    held.renew().await.unwrap();
+    held.release().await.unwrap();
+    assert_eq!(reported().await, None, "a free lease has no owner that reports");
+    let calls = counted.calls();
+    assert_eq!((calls.takes, calls.renewals, calls.checkpoints, calls.offers), (1, 2, 1, 1));
 }
 
 /// A write against an older counter, another owner or an absent row is lost.

@@ -8,6 +8,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Duration, Instant};
 
 use crate::error::{StoreError, StoreErrorKind};
+use crate::lag_report::LagReport;
+use crate::lag_reporter::LagReporter;
 use crate::lease::{Lease, LeaseFacts, PendingCheckpoint};
 use crate::lease_state::{EditedPosition, LeaseState, MAX_UNSETTLED_WRITES, NextWrite, ReadBack, update};
 use crate::operator::{OwnerAction, OwnerRequest, Pause};
@@ -105,6 +107,8 @@ pub struct HeldLease {
     confirmed_at: StdMutex<Instant>,
     /// The newest edit of the position by another writer; a copy of the one in the state.
     edited: StdMutex<Option<EditedPosition>>,
+    /// Measures the lag for each renewal and checkpoint.
+    reporter: LagReporter,
     state: Mutex<LeaseState>,
 }
 
@@ -175,6 +179,7 @@ impl HeldLease {
             notes: watch::channel(OperatorNotes::of(&taken)).0,
             confirmed_at: StdMutex::new(asked_at),
             edited: StdMutex::new(None),
+            reporter: LagReporter::default(),
             state: Mutex::new(LeaseState::new(worker_id.clone(), taken.clone())),
             taken,
         }
@@ -309,6 +314,13 @@ impl HeldLease {
         .await
     }
 
+    /// Reports the lag in the row from now on, with each renewal and checkpoint that is written anyway: there is no write for
+    /// a report alone. `measure` is called right before such a write; `None` leaves that one without a report. Only the first
+    /// call of this method has an effect.
+    pub fn report_lag(&self, measure: impl Fn() -> Option<LagReport> + Send + Sync + 'static) {
+        self.reporter.set(measure);
+    }
+
     /// Renews the lease by incrementing its counter.
     ///
     /// # Errors
@@ -385,6 +397,7 @@ impl HeldLease {
 
     async fn write(&self, change: LeaseChange) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
+        let change = self.reporter.with_report(change);
         self.write_in_turn(&mut state, change).await
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::hash_key_range::HashKeyRange;
+use crate::lag_report::LagReport;
 use crate::operator::{OwnerRequest, Pause};
 use crate::position::Position;
 use crate::shard_id::ShardId;
@@ -67,6 +68,9 @@ pub struct Lease {
     /// The text of the pause that an operator recorded; see [`pause`](Self::pause).
     #[serde(default)]
     pub pause_text: Option<String>,
+    /// What the owner reported of its lag with its newest write, as a text; see [`lag_report`](Self::lag_report).
+    #[serde(default)]
+    pub lag_report_text: Option<String>,
     /// The read throughput of the shard; `None` unless a KCL 3.x worker measured it.
     pub throughput_bytes_per_second: Option<u64>,
 }
@@ -95,6 +99,7 @@ impl Lease {
             owner_request_text: None,
             reset_id: None,
             pause_text: None,
+            lag_report_text: None,
             throughput_bytes_per_second: None,
         }
     }
@@ -144,6 +149,13 @@ impl Lease {
     /// Whether the shard is paused at a time, in milliseconds since 1970.
     pub fn is_paused(&self, now_millis: Option<u64>) -> bool {
         self.pause().is_some_and(|pause| pause.is_in_force(now_millis))
+    }
+
+    /// The lag that the owner reported with the newest write of the row. `None` after any other write: a KCL worker that takes
+    /// or renews the lease leaves attributes that it does not know in the row.
+    pub fn lag_report(&self) -> Option<LagReport> {
+        let report = LagReport::parse(self.lag_report_text.as_deref()?, self.counter)?;
+        (self.owner.is_some() && !self.is_finished()).then_some(report)
     }
 
     /// Whether the row names this worker as the owner.
@@ -255,6 +267,22 @@ mod tests {
         assert_eq!(lease.owner_request().map(|request| request.id), Some(7));
         lease.checkpoint = Position::ShardEnd;
         assert_eq!(lease.owner_request(), None);
+    }
+
+    #[test]
+    fn lag_report_counts_for_one_write_of_an_owner() {
+        let mut lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
+        lease.counter = 7;
+        let report = LagReport { behind_millis: 5, measured_at_millis: 9, processed_bytes_per_second: None };
+        lease.lag_report_text = Some(report.text(7));
+        assert_eq!(lease.lag_report(), None, "no owner");
+        lease.owner = worker("a");
+        assert_eq!(lease.lag_report(), Some(report));
+        lease.counter = 8;
+        assert_eq!(lease.lag_report(), None, "another worker has written since");
+        lease.counter = 7;
+        lease.checkpoint = Position::ShardEnd;
+        assert_eq!(lease.lag_report(), None);
     }
 
     #[test]

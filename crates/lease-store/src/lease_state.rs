@@ -58,8 +58,9 @@ pub struct UnsettledWrite {
 impl UnsettledWrite {
     /// The position that the write stores, if it is a checkpoint.
     fn position(&self) -> Option<&Position> {
-        match &self.write {
-            LeaseWrite::Update { change: LeaseChange::Checkpoint { position, .. }, .. } => Some(position),
+        let LeaseWrite::Update { change, .. } = &self.write else { return None };
+        match change.without_report() {
+            LeaseChange::Checkpoint { position, .. } => Some(position),
             _ => None,
         }
     }
@@ -180,7 +181,7 @@ impl LeaseState {
         }
         let unedited = Lease { checkpoint: self.stored.clone(), ..self.lease.clone() };
         let is_in_effect = is_in_effect(&unedited, change)?;
-        Ok(is_in_effect && !matches!(change, LeaseChange::Checkpoint { .. }))
+        Ok(is_in_effect && !matches!(change.without_report(), LeaseChange::Checkpoint { .. }))
     }
 
     /// Records that the newest write was applied; `row` is the row after it.
@@ -329,6 +330,8 @@ fn is_in_effect(lease: &Lease, change: &LeaseChange) -> Result<bool, StoreError>
             format!("{to} no longer requests the lease of {}; release it, or keep it", lease.shard_id),
         )),
         LeaseChange::HandOver { .. } => Ok(false),
+        // A report alone is no reason to write.
+        LeaseChange::Reported { change, .. } => is_in_effect(lease, change),
         LeaseChange::Renew
         | LeaseChange::Offer
         | LeaseChange::Take { .. }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::lag_report::LagReport;
 use crate::lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
 use crate::position::Position;
 use crate::shard_id::ShardId;
@@ -102,6 +103,13 @@ pub enum LeaseChange {
     },
     /// Offer the lease to other workers. It is also a heartbeat.
     Offer,
+    /// A heartbeat of the owner together with a report of its lag. The report has no effect on the change or its condition.
+    Reported {
+        /// The change: a renewal or a checkpoint.
+        change: Box<LeaseChange>,
+        /// The report.
+        report: LagReport,
+    },
     /// Give up the lease, without a successor. The counter is not changed: KCL versions before 2.6 take a lease only
     /// when its counter has not changed for the fail-over time, and a new value would restart that time.
     Release,
@@ -111,6 +119,15 @@ impl LeaseChange {
     /// A take that adds no facts.
     pub fn take(owner: WorkerId) -> Self {
         Self::Take { owner, facts: LeaseFacts::default() }
+    }
+
+    /// The change without the report that comes with it.
+    #[must_use]
+    pub fn without_report(&self) -> &Self {
+        match self {
+            Self::Reported { change, .. } => change.without_report(),
+            other => other,
+        }
     }
 
     /// The row after the change. Every store must produce exactly this row.
@@ -158,6 +175,10 @@ impl LeaseChange {
                 next.counter += 1;
                 next.offered_by.clone_from(&lease.owner);
             }
+            Self::Reported { change, report } => {
+                next = change.apply(lease);
+                next.lag_report_text = Some(report.text(lease.counter.saturating_add(1)));
+            }
             Self::Release => Self::free(&mut next),
         }
         next
@@ -193,6 +214,7 @@ impl LeaseChange {
             Self::AskOwner { instead_of, .. } => lease.owner_request_text == *instead_of,
             Self::Pause { instead_of, .. } => lease.pause_text == *instead_of,
             Self::Reset { owner_request, .. } => lease.owner_request_text == *owner_request,
+            Self::Reported { change, .. } => change.is_possible_on(lease),
             _ => true,
         }
     }
@@ -326,6 +348,16 @@ mod tests {
         }
         let renewed = LeaseChange::Renew.apply(&row);
         assert_eq!(renewed.owner_request_text, row.owner_request_text);
+    }
+
+    #[test]
+    fn report_comes_with_a_heartbeat_and_ends_with_the_next_one() {
+        let row = LeaseChange::take(worker("a")).apply(&lease());
+        let report = LagReport { behind_millis: 5, measured_at_millis: 9, processed_bytes_per_second: None };
+        let renewed = LeaseChange::Reported { change: Box::new(LeaseChange::Renew), report }.apply(&row);
+        assert_eq!((renewed.counter, renewed.lag_report()), (row.counter + 1, Some(report)));
+        assert_eq!(LeaseChange::Renew.apply(&renewed).lag_report(), None, "a worker that reports nothing");
+        assert_eq!(LeaseChange::take(worker("b")).apply(&renewed).lag_report(), None);
     }
 
     #[test]

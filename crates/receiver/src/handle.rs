@@ -93,6 +93,8 @@ pub(crate) struct EndReporter(pub(crate) Arc<Shared>);
 
 impl Drop for EndReporter {
     fn drop(&mut self) {
+        // A future that was dropped, or failed, leaves the state of its last step otherwise.
+        self.0.live().state = ConsumerState::Stopped;
         self.0.ended.cancel();
     }
 }

@@ -191,7 +191,7 @@ impl WriteKind {
         match write {
             LeaseWrite::Create(_) => Self::Create,
             LeaseWrite::Delete { .. } => Self::Delete,
-            LeaseWrite::Update { change, .. } => match change {
+            LeaseWrite::Update { change, .. } => match change.without_report() {
                 LeaseChange::Renew => Self::Renew,
                 LeaseChange::Checkpoint { .. } => Self::Checkpoint,
                 LeaseChange::Take { .. } => Self::Take,
@@ -202,7 +202,7 @@ impl WriteKind {
                 LeaseChange::Release => Self::Release,
                 LeaseChange::AskOwner { .. } | LeaseChange::Pause { .. } => Self::Note,
                 LeaseChange::Reset { .. } => Self::Reset,
-                LeaseChange::PrepareCheckpoint(_) => Self::Other,
+                LeaseChange::PrepareCheckpoint(_) | LeaseChange::Reported { .. } => Self::Other,
             },
         }
     }

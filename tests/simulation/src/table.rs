@@ -177,7 +177,7 @@ impl Table {
                 None
             }
             (Some(Defect::CheckpointsNotStored), LeaseWrite::Update { change, .. }, Some(before), after) => {
-                match change {
+                match change.without_report() {
                     LeaseChange::Checkpoint { position, .. } if *position != Position::ShardEnd => {
                         Some(LeaseChange::Renew.apply(before))
                     }

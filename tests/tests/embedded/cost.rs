@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- table: begin -->\n";
 const END: &str = "<!-- table: end -->";
 
 /// The size of a row of ours in DynamoDB, and of a row of the KCL, in bytes.
-const ROW_BYTES: f64 = 420.0;
+const ROW_BYTES: f64 = 490.0;
 const KCL_ROW_BYTES: f64 = 350.0;
 
 /// The bytes that one read unit covers in a strongly consistent read.

@@ -13,6 +13,7 @@ mod documentation;
 mod fleet;
 mod hand_over;
 mod kcl_mode;
+mod lag;
 mod latest;
 mod memory;
 mod mixed_fleet;

@@ -166,11 +166,8 @@ async fn children_of_a_malformed_row_get_no_leases() {
 fn children_first(stream: &InMemoryStream, ended: &Arc<AtomicUsize>) -> HookedLeaseStore {
     let (table, stream, ended) = (InMemoryLeaseStore::new(), stream.clone(), ended.clone());
     HookedLeaseStore::new(table.clone()).before_write(move |write| {
-        let LeaseWrite::Update { shard_id, change: LeaseChange::Checkpoint { position, children }, .. } =
-            write
-        else {
-            return;
-        };
+        let LeaseWrite::Update { shard_id, change, .. } = write else { return };
+        let LeaseChange::Checkpoint { position, children } = change.without_report() else { return };
         if position.is_shard_end() {
             // The in-memory stream answers at once.
             let mut shards = stream.list_shards(&ShardFilter::All).now_or_never().unwrap().unwrap();

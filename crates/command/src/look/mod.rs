@@ -23,7 +23,7 @@ use crate::exit_code::CommandError;
 use crate::look::gap::Gap;
 use crate::look::listing::Listing;
 use crate::look::mode::ModeReader;
-use crate::look::probes::Probes;
+use crate::look::probes::{PROBE_INTERVAL, Probes};
 use crate::look::target::Target;
 use crate::wall_clock::now_millis;
 
@@ -130,7 +130,8 @@ impl Observer {
         let mut probed = 0;
         if let Some(stream) = stream.filter(|_| !options.probe_time.is_zero()) {
             let deadline = Instant::now() + options.probe_time;
-            let round = probes.run(stream, &unreported(&rows.leases, listing), deadline).await;
+            let round =
+                probes.run(stream, &unreported(&rows.leases, listing, taken_at_millis), deadline).await;
             probed = round.measured;
             gaps.extend(round.gap.or_else(|| too_slow(round.left)));
         }
@@ -151,6 +152,7 @@ impl Observer {
             mode: mode.mode,
         };
         look.note_operators();
+        look.note_lags();
         Ok(Looked { look, gaps, read_units: rows.read_units, rows: count, probed })
     }
 }
@@ -164,8 +166,8 @@ fn too_slow(left: usize) -> Option<Gap> {
     })
 }
 
-/// The leases of listed shards whose lag no worker reports.
-fn unreported<'a>(leases: &'a [Lease], listing: &Listing) -> Vec<&'a Lease> {
+/// The leases of listed shards whose lag no worker reported lately.
+fn unreported<'a>(leases: &'a [Lease], listing: &Listing, now_millis: u64) -> Vec<&'a Lease> {
     let mut listed: Option<Vec<&ShardId>> =
         listing.shards.as_ref().map(|shards| shards.iter().map(|shard| &shard.shard_id).collect());
     if let Some(listed) = &mut listed {
@@ -173,7 +175,15 @@ fn unreported<'a>(leases: &'a [Lease], listing: &Listing) -> Vec<&'a Lease> {
     }
     let is_listed =
         |lease: &&Lease| listed.as_ref().is_none_or(|listed| listed.binary_search(&&lease.shard_id).is_ok());
-    leases.iter().filter(is_listed).collect()
+    leases.iter().filter(is_listed).filter(|lease| !is_reported(lease, now_millis)).collect()
+}
+
+/// Whether the owner reported its lag with its newest write, and lately enough to need no probe.
+fn is_reported(lease: &Lease, now_millis: u64) -> bool {
+    lease.lag_report().is_some_and(|report| {
+        let age = now_millis.saturating_sub(report.measured_at_millis);
+        u128::from(age) <= PROBE_INTERVAL.as_millis()
+    })
 }
 
 /// What the row and the probes tell of a shard beyond its lease.

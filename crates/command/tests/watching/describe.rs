@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use end_to_end_tests::local_servers::InProcessServers;
-use lease_store::LeaseStore as _;
+use lease_store::{LagReport, LeaseStore as _};
 
 use crate::bench::{APPLICATION, STREAM, TestBed, finish, lease, shard};
 
@@ -44,6 +44,26 @@ async fn describe_shows_shards_workers_and_lag() {
     let lines = bed.run(&arguments).await;
     assert!(lines.output.contains("worker-1") && lines.output.contains("1 worker"), "{lines:?}");
     assert!(!lines.output.contains('\u{1b}'), "no colour where there is no terminal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lag_of_our_workers_is_shown_without_reading_a_record() {
+    let bed = TestBed::start(1).await;
+    bed.put_records(&["a record that a probe would find"]).await;
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let report = LagReport {
+        behind_millis: 0,
+        measured_at_millis: u64::try_from(now.as_millis()).unwrap(),
+        processed_bytes_per_second: Some(2_048),
+    };
+    let mut row = lease(0, Some("worker-1"));
+    row.lag_report_text = Some(report.text(row.counter));
+    bed.put_lease(row).await;
+    let arguments = ["describe", APPLICATION, "--stream", STREAM, "--probe-time", "20s", "--json"];
+    let found = bed.json(&arguments).await;
+    assert_eq!(found["snapshot"]["shards"][0]["lag"]["origin"], "worker", "{found}");
+    assert_eq!(found["verdict"]["behind_millis"], 0);
+    assert_eq!(found["snapshot"]["workers"][0]["processed_bytes_per_second"], 2_048);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,10 @@
 //! The meaning of one look: states of shards, workers, and signs that something is wrong.
 
 use fleet_view::{
-    FleetSnapshot, ForeignKind, ForeignRow, History, Look, LookRefusal, MalformedRow, ShardInfo, ShardState,
-    Sign, WorkerRow,
+    FleetSnapshot, ForeignKind, ForeignRow, History, LagOrigin, LagSample, Look, LookRefusal, MalformedRow,
+    ShardInfo, ShardState, Sign, WorkerRow,
 };
-use lease_store::{HashKey, HashKeyRange, Lease, Position, ShardId, StreamIdentity, WorkerId};
+use lease_store::{HashKey, HashKeyRange, LagReport, Lease, Position, ShardId, StreamIdentity, WorkerId};
 
 use crate::model::{Fleet, Shard};
 use crate::table::{NOW, Stream, identity};
@@ -205,4 +205,65 @@ fn looks_at_something_else_are_refused() {
     assert_eq!(history.add(&recreated), Err(LookRefusal::OfAnother));
     assert_eq!(history, before);
     assert_eq!(history.add(&later), Ok(()));
+}
+
+/// A row of shard 0 whose owner reported its lag at this time.
+fn reported(counter: u64, position: u128, behind_millis: u64, measured_at_millis: u64) -> Lease {
+    let report = LagReport { behind_millis, measured_at_millis, processed_bytes_per_second: Some(2_048) };
+    let mut lease = lease(2, Some("a"), Position::after(position.into(), 0));
+    lease.counter = counter;
+    lease.lag_report_text = Some(report.text(counter));
+    lease
+}
+
+/// A look at this time, with the lags of the rows.
+fn look_with_lags(leases: &[Lease], at_millis: u64) -> Look {
+    let mut look = lineage().look(leases);
+    look.taken_at_millis = at_millis;
+    look.note_lags();
+    look
+}
+
+#[test]
+fn newest_lag_counts_whoever_measured_it() {
+    let row = reported(7, 5, 5_000, NOW - 4_000);
+    let lag_of = |look: &Look| look.notes[&id(2)].lag.clone().unwrap();
+    let look = look_with_lags(std::slice::from_ref(&row), NOW);
+    let lag = lag_of(&look);
+    assert_eq!((lag.behind_millis, lag.origin), (5_000, LagOrigin::Worker));
+    let snapshot = FleetSnapshot::of(&look);
+    assert_eq!(snapshot.behind_millis(snapshot.shard(&id(2)).unwrap()), Some(9_000), "it ages");
+    assert_eq!(snapshot.workers[0].processed_bytes_per_second, Some(2_048));
+
+    let probe = |measured_at_millis| LagSample {
+        measured_at_millis,
+        behind_millis: 1,
+        arriving_bytes_per_second: None,
+        processed_bytes_per_second: None,
+        origin: LagOrigin::Probe,
+    };
+    for (measured_at, origin) in [(NOW - 5_000, LagOrigin::Worker), (NOW - 3_000, LagOrigin::Probe)] {
+        let mut look = lineage().look(std::slice::from_ref(&row));
+        look.taken_at_millis = NOW;
+        look.notes.entry(id(2)).or_default().lag = Some(probe(measured_at));
+        look.note_lags();
+        assert_eq!(lag_of(&look).origin, origin);
+    }
+    let of_the_future = look_with_lags(&[reported(7, 5, 5_000, NOW + 90_000)], NOW);
+    assert_eq!(lag_of(&of_the_future).measured_at_millis, NOW, "the clocks differ");
+    let taken = Lease { counter: 8, ..row };
+    assert!(look_with_lags(&[taken], NOW).notes.is_empty(), "of another write");
+}
+
+#[test]
+fn report_of_a_late_clock_is_of_the_present_position() {
+    let late = 30_000;
+    let mut history = History::new();
+    for step in 0..6 {
+        let at = NOW + step * 10_000;
+        let row = reported(7 + step, 5 + u128::from(step), 2_000, at - late);
+        history.add(&look_with_lags(&[row], at)).unwrap();
+        let verdict = history.verdict();
+        assert_eq!(verdict.shards[&id(2)].behind_millis, Some(2_000 + late), "look {step}");
+    }
 }

@@ -164,8 +164,8 @@ impl<S: LeaseStore> LeaseStore for CountingLeaseStore<S> {
         let counter = match write {
             LeaseWrite::Create(_) => &self.counters.creates,
             LeaseWrite::Delete { .. } => &self.counters.deletes,
-            LeaseWrite::Update { change, .. } => match change {
-                LeaseChange::Renew => &self.counters.renewals,
+            LeaseWrite::Update { change, .. } => match change.without_report() {
+                LeaseChange::Renew | LeaseChange::Reported { .. } => &self.counters.renewals,
                 LeaseChange::Checkpoint { .. } => &self.counters.checkpoints,
                 LeaseChange::PrepareCheckpoint(_) => &self.counters.prepares,
                 LeaseChange::Take { .. } => &self.counters.takes,

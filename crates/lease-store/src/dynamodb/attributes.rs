@@ -66,6 +66,8 @@ pub(super) const OWNER_REQUEST: &str = "operatorRequest";
 pub(super) const RESET_ID: &str = "operatorResetId";
 /// S, not of the KCL: the pause that an operator recorded.
 pub(super) const PAUSE: &str = "operatorPause";
+/// S, not of the KCL: what the owner reported of its lag with its newest write. A value that cannot be read counts as absent.
+pub(super) const LAG_REPORT: &str = "ownerLag";
 
 /// A row as DynamoDB returns it.
 pub(super) type Item = HashMap<String, AttributeValue>;

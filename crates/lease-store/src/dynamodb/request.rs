@@ -50,6 +50,12 @@ impl Expression {
     pub(super) fn update(expected: &LeaseVersion, change: &LeaseChange) -> Self {
         let mut expression = Self::deletion(expected);
         match change {
+            LeaseChange::Reported { change, report } => {
+                expression = Self::update(expected, change);
+                // The condition fixes the counter that the write increments.
+                let counter = expected.counter.saturating_add(1);
+                expression.set(attributes::LAG_REPORT, attributes::text_value(&report.text(counter)));
+            }
             LeaseChange::Renew => expression.count_up(attributes::LEASE_COUNTER),
             LeaseChange::Checkpoint { position, children } => expression.checkpoint(position, children),
             LeaseChange::PrepareCheckpoint(pending) => expression.prepare_checkpoint(pending),
@@ -127,7 +133,7 @@ impl Expression {
         change: &LeaseChange,
     ) -> Self {
         if let (RowLayout::MultiStream(stream), LeaseChange::Checkpoint { .. } | LeaseChange::Reset { .. }) =
-            (layout, change)
+            (layout, change.without_report())
         {
             self.set(attributes::STREAM_NAME, attributes::text_value(stream.as_str()));
             self.set(attributes::SHARD_ID, attributes::text_value(shard_id.as_str()));
@@ -297,6 +303,7 @@ mod tests {
     use super::super::layout::MultiStreamKey;
     use super::*;
     use crate::hash_key_range::HashKeyRange;
+    use crate::lag_report::LagReport;
     use crate::stream_identity::StreamIdentity;
 
     fn worker(name: &'static str) -> WorkerId {
@@ -384,6 +391,20 @@ mod tests {
         let children = BTreeSet::from([ShardId::new("s8").unwrap(), ShardId::new("s9").unwrap()]);
         let end = update(LeaseChange::Checkpoint { position: Position::ShardEnd, children });
         assert!(end.contains(r#", childShardIds = Ss(["s8", "s9"]) ADD"#), "{end}");
+    }
+
+    #[test]
+    fn a_report_adds_one_attribute_to_a_write() {
+        let report =
+            LagReport { behind_millis: 5, measured_at_millis: 9, processed_bytes_per_second: Some(3) };
+        let change = LeaseChange::Reported { change: Box::new(LeaseChange::Renew), report };
+        let plain = Expression::update(&version(Some("a"), None), &LeaseChange::Renew);
+        let reported = Expression::update(&version(Some("a"), None), &change);
+        assert_eq!(condition(&reported), condition(&plain));
+        assert_eq!(
+            update(&version(Some("a"), None), &change),
+            "SET ownerLag = behind=5 at=9 rate=3 counter=8 ADD leaseCounter 1"
+        );
     }
 
     #[test]

@@ -8,11 +8,11 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::attributes::{
     APPLICATION, CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS,
-    ENDING_HASH_KEY, ENTITY_TYPE, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER,
-    OFFERED_BY, OWNER_PROCESS, OWNER_REQUEST, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PAUSE,
-    PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY,
-    RESET_ID, ROW_ID, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH, STREAM_NAME,
-    THROUGHPUT,
+    ENDING_HASH_KEY, ENTITY_TYPE, INITIAL_TIME_MILLIS, Item, LAG_REPORT, LEASE_COUNTER, LEASE_KEY,
+    LEASE_OWNER, OFFERED_BY, OWNER_PROCESS, OWNER_REQUEST, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID,
+    PAUSE, PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER,
+    REQUESTED_BY, RESET_ID, ROW_ID, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH,
+    STREAM_NAME, THROUGHPUT,
 };
 use super::layout::RowLayout;
 use crate::error::StoreError;
@@ -148,7 +148,7 @@ fn lease(item: &Item, shard_id: ShardId) -> Result<Lease, Fault> {
         checkpoint_owner: worker_id(item, CHECKPOINT_OWNER)?,
         requested_by: worker_id(item, REQUESTED_BY)?,
         offered_by: worker_id(item, OFFERED_BY)?,
-        owner_process: owner_process(item),
+        owner_process: hint(item, OWNER_PROCESS),
         stream: stream_identity(item)?,
         application: text(item, APPLICATION)?.map(str::to_owned),
         row_id: number(item, ROW_ID)?,
@@ -156,6 +156,7 @@ fn lease(item: &Item, shard_id: ShardId) -> Result<Lease, Fault> {
         owner_request_text: text(item, OWNER_REQUEST)?.map(str::to_owned),
         reset_id: number(item, RESET_ID)?,
         pause_text: text(item, PAUSE)?.map(str::to_owned),
+        lag_report_text: hint(item, LAG_REPORT),
         throughput_bytes_per_second: throughput(item),
     })
 }
@@ -172,9 +173,9 @@ fn stream_identity(item: &Item) -> Result<Option<StreamIdentity>, Fault> {
     }
 }
 
-/// The process is only a hint about namesakes, so a value of another type counts as absent.
-fn owner_process(item: &Item) -> Option<String> {
-    item.get(OWNER_PROCESS)?.as_s().ok().cloned()
+/// The process is only a hint about namesakes, and the lag is one for readers, so a value of another type counts as absent.
+fn hint(item: &Item, attribute: &str) -> Option<String> {
+    item.get(attribute)?.as_s().ok().cloned()
 }
 
 /// The throughput is only a hint for balancing, so an invalid value counts as absent.

@@ -11,6 +11,7 @@ use super::layout::{MultiStreamKey, RowLayout};
 use super::row_reader::{MAX_COUNTER, Row, read};
 use super::row_writer::write;
 use crate::hash_key_range::{HashKey, HashKeyRange};
+use crate::lag_report::{LagReport, MAX_LAG_REPORT_BYTES};
 use crate::lease::{Lease, PendingCheckpoint};
 use crate::position::Position;
 use crate::shard_id::ShardId;
@@ -208,6 +209,7 @@ fn added_facts_have_their_own_attributes() {
         ("operatorRequest", s("release #7 to b")),
         ("operatorResetId", n("6")),
         ("operatorPause", s("by me")),
+        ("ownerLag", s("behind=5 at=9 counter=0")),
     ]);
     let mut expected = fresh();
     expected.requested_by = worker("b");
@@ -220,6 +222,7 @@ fn added_facts_have_their_own_attributes() {
     expected.owner_request_text = Some("release #7 to b".to_owned());
     expected.reset_id = Some(6);
     expected.pause_text = Some("by me".to_owned());
+    expected.lag_report_text = Some("behind=5 at=9 counter=0".to_owned());
     assert_eq!(usable(&row), expected);
     assert_eq!(write(&expected, &RowLayout::SingleStream), row);
     for (half, other) in
@@ -227,6 +230,56 @@ fn added_facts_have_their_own_attributes() {
     {
         assert_eq!(fault(&kcl_row([half])), (other.to_owned(), "is missing".to_owned()));
     }
+}
+
+#[test]
+fn a_lag_of_another_type_counts_as_absent() {
+    assert_eq!(usable(&kcl_row([("ownerLag", n("5"))])), fresh());
+}
+
+/// DynamoDB bills a write of a row up to this size as one unit.
+const WRITE_UNIT_BYTES: usize = 1_024;
+
+#[test]
+fn a_row_with_everything_is_written_for_one_unit() {
+    let mut lease = fresh();
+    let counter = 1_796_000_000_000_000;
+    let report = LagReport {
+        behind_millis: 31_536_000_000,
+        measured_at_millis: 1_796_000_000_123,
+        processed_bytes_per_second: Some(2_000_000),
+    };
+    lease.owner = worker("ip-10-0-123-245.eu-west-1.compute.internal-0123456789");
+    lease.requested_by = worker("ip-10-0-123-246.eu-west-1.compute.internal-0123456789");
+    lease.offered_by = lease.owner.clone();
+    lease.counter = counter;
+    lease.checkpoint = Position::after(u128::MAX.into(), 1_000);
+    lease.parents = shards(&["shardId-000000000002", "shardId-000000000003"]);
+    lease.hash_key_range = Some(HashKeyRange::FULL);
+    lease.owner_process =
+        Some("ip-10-0-123-245.eu-west-1.compute.internal 12345 9876543210 1 consumer".to_owned());
+    lease.stream = Some(StreamIdentity {
+        arn: "arn:aws:kinesis:eu-west-1:123456789012:stream/orders".to_owned(),
+        creation_epoch_seconds: 1_700_000_000,
+    });
+    lease.application = Some("order-desk".to_owned());
+    lease.row_id = Some(1 << 52);
+    lease.initial_time_millis = Some(1_700_000_000_123);
+    let bytes_of = |lease: &Lease| -> usize {
+        let size = |value: &AttributeValue| match value {
+            AttributeValue::S(text) => text.len(),
+            // Two digits take a byte, and there are two more.
+            AttributeValue::N(number) => number.len() / 2 + 2,
+            AttributeValue::Ss(texts) => texts.iter().map(|text| text.len() + 1).sum::<usize>() + 3,
+            other => panic!("{other:?}"),
+        };
+        write(lease, &RowLayout::SingleStream).iter().map(|(name, value)| name.len() + size(value)).sum()
+    };
+    let before = bytes_of(&lease);
+    lease.lag_report_text = Some(report.text(counter));
+    let after = bytes_of(&lease);
+    assert!(after <= WRITE_UNIT_BYTES, "{after} bytes, {before} without the report");
+    assert!(after - before <= "ownerLag".len() + MAX_LAG_REPORT_BYTES, "{before} {after}");
 }
 
 #[test]
@@ -335,6 +388,7 @@ prop_compose! {
         initial_time_millis in any::<Option<u64>>(),
         (owner_request_text, pause_text, reset_id) in
             (proptest::option::of(".{0,40}"), proptest::option::of(".{0,40}"), any::<Option<u64>>()),
+        lag_report_text in proptest::option::of(".{0,40}"),
     ) -> Lease {
         let hash_key_range = ends.map(|(one, other)| {
             HashKeyRange::new(HashKey(one.min(other)), HashKey(one.max(other))).unwrap()
@@ -344,6 +398,7 @@ prop_compose! {
             parents, children, hash_key_range, checkpoint_owner, requested_by, offered_by, owner_process,
             stream: stream.map(|(arn, creation_epoch_seconds)| StreamIdentity { arn, creation_epoch_seconds }),
             application, row_id, initial_time_millis, owner_request_text, reset_id, pause_text,
+            lag_report_text,
             throughput_bytes_per_second: None,
         }
     }

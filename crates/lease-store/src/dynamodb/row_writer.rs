@@ -2,8 +2,8 @@
 
 use super::attributes::{
     APPLICATION, CHECKPOINT, CHECKPOINT_OWNER, CHECKPOINT_SUB_SEQUENCE_NUMBER, CHILD_SHARD_IDS,
-    ENDING_HASH_KEY, INITIAL_TIME_MILLIS, Item, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER, OFFERED_BY,
-    OWNER_PROCESS, OWNER_REQUEST, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PAUSE,
+    ENDING_HASH_KEY, INITIAL_TIME_MILLIS, Item, LAG_REPORT, LEASE_COUNTER, LEASE_KEY, LEASE_OWNER,
+    OFFERED_BY, OWNER_PROCESS, OWNER_REQUEST, OWNER_SWITCHES_SINCE_CHECKPOINT, PARENT_SHARD_ID, PAUSE,
     PENDING_CHECKPOINT, PENDING_CHECKPOINT_STATE, PENDING_CHECKPOINT_SUB_SEQUENCE_NUMBER, REQUESTED_BY,
     RESET_ID, ROW_ID, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH, STREAM_NAME,
     bytes_value, number_value, shard_ids_value, text_value,
@@ -66,6 +66,9 @@ pub(super) fn write(lease: &Lease, layout: &RowLayout) -> Item {
     }
     if let Some(pause) = &lease.pause_text {
         put(PAUSE, text_value(pause));
+    }
+    if let Some(report) = &lease.lag_report_text {
+        put(LAG_REPORT, text_value(report));
     }
     if let Some(stream) = &lease.stream {
         put(STREAM_ARN, text_value(&stream.arn));

@@ -1,5 +1,6 @@
 //! One held lease: its take, its renewal, its release, the watchdog over its shard, and the task that ties them to the worker.
 
+pub(crate) mod lag;
 pub(crate) mod orders;
 pub(crate) mod release;
 pub(crate) mod renewal;

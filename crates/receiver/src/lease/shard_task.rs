@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+use crate::lease::lag::lag_of;
 use crate::lease::orders::{Order, next_order};
 use crate::lease::release::{release_or_hand_over, reset_or_release};
 use crate::lease::renewal::renew_until_lost;
@@ -33,7 +34,7 @@ pub(crate) struct ShardTask {
     pub(crate) failover_time: Duration,
     /// How long the worker may take to finish when another worker requests the shard, or an operator stops it.
     pub(crate) drain_time: Duration,
-    /// The clock by which a pause ends.
+    /// The clock by which a pause ends, and by which the lag in the row is dated.
     pub(crate) clock: Option<StreamClock>,
 }
 
@@ -70,6 +71,7 @@ impl ShardTask {
             drain_time,
             clock,
         } = self;
+        held.report_lag(lag_of(progress.clone(), clock));
         let lost = worker.context.lease_lost.clone();
         // A task of its own: renewal and watchdog run even if the application's code never reaches an await point.
         let renewal = renew_until_lost(held.clone(), failover_time, trigger, lost);

@@ -9,8 +9,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use lease_store::dynamodb::MultiStreamKey;
 use lease_store::internals::{Item, Rows};
 use lease_store::{
-    HashKeyRange, Lease, LeaseChange, LeaseFacts, LeaseWrite, MalformedLease, PendingCheckpoint, Position,
-    ShardId, StreamIdentity, Verdict, WorkerId,
+    HashKeyRange, LagReport, Lease, LeaseChange, LeaseFacts, LeaseWrite, MalformedLease, PendingCheckpoint,
+    Position, ShardId, StreamIdentity, Verdict, WorkerId,
 };
 
 use super::{dynamodb_json, expression};
@@ -80,7 +80,8 @@ const STRICT: [(&str, &str); 22] = [
 ];
 
 /// The other attributes: read only together with another one, or ignored if they make no sense.
-const LENIENT: [&str; 6] = [
+const LENIENT: [&str; 7] = [
+    "ownerLag",
     "pendingCheckpointSubSequenceNumber",
     "pendingCheckpointState",
     "throughputKBps",
@@ -234,6 +235,14 @@ fn changes(lease: &Lease) -> Vec<LeaseChange> {
         LeaseChange::HandOver { to: worker("another") },
         LeaseChange::Offer,
         LeaseChange::Release,
+        LeaseChange::Reported {
+            change: Box::new(LeaseChange::Renew),
+            report: LagReport {
+                behind_millis: u64::MAX,
+                measured_at_millis: 0,
+                processed_bytes_per_second: Some(7),
+            },
+        },
     ];
     let seen = [None, lease.owner_request_text.clone(), lease.pause_text.clone()];
     for (text, instead_of) in [None, Some("release #7 to a".to_owned())].into_iter().zip(seen.iter().cycle())

@@ -54,7 +54,7 @@ impl Scene {
         let (seen, found) = (objects.clone(), ran_ahead.clone());
         let leases = HookedLeaseStore::new(InMemoryLeaseStore::new()).before_write(move |write| {
             let LeaseWrite::Update { shard_id, change, .. } = write else { return };
-            let LeaseChange::Checkpoint { position, .. } = change else { return };
+            let LeaseChange::Checkpoint { position, .. } = change.without_report() else { return };
             let is_covered =
                 seen.with(|faults| faults.covered.get(shard_id).is_some_and(|covered| covered >= position));
             if !is_covered {

@@ -1,0 +1,66 @@
+//! The metrics of the consumers of a process: one list, with two ways out.
+//!
+//! Both read the status of the consumers when they are asked. There is no call in the pipeline, so records cost nothing more
+//! with metrics than without.
+
+#[cfg(feature = "http")]
+mod exposition;
+mod list;
+#[cfg(feature = "metrics")]
+mod recording;
+pub(crate) mod samples;
+
+use std::fmt;
+use std::sync::Arc;
+
+use lease_store::StoreCalls;
+use receiver::ConsumerGroupHandle;
+
+pub use list::{METRICS, Metric, MetricKind};
+#[cfg(feature = "metrics")]
+pub use recording::MetricsRecording;
+
+/// The metrics of one consumer or of a group; [`METRICS`] lists them, and `docs/metrics.md` explains them.
+///
+/// With the feature `metrics`, `MetricsRecording` gives them to the recorder that the application sets with the crate `metrics`:
+/// for Prometheus, OpenTelemetry, StatsD and others. With the feature `http`, `exposition` returns them in the text
+/// format of Prometheus.
+#[derive(Clone)]
+pub struct ConsumerMetrics {
+    application: String,
+    handle: ConsumerGroupHandle,
+    calls: Option<Arc<dyn Fn() -> StoreCalls + Send + Sync>>,
+}
+
+impl fmt::Debug for ConsumerMetrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ConsumerMetrics")
+            .field("application", &self.application)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConsumerMetrics {
+    /// The metrics of the consumer or the group of this handle. The name of the application becomes a label.
+    pub fn new(application: impl Into<String>, handle: impl Into<ConsumerGroupHandle>) -> Self {
+        Self { application: application.into(), handle: handle.into(), calls: None }
+    }
+
+    /// Adds the calls to the lease table, as a [`CountingLeaseStore`](lease_store::CountingLeaseStore) counts them.
+    #[must_use]
+    pub fn with_lease_calls(mut self, calls: impl Fn() -> StoreCalls + Send + Sync + 'static) -> Self {
+        self.calls = Some(Arc::new(calls));
+        self
+    }
+
+    /// The consumers whose metrics these are.
+    pub(crate) fn handle(&self) -> &ConsumerGroupHandle {
+        &self.handle
+    }
+
+    /// The present values.
+    fn samples(&self) -> Vec<samples::Sample> {
+        samples::samples(&self.handle.statuses(), self.calls.as_ref().map(|calls| calls()))
+    }
+}

@@ -1,0 +1,139 @@
+//! Gives the metrics to the recorder that the application sets with the crate `metrics`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use metrics::{Label, Unit};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::ConsumerMetrics;
+use super::list::{METRICS, MetricKind};
+use super::samples::{Sample, Value};
+
+/// Gives the metrics of one [`ConsumerMetrics`] to a recorder, again and again.
+///
+/// Counters are recorded as increases. A gauge whose value is no longer known, such as the lag of a shard that the worker does
+/// not hold any more, becomes NaN once: an old lag is never taken for a new one.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # use kinesis_streaming::prelude::*;
+/// # use kinesis_streaming::{ConsumerMetrics, MetricsRecording};
+/// # let consumer = Consumer::builder()
+/// #     .application("word-count")
+/// #     .source(InMemoryStream::new("words", std::num::NonZeroUsize::MIN))
+/// #     .lease_store(InMemoryLeaseStore::new())
+/// #     .processors(batch_handler(|_, _| async { Ok(()) }))
+/// #     .build()?;
+/// // Once, at the start: a recorder, such as that of metrics-exporter-prometheus or metrics-exporter-otel.
+/// metrics::set_global_recorder(metrics::NoopRecorder).map_err(|error| error.to_string())?;
+/// let metrics = ConsumerMetrics::new("word-count", consumer.handle());
+/// tokio::spawn(MetricsRecording::new(metrics).every(std::time::Duration::from_secs(10)));
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct MetricsRecording {
+    metrics: ConsumerMetrics,
+    is_described: bool,
+    /// The series of the newest recording. At most as many as the process has shards, times the metrics of a shard.
+    recorded: HashMap<Series, Value>,
+}
+
+/// The name of a metric with the values of its labels.
+type Series = (&'static str, Vec<String>);
+
+impl MetricsRecording {
+    /// A recording of these metrics, which has not begun.
+    pub fn new(metrics: ConsumerMetrics) -> Self {
+        Self { metrics, is_described: false, recorded: HashMap::new() }
+    }
+
+    /// Records the present values.
+    pub fn record(&mut self) {
+        if !std::mem::replace(&mut self.is_described, true) {
+            describe();
+        }
+        let samples = self.metrics.samples();
+        let mut before = std::mem::take(&mut self.recorded);
+        for sample in samples {
+            let series = (sample.metric.name, sample.labels.clone());
+            let labels = self.labels(&sample);
+            match sample.value {
+                Value::Gauge(value) => metrics::gauge!(sample.metric.name, labels).set(value),
+                Value::Counter(count) => {
+                    let increase = increase(before.get(&series), count);
+                    metrics::counter!(sample.metric.name, labels).increment(increase);
+                }
+            }
+            before.remove(&series);
+            self.recorded.insert(series, sample.value);
+        }
+        for ((name, labels), value) in before {
+            if let (Value::Gauge(_), Some(metric)) =
+                (value, METRICS.iter().find(|metric| metric.name == name))
+            {
+                let sample = Sample { metric, labels, value };
+                metrics::gauge!(name, self.labels(&sample)).set(f64::NAN);
+            }
+        }
+    }
+
+    /// Records at this interval, until the consumer has ended; the last recording has its final counts.
+    pub async fn every(mut self, period: Duration) {
+        let mut ticks = interval(period.max(MIN_PERIOD));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let handle = self.metrics.handle().clone();
+        let mut ended = std::pin::pin!(handle.stopped());
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.record(),
+                _ = &mut ended => break,
+            }
+        }
+        self.record();
+    }
+
+    fn labels(&self, sample: &Sample) -> Vec<Label> {
+        let names = std::iter::once("worker").chain(sample.metric.labels.iter().copied());
+        let rest = names.zip(&sample.labels).map(|(name, value)| Label::new(name, value.clone()));
+        std::iter::once(Label::new("application", self.metrics.application.clone())).chain(rest).collect()
+    }
+}
+
+/// The shortest time between two recordings.
+const MIN_PERIOD: Duration = Duration::from_millis(100);
+
+/// How much a counter rose since the newest recording. A smaller count than that has begun again at 0.
+fn increase(before: Option<&Value>, count: u64) -> u64 {
+    match before {
+        Some(Value::Counter(before)) => count.checked_sub(*before).unwrap_or(count),
+        _ => count,
+    }
+}
+
+fn describe() {
+    for metric in METRICS {
+        let unit = match metric.unit {
+            "seconds" => Unit::Seconds,
+            "bytes" => Unit::Bytes,
+            _ => Unit::Count,
+        };
+        match metric.kind {
+            MetricKind::Gauge => metrics::describe_gauge!(metric.name, unit, metric.meaning),
+            MetricKind::Counter => metrics::describe_counter!(metric.name, unit, metric.meaning),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn increases_survive_a_count_that_begins_again() {
+        assert_eq!(increase(None, 5), 5);
+        assert_eq!(increase(Some(&Value::Counter(3)), 5), 2);
+        assert_eq!(increase(Some(&Value::Counter(9)), 5), 5, "the lease was taken again");
+    }
+}

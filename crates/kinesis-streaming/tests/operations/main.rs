@@ -1,0 +1,8 @@
+//! What an application shows of its consumer: metrics by a recorder and by HTTP, liveness and readiness.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
+
+mod allocations;
+mod bed;
+mod recorders;
+mod router;
