@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::interop;
 use crate::process::{Outcome, command, root};
-use crate::testing;
+use crate::{daemon_packages, interop, testing};
 
 /// The client for Python, with its exact version. It is taken as source: its wheel is built with jars from Maven.
 const PYTHON_PACKAGE: (&str, &str) = ("amazon_kclpy", "3.2.0");
 
 /// The client for Node.js, with its exact version.
 const NODE_PACKAGE: (&str, &str) = ("aws-kcl", "2.3.2");
+
+/// The random kills of the full form, each with 50 records on average.
+const STORM_KILLS: &str = "150";
 
 /// The size of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,15 +69,32 @@ fn test_with(directory: &Path, clients: &Clients, form: Form) -> Outcome {
     let mut test = crate::process::cargo("test --workspace --all-features --test daemon_clients --");
     test = test.args(["--nocapture", "--test-threads", "1"]);
     if clients.python {
-        test = test.env("DAEMON_PYTHON_CLIENT", python_folder(directory));
+        let client = python_folder(directory);
+        if let Some(environment) = daemon_packages::python(directory, &client)? {
+            test = test.env("DAEMON_VENV", environment.folder).env("DAEMON_WHEEL", environment.wheel);
+        }
+        test = test.env("DAEMON_PYTHON_CLIENT", client);
     }
     if clients.node {
+        test = test.env("DAEMON_NPM_PREFIX", daemon_packages::node(directory, directory)?);
         test = test.env("DAEMON_NODE_CLIENT", directory.join("node_modules"));
     }
     if let Some(jars) = jars {
         test = test.env("KCL_JARS_DIR", jars);
     }
-    test.run()
+    test.run()?;
+    match form {
+        Form::Full => storm(),
+        // `wire` runs a short one.
+        Form::Short => Ok(()),
+    }
+}
+
+/// Kills children and daemons at random, which needs no client.
+fn storm() -> Outcome {
+    crate::process::cargo("test --workspace --all-features --test wire_daemon -- --nocapture random_kills")
+        .env("DAEMON_STORM_KILLS", STORM_KILLS)
+        .run()
 }
 
 /// Runs the short form; without a client that can be installed it prints why it is left out.

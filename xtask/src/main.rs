@@ -5,6 +5,7 @@ mod api;
 mod aws_check;
 mod bench;
 mod ci;
+mod daemon_packages;
 mod daemon_tests;
 mod demo;
 mod deny;
@@ -14,6 +15,7 @@ mod fuzz;
 mod interop;
 mod mutate;
 mod package_check;
+mod packaging;
 mod process;
 mod sim;
 mod soak;
@@ -63,7 +65,8 @@ enum Task {
     },
     /// Read aggregates of the real libraries of other producers, for Node.js and Python, through splits and merges.
     Aggregates,
-    /// Run unmodified clients of the KCL for Python and Node.js on our daemon, and compare its lines with the real Java daemon's.
+    /// Run unmodified clients of the KCL for Python and Node.js on our daemon, also from our packages, and compare its lines with the
+    /// real Java daemon's.
     DaemonTests {
         /// Without the Java daemon, as in `ci`.
         #[arg(long)]
@@ -144,6 +147,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Build the program as packages of other languages in `target/packages`: a wheel for Python, and packages for npm.
+    Package,
     /// Check licences, advisories, sources and duplicate versions of the dependencies.
     Deny,
 }
@@ -184,6 +189,7 @@ fn main() -> ExitCode {
         Task::Features => features::check(),
         Task::PackageCheck { release: true } => package_check::run(package_check::Form::Release),
         Task::PackageCheck { release: false } => package_check::run(package_check::Form::WorkingTree),
+        Task::Package => packaging::run(),
         Task::Deny => deny::check(),
     };
     match outcome {

@@ -123,6 +123,8 @@ pub struct ConsumerSettings {
     /// How long a batch waits for more records after its first one; 0 by default.
     #[serde(alias = "batch_time_ms", with = "settings_format::duration")]
     pub batch_time: Duration,
+    /// Whether processors are called after reads that found no records: `RecordProcessor::nothing_read`.
+    pub calls_for_empty_reads: bool,
     /// The most records delivered per second, evenly spaced, over all shards of this receiver. Each sub-record of an
     /// aggregate counts. `None`: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,6 +185,7 @@ impl Default for ConsumerSettings {
             max_batch_records: None,
             max_batch_bytes: None,
             batch_time: Duration::ZERO,
+            calls_for_empty_reads: false,
             max_records_per_second: None,
             max_bytes_per_second: None,
             adapts_rate: false,
@@ -211,6 +214,7 @@ impl ConsumerSettings {
         options.max_unacknowledged_bytes = self.max_unacknowledged_bytes;
         options.batch_limits =
             BatchLimits::new(self.max_batch_records, self.max_batch_bytes, self.batch_time);
+        options.calls_for_empty_reads = self.calls_for_empty_reads;
         options.rate_limit = RateLimit::new(self.max_records_per_second, self.max_bytes_per_second);
         options.adapts_rate = self.adapts_rate;
         options.failure_policy = self.failure.policy();

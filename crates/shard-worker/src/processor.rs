@@ -48,6 +48,17 @@ pub trait RecordProcessor: Send + 'static {
     /// not delivered again.
     async fn process(&mut self, batch: &RecordBatch) -> Result<(), BoxError>;
 
+    /// A read found no records, and none wait to be delivered: a chance to do what depends on time. Called only if
+    /// [`ShardWorkerOptions::calls_for_empty_reads`](crate::ShardWorkerOptions::calls_for_empty_reads) is set, after each such
+    /// read. `millis_behind_latest` is how far that read was behind the newest record, as the stream reports it.
+    ///
+    /// # Errors
+    /// Any error is logged, and the call is repeated after a wait; nothing is read before it succeeds.
+    async fn nothing_read(&mut self, millis_behind_latest: Option<u64>) -> Result<(), BoxError> {
+        let _ = millis_behind_latest;
+        Ok(())
+    }
+
     /// The worker delivers no batch until deferred records are acknowledged: all of them, or as many as the reason
     /// demands. A processor that holds acknowledgements back, to store something before them, does it now. It need not
     /// wait for running work. At a stop it [releases](crate::RecordAcknowledgement::release) the records that it has not

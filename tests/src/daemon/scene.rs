@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::journal::{Entry, Event, entries};
@@ -124,6 +124,16 @@ impl Scene {
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         command.stdout(file.try_clone().unwrap()).stderr(Stdio::from(file)).kill_on_drop(true);
         Daemon { process: command.spawn().unwrap(), log, journal: self.journal(worker) }
+    }
+
+    /// Starts a daemon by this command, and returns its standard output.
+    pub fn spawn_piped(&self, worker: &str, mut command: Command) -> (Daemon, ChildStdout) {
+        let log = self.directory.join(format!("{worker}.log"));
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        command.stdout(Stdio::piped()).stderr(Stdio::from(file)).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let stdout = process.stdout.take().unwrap();
+        (Daemon { process, log, journal: self.journal(worker) }, stdout)
     }
 
     /// All journals, in no order between daemons.

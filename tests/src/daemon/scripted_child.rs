@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -10,6 +11,12 @@ use super::journal::{Event, Journal};
 
 /// The exit status of a child that its script ends.
 pub const SCRIPTED_STATUS: i32 = 3;
+
+/// How many lines a flood has: far more than pipes and queues hold.
+pub const FLOOD_LINES: usize = 400;
+
+/// The bytes of a line of a flood.
+const FLOOD_LINE_BYTES: usize = 32 * 1024;
 
 /// How many checkpoints are timed.
 const TIMED_CHECKPOINTS: usize = 2001;
@@ -37,6 +44,10 @@ pub struct Script {
     pub raw: Option<PathBuf>,
     /// `noise`: lines that are no messages, before each status.
     pub makes_noise: bool,
+    /// `flood-at=NUMBER`: prints `FLOOD_LINES` lines before the status of the batch with this record.
+    pub floods_at: Option<usize>,
+    /// `work-millis=NUMBER`: how long the work on a record takes; each record is in the journal before its work.
+    pub work: Option<Duration>,
     /// `ignore-end`: does not exit when its input is closed.
     pub ignores_end: bool,
     /// `exit-at=NUMBER`: exits before this record.
@@ -68,6 +79,8 @@ impl Script {
                 "helper" => script.starts_helper = true,
                 "noise" => script.makes_noise = true,
                 "ignore-end" => script.ignores_end = true,
+                "flood-at" => script.floods_at = number()?,
+                "work-millis" => script.work = number()?.map(|millis| Duration::from_millis(millis as u64)),
                 "exit-at" => script.exits_at = number()?,
                 "hang-at" => script.hangs_at = number()?,
                 "raw" => script.raw = Some(value.into()),
@@ -101,6 +114,12 @@ struct Child<'a, R, W> {
     shard: String,
     /// The newest sequence number.
     last: Option<String>,
+}
+
+/// Work that takes time.
+#[allow(clippy::disallowed_methods)] // the child has no runtime
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// A request at this sequence number; `None`: at the newest position.
@@ -178,6 +197,14 @@ impl<R: BufRead, W: Write> Child<'_, R, W> {
             let sequence_number = record["sequenceNumber"].as_str().unwrap_or_default().to_owned();
             self.last = Some(sequence_number.clone());
             events.push(Event::Record { number, sequence_number });
+            if let Some(work) = self.script.work {
+                self.journal.append(&self.shard, std::mem::take(&mut events))?;
+                pause(work);
+            }
+            if self.script.floods_at == Some(number) {
+                self.journal.append(&self.shard, std::mem::take(&mut events))?;
+                self.flood()?;
+            }
             if self.script.hangs_at == Some(number) && self.script.is_due() {
                 self.journal.append(&self.shard, events)?;
                 loop {
@@ -186,6 +213,12 @@ impl<R: BufRead, W: Write> Child<'_, R, W> {
             }
         }
         self.journal.append(&self.shard, events)
+    }
+
+    fn flood(&mut self) -> io::Result<()> {
+        let line = "x".repeat(FLOOD_LINE_BYTES);
+        (0..FLOOD_LINES).try_for_each(|_| writeln!(self.output, "{line}"))?;
+        self.output.flush()
     }
 
     fn checkpoint(&mut self, during: &str) -> io::Result<()> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
 
 mod java;
+mod packages;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -7,5 +7,7 @@ mod checkpoints;
 mod children;
 mod figures;
 mod fleets;
+mod kill_storm;
 mod public_reports;
 mod signals;
+mod standing_reader;

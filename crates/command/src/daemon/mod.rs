@@ -12,6 +12,7 @@
 //! | `log_output` | where log lines go |
 //! | `log_configuration` | the level in a logback file; pure |
 //! | `service` | runs the consumer until a signal, a failed child or an error ends it |
+//! | `signals` | which signal after the first is a second one |
 //! | `exit_status` | the exit code; pure |
 
 mod arguments;
@@ -25,6 +26,7 @@ mod log_output;
 mod metrics;
 mod properties_file;
 mod service;
+mod signals;
 
 use std::process::ExitCode;
 

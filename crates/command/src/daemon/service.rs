@@ -1,6 +1,7 @@
 //! Runs the consumer with its children until a signal, a failed child or an error ends it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kinesis_streaming::kinesis_asl::{KinesisAsl, MetricsTask};
 use kinesis_streaming::prelude::StopReport;
@@ -13,20 +14,30 @@ use multilang::processor::{ChildFailure, ChildProcessorOptions, ChildProcessors,
 use multilang::properties::{ChildFailurePolicy, DaemonSettings};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::exit_status::{Ending, Stop};
 use super::metrics::MetricsChoice;
+use super::signals::second_signal;
 
 /// How many final failures wait to be read. The first one ends the daemon.
 const MAX_WAITING_FAILURES: usize = 1;
+
+/// How long the end waits until the output of the children is written.
+const OUTPUT_TIME: Duration = Duration::from_secs(1);
 
 type Running = JoinHandle<Result<StopReport, ConsumerError>>;
 
 /// Runs the consumer until something ends it.
 pub(super) async fn run(settings: &DaemonSettings, aws: &KinesisAsl) -> Ending {
     let (failed, mut failures) = mpsc::channel(MAX_WAITING_FAILURES);
-    let processors = processors(settings, move |failure| {
+    let output = match StreamOutput::start(settings.child_stdout) {
+        Ok(output) => Arc::new(output),
+        Err(error) => {
+            return Ending::Failed(format!("cannot start a thread for the output of children: {error}"));
+        }
+    };
+    let processors = processors(settings, output.clone(), move |failure| {
         if failure.is_final {
             // A failure before this one ends the daemon already.
             let _ = failed.try_send(failure.error.to_string());
@@ -61,21 +72,27 @@ pub(super) async fn run(settings: &DaemonSettings, aws: &KinesisAsl) -> Ending {
         }
     }
     handle.stop();
-    let stop = stop(settings, &mut running).await;
+    let first = match &cause {
+        Ending::Signalled(signal, _) => Some(*signal),
+        _ => None,
+    };
+    let stop = stop(settings, &mut running, first).await;
     if let Ending::Signalled(_, of_cause) | Ending::ChildFailed(_, of_cause) = &mut cause {
         *of_cause = stop;
     }
     if let Some(metrics) = metrics.filter(|_| matches!(stop, Stop::InOrder | Stop::Incomplete)) {
         metrics.stop().await;
     }
+    // What children printed last is not lost, unless nobody reads it.
+    let _ = timeout(OUTPUT_TIME, output.flush()).await;
     cause
 }
 
 fn processors(
     settings: &DaemonSettings,
+    output: Arc<StreamOutput>,
     on_failure: impl Fn(ChildFailure) + Send + Sync + 'static,
 ) -> ChildProcessors {
-    let output = Arc::new(StreamOutput::new(settings.child_stdout));
     let launcher = Arc::new(ProcessLauncher::new(settings.command.clone(), output.clone()));
     let mut limits = ChildLimits::default();
     limits.session = SessionLimits::new(settings.answer_time);
@@ -123,7 +140,7 @@ fn publisher(
 }
 
 /// Waits for the end of a stop: until the stated time is over, or a second signal arrives.
-async fn stop(settings: &DaemonSettings, running: &mut Running) -> Stop {
+async fn stop(settings: &DaemonSettings, running: &mut Running, first: Option<ShutdownSignal>) -> Stop {
     tokio::select! {
         biased;
         ended = running => match ended {
@@ -141,7 +158,7 @@ async fn stop(settings: &DaemonSettings, running: &mut Running) -> Stop {
             }
         },
         () = sleep(settings.shutdown_grace) => Stop::Late,
-        second = shutdown_signal() => Stop::Interrupted(second.unwrap_or(ShutdownSignal::Terminate)),
+        second = second_signal(first) => Stop::Interrupted(second),
     }
 }
 

@@ -28,7 +28,7 @@ where
             match timeout(PARTIAL_LINE_WAIT, stderr.read(&mut bytes)).await {
                 Ok(read) => read,
                 Err(_) => {
-                    sink.stderr_bytes(&shard_id, &waiting);
+                    sink.stderr_bytes(&shard_id, &waiting).await;
                     waiting.clear();
                     continue;
                 }
@@ -42,7 +42,7 @@ where
             None => 0,
         };
         if complete > 0 {
-            sink.stderr_bytes(&shard_id, &waiting[..complete]);
+            sink.stderr_bytes(&shard_id, &waiting[..complete]).await;
             waiting.drain(..complete);
         }
         if length == 0 {
@@ -55,6 +55,7 @@ where
 mod tests {
     use std::sync::Mutex;
 
+    use async_trait::async_trait;
     use tokio::io::AsyncWriteExt as _;
 
     use super::*;
@@ -62,10 +63,11 @@ mod tests {
     #[derive(Debug, Default)]
     struct Recorded(Mutex<Vec<String>>);
 
+    #[async_trait]
     impl ChildOutput for Recorded {
-        fn stdout_line(&self, _shard_id: &str, _line: &[u8], _dropped_bytes: u64) {}
+        async fn stdout_line(&self, _shard_id: &str, _line: &[u8], _dropped_bytes: u64) {}
 
-        fn stderr_bytes(&self, _shard_id: &str, bytes: &[u8]) {
+        async fn stderr_bytes(&self, _shard_id: &str, bytes: &[u8]) {
             self.0.lock().unwrap().push(String::from_utf8_lossy(bytes).into_owned());
         }
     }

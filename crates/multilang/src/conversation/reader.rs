@@ -15,6 +15,13 @@ pub const MAX_UNREAD_MESSAGES: usize = 64;
 /// The bytes of one read.
 const READ_BYTES: usize = 8 * 1024;
 
+/// What a line of the child is, beside a blank one.
+enum Found {
+    Message(FromChild),
+    /// No message, without the bytes that were dropped from its end.
+    Other(Vec<u8>, u64),
+}
+
 /// Reads until the child closes its output. Messages go to the session, all other lines to `sink`.
 ///
 /// Once the session is gone, messages are dropped and the reading continues: a child that still writes must not block on
@@ -40,16 +47,21 @@ pub async fn read_messages<R>(
         };
         let mut each = |line: &[u8], dropped_bytes: u64| match parse_line(line) {
             FromChild::Blank => {}
-            FromChild::Noise | FromChild::OtherAction => sink.stdout_line(&shard_id, line, dropped_bytes),
-            message => found.push(message),
+            FromChild::Noise | FromChild::OtherAction => {
+                found.push(Found::Other(line.to_vec(), dropped_bytes))
+            }
+            message => found.push(Found::Message(message)),
         };
         match length {
             0 => splitter.finish(&mut each),
             length => splitter.push(&bytes[..length], &mut each),
         }
-        for message in found.drain(..) {
-            // An error means that the session is gone.
-            let _ = messages.send(message).await;
+        for found in found.drain(..) {
+            match found {
+                // An error means that the session is gone.
+                Found::Message(message) => drop(messages.send(message).await),
+                Found::Other(line, dropped_bytes) => sink.stdout_line(&shard_id, &line, dropped_bytes).await,
+            }
         }
         if length == 0 {
             return;

@@ -124,6 +124,14 @@ impl RecordProcessor for ChildProcessor {
         Ok(())
     }
 
+    async fn nothing_read(&mut self, millis_behind_latest: Option<u64>) -> Result<(), BoxError> {
+        // A child that has failed is started again with the next records.
+        if !self.must_reread && self.child.as_ref().is_some_and(|child| !child.is_over()) {
+            self.must_reread = !self.call(Work::NothingRead(millis_behind_latest)).await;
+        }
+        Ok(())
+    }
+
     async fn flush(&mut self, reason: FlushReason) -> Result<(), BoxError> {
         match reason {
             FlushReason::ShardEnd if !self.must_reread && !self.has_ended => {

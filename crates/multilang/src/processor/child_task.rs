@@ -23,6 +23,8 @@ use crate::protocol::outgoing::ChildRecord;
 pub(super) enum Work {
     /// A batch, and the handle that acknowledges it.
     Batch(RecordBatch, Acknowledgement),
+    /// An empty batch, with how far the read was behind the newest record.
+    NothingRead(Option<u64>),
     /// `shardEnded`; then the child exits.
     End,
     /// `shutdownRequested`.
@@ -143,6 +145,10 @@ async fn perform(child: &mut RunningChild, checkpoints: &mut Checkpoints, work: 
             checkpoints.unacknowledged.push(first, last, handle);
             let records = batch.iter().map(child_record);
             (child.process_records(records, batch.millis_behind_latest(), checkpoints).await, false)
+        }
+        Work::NothingRead(millis_behind_latest) => {
+            let nothing = std::iter::empty();
+            (child.process_records(nothing, millis_behind_latest, checkpoints).await, false)
         }
         Work::End => {
             checkpoints.range.reach_end();

@@ -160,12 +160,7 @@ pub const KEYS: &[Key] = &[
     ignored("fanoutConfig.maxDescribeStreamConsumerRetries", Integer, Is("10"), OWN_RETRIES),
     ignored("fanoutConfig.registerStreamConsumerRetries", Integer, Is("10"), OWN_RETRIES),
     ignored("fanoutConfig.retryBackoffMillis", Long, Is("1000"), OWN_RETRIES),
-    ignored(
-        "callProcessRecordsEvenForEmptyRecordList",
-        Flag,
-        Is("false"),
-        "this daemon calls a child only with records",
-    ),
+    key("callProcessRecordsEvenForEmptyRecordList", Flag, "false"),
     ignored("listShardsBackoffTimeInMillis", Long, Is("1500"), OWN_RETRIES),
     ignored("maxListShardsRetryAttempts", Integer, Is("50"), OWN_RETRIES),
     // Leases and coordination.

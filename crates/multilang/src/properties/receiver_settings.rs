@@ -46,6 +46,7 @@ impl DaemonSettings {
         settings.checkpoint_retry = CHECKPOINT_RETRY.with_max_attempts(CHECKPOINT_ATTEMPTS);
         let max_records = usize::try_from(self.max_records).ok().filter(|_| self.max_records < ALL_RECORDS);
         settings.max_batch_records = max_records.and_then(NonZeroUsize::new);
+        settings.calls_for_empty_reads = self.calls_for_empty_reads;
         settings.max_unacknowledged_records = NonZeroUsize::MAX;
         settings.max_unacknowledged_bytes = u64::MAX;
         settings.no_progress_time = Duration::ZERO;

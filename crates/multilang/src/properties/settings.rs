@@ -89,6 +89,8 @@ pub struct DaemonSettings {
     pub retrieval: RetrievalMode,
     /// The most records of a read.
     pub max_records: u32,
+    /// Whether children get an empty batch after a read that found no records.
+    pub calls_for_empty_reads: bool,
     /// The wait between two reads that found no record.
     pub idle_time: Duration,
     /// The ARN of the fan-out consumer. `None`: the one with the name is registered.
@@ -165,6 +167,7 @@ impl DaemonSettings {
             start: read.start(),
             retrieval: read.retrieval(),
             max_records: read.count("maxRecords"),
+            calls_for_empty_reads: read.flag("callProcessRecordsEvenForEmptyRecordList"),
             idle_time: read.millis("idleTimeBetweenReadsInMillis"),
             consumer_arn: read.text("fanoutConfig.consumerArn"),
             consumer_name: read.text("fanoutConfig.consumerName").unwrap_or_default(),

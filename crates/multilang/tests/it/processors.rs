@@ -80,6 +80,18 @@ fn run(stream: &InMemoryStream, max_failures: u32, script: Scripted) -> Running 
 
 /// Runs the first shard with children, this many records for each batch.
 fn run_with_batches(stream: &InMemoryStream, max_failures: u32, records: usize, script: Scripted) -> Running {
+    run_with(stream, max_failures, script, |options| {
+        options.batch_limits.max_records = NonZeroUsize::new(records)
+    })
+}
+
+/// Runs the first shard with children and these options.
+fn run_with(
+    stream: &InMemoryStream,
+    max_failures: u32,
+    script: Scripted,
+    change: impl FnOnce(&mut ShardWorkerOptions),
+) -> Running {
     let owner = FencingToken::new(WorkerId::new("w").unwrap(), 1);
     let context = ShardContext::new("app", "s", ShardId::numbered(0), owner);
     let (stored, failures) = (Stored::default(), Failures::default());
@@ -95,7 +107,7 @@ fn run_with_batches(stream: &InMemoryStream, max_failures: u32, records: usize, 
     let mut worker_options = ShardWorkerOptions::default();
     worker_options.max_unacknowledged_records = NonZeroUsize::MAX;
     worker_options.max_unacknowledged_bytes = u64::MAX;
-    worker_options.batch_limits.max_records = NonZeroUsize::new(records);
+    change(&mut worker_options);
     let worker = ShardWorker {
         context: context.clone(),
         source: Arc::new(stream.clone()),
@@ -393,4 +405,60 @@ async fn lost_lease_does_not_wait_for_a_hung_child_for_ever() {
     let outcome = timeout(LIMIT, running.worker).await.unwrap().unwrap();
     assert_eq!(outcome, ShardOutcome::LeaseLost);
     assert!(started_at.elapsed() <= Duration::from_secs(70), "{:?}", started_at.elapsed());
+}
+
+/// Children that want empty batches (`callProcessRecordsEvenForEmptyRecordList`).
+fn run_with_empty_batches(stream: &InMemoryStream, max_failures: u32, script: Scripted) -> Running {
+    run_with(stream, max_failures, script, |options| options.calls_for_empty_reads = true)
+}
+
+#[tokio::test(start_paused = true)]
+async fn empty_batch_lets_the_child_checkpoint_later() {
+    let journal = Journal::default();
+    // An empty batch is noted as an empty text.
+    let running = run_with_empty_batches(&stream_of(&["a"]), 0, serving(&journal, str::is_empty));
+    until_received(&journal, 4).await;
+    assert_eq!(taken(&journal)[..4], ["initialize TRIM_HORIZON", "a", "", ""]);
+    let progress = running.progress.borrow().clone();
+    assert_eq!(progress.acknowledged_records, 1);
+    assert_eq!(running.checkpoint(), progress.acknowledged);
+    assert_eq!(running.failures(), Vec::<String>::new());
+    running.worker.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn child_that_fails_in_an_empty_batch_repeats_no_checkpoint() {
+    let journal = Journal::default();
+    let started = Arc::new(AtomicUsize::new(0));
+    let (noted, starts) = (journal.clone(), started.clone());
+    let script = Scripted::new(move |mut pipes: Pipes| {
+        let (journal, is_first) = (noted.clone(), starts.fetch_add(1, Ordering::Relaxed) == 0);
+        async move {
+            if !is_first {
+                return serve(pipes, journal, |noted| noted == "b").await;
+            }
+            pipes.serve("initialize").await;
+            let batch = pipes.expect("processRecords").await;
+            journal.lock().unwrap().push(texts(&batch).concat());
+            pipes.checkpoint("\"sequenceNumber\": null").await;
+            pipes.status("processRecords").await;
+            pipes.expect("processRecords").await;
+            "exit status 1"
+        }
+    });
+    let stream = stream_of(&["a"]);
+    let running = run_with_empty_batches(&stream, 5, script);
+    until_received(&journal, 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(running.failures().len(), 1, "a failed child gets no empty batch");
+    stream.put("b", "b").unwrap();
+    until_received(&journal, 3).await;
+    let received = taken(&journal);
+    assert!(
+        received[1] != "initialize TRIM_HORIZON" && received[1].starts_with("initialize "),
+        "{received:?}"
+    );
+    assert_eq!((&*received[0], &*received[2]), ("a", "b"));
+    assert!(!received[2..].contains(&"a".to_owned()), "{received:?}");
+    running.worker.abort();
 }

@@ -56,6 +56,15 @@ fn required_keys_suffice_and_have_the_defaults_of_the_kcl() {
 }
 
 #[test]
+fn empty_batches_are_sent_on_request() {
+    for (line, expected) in [("", false), ("callProcessRecordsEvenForEmptyRecordList = true", true)] {
+        let settings = settings(line);
+        assert_eq!(settings.calls_for_empty_reads, expected);
+        assert_eq!(settings.receiver_settings().calls_for_empty_reads, expected);
+    }
+}
+
+#[test]
 fn missing_keys_are_refused_in_the_words_of_java() {
     let error = DaemonSettings::new(&of("", Strictness::Compatible)).unwrap_err();
     assert_eq!(error.kind(), MultilangErrorKind::InvalidProperties);
@@ -80,7 +89,6 @@ fn odd_values_keep_the_default_and_are_named() {
         ("faioverTimeMillis = 1", "did you mean failoverTimeMillis?"),
         ("somethingElse = 1", "not a known key; remove it"),
         ("leaseTablePitrEnabled = maybe", "Java reads as false"),
-        ("callProcessRecordsEvenForEmptyRecordList = true", "only with records"),
         ("tableName = leases  ", "blanks after the value of tableName"),
         ("applicationName = other", "replaces line 2"),
         ("tableName = \u{e9}t\u{e9}", "read as UTF-8"),

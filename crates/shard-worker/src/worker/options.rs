@@ -62,6 +62,9 @@ pub struct ShardWorkerOptions {
     pub max_unacknowledged_bytes: u64,
     /// When a batch is closed.
     pub batch_limits: BatchLimits,
+    /// Whether the processor is called after a read that found no records:
+    /// [`RecordProcessor::nothing_read`](crate::RecordProcessor::nothing_read).
+    pub calls_for_empty_reads: bool,
     /// How fast records are delivered; clones of one limit share it over all shards.
     pub rate_limit: RateLimit,
     /// Whether the delivery rate of a shard falls when the application fails, and recovers when it succeeds.
@@ -123,6 +126,7 @@ impl Default for ShardWorkerOptions {
             max_unacknowledged_records: DEFAULT_MAX_UNACKNOWLEDGED_RECORDS,
             max_unacknowledged_bytes: DEFAULT_MAX_UNACKNOWLEDGED_BYTES,
             batch_limits: BatchLimits::default(),
+            calls_for_empty_reads: false,
             rate_limit: RateLimit::default(),
             adapts_rate: false,
             failure_policy: FailurePolicy::default(),

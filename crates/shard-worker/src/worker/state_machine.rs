@@ -1,8 +1,8 @@
 //! The state machine of a shard worker: which step comes next, decided without I/O.
 //!
 //! ```text
-//!             Initialize ──► Fetch ◄──► Process        stop: as soon as the running step allows
-//!                              │ ▲         │                      │
+//!             Initialize ──► Fetch ◄──► Process, NotifyEmpty   stop: as soon as the running step allows
+//!                              │ ▲         │                       │
 //!                     end seen │ │capacity │                      │
 //!                              ▼ │         ▼                      │
 //!                             Flush ◄──────┴──────────────────────┘
@@ -54,6 +54,8 @@ pub(crate) enum Step {
     Fetch,
     /// Deliver the next batch to the processor.
     Process,
+    /// Notify the processor that a read found no records.
+    NotifyEmpty,
     /// Wait for late acknowledgements: for all of them at the end of the shard and at a stop, otherwise until there is
     /// capacity for another batch.
     Flush,
@@ -83,6 +85,8 @@ pub(crate) enum Event {
         /// The shard ends after these records.
         end: bool,
     },
+    /// `Fetch` found no records, and the processor wants to know.
+    NothingRead,
     /// `Fetch` reached the bound of a bounded run, and all records before it are processed or deferred.
     AtBound,
     /// `Fetch` may not read: too many records are unacknowledged.
@@ -216,6 +220,7 @@ impl ShardStateMachine {
                     (false, false) => Step::Fetch,
                 });
             }
+            Event::NothingRead => self.go_to(Step::NotifyEmpty),
             Event::AtCapacity => self.go_to(Step::Flush),
             Event::AtBound => {
                 self.is_at_bound = true;
@@ -258,8 +263,8 @@ impl ShardStateMachine {
                 }
             }
             Step::Fetch | Step::Flush => {}
-            Step::Process if self.flushes_all() => self.go_to(Step::Flush),
-            Step::Process => self.go_to(Step::Fetch),
+            Step::Process | Step::NotifyEmpty if self.flushes_all() => self.go_to(Step::Flush),
+            Step::Process | Step::NotifyEmpty => self.go_to(Step::Fetch),
             Step::NotifyEnd => self.go_to(Step::RecordEnd),
             Step::RecordEnd => self.go_to(Step::Finish(ShardOutcome::Ended)),
             Step::NotifyStop => self.go_to(Step::Checkpoint),
@@ -280,10 +285,13 @@ impl ShardStateMachine {
                 self.go_to(Step::NotifyStop);
             }
             Step::NotifyEnd | Step::RecordEnd if self.stopping => self.go_to(Step::NotifyStop),
-            Step::Initialize | Step::Fetch | Step::Process if self.stopping => self.stop(),
+            Step::Initialize | Step::Fetch | Step::Process | Step::NotifyEmpty if self.stopping => {
+                self.stop()
+            }
             Step::Initialize
             | Step::Fetch
             | Step::Process
+            | Step::NotifyEmpty
             | Step::Flush
             | Step::NotifyEnd
             | Step::RecordEnd => self.retrying = true,
@@ -386,6 +394,19 @@ mod tests {
     }
 
     #[test]
+    fn empty_read_is_notified_until_that_succeeds() {
+        let empty = [Succeeded, Event::NothingRead];
+        assert_eq!(machine_after(&empty).step(), Step::NotifyEmpty);
+        let failed = machine_after(&[&empty[..], &[Failed]].concat());
+        assert_eq!((failed.step(), failed.is_retrying()), (Step::NotifyEmpty, true));
+        assert_eq!(machine_after(&[&empty[..], &[Failed, Succeeded]].concat()).step(), Step::Fetch);
+        for done in [Succeeded, Failed] {
+            let stopped = machine_after(&[&empty[..], &[StopRequested, done]].concat());
+            assert_eq!(stopped.step(), Step::Flush);
+        }
+    }
+
+    #[test]
     fn a_reached_bound_stops_the_worker_once_all_is_acknowledged() {
         let at_bound = [Succeeded, RECORDS, Succeeded, Event::AtBound];
         assert_eq!(machine_after(&at_bound).step(), Step::Flush);
@@ -471,6 +492,7 @@ mod tests {
                         0 if deferred > 0 => Event::AtCapacity,
                         1 if deferred > 0 => Event::Redeliver { wait: draw % 16 < 8 },
                         2 => Event::Fetched { records: draw % 16 < 8, end: true },
+                        3 => Event::NothingRead,
                         _ => Event::Fetched { records: draw % 16 < 8, end: false },
                     },
                     (Step::Process, Succeeded) if draw % 4 == 0 => Event::MoreToProcess,

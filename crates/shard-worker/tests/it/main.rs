@@ -7,6 +7,7 @@ mod aggregate_worker;
 mod aggregation;
 mod batches;
 mod concurrent_handler;
+mod empty_reads;
 mod explicit_checkpoint;
 mod failure_policy;
 mod killed_anywhere;

@@ -12,7 +12,7 @@ use super::stated::{agrees, clauses, value};
 use super::{check_part, read};
 
 /// What the KCL calls a setting. Settings that are not named here have no counterpart.
-const KCL: [(&str, &str); 20] = [
+const KCL: [(&str, &str); 21] = [
     ("application", "`applicationName`"),
     ("worker_id", "`workerIdentifier`"),
     ("initial_position", "`initialPositionInStreamExtended`, default `LATEST`"),
@@ -22,6 +22,7 @@ const KCL: [(&str, &str); 20] = [
     ("shard_sync_interval", "`leasesRecoveryAuditorExecutionFrequencyMillis`, default 120 s"),
     ("drain_time", "`gracefulLeaseHandoffTimeoutMillis` (3.x), default 30 s"),
     ("deaggregates", "always"),
+    ("calls_for_empty_reads", "`callProcessRecordsEvenForEmptyRecordList`, default `false`"),
     ("aggregate_filter", "as `ALWAYS`, and by whole aggregates"),
     ("processing_retry", "`taskBackoffTimeMillis`, default 500 ms; a failed batch is skipped"),
     ("stream_name", "`streamTracker`"),

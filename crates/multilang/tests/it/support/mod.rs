@@ -152,12 +152,13 @@ impl Recorded {
     }
 }
 
+#[async_trait]
 impl ChildOutput for Recorded {
-    fn stdout_line(&self, _shard_id: &str, line: &[u8], _dropped_bytes: u64) {
+    async fn stdout_line(&self, _shard_id: &str, line: &[u8], _dropped_bytes: u64) {
         self.stdout.lock().unwrap().push(String::from_utf8_lossy(line).into_owned());
     }
 
-    fn stderr_bytes(&self, _shard_id: &str, bytes: &[u8]) {
+    async fn stderr_bytes(&self, _shard_id: &str, bytes: &[u8]) {
         self.stderr.lock().unwrap().push_str(&String::from_utf8_lossy(bytes));
     }
 }

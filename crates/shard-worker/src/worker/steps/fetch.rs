@@ -80,8 +80,14 @@ impl ShardSteps {
                     self.guard.describe_again(&*self.worker.source).await?;
                     continue;
                 }
+                // Sources also return without an answer of the stream; those returns have no lag.
+                let is_answer =
+                    read.as_ref().is_ok_and(|(fetched, _)| fetched.millis_behind_latest.is_some());
                 let is_new = self.accept_read(read)?;
                 if !is_new && !self.is_end_read && self.buffer.is_empty() {
+                    if is_answer && self.worker.options.calls_for_empty_reads {
+                        return Ok(Event::NothingRead);
+                    }
                     return Ok(Event::Fetched { records: false, end: false });
                 }
             }

@@ -176,6 +176,10 @@ impl ShardSteps {
             },
             Step::Initialize => self.initialize().await.map(|()| Event::Succeeded),
             Step::Process => self.process().await,
+            Step::NotifyEmpty => {
+                let millis_behind_latest = self.worker.progress.borrow().millis_behind_latest;
+                self.call(move |processor| processor.nothing_read(millis_behind_latest)).await
+            }
             Step::Flush => self.flush(machine).await.inspect(|event| {
                 let is_all = matches!(event, Event::Flushed { all: true, .. });
                 if machine.is_at_bound() && is_all {
@@ -227,7 +231,12 @@ impl ShardSteps {
 
     fn succeeded(&mut self, event: Event) -> Event {
         self.record_progress();
-        if let Event::Fetched { records, .. } = event
+        let records = match event {
+            Event::Fetched { records, .. } => Some(records),
+            Event::NothingRead => Some(false),
+            _ => None,
+        };
+        if let Some(records) = records
             && (self.is_read_failing || (!records && self.tracker.is_empty()))
         {
             self.worker.progress.send_if_modified(|progress| progress.failing_since.take().is_some());
@@ -390,7 +399,7 @@ fn state_of(step: Step) -> ShardState {
     match step {
         Step::Initialize => ShardState::Initializing,
         Step::Fetch => ShardState::Reading,
-        Step::Process => ShardState::Processing,
+        Step::Process | Step::NotifyEmpty => ShardState::Processing,
         Step::Flush => ShardState::Flushing,
         Step::NotifyEnd | Step::RecordEnd => ShardState::Ending,
         Step::NotifyStop | Step::Checkpoint | Step::NotifyLoss => ShardState::Stopping,

@@ -1,0 +1,1 @@
+"""The program kinesis-streaming, and what starts it."""
