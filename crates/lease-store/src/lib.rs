@@ -11,6 +11,7 @@
 //! | the effect of a write | [`LeaseWrite`] and [`LeaseChange`]: pure data with a pure `apply`, the same for every store |
 //! | a lease that a worker holds | [`HeldLease`]: one write at a time; settles an unknown outcome before the next write |
 //! | stores | [`InMemoryLeaseStore`]; `dynamodb::DynamoDbLeaseStore` behind the feature `dynamodb` |
+//! | several streams in one table | [`MultiStreamLeaseStore`], [`InMemoryMultiStreamLeaseStore`]; `dynamodb::DynamoDbMultiStreamLeaseStore` |
 //! | decorators | [`FaultyLeaseStore`], [`ThrottledLeaseStore`], [`CountingLeaseStore`] |
 //! | the conformance suite | `conformance`, behind the feature of that name |
 //!
@@ -38,6 +39,7 @@ mod held_lease;
 mod in_memory;
 mod lease;
 mod lease_state;
+mod multi_stream;
 mod operator;
 mod position;
 mod sequence_number;
@@ -66,6 +68,9 @@ pub use held_lease::{FencingToken, HeldLease, OperatorNotes};
 pub use in_memory::InMemoryLeaseStore;
 pub use lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
 pub use lease_state::EditedPosition;
+pub use multi_stream::{
+    InMemoryMultiStreamLeaseStore, MultiStreamLeaseStore, MultiStreamListing, StreamLeases,
+};
 pub use operator::{OwnerAction, OwnerRequest, Pause};
 pub use position::{Position, RecordPosition};
 pub use sequence_number::SequenceNumber;

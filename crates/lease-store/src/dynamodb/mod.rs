@@ -26,8 +26,8 @@
 //! | stream | `streamArn` (S), `streamCreationEpoch` (N) |
 //! | instant of a sentinel | `initialTimeMillis` (N) |
 //!
-//! The table of a KCL application that reads many streams has other keys; see
-//! [`with_multi_stream_key`](DynamoDbLeaseStore::with_multi_stream_key).
+//! The table of a KCL application that reads many streams has other keys; see [`DynamoDbMultiStreamLeaseStore`] for all of its
+//! streams, and [`with_multi_stream_key`](DynamoDbLeaseStore::with_multi_stream_key) for one.
 //!
 //! A listing returns malformed rows in addition to the leases. It skips rows whose `entityType` is not `LEASE`: KCL 3.5
 //! keeps its leader lock and its metrics in the same table.
@@ -51,6 +51,7 @@ mod error;
 pub(crate) mod internals;
 mod kcl_mode;
 mod layout;
+mod multi_stream;
 mod request;
 mod row_reader;
 #[cfg(test)]
@@ -61,6 +62,7 @@ mod table;
 mod table_page;
 
 pub use self::layout::MultiStreamKey;
+pub use self::multi_stream::DynamoDbMultiStreamLeaseStore;
 pub use self::store::DynamoDbLeaseStore;
 pub use self::table::DEFAULT_ACTIVE_WAIT_LIMIT;
 pub use self::table_page::{ForeignRow, PageStart, TablePage, WorkerReport};
