@@ -5,10 +5,12 @@ use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_smithy_http_client::tls::TlsContext;
 use aws_types::service_config::ServiceConfigKey;
 #[cfg(feature = "dynamodb")]
-use lease_store::dynamodb::DynamoDbLeaseStore;
+use lease_store::dynamodb::{DynamoDbLeaseStore, DynamoDbMultiStreamLeaseStore};
+use shard_worker::StreamSource as _;
 
 use crate::dead_letters::KinesisDeadLetters;
 use crate::error::{AslError, AslErrorKind};
+use crate::fan_out::settings::{ConsumerChoice, RetrievalMode};
 #[cfg(feature = "dynamodb")]
 use crate::lease_table::LeaseTable;
 #[cfg(feature = "cloudwatch")]
@@ -154,6 +156,60 @@ impl KinesisAsl {
         self.lease_table.store(application)
     }
 
+    /// Another stream, for a consumer of several streams: by name one of the same account and region, by ARN also one of another
+    /// account or region. It is read as the settings say. With enhanced fan-out it has a consumer of the same name.
+    ///
+    /// # Errors
+    /// `InvalidSettings` when that is neither a valid name nor the ARN of a stream, or when the settings have the ARN of a
+    /// consumer, which belongs to one stream.
+    pub fn another_stream(&self, stream: impl Into<String>) -> Result<KinesisStream, AslError> {
+        let stream = stream.into();
+        let client = self.client_of(&stream, "the stream")?;
+        if let RetrievalMode::FanOut(settings) = self.stream.retrieval()
+            && let ConsumerChoice::Arn(arn) = &settings.consumer
+        {
+            let message = format!(
+                "the consumer {arn:?} belongs to the stream {:?}, so {stream:?} cannot be read with it; give the name of the \
+                 consumer instead of its ARN, and each stream has a consumer of that name",
+                self.stream.stream_name()
+            );
+            return Err(AslError::new(AslErrorKind::InvalidSettings, message));
+        }
+        Ok(self.stream.another(client, stream))
+    }
+
+    /// The lease store of an application that reads several streams, in the rows of a multi-stream application of the KCL. Its
+    /// table is that of [`lease_store`](Self::lease_store).
+    ///
+    /// # Errors
+    /// `InvalidSettings` when that is not a valid table name.
+    #[cfg(feature = "dynamodb")]
+    pub fn multi_stream_lease_store(
+        &self,
+        application: &str,
+    ) -> Result<DynamoDbMultiStreamLeaseStore, AslError> {
+        Ok(DynamoDbMultiStreamLeaseStore::new(self.lease_table.store(application)?))
+    }
+
+    /// A client in the region of this stream, given by its name or its ARN.
+    fn client_of(&self, stream: &str, what: &str) -> Result<aws_sdk_kinesis::Client, AslError> {
+        let arn = match StreamId::parse(stream) {
+            Ok(StreamId { arn: None, .. }) if !is_name(stream) => Err(format!(
+                "{stream:?} must be 1 to {MAX_NAME_BYTES} letters, digits, '_', '.' or '-', or an ARN like {STREAM_FORM}"
+            )),
+            Ok(stream) => Ok(stream.arn),
+            Err(fault) => Err(fault),
+        };
+        let arn =
+            arn.map_err(|fault| AslError::new(AslErrorKind::InvalidSettings, format!("{what} {fault}")))?;
+        Ok(match arn {
+            Some(arn) if self.kinesis.config().region().is_none_or(|own| own.as_ref() != arn.region) => {
+                in_region(&self.kinesis, arn.region)
+            }
+            _ => self.kinesis.clone(),
+        })
+    }
+
     /// A sink that writes dead letters to another stream: by name one of the same account and region, by ARN also one of another
     /// account or region.
     ///
@@ -161,22 +217,7 @@ impl KinesisAsl {
     /// `InvalidSettings` when that is neither a valid name nor the ARN of a stream.
     pub fn dead_letters(&self, stream: impl Into<String>) -> Result<KinesisDeadLetters, AslError> {
         let stream = stream.into();
-        let arn = match StreamId::parse(&stream) {
-            Ok(StreamId { arn: None, .. }) if !is_name(&stream) => Err(format!(
-                "{stream:?} must be 1 to {MAX_NAME_BYTES} letters, digits, '_', '.' or '-', or an ARN like {STREAM_FORM}"
-            )),
-            Ok(stream) => Ok(stream.arn),
-            Err(fault) => Err(fault),
-        };
-        let arn = arn.map_err(|fault| {
-            AslError::new(AslErrorKind::InvalidSettings, format!("the dead-letter stream {fault}"))
-        })?;
-        let client = match arn {
-            Some(arn) if self.kinesis.config().region().is_none_or(|own| own.as_ref() != arn.region) => {
-                in_region(&self.kinesis, arn.region)
-            }
-            _ => self.kinesis.clone(),
-        };
+        let client = self.client_of(&stream, "the dead-letter stream")?;
         Ok(KinesisDeadLetters::from_client(client, stream))
     }
 
@@ -360,6 +401,26 @@ mod tests {
             assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
             assert!(error.to_string().contains(&format!("{stream:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn another_stream_is_read_as_the_settings_say() {
+        use crate::fan_out::settings::FanOutSettings;
+        let mut settings = AwsSettings::new("words");
+        settings.retrieval = RetrievalMode::FanOut(FanOutSettings::with_consumer_name("count"));
+        let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
+        let near = aws.another_stream("orders").unwrap();
+        assert_eq!((near.stream_name(), near.retrieval()), ("orders", settings.retrieval.clone()));
+        let far = aws.another_stream("arn:aws:kinesis:eu-west-1:111122223333:stream/bills").unwrap();
+        assert_eq!(far.stream_name(), "bills");
+        assert!(format!("{far:?}").contains("eu-west-1"));
+        assert_eq!(aws.another_stream("two words").unwrap_err().kind(), AslErrorKind::InvalidSettings);
+
+        let consumer = "arn:aws:kinesis:ap-south-1:111122223333:stream/words/consumer/count:17";
+        settings.retrieval = RetrievalMode::FanOut(FanOutSettings::with_consumer_arn(consumer));
+        let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
+        let error = aws.another_stream("orders").unwrap_err().to_string();
+        assert!(error.contains(consumer), "{error}");
     }
 
     #[test]
