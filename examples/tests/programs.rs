@@ -24,6 +24,16 @@ fn concurrency_keeps_each_account_in_order() {
 }
 
 #[test]
+fn several_streams_share_a_worker() {
+    let output = run(env!("CARGO_BIN_EXE_several_streams"));
+    for part in
+        ["orders shardId-000000000000: order 2", "bills shardId-000000000000: bill 1", "drained: true"]
+    {
+        assert!(output.contains(part), "{part} is not in {output}");
+    }
+}
+
+#[test]
 fn united_receivers_deliver_every_record() {
     assert!(
         run(env!("CARGO_BIN_EXE_united_receivers")).contains("1000 records from 4 shards by 4 receivers")

@@ -69,7 +69,9 @@ pub(crate) fn check() -> Outcome {
     for features in ["", " --features conformance", " --features dynamodb"] {
         cargo(&format!("check --quiet --package kinesis-lease-store{features}")).run()?;
     }
-    for features in ["", " --no-default-features --features http", " --no-default-features --features metrics"] {
+    for features in
+        ["", " --no-default-features --features http", " --no-default-features --features metrics"]
+    {
         cargo(&format!("check --quiet --package kinesis-streaming{features}")).run()?;
     }
     cargo("check --quiet --package examples --features service").run()?;

@@ -5,10 +5,12 @@ use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_smithy_http_client::tls::TlsContext;
 use aws_types::service_config::ServiceConfigKey;
 #[cfg(feature = "dynamodb")]
-use lease_store::dynamodb::DynamoDbLeaseStore;
+use lease_store::dynamodb::{DynamoDbLeaseStore, DynamoDbMultiStreamLeaseStore};
+use shard_worker::StreamSource as _;
 
 use crate::dead_letters::KinesisDeadLetters;
 use crate::error::{AslError, AslErrorKind};
+use crate::fan_out::settings::{ConsumerChoice, RetrievalMode};
 use crate::identity::Identity;
 #[cfg(feature = "dynamodb")]
 use crate::lease_table::LeaseTable;
@@ -169,6 +171,41 @@ impl KinesisAsl {
     #[cfg(feature = "dynamodb")]
     pub fn lease_store(&self, application: &str) -> Result<DynamoDbLeaseStore, AslError> {
         self.lease_table.store(application)
+    }
+
+    /// Another stream, for a consumer of several streams: by name one of the same account and region, by ARN also one of another
+    /// account or region. It is read as the settings say. With enhanced fan-out it has a consumer of the same name.
+    ///
+    /// # Errors
+    /// `InvalidSettings` when that is neither a valid name nor the ARN of a stream, or when the settings have the ARN of a
+    /// consumer, which belongs to one stream.
+    pub fn another_stream(&self, stream: impl Into<String>) -> Result<KinesisStream, AslError> {
+        let stream = stream.into();
+        let client = self.client_of("the stream", &stream)?;
+        if let RetrievalMode::FanOut(settings) = self.stream.retrieval()
+            && let ConsumerChoice::Arn(arn) = &settings.consumer
+        {
+            let message = format!(
+                "the consumer {arn:?} belongs to the stream {:?}, so {stream:?} cannot be read with it; give the name of the \
+                 consumer instead of its ARN, and each stream has a consumer of that name",
+                self.stream.stream_name()
+            );
+            return Err(AslError::new(AslErrorKind::InvalidSettings, message));
+        }
+        Ok(self.stream.another(client, stream))
+    }
+
+    /// The lease store of an application that reads several streams, in the rows of a multi-stream application of the KCL. Its
+    /// table is that of [`lease_store`](Self::lease_store).
+    ///
+    /// # Errors
+    /// `InvalidSettings` when that is not a valid table name.
+    #[cfg(feature = "dynamodb")]
+    pub fn multi_stream_lease_store(
+        &self,
+        application: &str,
+    ) -> Result<DynamoDbMultiStreamLeaseStore, AslError> {
+        Ok(DynamoDbMultiStreamLeaseStore::new(self.lease_table.store(application)?))
     }
 
     /// A sink that writes dead letters to another stream: by name one of the same account and region, by ARN also one of another
@@ -398,6 +435,26 @@ mod tests {
             assert_eq!(error.kind(), AslErrorKind::InvalidSettings);
             assert!(error.to_string().contains(&format!("{stream:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn another_stream_is_read_as_the_settings_say() {
+        use crate::fan_out::settings::FanOutSettings;
+        let mut settings = AwsSettings::new("words");
+        settings.retrieval = RetrievalMode::FanOut(FanOutSettings::with_consumer_name("count"));
+        let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
+        let near = aws.another_stream("orders").unwrap();
+        assert_eq!((near.stream_name(), near.retrieval()), ("orders", settings.retrieval.clone()));
+        let far = aws.another_stream("arn:aws:kinesis:eu-west-1:111122223333:stream/bills").unwrap();
+        assert_eq!(far.stream_name(), "bills");
+        assert!(format!("{far:?}").contains("eu-west-1"));
+        assert_eq!(aws.another_stream("two words").unwrap_err().kind(), AslErrorKind::InvalidSettings);
+
+        let consumer = "arn:aws:kinesis:ap-south-1:111122223333:stream/words/consumer/count:17";
+        settings.retrieval = RetrievalMode::FanOut(FanOutSettings::with_consumer_arn(consumer));
+        let aws = KinesisAsl::with_config(&settings, &loaded(Some("ap-south-1"))).unwrap();
+        let error = aws.another_stream("orders").unwrap_err().to_string();
+        assert!(error.contains(consumer), "{error}");
     }
 
     #[test]

@@ -102,6 +102,17 @@ impl KinesisStream {
         self
     }
 
+    /// Another stream, read as this one: with its pace and its retrieval mode. With enhanced fan-out it has a consumer of its own,
+    /// of the same name.
+    pub(crate) fn another(&self, client: Client, stream: String) -> Self {
+        let another = Self { client: self.client.another(client, stream), fan_out: None };
+        let another = another.with_retrieval(self.retrieval());
+        if let (Some(this), Some(other)) = (&self.fan_out, &another.fan_out) {
+            other.connections().trust_as(this.connections());
+        }
+        another
+    }
+
     /// Trusts these certificates instead of the system's in the subscriptions, as the HTTP client of the client does.
     pub(crate) fn trust_in_subscriptions(&self, certificates: TlsContext) {
         if let Some(fan_out) = &self.fan_out {

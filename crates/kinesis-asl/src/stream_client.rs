@@ -57,6 +57,7 @@ pub(crate) struct StreamClient {
     destination: Arc<Destination>,
     rng: Arc<Mutex<Rng>>,
     read_rate: ReadRate,
+    format: GetRecordsFormat,
     get_records: GetRecords,
     /// The largest record that the stream accepts, in bytes, by the last description.
     largest_record: Arc<AtomicU64>,
@@ -72,6 +73,7 @@ impl StreamClient {
         Self {
             get_records: GetRecords::new(sdk.clone(), &destination.stream, format),
             sdk,
+            format,
             destination: Arc::new(destination),
             rng: Arc::new(Mutex::new(fresh_rng())),
             read_rate: ReadRate {
@@ -84,7 +86,17 @@ impl StreamClient {
         }
     }
 
+    /// A client of another stream, read at the same pace and in the same format.
+    pub(crate) fn another(&self, sdk: Client, stream: String) -> Self {
+        let mut another = Self::new(sdk, stream);
+        another.read_rate = self.read_rate;
+        another.set_get_records_format(self.format);
+        another.set_rng(self.fork_rng());
+        another
+    }
+
     pub(crate) fn set_get_records_format(&mut self, format: GetRecordsFormat) {
+        self.format = format;
         self.get_records = GetRecords::new(self.sdk.clone(), &self.destination.stream, format);
     }
 

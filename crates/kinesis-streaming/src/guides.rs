@@ -24,5 +24,9 @@ mod getting_started {}
 #[doc = include_str!("../../../docs/semantics.md")]
 mod semantics {}
 
+#[doc = include_str!("../../../docs/several-streams.md")]
+#[cfg(all(feature = "kinesis-asl", feature = "signal"))]
+mod several_streams {}
+
 #[doc = include_str!("../../../docs/testing-your-application.md")]
 mod testing_your_application {}

@@ -77,19 +77,22 @@ pub use receiver::Consumer;
 #[doc(inline)]
 pub use receiver::{
     ConsumerBuilder, ConsumerError, ConsumerErrorKind, ConsumerGroup, ConsumerGroupHandle, ConsumerHandle,
-    ConsumerSettings, ConsumerState, ConsumerStatus,
+    ConsumerSettings, ConsumerState, ConsumerStatus, MultiStreamBuilder, MultiStreamConsumer,
+    MultiStreamHandle, StreamConfig,
 };
 
 /// The items that most programs need: `use kinesis_streaming::prelude::*`.
 pub mod prelude {
     pub use async_trait::async_trait;
     pub use lease_store::{
-        BillingMode, BoxError, FencingToken, InMemoryLeaseStore, LeaseStore, Position, RecordPosition,
-        SequenceNumber, ShardId, StoreError, StoreErrorKind, TableSettings, WorkerId,
+        BillingMode, BoxError, FencingToken, InMemoryLeaseStore, InMemoryMultiStreamLeaseStore, LeaseStore,
+        MultiStreamLeaseStore, Position, RecordPosition, SequenceNumber, ShardId, StoreError, StoreErrorKind,
+        TableSettings, WorkerId,
     };
     pub use receiver::{
-        Delivery, Health, HealthFault, InitialPosition, LeaseTableState, ReleasedShard, ShardPosition,
-        ShardStatus, StopReport, UnitedStream, Unread, UnreadReason, united_stream,
+        Delivery, Health, HealthFault, InitialPosition, LeaseTableState, MultiStreamReport, ReleasedShard,
+        ShardPosition, ShardStatus, StopReport, StreamReport, StreamStatus, UnitedStream, Unread,
+        UnreadReason, united_stream,
     };
     pub use shard_worker::{
         Acknowledgement, AggregateFilter, BatchLimits, ByteBudget, ByteUsage, CheckpointError,
@@ -103,7 +106,8 @@ pub mod prelude {
 
     pub use crate::{
         Consumer, ConsumerBuilder, ConsumerError, ConsumerErrorKind, ConsumerGroup, ConsumerGroupHandle,
-        ConsumerHandle, ConsumerSettings, ConsumerState, ConsumerStatus,
+        ConsumerHandle, ConsumerSettings, ConsumerState, ConsumerStatus, MultiStreamBuilder,
+        MultiStreamConsumer, MultiStreamHandle, StreamConfig,
     };
 
     #[cfg(feature = "signal")]

@@ -10,15 +10,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
+
 use crate::decorators::{CountingLeaseStore, FaultRates, FaultyLeaseStore};
-use crate::error::StoreErrorKind;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::hash_key_range::{HashKey, HashKeyRange};
 use crate::held_lease::HeldLease;
 use crate::lag_report::LagReport;
 use crate::lease::{Lease, LeaseFacts, PendingCheckpoint};
+use crate::multi_stream::{MultiStreamLeaseStore, MultiStreamListing, StreamLeases};
 use crate::position::Position;
 use crate::shard_id::ShardId;
-use crate::store::{Consistency, LeaseStore, WriteOutcome};
+use crate::store::{Consistency, LeaseListing, LeaseStore, WriteOutcome};
 use crate::stream_identity::StreamIdentity;
 use crate::worker_id::WorkerId;
 use crate::write::{LeaseChange, LeaseWrite};
@@ -28,6 +31,9 @@ const RACING_WRITERS: usize = 16;
 
 /// The number of leases in the listing check: more than one page of a DynamoDB scan in emulators that page by count.
 const LISTED_LEASES: usize = 120;
+
+/// The number of checks in [`check_all`].
+const CHECKS: usize = 13;
 
 /// Runs every check, each on a fresh store.
 ///
@@ -54,6 +60,81 @@ pub async fn check_all<S: LeaseStore + Clone>(mut fresh: impl FnMut() -> S) {
     checkpoints_only_move_forward(prepared().await).await;
     a_report_comes_with_each_heartbeat(prepared().await).await;
     unknown_outcomes_are_settled(prepared().await).await;
+}
+
+/// Runs every check on a store of several streams: those of [`check_all`] on the leases of one stream, and that the streams
+/// are apart.
+///
+/// # Panics
+/// When the store does not conform.
+pub async fn check_multi_stream<S: MultiStreamLeaseStore>(mut fresh: impl FnMut() -> S) {
+    let mut stores = Vec::new();
+    for _ in 0..CHECKS {
+        let store = fresh();
+        store.prepare().await.unwrap();
+        stores.push(OneOf(store.of_stream(&stream()).unwrap().store));
+    }
+    check_all(|| stores.pop().unwrap()).await;
+    streams_are_apart(&fresh()).await;
+}
+
+/// The leases of one stream of several.
+#[derive(Debug, Clone)]
+struct OneOf(Arc<dyn LeaseStore>);
+
+#[async_trait]
+impl LeaseStore for OneOf {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.0.prepare().await
+    }
+
+    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
+        self.0.list(consistency).await
+    }
+
+    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
+        self.0.get(shard_id).await
+    }
+
+    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
+        self.0.write(write).await
+    }
+}
+
+/// Two streams have the same shards. One listing returns both, and each is written alone. A stream that was created again has
+/// leases of its own.
+async fn streams_are_apart(table: &impl MultiStreamLeaseStore) {
+    table.prepare().await.unwrap();
+    table.prepare().await.unwrap();
+    assert_eq!(table.list(Consistency::Strong).await.unwrap(), MultiStreamListing::default());
+    let other = |name: &str, creation_epoch_seconds| StreamIdentity {
+        arn: format!("arn:aws:kinesis:eu-west-1:123456789012:stream/{name}"),
+        creation_epoch_seconds,
+    };
+    let again = other("orders", stream().creation_epoch_seconds + 1);
+    let streams: Vec<StreamLeases> =
+        [stream(), other("bills", 1), again].iter().map(|stream| table.of_stream(stream).unwrap()).collect();
+    let keys: BTreeSet<&String> = streams.iter().map(|stream| &stream.key).collect();
+    assert_eq!(keys.len(), streams.len(), "each stream has a key of its own");
+    for (count, stream) in streams.iter().enumerate() {
+        for index in 0..=count {
+            let lease = Lease::unowned(shard(index), Position::TrimHorizon);
+            let created = stream.store.write(&LeaseWrite::Create(lease)).await.unwrap();
+            assert!(matches!(created, WriteOutcome::Applied { .. }), "{created:?}");
+        }
+    }
+    let [first, ..] = streams.as_slice() else { return };
+    let taken = update(&Lease::unowned(shard(0), Position::TrimHorizon), LeaseChange::take(worker("a")));
+    assert!(matches!(first.store.write(&taken).await.unwrap(), WriteOutcome::Applied { .. }));
+    let listing = table.list(Consistency::Strong).await.unwrap();
+    for (count, stream) in streams.iter().enumerate() {
+        let own = stream.store.list(Consistency::Strong).await.unwrap();
+        assert_eq!(listing.of_stream(&stream.key), own, "one listing has the rows of each stream");
+        let owners: Vec<Option<&str>> =
+            own.leases.iter().map(|lease| lease.owner.as_ref().map(WorkerId::as_str)).collect();
+        let expected: Vec<Option<&str>> = (0..=count).map(|_| (count == 0).then_some("a")).collect();
+        assert_eq!(owners, expected);
+    }
 }
 
 fn worker(name: impl Into<String>) -> WorkerId {

@@ -11,6 +11,7 @@
 //! | the effect of a write | [`LeaseWrite`] and [`LeaseChange`]: pure data with a pure `apply`, the same for every store |
 //! | a lease that a worker holds | [`HeldLease`]: one write at a time; settles an unknown outcome before the next write |
 //! | stores | [`InMemoryLeaseStore`]; `dynamodb::DynamoDbLeaseStore` behind the feature `dynamodb` |
+//! | several streams in one table | [`MultiStreamLeaseStore`], [`InMemoryMultiStreamLeaseStore`]; `dynamodb::DynamoDbMultiStreamLeaseStore` |
 //! | decorators | [`FaultyLeaseStore`], [`ThrottledLeaseStore`], [`CountingLeaseStore`] |
 //! | the conformance suite | `conformance`, behind the feature of that name |
 //!
@@ -40,6 +41,7 @@ mod lag_report;
 mod lag_reporter;
 mod lease;
 mod lease_state;
+mod multi_stream;
 mod operator;
 mod owner_process;
 mod position;
@@ -70,6 +72,9 @@ pub use in_memory::InMemoryLeaseStore;
 pub use lag_report::{LagReport, MAX_LAG_REPORT_BYTES};
 pub use lease::{Lease, LeaseFacts, LeaseVersion, PendingCheckpoint};
 pub use lease_state::EditedPosition;
+pub use multi_stream::{
+    InMemoryMultiStreamLeaseStore, MultiStreamLeaseStore, MultiStreamListing, StreamLeases,
+};
 pub use operator::{OwnerAction, OwnerRequest, Pause};
 pub use owner_process::ProcessIdentity;
 pub use position::{Position, RecordPosition};

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use lease_store::{LeaseStore, ShardId, WorkerId};
 use shard_worker::{
     AggregateFilter, BatchLimits, ByteBudget, DataLossPolicy, FailurePolicy, RecordProcessorFactory,
-    RetryPolicy, RunUntil, StreamSource,
+    RetryPolicy, RunUntil, ShardWorkerOptions, StreamSource,
 };
 
 use crate::error::{ConsumerError, ConsumerErrorKind};
@@ -18,6 +18,7 @@ use crate::process::{LiveProcess, host_name};
 use crate::receiver::Consumer;
 use crate::settings::ConsumerSettings;
 use crate::shards::initial_position::{InitialPosition, ShardPosition};
+use crate::streams::seat::Seat;
 use crate::worker_name::new_worker_id;
 
 /// Builds a [`Consumer`] from settings (plain data) and components (a stream, a lease store, record processors).
@@ -333,6 +334,15 @@ impl ConsumerBuilder {
         self.budget.clone().unwrap_or_else(|| ByteBudget::new(size))
     }
 
+    pub(crate) fn current_processors(&self) -> Option<Arc<dyn RecordProcessorFactory>> {
+        self.processors.clone()
+    }
+
+    /// Whether a stream or a store was set, which are those of a consumer of one stream.
+    pub(crate) fn has_source_or_store(&self) -> bool {
+        self.source.is_some() || self.store.is_some()
+    }
+
     /// All faults of settings and components, one line each. Empty when [`build`](Self::build) succeeds.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.settings.faults();
@@ -354,34 +364,68 @@ impl ConsumerBuilder {
     /// `InvalidSettings`, whose message lists all faults at once.
     pub fn build(self) -> Result<Consumer, ConsumerError> {
         let faults = self.faults();
-        let budget = self.budget_or_new();
         let (Some(source), Some(store), Some(processors), []) =
-            (self.source, self.store, self.processors, faults.as_slice())
+            (self.source.clone(), self.store.clone(), self.processors.clone(), faults.as_slice())
         else {
             return Err(invalid_settings(&faults));
         };
-        let mut rng = self.seed.map_or_else(fresh_rng, Rng::with_seed);
-        let worker_id =
-            self.settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng, host_name()));
+        let worker = WorkerParts::new(&self)?;
+        let rng = worker.rng.clone();
+        Ok(worker.consumer(self.settings, StreamParts { source, store, processors, rng, seat: None }))
+    }
+}
+
+/// The parts of a worker that all its streams share.
+pub(crate) struct WorkerParts {
+    pub(crate) worker_id: WorkerId,
+    pub(crate) rng: Rng,
+    budget: ByteBudget,
+    worker_options: ShardWorkerOptions,
+    process: LiveProcess,
+}
+
+/// The parts of a worker that belong to one stream.
+pub(crate) struct StreamParts {
+    pub(crate) source: Arc<dyn StreamSource>,
+    pub(crate) store: Arc<dyn LeaseStore>,
+    pub(crate) processors: Arc<dyn RecordProcessorFactory>,
+    pub(crate) rng: Rng,
+    pub(crate) seat: Option<Seat>,
+}
+
+impl WorkerParts {
+    /// The parts by the settings, which have no faults.
+    pub(crate) fn new(builder: &ConsumerBuilder) -> Result<Self, ConsumerError> {
+        let settings = &builder.settings;
+        let budget = builder.budget_or_new();
+        let mut rng = builder.seed.map_or_else(fresh_rng, Rng::with_seed);
+        let worker_id = settings.worker_id.clone().unwrap_or_else(|| new_worker_id(&mut rng, host_name()));
         let worker_id = WorkerId::new(worker_id).map_err(|error| invalid_settings(&[error.to_string()]))?;
-        let shared = Arc::new(Shared::new(worker_id.clone(), budget.clone()));
-        let mut worker_options = self.settings.worker_options(budget);
-        if let Some(failure_policy) = self.failure_policy {
+        let mut worker_options = settings.worker_options(budget.clone());
+        if let Some(failure_policy) = builder.failure_policy.clone() {
             worker_options.failure_policy = failure_policy;
         }
-        Ok(Consumer {
-            worker_options,
-            checkpoint_retry: self.settings.checkpoint_retry,
-            settings: self.settings,
-            source,
-            store,
-            processors,
-            rng,
-            process: LiveProcess::register(&worker_id),
-            worker_id,
+        let process = LiveProcess::register(&worker_id);
+        Ok(Self { worker_id, rng, budget, worker_options, process })
+    }
+
+    /// The consumer of one stream. Its options share memory and rate limits with those of the others.
+    pub(crate) fn consumer(&self, settings: ConsumerSettings, stream: StreamParts) -> Consumer {
+        let shared = Arc::new(Shared::new(self.worker_id.clone(), self.budget.clone()));
+        Consumer {
+            worker_options: self.worker_options.clone(),
+            checkpoint_retry: settings.checkpoint_retry,
+            settings,
+            source: stream.source,
+            store: stream.store,
+            processors: stream.processors,
+            rng: stream.rng,
+            process: self.process.clone(),
+            worker_id: self.worker_id.clone(),
             end: Arc::new(EndReporter(shared.clone())),
             shared,
-        })
+            seat: stream.seat,
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | the worker | [`Consumer`], built by [`ConsumerBuilder`], stopped and observed by [`ConsumerHandle`] |
 //! | several in one process | [`ConsumerGroup`] |
+//! | several streams in one worker | [`MultiStreamConsumer`], built by [`ConsumerBuilder::with_streams`] |
 //! | all shards as one stream | [`united_stream`], [`UnitedStream`], [`Delivery`] |
 //! | its settings | [`ConsumerSettings`], [`InitialPosition`], [`ShardPosition`] |
 //! | its status | [`ConsumerStatus`], [`Health`], [`StopReport`] |
@@ -32,6 +33,7 @@ mod receiver;
 mod settings;
 mod shards;
 mod status;
+mod streams;
 mod united_stream;
 mod worker_name;
 
@@ -46,5 +48,9 @@ pub use shards::initial_position::{InitialPosition, ShardPosition};
 pub use status::{
     ConsumerState, ConsumerStatus, LeaseTableState, MAX_RELEASED_SHARDS, MAX_SHARDS_WITHOUT_WORKER,
     ReleasedShard, ShardStatus, StopReport, Unread, UnreadReason,
+};
+pub use streams::builder::{MAX_STREAMS, MultiStreamBuilder, StreamConfig};
+pub use streams::consumer::{
+    MultiStreamConsumer, MultiStreamHandle, MultiStreamReport, StreamReport, StreamStatus,
 };
 pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

@@ -10,6 +10,7 @@ use shard_worker::{RecordProcessorFactory, RetryPolicy, ShardWorkerOptions, Stre
 use crate::handle::{ConsumerHandle, EndReporter, Shared};
 use crate::process::LiveProcess;
 use crate::settings::ConsumerSettings;
+use crate::streams::seat::Seat;
 
 /// One worker of the fleet that reads a stream: it holds a share of the leases and runs a shard worker for each.
 ///
@@ -51,6 +52,8 @@ pub struct Consumer {
     pub(crate) process: LiveProcess,
     pub(crate) shared: Arc<Shared>,
     pub(crate) end: Arc<EndReporter>,
+    /// The place at a table of several streams. `None`: the store has this stream alone.
+    pub(crate) seat: Option<Seat>,
 }
 
 impl fmt::Debug for Consumer {

@@ -27,5 +27,6 @@ mod state;
 mod status;
 mod storage_buffer;
 mod store;
+mod streams;
 mod table;
 mod watchdog;

@@ -44,6 +44,13 @@ impl Connections {
         let _ = self.trusted.set(certificates);
     }
 
+    /// Trusts the certificates that another stream's subscriptions trust.
+    pub(crate) fn trust_as(&self, other: &Self) {
+        if let Some(certificates) = other.trusted.get() {
+            self.trust(certificates.clone());
+        }
+    }
+
     /// A client for the subscriptions of one shard, like the given one. It has a connection of its own, unless the given client has
     /// an HTTP client of the user's.
     ///

@@ -4,6 +4,10 @@ use std::fmt;
 
 use crate::error::StoreError;
 use crate::shard_id::ShardId;
+use crate::stream_identity::StreamIdentity;
+
+/// The parts of an ARN: `arn`, partition, service, region, account and resource.
+const ARN_PARTS: usize = 6;
 
 /// One stream of a KCL application that keeps the leases of many streams in one table: the KCL's serialised *stream
 /// identifier*, `account:stream:creationEpoch`.
@@ -24,6 +28,28 @@ impl MultiStreamKey {
             )));
         }
         Ok(Self(format!("{account_id}:{stream_name}:{creation_epoch_seconds}")))
+    }
+
+    /// The identifier of a stream by its ARN and its creation time.
+    ///
+    /// # Errors
+    /// `Invalid` when the ARN is not that of a stream, `arn:partition:kinesis:region:account:stream/name`.
+    pub fn of_stream(stream: &StreamIdentity) -> Result<Self, StoreError> {
+        let parts: Vec<&str> = stream.arn.splitn(ARN_PARTS, ':').collect();
+        let name = parts.get(ARN_PARTS - 1).and_then(|resource| resource.strip_prefix("stream/"));
+        match (parts.get(ARN_PARTS - 2), name) {
+            (Some(account), Some(name)) => Self::new(account, name, stream.creation_epoch_seconds),
+            _ => Err(StoreError::invalid(format!(
+                "{:?} is not the ARN of a stream, so it gives no key of a multi-stream table; name the key of the stream \
+                 (with_stream_key)",
+                stream.arn
+            ))),
+        }
+    }
+
+    /// The identifier in a row, as it is.
+    pub(super) fn of_row(identifier: &str) -> Self {
+        Self(identifier.to_owned())
     }
 
     /// The text of the identifier, as in the rows.
@@ -60,6 +86,21 @@ impl RowLayout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_follows_from_arn_and_creation_time() {
+        let key = |arn: &str| {
+            let stream = StreamIdentity { arn: arn.to_owned(), creation_epoch_seconds: 1_700_000_000 };
+            MultiStreamKey::of_stream(&stream)
+        };
+        let orders = key("arn:aws-cn:kinesis:cn-north-1:123456789012:stream/orders").unwrap();
+        assert_eq!(orders.as_str(), "123456789012:orders:1700000000");
+        for arn in
+            ["orders", "arn:aws:kinesis:eu-west-1:12:orders", "arn:aws:kinesis:eu-west-1::stream/orders"]
+        {
+            assert!(key(arn).is_err(), "{arn}");
+        }
+    }
 
     #[test]
     fn a_key_is_the_kcl_stream_identifier() {

@@ -26,8 +26,8 @@
 //! | stream | `streamArn` (S), `streamCreationEpoch` (N) |
 //! | instant of a sentinel | `initialTimeMillis` (N) |
 //!
-//! The table of a KCL application that reads many streams has other keys; see
-//! [`with_multi_stream_key`](DynamoDbLeaseStore::with_multi_stream_key).
+//! The table of a KCL application that reads many streams has other keys; see [`DynamoDbMultiStreamLeaseStore`] for all of its
+//! streams, and [`with_multi_stream_key`](DynamoDbLeaseStore::with_multi_stream_key) for one.
 //!
 //! A listing returns malformed rows in addition to the leases. It skips rows whose `entityType` is not `LEASE`: KCL 3.5
 //! keeps its leader lock and its metrics in the same table.
@@ -52,6 +52,7 @@ pub(crate) mod internals;
 mod kcl_mode;
 mod kcl_pin;
 mod layout;
+mod multi_stream;
 mod request;
 mod row_reader;
 #[cfg(test)]
@@ -64,6 +65,7 @@ mod table_report;
 
 pub use self::kcl_pin::KclFleetMode;
 pub use self::layout::MultiStreamKey;
+pub use self::multi_stream::DynamoDbMultiStreamLeaseStore;
 pub use self::store::DynamoDbLeaseStore;
 pub use self::table::DEFAULT_ACTIVE_WAIT_LIMIT;
 pub use self::table_page::{ForeignRow, PageStart, TablePage, WorkerReport};

@@ -14,7 +14,7 @@ use super::attributes::{
     REQUESTED_BY, RESET_ID, ROW_ID, SHARD_ID, STARTING_HASH_KEY, STREAM_ARN, STREAM_CREATION_EPOCH,
     STREAM_NAME, THROUGHPUT,
 };
-use super::layout::RowLayout;
+use super::layout::{MultiStreamKey, RowLayout};
 use crate::error::StoreError;
 use crate::hash_key_range::{HashKey, HashKeyRange};
 use crate::lease::{Lease, PendingCheckpoint};
@@ -96,6 +96,13 @@ pub(super) fn read(item: &Item, layout: &RowLayout) -> Row {
         Ok(lease) => Row::Lease(Box::new(lease)),
         Err(fault) => Row::Malformed(fault.in_row(item)),
     }
+}
+
+/// Reads a row of a multi-stream table, whatever its stream. Returns the identifier of the stream, if the row has one.
+pub(super) fn read_of_any_stream(item: &Item) -> (Option<String>, Row) {
+    let stream = text(item, STREAM_NAME).ok().flatten();
+    let layout = RowLayout::MultiStream(MultiStreamKey::of_row(stream.unwrap_or_default()));
+    (stream.map(str::to_owned), read(item, &layout))
 }
 
 fn single_stream_shard_id(item: &Item) -> Result<ShardId, Fault> {

@@ -105,6 +105,48 @@ impl DynamoDbLeaseStore {
         &self.layout
     }
 
+    /// Passes every row of the table to `row`, page by page.
+    pub(super) async fn scan_rows(
+        &self,
+        consistency: Consistency,
+        mut row: impl FnMut(&Item) + Send,
+    ) -> Result<(), StoreError> {
+        let mut start = None;
+        let mut seen_starts = HashSet::new();
+        loop {
+            let watch = CallWatch::default();
+            let answer = self
+                .table
+                .client
+                .scan()
+                .table_name(self.table_name())
+                .consistent_read(consistency == Consistency::Strong)
+                .set_exclusive_start_key(start)
+                .customize()
+                .interceptor(watch.clone())
+                .send()
+                .await
+                .map_err(|error| self.table.call("Scan").failed(&error, &watch).error)?;
+            answer.items().iter().for_each(&mut row);
+            start = answer.last_evaluated_key.filter(|key| !key.is_empty());
+            let Some(key) = &start else { return Ok(()) };
+            // Each page must start at a new key. Otherwise a server that repeats its pages would keep this loop forever.
+            match key.get(LEASE_KEY) {
+                Some(AttributeValue::S(key)) if seen_starts.insert(key.clone()) => {}
+                other => {
+                    return Err(StoreError::new(
+                        StoreErrorKind::Unavailable,
+                        format!(
+                            "the scan of table {:?} does not end: its next page starts at {other:?}, which is not a \
+                             new key; try again",
+                            self.table.name
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+
     /// Reads the lease in a row; a row that is not a lease of this application is an error.
     fn lease(&self, item: &Item) -> Result<Lease, StoreError> {
         match row_reader::read(item, &self.layout) {
@@ -264,46 +306,12 @@ impl LeaseStore for DynamoDbLeaseStore {
 
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
         let mut listing = LeaseListing::default();
-        let mut start = None;
-        let mut seen_starts = HashSet::new();
-        loop {
-            let watch = CallWatch::default();
-            let answer = self
-                .table
-                .client
-                .scan()
-                .table_name(self.table_name())
-                .consistent_read(consistency == Consistency::Strong)
-                .set_exclusive_start_key(start)
-                .customize()
-                .interceptor(watch.clone())
-                .send()
-                .await
-                .map_err(|error| self.table.call("Scan").failed(&error, &watch).error)?;
-            for item in answer.items() {
-                match row_reader::read(item, &self.layout) {
-                    Row::Lease(lease) => listing.leases.push(*lease),
-                    Row::Malformed(malformed) => listing.malformed.push(malformed),
-                    Row::Foreign(_) => {}
-                }
-            }
-            start = answer.last_evaluated_key.filter(|key| !key.is_empty());
-            let Some(key) = &start else { break };
-            // Each page must start at a new key. Otherwise a server that repeats its pages would keep this loop forever.
-            match key.get(LEASE_KEY) {
-                Some(AttributeValue::S(key)) if seen_starts.insert(key.clone()) => {}
-                other => {
-                    return Err(StoreError::new(
-                        StoreErrorKind::Unavailable,
-                        format!(
-                            "the scan of table {:?} does not end: its next page starts at {other:?}, which is not a \
-                             new key; try again",
-                            self.table.name
-                        ),
-                    ));
-                }
-            }
-        }
+        self.scan_rows(consistency, |item| match row_reader::read(item, &self.layout) {
+            Row::Lease(lease) => listing.leases.push(*lease),
+            Row::Malformed(malformed) => listing.malformed.push(malformed),
+            Row::Foreign(_) => {}
+        })
+        .await?;
         listing.leases.sort_by(|one, other| one.shard_id.cmp(&other.shard_id));
         listing.malformed.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(listing)

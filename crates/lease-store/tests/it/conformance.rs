@@ -2,14 +2,20 @@
 
 use std::num::NonZeroU32;
 
-use lease_store::conformance::check_all;
+use lease_store::conformance::{check_all, check_multi_stream};
 use lease_store::{
-    CountingLeaseStore, FaultRates, FaultyLeaseStore, InMemoryLeaseStore, ThrottledLeaseStore,
+    CountingLeaseStore, FaultRates, FaultyLeaseStore, InMemoryLeaseStore, InMemoryMultiStreamLeaseStore,
+    ThrottledLeaseStore,
 };
 
 #[tokio::test]
 async fn the_in_memory_store_conforms() {
     check_all(InMemoryLeaseStore::new).await;
+}
+
+#[tokio::test]
+async fn the_in_memory_store_of_several_streams_conforms() {
+    check_multi_stream(InMemoryMultiStreamLeaseStore::new).await;
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ const KCL_SHUFFLE_SEED: i64 = 1947;
 ///
 /// Only the leader lists the shards periodically. Correctness does not depend on a single leader: its work is safe to do
 /// twice, and if it does nothing other workers detect the hole.
-pub(crate) fn kcl_leader(leases: &[Lease]) -> Option<&WorkerId> {
-    let mut owners: Vec<&WorkerId> = leases.iter().filter_map(|lease| lease.owner.as_ref()).collect();
+pub(crate) fn kcl_leader<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Option<&'a WorkerId> {
+    let mut owners: Vec<&WorkerId> = leases.into_iter().filter_map(|lease| lease.owner.as_ref()).collect();
     owners.sort_by(|one, other| one.as_str().encode_utf16().cmp(other.as_str().encode_utf16()));
     owners.dedup();
     shuffle(&mut owners);

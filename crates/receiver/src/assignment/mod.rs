@@ -9,7 +9,9 @@ pub(crate) mod leader;
 pub(crate) mod lease_observations;
 pub(crate) mod namesakes;
 pub(crate) mod paused;
+pub(crate) mod peers;
 mod shares;
+pub(crate) mod streams;
 #[cfg(test)]
 mod tests;
 pub(crate) mod unread;

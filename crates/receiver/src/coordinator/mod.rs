@@ -20,6 +20,7 @@ mod startup_log;
 mod takes;
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -50,6 +51,7 @@ use crate::shards::border::{Border, VerifiedStream};
 use crate::shards::last_known::LastKnownLeases;
 use crate::shards::table_identity::{ApplicationNames, check_identity};
 use crate::status::{ConsumerState, StopReport};
+use crate::streams::seat::Seat;
 
 /// How many leases are created, requested, polled, deleted or released at the same time.
 const MAX_CONCURRENT_WRITES: usize = 16;
@@ -140,6 +142,8 @@ enum Event {
     RequestAnswered(ShardId, Result<RequestStep, JoinError>),
     RequestsDue,
     Scanned(Result<Scan, JoinError>),
+    /// Another stream of this worker has scanned the table.
+    TableScanned(Scan),
     AuditDue,
     RoundDue,
 }
@@ -214,6 +218,7 @@ impl Coordinator {
             started = self.start() => started?,
             () = stop.cancelled() => return Ok(self.report(Vec::new(), Vec::new())),
         };
+        self.ignore_started_scans();
         let (store, shared) = (self.receiver.store.clone(), self.receiver.shared.clone());
         let _fleet_mode = fleet_mode::watch(store, shared, Rng::with_seed(self.receiver.shared.mode_seed()));
         let border = facts.border.clone();
@@ -229,6 +234,7 @@ impl Coordinator {
                 () = self.new_leases.notified() => Event::NewLeases,
                 Some((shard_id, step)) = self.requests.steps.join_next() => Event::RequestAnswered(shard_id, step),
                 Some(scan) = self.scans.join_next() => Event::Scanned(scan),
+                scan = table_scan(self.receiver.seat.as_mut()) => Event::TableScanned(scan),
                 () = sleep_until(next_poll), if !self.requests.is_empty() => Event::RequestsDue,
                 () = sleep_until(self.sync.next_audit) => Event::AuditDue,
                 () = sleep_until(self.rounds.next), if self.scans.is_empty() => Event::RoundDue,
@@ -248,6 +254,9 @@ impl Coordinator {
                     time_limit = ?TIME_LIMIT,
                     "the lease store or the stream did not answer in time, a later round repeats the work"
                 ),
+            }
+            if let Some(seat) = &self.receiver.seat {
+                seat.publish(self.tasks.keys().cloned().collect(), self.requests.shards());
             }
         }
         Ok(self.drain().await)
@@ -285,8 +294,16 @@ impl Coordinator {
             Event::Scanned(Err(error)) => {
                 tracing::error!(%error, "listing the leases panicked, trying again in the next round");
             }
+            Event::TableScanned(scan) => self.shared_round(facts, scan).await,
             Event::AuditDue => self.audit(facts).await,
             Event::RoundDue => self.start_round(),
+        }
+    }
+
+    /// Ignores scans of other streams of this worker that may not show rows which this one has just created.
+    fn ignore_started_scans(&self) {
+        if let Some(seat) = &self.receiver.seat {
+            seat.ignore_started_scans();
         }
     }
 
@@ -302,6 +319,13 @@ impl Coordinator {
         }
         self.reported_malformed.clone_from(&listing.malformed);
     }
+}
+
+/// The next scan of the table that all streams of this worker share. A worker of one stream waits for ever.
+async fn table_scan(seat: Option<&mut Seat>) -> Scan {
+    let Some(seat) = seat else { return pending().await };
+    let (table, listing) = seat.next_scan().await;
+    Scan::of_table(table, listing)
 }
 
 /// A time up to a tenth shorter or longer, so that workers which started together do not stay synchronised.

@@ -2,21 +2,22 @@
 
 use std::collections::HashSet;
 
-use lease_store::{Consistency, Lease, LeaseListing, ShardId, StoreError, StoreErrorKind, WorkerId};
+use lease_store::{Consistency, Lease, LeaseListing, ShardId, StoreError, StoreErrorKind};
 use tokio::time::{Duration, Instant};
 
-use super::scan::{Scan, patience_for, scan};
+use super::scan::{LeaseSource, Scan, patience_for, scan};
 use super::shard_sync::malformed_shards;
 use super::{Coordinator, StreamFacts, jittered};
 use crate::assignment::fleet_view::{AssignmentLimits, Holdings};
-use crate::assignment::leader::kcl_leader;
-use crate::assignment::lease_observations::ObservedLease;
 use crate::assignment::paused::paused_shards;
+use crate::assignment::peers::{leads, live_peers};
 use crate::assignment::unread::shards_without_worker;
 use crate::assignment::{is_sure_of_parents, plan_assignment};
 use crate::handle::Shared;
 use crate::lease::orders::millis_of;
 use crate::status::{LeaseTableState, MAX_SHARDS_WITHOUT_WORKER};
+use crate::streams::seat::{Seat, StreamView, Turn};
+use crate::streams::table::TableScan;
 
 /// How many lease rounds there are in the fail-over time.
 const ROUNDS_PER_FAILOVER_TIME: u32 = 4;
@@ -98,20 +99,6 @@ fn round_interval(failover_time: Duration, live_workers: usize, is_standby: bool
     (stretched / WORKERS_AT_FULL_PACE / ROUNDS_PER_FAILOVER_TIME).min(failover_time)
 }
 
-/// How many other workers are alive: each renews a lease that it does not offer, or requests one.
-pub(super) fn live_peers(leases: &[ObservedLease<'_>], me: &WorkerId, failover_time: Duration) -> usize {
-    let alive = leases.iter().filter(|observed| observed.unchanged_for < failover_time);
-    let peers: HashSet<&WorkerId> = alive
-        .flat_map(|observed| {
-            let lease = observed.lease;
-            let owner = lease.owner.as_ref().filter(|_| !lease.is_offered());
-            owner.into_iter().chain(lease.hand_over_target())
-        })
-        .filter(|worker| *worker != me)
-        .collect();
-    peers.len()
-}
-
 /// Publishes and logs the shards that no worker reads.
 fn report_without_worker(shared: &Shared, mut unread: Vec<ShardId>, max_leases: usize) {
     let count = unread.len();
@@ -165,14 +152,43 @@ impl Coordinator {
         } else {
             self.rounds.store_fails = false;
         }
-        let interval = round_interval(failover_time, self.rounds.live_peers + 1, self.tasks.is_empty());
-        self.rounds.next = now + jittered(interval, &mut self.receiver.rng);
-        self.rounds.next_regular = self.rounds.next;
-        self.rounds.is_follow_up = false;
+        self.schedule_round(now);
         let consistency =
             if self.rounds.has_new_leases { Consistency::Strong } else { Consistency::Eventual };
         self.rounds.has_new_leases = false;
-        self.scans.spawn(scan(self.receiver.store.clone(), consistency, self.list_patience()));
+        self.scans.spawn(scan(self.lease_source(), consistency, self.list_patience()));
+    }
+
+    /// Schedules the next regular round, as seen at `now`.
+    fn schedule_round(&mut self, now: Instant) {
+        let failover_time = self.receiver.settings.failover_time;
+        let interval = round_interval(failover_time, self.rounds.live_peers + 1, self.holds_nothing());
+        self.rounds.next = now + jittered(interval, &mut self.receiver.rng);
+        self.rounds.next_regular = self.rounds.next;
+        self.rounds.is_follow_up = false;
+    }
+
+    /// Whether this worker holds and takes no lease, of any of its streams.
+    fn holds_nothing(&self) -> bool {
+        self.tasks.is_empty() && self.receiver.seat.as_ref().is_none_or(Seat::others_hold_nothing)
+    }
+
+    /// A round that another stream of this worker started: its scan of the table is that of all streams.
+    pub(super) async fn shared_round(&mut self, facts: &StreamFacts, scan: Scan) {
+        // A strongly consistent scan that is due takes place anyway.
+        if !self.rounds.has_new_leases {
+            self.rounds.store_fails = false;
+            self.schedule_round(Instant::now());
+        }
+        self.lease_round(facts, scan).await;
+    }
+
+    /// Where the leases are listed.
+    pub(super) fn lease_source(&self) -> LeaseSource {
+        match &self.receiver.seat {
+            None => LeaseSource::Store(self.receiver.store.clone()),
+            Some(seat) => LeaseSource::Stream(seat.leases()),
+        }
     }
 
     /// How long to wait for a listing before it is repeated.
@@ -184,7 +200,20 @@ impl Coordinator {
     /// The rest of a lease round: repair holes, plan, take, request, clean up.
     pub(super) async fn lease_round(&mut self, facts: &StreamFacts, scan: Scan) {
         let failover_time = self.receiver.settings.failover_time;
-        let Scan { consistency, requested_at, duration, listing } = scan;
+        let Scan { consistency, requested_at, duration, listing, table } = scan;
+        if let (Some(seat), Some(table)) = (&mut self.receiver.seat, &table) {
+            match seat.turn(table) {
+                Turn::First => {}
+                Turn::Again => return,
+                Turn::Late => {
+                    // The newer scan may have been an eventually consistent one.
+                    if consistency == Consistency::Strong {
+                        self.schedule_strong_scan();
+                    }
+                    return;
+                }
+            }
+        }
         let mut listing = match listing {
             Ok(listing) => listing,
             Err(error) => {
@@ -211,7 +240,7 @@ impl Coordinator {
         self.token_floor.observe(&listing.leases);
         self.report_malformed(&listing);
         self.report_edits(&listing.leases);
-        self.record_fleet(&listing.leases, requested_at);
+        self.record_fleet(&listing.leases, requested_at, table.as_deref());
         let set_back = self.repair_rows_set_back(&listing, consistency).await;
         let read_again = self.end_rows_read_again(facts, &listing, consistency).await;
         self.repair_holes(facts, &listing, consistency).await;
@@ -225,7 +254,7 @@ impl Coordinator {
             let shard_id = &lease.shard_id;
             !waiting.contains(shard_id) && !set_back.contains(shard_id) && !read_again.contains(shard_id)
         });
-        let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at);
+        let is_partial = self.carry_out_plan(facts, &listing, consistency, requested_at, table.as_deref());
         self.stop_if_run_is_over(&listing, consistency, requested_at);
         if is_partial {
             self.rounds.has_new_leases = true;
@@ -245,7 +274,7 @@ impl Coordinator {
         self.rounds.next = next_expiry.map_or(self.rounds.next, |expiry| expiry.min(self.rounds.next));
         self.receiver.shared.live().has_scanned = true;
         let is_standby =
-            self.tasks.is_empty() && self.receiver.shared.live().lease_table == LeaseTableState::Available;
+            self.holds_nothing() && self.receiver.shared.live().lease_table == LeaseTableState::Available;
         if is_standby && !self.rounds.was_standby {
             tracing::info!("standby: no shard is free, taking over when another worker leaves or fails");
         }
@@ -311,20 +340,15 @@ impl Coordinator {
         }
     }
 
-    fn record_fleet(&mut self, leases: &[Lease], requested_at: Instant) {
+    fn record_fleet(&mut self, leases: &[Lease], requested_at: Instant, table: Option<&TableScan>) {
         let failover_time = self.receiver.settings.failover_time;
         let observed = self.observations.of(leases, requested_at);
-        self.rounds.live_peers = live_peers(&observed, &self.receiver.worker_id, failover_time);
-        // The row of an ended shard keeps its last owner, which may no longer run and then leads no fleet.
-        let is_alive = |worker: &WorkerId| {
-            observed.iter().any(|observed| {
-                observed.lease.is_owned_by(worker)
-                    && !observed.lease.is_finished()
-                    && observed.unchanged_for < failover_time
-            })
+        let me = &self.receiver.worker_id;
+        let (live_peers, is_leader) = match table {
+            Some(table) => (table.live_peers(), table.is_led_by_this_worker()),
+            None => (live_peers(&observed, me, failover_time), leads(&observed, me, failover_time)),
         };
-        let is_leader =
-            kcl_leader(leases).is_none_or(|leader| *leader == self.receiver.worker_id || !is_alive(leader));
+        self.rounds.live_peers = live_peers;
         if is_leader != self.rounds.is_leader {
             tracing::debug!(is_leader, "the leader that lists the shards has changed");
             self.rounds.is_leader = is_leader;
@@ -339,6 +363,7 @@ impl Coordinator {
         listing: &LeaseListing,
         consistency: Consistency,
         requested_at: Instant,
+        table: Option<&TableScan>,
     ) -> bool {
         if self.receiver.shared.live().takes_refused.is_some() {
             return false;
@@ -358,9 +383,19 @@ impl Coordinator {
             max_moves: settings.max_lease_moves,
             max_takes: MAX_TAKES_PER_ROUND,
         };
-        let unread = shards_without_worker(&observed, &holdings, &limits);
+        let (plan, unread) = match (&self.receiver.seat, table) {
+            (Some(seat), Some(table)) => {
+                let view = StreamView { observed: &observed, held: &held, requested: &requested };
+                // A newer scan of the table has arrived, and its round follows.
+                let Some(plan) = seat.plan(table, &view, limits) else { return false };
+                plan
+            }
+            _ => {
+                let unread = shards_without_worker(&observed, &holdings, &limits);
+                (plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng), unread)
+            }
+        };
         report_without_worker(&self.receiver.shared, unread, limits.max_leases);
-        let plan = plan_assignment(&observed, &holdings, limits, &mut self.receiver.rng);
         let listed: HashSet<&ShardId> = listing.leases.iter().map(|lease| &lease.shard_id).collect();
         let is_sure = |lease: &&Lease| is_sure_of_parents(lease, &listed, consistency);
         // During a cool-down other workers take the shard once it counts as abandoned.
@@ -382,8 +417,6 @@ impl Coordinator {
 
 #[cfg(test)]
 mod tests {
-    use lease_store::Position;
-
     use super::*;
 
     #[test]
@@ -396,42 +429,5 @@ mod tests {
         assert!((seconds(32, false) - 5.0).abs() < 1e-9);
         assert!((seconds(1_000_000, false) - 10.0).abs() < 1e-9, "at most the fail-over time");
         assert!((seconds(200, true) - 0.625).abs() < 1e-9);
-    }
-
-    #[test]
-    fn a_leaving_worker_is_no_live_peer_and_a_requester_is_one() {
-        let worker = |name: &'static str| WorkerId::new(name).unwrap();
-        let lease = |number, owner, requester: Option<&'static str>| {
-            let mut lease = Lease::unowned(ShardId::numbered(number), Position::TrimHorizon);
-            lease.owner = Some(worker(owner));
-            lease.requested_by = requester.map(worker);
-            lease
-        };
-        let mut leases = vec![lease(0, "me", None), lease(1, "leaving", None), lease(2, "dead", None)];
-        leases[1].offered_by = Some(worker("leaving"));
-        let observe = |leases: &[Lease]| {
-            let observed: Vec<ObservedLease<'_>> = leases
-                .iter()
-                .map(|lease| ObservedLease {
-                    lease,
-                    unchanged_for: Duration::from_secs(if lease.is_owned_by(&worker("dead")) {
-                        10
-                    } else {
-                        0
-                    }),
-                    owned_for: None,
-                    requested_for: Duration::ZERO,
-                    weight: 1,
-                    is_of_namesake: false,
-                    is_paused: false,
-                })
-                .collect();
-            live_peers(&observed, &worker("me"), Duration::from_secs(10))
-        };
-        assert_eq!(observe(&leases), 0);
-        leases.push(lease(3, "me", Some("joining")));
-        assert_eq!(observe(&leases), 1);
-        leases.push(lease(4, "working", None));
-        assert_eq!(observe(&leases), 2);
     }
 }

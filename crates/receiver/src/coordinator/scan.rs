@@ -7,11 +7,52 @@ use futures::stream::FuturesUnordered;
 use lease_store::{Consistency, LeaseListing, LeaseStore, StoreError};
 use tokio::time::{Duration, Instant, sleep_until};
 
+use crate::streams::seat::StreamStore;
+use crate::streams::table::TableScan;
+
 /// The most listings of one scan that are in flight at the same time.
 const MAX_LISTINGS: usize = 3;
 
 /// A listing is repeated after this many times the duration of the last answered one.
 const LAST_ANSWER_FACTOR: u32 = 2;
+
+/// Where the leases of a stream are listed.
+#[derive(Debug, Clone)]
+pub(super) enum LeaseSource {
+    /// A store of this stream alone.
+    Store(Arc<dyn LeaseStore>),
+    /// A table of several streams, which is scanned once for all of them.
+    Stream(Arc<StreamStore>),
+}
+
+impl LeaseSource {
+    async fn list(self, consistency: Consistency) -> Scan {
+        let called_at = Instant::now();
+        let listed = match &self {
+            Self::Store(store) => store.list(consistency).await.map(|listing| (listing, None)),
+            Self::Stream(stream) => {
+                stream.scan(consistency).await.map(|(table, listing)| (listing, Some(table)))
+            }
+        };
+        match listed {
+            Ok((listing, Some(table))) => Scan::of_table(table, listing),
+            Ok((listing, None)) => Scan {
+                consistency,
+                requested_at: called_at,
+                duration: called_at.elapsed(),
+                listing: Ok(listing),
+                table: None,
+            },
+            Err(error) => Scan {
+                consistency,
+                requested_at: called_at,
+                duration: called_at.elapsed(),
+                listing: Err(error),
+                table: None,
+            },
+        }
+    }
+}
 
 /// The outcome of a scan.
 #[derive(Debug)]
@@ -22,6 +63,21 @@ pub(super) struct Scan {
     /// How long that listing took.
     pub(super) duration: Duration,
     pub(super) listing: Result<LeaseListing, StoreError>,
+    /// The scan of the whole table that the listing is a part of, if the table has several streams.
+    pub(super) table: Option<Arc<TableScan>>,
+}
+
+impl Scan {
+    /// The rows of one stream in a scan of the table.
+    pub(super) fn of_table(table: Arc<TableScan>, listing: LeaseListing) -> Self {
+        Self {
+            consistency: table.consistency,
+            requested_at: table.requested_at,
+            duration: table.duration,
+            listing: Ok(listing),
+            table: Some(table),
+        }
+    }
 }
 
 /// How long to wait for a listing before it is repeated. A table that always takes longer gets no additional listings.
@@ -31,14 +87,8 @@ pub(super) fn patience_for(shortest: Duration, last_answer: Duration) -> Duratio
 
 /// Lists the leases. A listing without an answer after `patience` is sent again, each time after twice the wait; the
 /// earlier ones stay in flight. The first answer counts. An error counts only if no other listing is in flight.
-pub(super) async fn scan(store: Arc<dyn LeaseStore>, consistency: Consistency, patience: Duration) -> Scan {
-    let list = || {
-        let (store, requested_at) = (store.clone(), Instant::now());
-        async move {
-            let listing = store.list(consistency).await;
-            Scan { consistency, requested_at, duration: requested_at.elapsed(), listing }
-        }
-    };
+pub(super) async fn scan(source: LeaseSource, consistency: Consistency, patience: Duration) -> Scan {
+    let list = || source.clone().list(consistency);
     let mut in_flight = FuturesUnordered::from_iter([list()]);
     let mut started = 1;
     let mut wait = patience;
@@ -107,7 +157,8 @@ mod tests {
     async fn scanned(slow: u64, seconds: u64, fails: bool) -> (Scan, u64, Duration) {
         let store = Arc::new(SlowAtFirst { listings: AtomicU64::new(0), slow, seconds, fails });
         let begun_at = Instant::now();
-        let scan = scan(store.clone(), Consistency::Eventual, Duration::from_secs(1)).await;
+        let source = LeaseSource::Store(store.clone());
+        let scan = scan(source, Consistency::Eventual, Duration::from_secs(1)).await;
         (scan, store.listings.load(Ordering::Relaxed), begun_at.elapsed())
     }
 

@@ -111,7 +111,7 @@ impl ShardSync {
 
 impl Coordinator {
     pub(super) async fn list_all(&self) -> Result<LeaseListing, ConsumerError> {
-        let scan = scan(self.receiver.store.clone(), Consistency::Strong, self.list_patience()).await;
+        let scan = scan(self.lease_source(), Consistency::Strong, self.list_patience()).await;
         scan.listing.map_err(|error| store_error("listing the leases", error))
     }
 
@@ -140,7 +140,8 @@ impl Coordinator {
 
     fn schedule_audit(&mut self) {
         let interval = self.receiver.settings.shard_sync_interval;
-        self.sync.next_audit = Instant::now() + jittered(interval, &mut self.receiver.rng);
+        let next = Instant::now() + jittered(interval, &mut self.receiver.rng);
+        self.sync.next_audit = self.receiver.seat.as_ref().map_or(next, |seat| seat.common_audit(next));
     }
 
     /// Creates missing leases at the start. It lists the shards only if the table does not prove that all of them have
@@ -411,6 +412,7 @@ impl Coordinator {
                 .buffer_unordered(MAX_CONCURRENT_WRITES)
                 .collect()
                 .await;
+            self.ignore_started_scans();
             let mut others_create_too = false;
             for (lease, outcome) in outcomes {
                 match outcome.map_err(|error| store_error("creating a lease", error))? {
@@ -611,6 +613,7 @@ impl Coordinator {
         let listing = self.list_all().await?;
         facts.check_rows(self.receiver.store.name(), &listing.leases)?;
         let outcome = self.receiver.store.write(&LeaseWrite::Create(lease.clone())).await;
+        self.ignore_started_scans();
         match outcome.map_err(|error| store_error("restoring a lease", error))? {
             WriteOutcome::Applied { .. } => Ok(true),
             WriteOutcome::Lost { .. } => Ok(false),

@@ -10,10 +10,10 @@ use tokio::task::JoinError;
 use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
 use tokio_util::task::JoinMap;
 
-use super::rounds::live_peers;
 use super::scan::{Scan, scan};
 use super::takes::TaskEnd;
 use super::{Coordinator, MAX_CONCURRENT_WRITES, STOP_PATIENCE};
+use crate::assignment::peers::live_peers;
 use crate::lease::release::release_or_hand_over;
 use crate::lease::shard_task::ShardEnding;
 use crate::status::{ConsumerState, StopReport, Unread, UnreadReason};
@@ -90,7 +90,7 @@ impl Coordinator {
         if self.unwritten.is_empty() {
             return;
         }
-        let listing = scan(self.receiver.store.clone(), Consistency::Strong, self.list_patience());
+        let listing = scan(self.lease_source(), Consistency::Strong, self.list_patience());
         if let Ok(Scan { listing: Ok(listing), .. }) = timeout(STOP_PATIENCE, listing).await {
             self.unwritten.settle(&listing.leases, &self.receiver.worker_id);
         }
@@ -120,7 +120,7 @@ impl Coordinator {
 
     /// Notifies requested shards at once, instead of with their next renewal. Returns whether other live workers remain.
     async fn scan_for_requests(&mut self) -> bool {
-        let scan = scan(self.receiver.store.clone(), Consistency::Eventual, self.list_patience()).await;
+        let scan = scan(self.lease_source(), Consistency::Eventual, self.list_patience()).await;
         let requested_at = scan.requested_at;
         let listing = match scan.listing {
             Ok(listing) => listing,
@@ -137,6 +137,9 @@ impl Coordinator {
             .map(|lease| &lease.shard_id)
             .collect();
         self.offer(|shard_id| requested.contains(&shard_id)).await;
+        if let Some(table) = &scan.table {
+            return table.live_peers() > 0;
+        }
         let observed = self.observations.of(&listing.leases, requested_at);
         live_peers(&observed, &self.receiver.worker_id, self.receiver.settings.failover_time) > 0
     }

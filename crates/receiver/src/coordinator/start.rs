@@ -122,6 +122,9 @@ impl Coordinator {
             let message = "the stream was not described";
             return Err(ConsumerError::new(ConsumerErrorKind::Unavailable, message));
         };
+        if let Some(seat) = &self.receiver.seat {
+            seat.identify(&stream.identity)?;
+        }
         let listing = self.list_all().await?;
         check_identity(store.name(), &listing.leases, &stream.identity)?;
         let settings = &self.receiver.settings;
