@@ -8,6 +8,7 @@ mod ci;
 mod daemon_packages;
 mod daemon_tests;
 mod demo;
+mod demo_page;
 mod deny;
 mod emulators;
 mod features;
@@ -39,6 +40,9 @@ struct Arguments {
 enum Task {
     /// Run the main job on the embedded stream: a fleet counts words through a reshard and a crash.
     Demo {
+        /// Over local servers instead, with the page of the fleet in a browser, until Ctrl-C; an address may follow.
+        #[arg(long)]
+        page: bool,
         /// Passed on to the example; `-- --help` lists its options.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -155,7 +159,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
-        Task::Demo { arguments } => demo::run(&arguments),
+        Task::Demo { page: true, arguments } => demo_page::run(&arguments),
+        Task::Demo { page: false, arguments } => demo::run(&arguments),
         Task::Test { package, filters } if package.is_empty() => {
             testing::run(&testing::Packages::WithoutAws, &filters)
         }
@@ -198,5 +203,22 @@ fn main() -> ExitCode {
             eprintln!("xtask: {failure}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn demo_passes_on_what_it_does_not_know() {
+        let parse = |line: &str| match Arguments::parse_from(line.split(' ')).task {
+            Task::Demo { page, arguments } => (page, arguments),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(parse("xtask demo"), (false, vec![]));
+        assert_eq!(parse("xtask demo --page"), (true, vec![]));
+        assert_eq!(parse("xtask demo --page 127.0.0.1:0"), (true, vec!["127.0.0.1:0".to_owned()]));
+        assert_eq!(parse("xtask demo --seconds 3"), (false, vec!["--seconds".to_owned(), "3".to_owned()]));
     }
 }

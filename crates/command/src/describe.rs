@@ -11,7 +11,7 @@ use crate::connection::ApplicationArguments;
 use crate::exit_code::{CommandError, CommandErrorKind};
 use crate::look::gap::Gap;
 use crate::look::{LookOptions, Looked, Observer};
-use crate::terminal::{Terminal, print_json};
+use crate::terminal::{Terminal, print_json, wrapped};
 use crate::time_argument::parse_duration;
 
 /// The shortest wait between two looks. Shorter ones would cost read units and show nothing new.
@@ -111,7 +111,7 @@ fn show(view: &FleetView, gaps: &[Gap], arguments: &DescribeArguments) -> Result
     let mut lines = view.lines(terminal.width());
     if !gaps.is_empty() {
         lines.push(String::new());
-        lines.extend(gaps.iter().map(|gap| format!("- {gap}")));
+        lines.extend(gaps.iter().flat_map(|gap| wrapped(&format!("- {gap}"), terminal.width())));
     }
     terminal.show(&lines, arguments.watch)
 }

@@ -83,6 +83,35 @@ pub(crate) fn print(bytes: &[u8]) -> Result<(), CommandError> {
     output.write_all(bytes).and_then(|()| output.flush()).map_err(output_error)
 }
 
+/// Splits a text into lines of at most this width, at spaces where it has any. Further lines are indented by two.
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    const INDENT: &str = "  ";
+    // Each line takes at least one character.
+    let width = width.max(INDENT.len() + 1);
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let mut rest: &str = word;
+        while let Some(line) = lines.last_mut() {
+            let used = line.chars().count();
+            let is_new = line.trim().is_empty();
+            let space = usize::from(!is_new);
+            if used + space + rest.chars().count() <= width {
+                line.push_str(&" ".repeat(space));
+                line.push_str(rest);
+                break;
+            }
+            if is_new {
+                // A word that is wider than the terminal.
+                let end = rest.char_indices().nth(width - used).map_or(rest.len(), |(end, _)| end);
+                line.push_str(&rest[..end]);
+                rest = &rest[end..];
+            }
+            lines.push(INDENT.to_owned());
+        }
+    }
+    lines
+}
+
 /// The colour of a line: red for an alarm or an error, yellow for what may become one.
 fn colour_of(line: &str) -> Option<&'static str> {
     let words = |verdict: Verdict| {
@@ -99,6 +128,18 @@ fn colour_of(line: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_texts_are_wrapped_at_words() {
+        assert_eq!(wrapped("- not known: the lag", 12), ["- not known:", "  the lag"]);
+        assert_eq!(wrapped("a b", 40), ["a b"]);
+        assert_eq!(wrapped("- abcdefghij", 6), ["-", "  abcd", "  efgh", "  ij"]);
+        assert_eq!(wrapped("äöü", 1), ["äöü"]);
+        for width in 1..20 {
+            let lines = wrapped("one wonderfully long gap in a look", width);
+            assert!(lines.iter().all(|line| line.chars().count() <= width.max(3)), "{width}: {lines:?}");
+        }
+    }
 
     #[test]
     fn alarms_are_red_and_names_are_not() {

@@ -68,6 +68,11 @@ pub enum RowFault {
         /// How far the oldest of the positions is before the horizon, in milliseconds.
         millis: u64,
     },
+    /// The positions of these shards are older than the stream: they are of a deleted stream of the same name.
+    BeforeStream {
+        /// The shards.
+        shards: Vec<ShardId>,
+    },
     /// The positions of these shards are newer than the look: they are of another stream, or a clock is wrong.
     InFuture {
         /// The shards.
@@ -80,7 +85,7 @@ pub enum RowFault {
     },
 }
 
-/// How far a position may be newer than the look, in milliseconds: clocks differ.
+/// How far a position may be newer than the look, or older than the stream, in milliseconds: clocks differ.
 const CLOCK_TOLERANCE_MILLIS: u64 = 300_000;
 
 impl RowFault {
@@ -93,6 +98,7 @@ impl RowFault {
             | Self::OtherHashKeys { .. }
             | Self::Circle { .. }
             | Self::BeforeHorizon { .. }
+            | Self::BeforeStream { .. }
             | Self::InFuture { .. } => true,
             Self::MissingRows { .. }
             | Self::OtherChildren { .. }
@@ -153,6 +159,12 @@ impl fmt::Display for RowFault {
                 named(shards),
                 duration_text(*millis)
             ),
+            Self::BeforeStream { shards } => write!(
+                formatter,
+                "the positions of {} are older than the stream, so they are of a deleted stream of the same name; use another \
+                 table, or reset the application",
+                named(shards)
+            ),
             Self::InFuture { shards } => write!(
                 formatter,
                 "the positions of {} lie in the future; the rows are of another stream, or the clock is wrong",
@@ -209,6 +221,7 @@ struct Found {
     begun_early: Vec<ShardId>,
     before_horizon: Vec<ShardId>,
     before_horizon_millis: u64,
+    before_stream: Vec<ShardId>,
     in_future: Vec<ShardId>,
     no_instant: Vec<ShardId>,
 }
@@ -258,8 +271,13 @@ impl Found {
             self.in_future.push(lease.shard_id.clone());
             return;
         }
-        let Some(retention) = look.stream.as_ref().map(|stream| stream.retention_millis) else { return };
-        let horizon = look.taken_at_millis.saturating_sub(retention);
+        let Some(stream) = &look.stream else { return };
+        let created_millis = stream.identity.creation_epoch_seconds.saturating_mul(1000);
+        if recorded.is_some_and(|at| at.saturating_add(CLOCK_TOLERANCE_MILLIS) < created_millis) {
+            self.before_stream.push(lease.shard_id.clone());
+            return;
+        }
+        let horizon = look.taken_at_millis.saturating_sub(stream.retention_millis);
         // An idle shard keeps the position of its last record, which the stream has removed meanwhile.
         let waits = snapshot
             .shard(&lease.shard_id)
@@ -285,6 +303,7 @@ impl Found {
             (self.other_keys, |shards| RowFault::OtherHashKeys { shards }),
             (self.circle, |shards| RowFault::Circle { shards }),
             (self.begun_early, |shards| RowFault::BegunBeforeParents { shards }),
+            (self.before_stream, |shards| RowFault::BeforeStream { shards }),
             (self.in_future, |shards| RowFault::InFuture { shards }),
             (self.no_instant, |shards| RowFault::InstantUnknown { shards }),
         ];

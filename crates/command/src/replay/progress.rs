@@ -39,6 +39,8 @@ pub(crate) struct Progress {
     handed: BTreeMap<String, String>,
     /// The place and position of the last record that was handed over.
     last: Option<(String, String)>,
+    /// The places that come after the present one.
+    rest: Vec<String>,
     records: u64,
     reported: u64,
     skipped: u64,
@@ -70,6 +72,7 @@ impl Progress {
             path: path.map(Path::to_owned),
             handed: BTreeMap::new(),
             last: None,
+            rest: Vec::new(),
             records: 0,
             reported: 0,
             skipped: 0,
@@ -105,6 +108,11 @@ impl Progress {
             eprintln!("kinesis-streaming: {} records, {place} at {position}", self.records);
         }
         Ok(())
+    }
+
+    /// Names the places that come after the present one, so that whoever continues by hand forgets none.
+    pub(crate) fn set_rest(&mut self, rest: Vec<String>) {
+        self.rest = rest;
     }
 
     /// Notes the end of a place.
@@ -168,12 +176,21 @@ impl Progress {
         let resume = match (&self.path, place.as_str()) {
             (Some(path), _) => format!("the same command with --progress {}", path.display()),
             (None, "line") => format!("--after-line {position}"),
-            (None, _) => format!("--shard {place} --after {position}"),
+            (None, _) => format!(
+                "--shard {place} --after {position}{}",
+                self.rest_text("then the same range with --shard ", " --shard ")
+            ),
         };
         format!(
             "{} records are done; last position done: {place} {position}; continue with {resume}",
             self.records
         )
+    }
+}
+
+impl Progress {
+    fn rest_text(&self, before: &str, between: &str) -> String {
+        if self.rest.is_empty() { String::new() } else { format!("; {before}{}", self.rest.join(between)) }
     }
 }
 
@@ -221,6 +238,20 @@ mod tests {
         let error = Progress::start("stream words".to_owned(), Some(&path)).unwrap_err();
         assert_eq!(error.kind(), CommandErrorKind::Invalid);
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn summary_names_the_shards_that_are_left() {
+        let mut progress = Progress::start("stream words".to_owned(), None).unwrap();
+        progress.set_rest(vec!["shardId-2".to_owned(), "shardId-3".to_owned()]);
+        progress.note("shardId-1", "7", 1, true).unwrap();
+        let text = progress.failure_summary(true);
+        assert!(
+            text.ends_with("--after 7; then the same range with --shard shardId-2 --shard shardId-3"),
+            "{text}"
+        );
+        progress.set_rest(Vec::new());
+        assert!(progress.summary().ends_with("last position done: shardId-1 7"));
     }
 
     #[test]

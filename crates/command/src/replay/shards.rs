@@ -101,7 +101,10 @@ pub(super) async fn replay(
     let mut waiting: VecDeque<ShardId> = order.add(&roots).into();
     let closed: BTreeMap<&ShardId, &Shard> =
         listed.iter().filter(|shard| shard.is_closed).map(|shard| (&shard.shard_id, shard)).collect();
+    let mut left: BTreeSet<&ShardId> = roots.iter().map(|shard| &shard.shard_id).collect();
     while let Some(shard_id) = waiting.pop_front() {
+        left.remove(&shard_id);
+        replay.delivery.progress.set_rest(left.iter().map(ToString::to_string).collect());
         let is_closed = closed.contains_key(&shard_id);
         if replay.shard(&shard_id, is_closed).await? == Ending::Enough {
             return Ok(Ending::Enough);
@@ -150,14 +153,18 @@ impl Replay<'_> {
         // The reader ends with this function.
         let mut reading = JoinSet::new();
         reading.spawn(reader.run(from));
-        let stopped = kinesis_streaming::shutdown_signal();
+        let stopped = async {
+            if kinesis_streaming::shutdown_signal().await.is_err() {
+                // No handler: the signals end the process by themselves.
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::pin!(stopped);
         let mut last = None;
         loop {
             let happening = tokio::select! {
                 biased;
-                // Without a handler the signals end the process by themselves.
-                Ok(_) = &mut stopped => {
+                () = &mut stopped => {
                     return Err(CommandError::new(CommandErrorKind::Unavailable, "the replay was stopped"));
                 }
                 happening = happenings.recv() => happening,

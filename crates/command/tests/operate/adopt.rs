@@ -78,7 +78,8 @@ async fn adoption_disturbs_no_live_worker() {
     worker.wait_for(10, 1).await;
     bed.run(&["adopt", APPLICATION, "--execute"]).await.assert(1, "worker w1 renews");
     worker.stop().await;
-    // A worker of KCL 3.x that owns no lease reports about itself.
+    // A worker of KCL 3.x that owns no lease reports about itself, with the time of its clock.
+    #[allow(clippy::disallowed_methods)]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let report = [("leaseKey", s("idle")), ("entityType", s("WORKER_METRIC_STATS")), ("lut", n(now))];
     bed.put_item(&report).await;

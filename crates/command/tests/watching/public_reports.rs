@@ -1,16 +1,20 @@
 //! The circumstances of public bug reports about other tools of this kind.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse as _;
 use end_to_end_tests::local_servers::InProcessServers;
 use lease_store::{LeaseChange, LeaseStore as _, LeaseWrite, Position, WorkerId};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::{sleep, timeout};
 
-use crate::bench::{APPLICATION, PATIENCE, STREAM, TestBed, lease, shard};
+use crate::bench::{APPLICATION, PATIENCE, STREAM, TestBed, finish, lease, shard};
 use crate::serve::Server;
 
 /// The largest body that a changed server reads.
@@ -102,6 +106,48 @@ async fn a_shard_without_an_iterator_holds_up_no_other() {
         timeout(PATIENCE, lines.next_line()).await.expect("the first shard is shown").unwrap().unwrap();
     assert!(line.contains("shardId-000000000000"), "{line}");
     child.kill().await.unwrap();
+}
+
+/// fujiwara/kinesis-tailf #8: the first answers behind a time are empty, and a reading with an end shows nothing.
+/// mhart/kinesis #5, boto/boto3 #1301: an empty answer is taken for the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_answers_before_the_records_end_no_reading() {
+    let servers = InProcessServers::start_changed(with_empty_answers).await.unwrap();
+    let bed = TestBed::over(servers, 1).await;
+    bed.put_records(&["a", "b"]).await;
+    for arguments in
+        [&["cat", STREAM, "--from", "1h"][..], &["replay", "records", STREAM, "--from", "1h", "--", "cat"]]
+    {
+        let mut program = bed.program(arguments);
+        program.env("AWS_CBOR_DISABLE", "true");
+        let finished = finish(program).await;
+        assert_eq!(finished.output.lines().count(), 2, "{arguments:?}: {finished:?}");
+    }
+}
+
+/// The server, whose answers to the first reads are empty, and far behind the tip.
+fn with_empty_answers(app: Router) -> Router {
+    let reads = Arc::new(AtomicUsize::new(0));
+    app.layer(from_fn(move |request: Request, next: Next| {
+        let reads = reads.clone();
+        async move {
+            let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
+            let is_read = target.is_some_and(|target| target.ends_with(".GetRecords"));
+            let (parts, body) = request.into_parts();
+            let body = to_bytes(body, MAX_BODY_BYTES).await.unwrap();
+            if is_read && reads.fetch_add(1, Ordering::Relaxed) % 4 < 2 {
+                let requested: Value = serde_json::from_slice(&body).unwrap();
+                let answer = serde_json::json!({
+                    "Records": [],
+                    "NextShardIterator": requested["ShardIterator"],
+                    "MillisBehindLatest": 3_600_000,
+                });
+                return ([("content-type", "application/x-amz-json-1.1")], answer.to_string())
+                    .into_response();
+            }
+            next.run(Request::from_parts(parts, Body::from(body))).await
+        }
+    }))
 }
 
 /// The server, which never answers with an iterator of the second shard.

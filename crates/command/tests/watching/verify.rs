@@ -1,7 +1,7 @@
 //! `verify`: what of a table contradicts its stream.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use lease_store::{Consistency, LeaseStore as _, Position};
+use lease_store::{Consistency, LeaseStore as _, LeaseWrite, Position};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -85,10 +85,19 @@ async fn position_outside_the_retention_is_an_error() {
     let mut row = lease(0, None);
     row.checkpoint = Position::AtTimestamp;
     row.initial_time_millis = Some(1_700_000_000_000);
-    bed.put_lease(row).await;
+    bed.put_lease(row.clone()).await;
     let finished = bed.run(&VERIFY).await;
     assert_eq!(finished.code, 1, "{finished:?}");
     assert!(finished.output.contains("before the oldest record"), "{}", finished.output);
+    // A record of 2018, from a deleted stream of the same name.
+    let number = "49590338271490256608559692538361571095921575989136588898";
+    row.checkpoint = Position::from_checkpoint(number, 0).unwrap();
+    row.initial_time_millis = None;
+    bed.store().write(&LeaseWrite::Delete { shard_id: shard(0), expected: row.version() }).await.unwrap();
+    bed.put_lease(row).await;
+    let finished = bed.run(&VERIFY).await;
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert!(finished.output.contains("deleted stream of the same name"), "{}", finished.output);
     let missing = bed.run(&["verify", "no-such-table"]).await;
     assert_eq!(missing.code, 3, "{missing:?}");
 }

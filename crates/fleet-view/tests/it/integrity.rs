@@ -134,6 +134,15 @@ fn position_before_the_horizon_is_a_loss_if_records_wait() {
     assert!(faults.iter().all(RowFault::is_error));
 }
 
+/// Azure/azure-sdk-for-java #28990: the stream was deleted and made again, and the stored positions are of the old one.
+#[test]
+fn position_of_a_deleted_stream_is_found() {
+    let mut look = stream().look(&rows());
+    look.stream.as_mut().unwrap().identity.creation_epoch_seconds = NOW / 1000 - 3_600;
+    let times = BTreeMap::from([(id(1), NOW - 7_200_000), (id(2), NOW - 60_000)]);
+    assert_eq!(row_faults(&look, &times), [RowFault::BeforeStream { shards: vec![id(1)] }]);
+}
+
 #[test]
 fn each_text_names_a_remedy() {
     let shards = vec![id(0), id(1), id(2), id(3)];
