@@ -12,6 +12,7 @@ mod http;
 mod manifests;
 mod page;
 mod policies;
+mod prometheus;
 mod public_reports;
 mod reading;
 mod schema;
