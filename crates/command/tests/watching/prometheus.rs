@@ -30,7 +30,7 @@ struct Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // What is left in the folder for temporary files does no harm.
+        // The rest of the folder for temporary files does no harm.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
