@@ -15,6 +15,7 @@ mod manifests;
 mod page;
 mod policies;
 mod policy_gate;
+mod prometheus;
 mod public_reports;
 mod reading;
 mod replay;

@@ -225,7 +225,7 @@ fn look_with_lags(leases: &[Lease], at_millis: u64) -> Look {
 }
 
 #[test]
-fn newest_lag_counts_whoever_measured_it() {
+fn newest_lag_counts_by_worker_or_probe() {
     let row = reported(7, 5, 5_000, NOW - 4_000);
     let lag_of = |look: &Look| look.notes[&id(2)].lag.clone().unwrap();
     let look = look_with_lags(std::slice::from_ref(&row), NOW);
