@@ -9,7 +9,7 @@ use end_to_end_tests::programs::program;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{ChildStdout, Command};
 
-/// A daemon whose output nobody reads, after the child of one shard has printed more than the pipes hold.
+/// A daemon whose output is not read, after the child of one shard has printed more than the pipes hold.
 async fn flooded(scene: &mut Scene, lines: &str) -> (Daemon, ChildStdout) {
     scene.put(100).await;
     let mut command: Command = program("kinesis-streaming");
@@ -57,7 +57,7 @@ async fn reader_that_stands_still_holds_up_one_child() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stop_is_in_time_although_nobody_reads() {
+async fn stop_is_in_time_although_the_output_is_not_read() {
     let mut scene = Scene::new("standing-reader-stop", 2).await;
     let (mut daemon, _stdout) = flooded(&mut scene, "shutdownGraceMillis = 2000").await;
     scene.put(100).await;

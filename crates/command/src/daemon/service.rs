@@ -83,7 +83,7 @@ pub(super) async fn run(settings: &DaemonSettings, aws: &KinesisAsl) -> Ending {
     if let Some(metrics) = metrics.filter(|_| matches!(stop, Stop::InOrder | Stop::Incomplete)) {
         metrics.stop().await;
     }
-    // What children printed last is not lost, unless nobody reads it.
+    // Write the last output of the children, unless its reader makes no progress.
     let _ = timeout(OUTPUT_TIME, output.flush()).await;
     cause
 }

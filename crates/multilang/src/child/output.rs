@@ -32,7 +32,7 @@ pub enum StdoutMode {
     Drop,
 }
 
-/// Passes the output on to the streams of this process. While nobody reads one of them, the children that write to it wait; no
+/// Passes the output on to the streams of this process. While the reader of one of them makes no progress, the children that write to it wait; no
 /// other task does.
 #[derive(Debug, Clone)]
 pub struct StreamOutput {
@@ -54,7 +54,7 @@ impl StreamOutput {
         })
     }
 
-    /// Waits until all output so far is written: without an end while nobody reads it.
+    /// Waits until all output so far is written: without an end while their reader makes no progress.
     pub async fn flush(&self) {
         self.stdout.flush().await;
         self.stderr.flush().await;

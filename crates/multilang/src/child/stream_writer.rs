@@ -30,7 +30,7 @@ impl StreamWriter {
         Ok(Self { requests })
     }
 
-    /// Queues bytes; waits while the queue is full, so that a child whose output nobody reads is held up, and nothing is lost.
+    /// Queues bytes; waits while the queue is full, so that a child whose output is not read is held up, and nothing is lost.
     pub(super) async fn write(&self, bytes: Vec<u8>) {
         // The thread lives as long as this value.
         let _ = self.requests.send(Request::Write(bytes)).await;
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that nobody reads until it is opened.
+    /// A stream that is not read until it is opened.
     #[derive(Clone, Default)]
     struct Gate(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
 
@@ -99,7 +99,7 @@ mod tests {
 
     /// The runtime has this one thread: a write that blocked it would end the test by its time limit, or never.
     #[tokio::test(start_paused = true)]
-    async fn stream_that_nobody_reads_holds_up_only_its_writers() {
+    async fn stream_that_is_not_read_holds_up_only_its_writers() {
         let gate = Gate::default();
         let writer = StreamWriter::start("test", gate.clone()).unwrap();
         let lines: Vec<String> = (0..5 * MAX_WAITING_WRITES).map(|number| format!("{number}\n")).collect();

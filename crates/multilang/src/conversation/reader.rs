@@ -48,7 +48,7 @@ pub async fn read_messages<R>(
         let mut each = |line: &[u8], dropped_bytes: u64| match parse_line(line) {
             FromChild::Blank => {}
             FromChild::Noise | FromChild::OtherAction => {
-                found.push(Found::Other(line.to_vec(), dropped_bytes))
+                found.push(Found::Other(line.to_vec(), dropped_bytes));
             }
             message => found.push(Found::Message(message)),
         };

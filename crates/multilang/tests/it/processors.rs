@@ -81,7 +81,7 @@ fn run(stream: &InMemoryStream, max_failures: u32, script: Scripted) -> Running 
 /// Runs the first shard with children, this many records for each batch.
 fn run_with_batches(stream: &InMemoryStream, max_failures: u32, records: usize, script: Scripted) -> Running {
     run_with(stream, max_failures, script, |options| {
-        options.batch_limits.max_records = NonZeroUsize::new(records)
+        options.batch_limits.max_records = NonZeroUsize::new(records);
     })
 }
 

@@ -286,7 +286,7 @@ impl ShardStateMachine {
             }
             Step::NotifyEnd | Step::RecordEnd if self.stopping => self.go_to(Step::NotifyStop),
             Step::Initialize | Step::Fetch | Step::Process | Step::NotifyEmpty if self.stopping => {
-                self.stop()
+                self.stop();
             }
             Step::Initialize
             | Step::Fetch
