@@ -15,6 +15,23 @@ use crate::stream_identity::StreamIdentity;
 ///
 /// One listing returns the leases of all streams. The leases of one stream are read and written through a [`LeaseStore`] of
 /// their own, which passes the suite in `conformance`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use lease_store::{
+///     Consistency, InMemoryMultiStreamLeaseStore, Lease, LeaseWrite, MultiStreamLeaseStore, Position, ShardId,
+///     StreamIdentity,
+/// };
+///
+/// let table = InMemoryMultiStreamLeaseStore::new();
+/// let arn = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders".to_owned();
+/// let orders = table.of_stream(&StreamIdentity { arn, creation_epoch_seconds: 1_700_000_000 })?;
+/// let lease = Lease::unowned(ShardId::numbered(0), Position::TrimHorizon);
+/// orders.store.write(&LeaseWrite::Create(lease)).await?;
+/// assert_eq!(table.list(Consistency::Strong).await?.of_stream(&orders.key).leases.len(), 1);
+/// # Ok(()) }
+/// ```
 #[async_trait]
 pub trait MultiStreamLeaseStore: fmt::Debug + Send + Sync + 'static {
     /// The name of the store in messages: its table, if it has one.
@@ -86,6 +103,16 @@ impl MultiStreamListing {
 }
 
 /// The leases of several streams in memory. Clones share the table.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// use lease_store::{Consistency, InMemoryMultiStreamLeaseStore, MultiStreamLeaseStore};
+///
+/// let table = InMemoryMultiStreamLeaseStore::new();
+/// assert!(table.list(Consistency::Strong).await?.streams.is_empty());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct InMemoryMultiStreamLeaseStore {
     streams: Arc<Mutex<BTreeMap<String, InMemoryLeaseStore>>>,

@@ -31,6 +31,7 @@ impl Plan {
             acknowledges_late: scenario == Scenario::LateAcknowledgement,
             has_long_tails: scenario == Scenario::LongTails,
             back_at: None,
+            has_second_stream: false,
             defect: None,
         };
         if matches!(scenario, Scenario::Pauses | Scenario::CrashStorm | Scenario::Everything) {

@@ -35,6 +35,7 @@ pub mod plan;
 pub mod progress;
 pub mod run;
 pub mod scenario;
+pub mod several_streams;
 pub mod shrink;
 pub mod table;
 pub mod table_client;

@@ -33,6 +33,9 @@ struct Arguments {
     /// Run only this seed. Without --scenario, it runs the scenario that a run over many seeds gives it.
     #[arg(long)]
     seed: Option<u64>,
+    /// Let the workers read a second, idle stream too, as one consumer of several streams.
+    #[arg(long)]
+    several_streams: bool,
     /// Print the whole trace of the seed.
     #[arg(long)]
     trace: bool,
@@ -51,6 +54,11 @@ struct Arguments {
 fn scenario_of(seed: u64) -> Scenario {
     let scenarios: Vec<Scenario> = Scenario::available().collect();
     scenarios[usize::try_from(seed % scenarios.len() as u64).unwrap_or(0)]
+}
+
+/// Returns the plan of a seed.
+fn plan_of(arguments: &Arguments, scenario: Scenario, seed: u64) -> Plan {
+    Plan { has_second_stream: arguments.several_streams, ..Plan::of(scenario, seed) }
 }
 
 /// Derives a seed from the time of day. The seed is printed with the range, so the run can be repeated.
@@ -101,7 +109,7 @@ fn run_range(arguments: &Arguments) -> ExitCode {
             let done = seed - from;
             format!("{done} of {} seeds done, {failures} failed; running {scenario} {seed}", arguments.seeds)
         });
-        let outcome = run(&Plan::of(scenario, seed));
+        let outcome = run(&plan_of(arguments, scenario, seed));
         worker_millis += outcome.worker_millis;
         failovers.extend_from_slice(&outcome.failovers);
         if let Some(violation) = &outcome.violation {
@@ -134,7 +142,7 @@ fn run_range(arguments: &Arguments) -> ExitCode {
 
 fn replay(arguments: &Arguments, seed: u64) -> ExitCode {
     let scenario = arguments.scenario.unwrap_or_else(|| scenario_of(seed));
-    let outcome = run(&Plan::of(scenario, seed));
+    let outcome = run(&plan_of(arguments, scenario, seed));
     if arguments.trace {
         print!("{}", outcome.trace());
         save(arguments, &outcome);
@@ -158,9 +166,10 @@ fn explain(arguments: &Arguments, outcome: Outcome) {
     progress.clear();
     print!("{}", timeline(&shrunk.outcome));
     println!(
-        "the smallest plan has {} of {count} faults, found in {} runs; replay with: cargo xtask sim --scenario {scenario} --seed {seed} --trace",
+        "the smallest plan has {} of {count} faults, found in {} runs; replay with: cargo xtask sim --scenario {scenario} --seed {seed}{} --trace",
         shrunk.outcome.plan.faults.len(),
-        shrunk.runs
+        shrunk.runs,
+        if arguments.several_streams { " --several-streams" } else { "" }
     );
     save(arguments, &shrunk.outcome);
 }

@@ -44,6 +44,8 @@ pub struct Plan {
     pub has_long_tails: bool,
     /// When the services are back after the start, in milliseconds: by a minute later every worker must run.
     pub back_at: Option<u64>,
+    /// Whether the workers read a second stream too, as one consumer of several streams. No scenario draws it.
+    pub has_second_stream: bool,
     /// A seeded defect that a check must find. Only the simulator's own tests set one.
     pub defect: Option<Defect>,
 }

@@ -16,6 +16,7 @@ use crate::network::{Destination, Link};
 use crate::observer::Observer;
 use crate::operator::operate;
 use crate::plan::{Defect, FaultKind, HandlerFault, OPERATOR_MILLIS, Plan};
+use crate::several_streams::{SECOND_STREAM_SHARDS, SecondStream};
 use crate::table::Table;
 use crate::trace::Names;
 use crate::worker::{Worker, World};
@@ -152,13 +153,20 @@ fn choose<T>(from: &[T], choice: u64) -> Option<usize> {
 
 impl<'a> Fleet<'a> {
     async fn run(plan: &'a Plan) -> Outcome {
-        let observer = Observer::new(Checks::new(plan.start, plan.has_long_tails));
+        let second_stream_leases = if plan.has_second_stream { SECOND_STREAM_SHARDS } else { 0 };
+        let observer = Observer::new(Checks::new(plan.start, plan.has_long_tails, second_stream_leases));
         let table = Table::new(observer.clone(), plan.defect);
         let kinesis = Kinesis::new(observer.clone(), plan.shards);
         let fan_out = Service::new(&kinesis, plan);
         let mut fleet = Self {
             plan,
-            world: World { observer: observer.clone(), table, kinesis, fan_out },
+            world: World {
+                observer: observer.clone(),
+                table,
+                kinesis,
+                fan_out,
+                second: SecondStream::default(),
+            },
             workers: Vec::new(),
             leaving: Vec::new(),
             kcl: Vec::new(),

@@ -6,9 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use receiver::{
-    Consumer, ConsumerBuilder, ConsumerErrorKind, ConsumerHandle, ConsumerState, InitialPosition,
+    Consumer, ConsumerBuilder, ConsumerError, ConsumerErrorKind, ConsumerHandle, ConsumerState,
+    InitialPosition, StreamConfig,
 };
-use shard_worker::DataLossPolicy;
+use shard_worker::{DataLossPolicy, StreamSource};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep};
 
@@ -20,6 +21,7 @@ use crate::kinesis_client::KinesisClient;
 use crate::network::Link;
 use crate::observer::Observer;
 use crate::plan::{Defect, Plan, Start};
+use crate::several_streams::{Receiver, SecondStream};
 use crate::table::Table;
 use crate::table_client::TableClient;
 
@@ -40,6 +42,8 @@ pub struct World {
     pub kinesis: Kinesis,
     /// The fan-out service of the stream.
     pub fan_out: Service,
+    /// The second stream of workers that read several.
+    pub second: SecondStream,
 }
 
 /// A running process.
@@ -120,17 +124,27 @@ impl Worker {
         let builder = builder(clock, is_limited)
             .worker_id(name)
             .initial_position(initial_position(plan.start))
-            .lease_store(TableClient { table: world.table.clone(), link: link.clone(), process, defect })
             .processors(application.clone());
-        let builder = if plan.is_fan_out {
-            builder.source(world.fan_out.stream(plan, &link, process))
+        let table = TableClient { table: world.table.clone(), link: link.clone(), process, defect };
+        let source: Arc<dyn StreamSource> = if plan.is_fan_out {
+            Arc::new(world.fan_out.stream(plan, &link, process))
         } else {
             let kinesis = world.kinesis.clone();
-            builder.source(KinesisClient { kinesis, link: link.clone(), process, defect })
+            Arc::new(KinesisClient { kinesis, link: link.clone(), process, defect })
+        };
+        let second = plan.has_second_stream.then(|| world.second.clone());
+        let build = move |seed: u64| -> Result<Receiver, ConsumerError> {
+            let (worker, source, table) = (builder.clone().seed(seed), source.clone(), table.clone());
+            Ok(match &second {
+                None => Receiver::One(Box::new(worker.shared_source(source).lease_store(table).build()?)),
+                Some(second) => {
+                    Receiver::Both(second.beside(StreamConfig::shared(source), worker, table).build()?)
+                }
+            })
         };
         let control = Arc::new(Control::default());
         let running = run(
-            builder,
+            build,
             plan.rng("receiver", number).u64(..),
             control.clone(),
             world.observer.clone(),
@@ -174,14 +188,14 @@ impl Worker {
 
 /// Runs a receiver until it ends. A receiver that fails to start is started again.
 async fn run(
-    builder: ConsumerBuilder,
+    build: impl Fn(u64) -> Result<Receiver, ConsumerError>,
     seed: u64,
     control: Arc<Control>,
     observer: Observer,
     process: Process,
 ) {
     for attempt in 0.. {
-        let receiver = match builder.clone().seed(seed.wrapping_add(attempt)).build() {
+        let receiver = match build(seed.wrapping_add(attempt)) {
             Ok(receiver) => receiver,
             Err(error) => {
                 let how = error.to_string();
@@ -189,7 +203,7 @@ async fn run(
                 return;
             }
         };
-        *control.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver.handle());
+        *control.handle.lock().unwrap_or_else(PoisonError::into_inner) = receiver.handle();
         match receiver.run().await {
             Ok(report) => {
                 let shards = report.shards.len();

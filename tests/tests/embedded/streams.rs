@@ -260,7 +260,7 @@ async fn recreated_stream_ends_alone() {
     assert_eq!((member.held_of("stream-0"), member.held_of("stream-1")), (0, 1));
     put(&scene.streams[1], 0..50);
     scene.journal(1).wait_for(50, LIMIT).await;
-    // Its leases count for nobody: the other stream's are balanced without them.
+    // Its leases count for no worker: those of the other stream are balanced without them.
     tokio::time::sleep(FAILOVER_TIME * 3).await;
     assert_eq!(member.held_of("stream-1"), 1);
     let report = member.stop().await;

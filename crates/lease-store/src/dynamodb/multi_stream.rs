@@ -17,7 +17,7 @@ use crate::stream_identity::StreamIdentity;
 /// A DynamoDB table with the leases of several streams. Clones share the client.
 ///
 /// The rows are those of a multi-stream application of the KCL: the key is `account:stream:creationEpoch:shardId`, and
-/// `streamName` and `shardId` are attributes. Rows of streams that nobody asks for are left as they are.
+/// `streamName` and `shardId` are attributes. Rows of other streams are left as they are.
 #[derive(Debug, Clone)]
 pub struct DynamoDbMultiStreamLeaseStore {
     table: DynamoDbLeaseStore,

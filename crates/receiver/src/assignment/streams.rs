@@ -157,7 +157,7 @@ impl<'a> Numbering<'a> {
 #[cfg(test)]
 mod tests {
     use lease_store::Position;
-    use proptest::prelude::{prop, prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{ProptestConfig, prop, prop_assert, prop_assert_eq, proptest};
     use tokio::time::Duration;
 
     use super::*;
@@ -274,6 +274,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         /// Whatever the streams, and whichever parts are carried out late, the loads differ by at most one in the end.
         #[test]
         fn workers_balance_over_all_streams(

@@ -19,6 +19,22 @@ use crate::streams::table::SharedTable;
 pub const MAX_STREAMS: usize = 1_000;
 
 /// One of the streams of a [`MultiStreamConsumer`], and its differences from the others.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use receiver::{InitialPosition, StreamConfig};
+/// use shard_worker::{InMemoryStream, batch_handler};
+///
+/// let bills = InMemoryStream::new("bills", NonZeroUsize::MIN);
+/// let bills = StreamConfig::new(bills)
+///     .initial_position(InitialPosition::Latest)
+///     .processors(batch_handler(async |_, batch| {
+///         println!("{} bills", batch.len());
+///         Ok(())
+///     }));
+/// # drop(bills);
+/// ```
 #[derive(Clone)]
 pub struct StreamConfig {
     source: Arc<dyn StreamSource>,
@@ -114,6 +130,14 @@ impl ConsumerBuilder {
 }
 
 /// Builds a [`MultiStreamConsumer`]; see [`ConsumerBuilder::with_streams`].
+///
+/// ```
+/// use receiver::{Consumer, ConsumerErrorKind};
+///
+/// let error = Consumer::builder().application("shop").with_streams([]).build().unwrap_err();
+/// assert_eq!(error.kind(), ConsumerErrorKind::InvalidSettings);
+/// println!("{error}"); // all faults: no stream, no lease store
+/// ```
 #[derive(Debug, Clone)]
 pub struct MultiStreamBuilder {
     worker: ConsumerBuilder,

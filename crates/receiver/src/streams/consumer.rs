@@ -18,6 +18,27 @@ use crate::status::{ConsumerStatus, StopReport};
 /// stream that does not exist, or was deleted and created again, ends alone: the others go on.
 ///
 /// [`run`](Self::run) works until [`MultiStreamHandle::stop`] is called. Dropping the running future is like a crash.
+///
+/// ```
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryMultiStreamLeaseStore;
+/// # use receiver::{Consumer, StreamConfig};
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # let streams = ["orders", "bills"].map(|name| StreamConfig::new(InMemoryStream::new(name, NonZeroUsize::MIN)));
+/// # let consumer = Consumer::builder()
+/// #     .application("shop")
+/// #     .processors(batch_handler(async |_, _| Ok(())))
+/// #     .with_streams(streams)
+/// #     .lease_store(InMemoryMultiStreamLeaseStore::new())
+/// #     .build()?;
+/// let handle = consumer.handle();
+/// let running = tokio::spawn(consumer.run());
+/// handle.stop();
+/// assert!(running.await??.is_drained());
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct MultiStreamConsumer {
     worker_id: WorkerId,
@@ -79,6 +100,35 @@ impl MultiStreamConsumer {
 }
 
 /// Stops a running [`MultiStreamConsumer`] and reads the status of its streams.
+///
+/// ```
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryMultiStreamLeaseStore;
+/// # use receiver::{Consumer, StreamConfig};
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # let streams = ["orders", "bills"].map(|name| StreamConfig::new(InMemoryStream::new(name, NonZeroUsize::MIN)));
+/// # let consumer = Consumer::builder()
+/// #     .application("shop")
+/// #     .processors(batch_handler(async |_, _| Ok(())))
+/// #     .with_streams(streams)
+/// #     .lease_store(InMemoryMultiStreamLeaseStore::new())
+/// #     .build()?;
+/// let handle = consumer.handle();
+/// let running = tokio::spawn(consumer.run());
+/// for stream in handle.statuses() {
+///     println!("{}: {}", stream.stream, stream.status.health());
+/// }
+/// // The handle of one stream stops it alone.
+/// if let Some(bills) = handle.of_stream("bills") {
+///     bills.stop_and_wait().await;
+/// }
+/// let reports = handle.stop_and_wait().await;
+/// assert_eq!(reports.len(), 2);
+/// # drop(running);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct MultiStreamHandle {
     streams: Arc<[RunningStream]>,
@@ -140,6 +190,29 @@ impl MultiStreamHandle {
 }
 
 /// The status of one stream of a [`MultiStreamConsumer`].
+///
+/// ```
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryMultiStreamLeaseStore;
+/// # use receiver::{Consumer, StreamConfig};
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # let streams = ["orders", "bills"].map(|name| StreamConfig::new(InMemoryStream::new(name, NonZeroUsize::MIN)));
+/// # let consumer = Consumer::builder()
+/// #     .application("shop")
+/// #     .processors(batch_handler(async |_, _| Ok(())))
+/// #     .with_streams(streams)
+/// #     .lease_store(InMemoryMultiStreamLeaseStore::new())
+/// #     .build()?;
+/// for stream in consumer.handle().statuses() {
+///     match stream.failure {
+///         Some(failure) => println!("{} is not read: {failure}", stream.stream),
+///         None => println!("{}: {} shards", stream.stream, stream.status.shards.len()),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamStatus {
@@ -153,6 +226,27 @@ pub struct StreamStatus {
 }
 
 /// The report of a [`MultiStreamConsumer`] that has ended.
+///
+/// ```
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryMultiStreamLeaseStore;
+/// # use receiver::{Consumer, StreamConfig};
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # let streams = ["orders", "bills"].map(|name| StreamConfig::new(InMemoryStream::new(name, NonZeroUsize::MIN)));
+/// # let consumer = Consumer::builder()
+/// #     .application("shop")
+/// #     .processors(batch_handler(async |_, _| Ok(())))
+/// #     .with_streams(streams)
+/// #     .lease_store(InMemoryMultiStreamLeaseStore::new())
+/// #     .build()?;
+/// consumer.handle().stop();
+/// let report = consumer.run().await?;
+/// assert!(report.is_drained());
+/// assert_eq!(report.streams.len(), 2);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct MultiStreamReport {
@@ -161,6 +255,30 @@ pub struct MultiStreamReport {
 }
 
 /// The end of one stream.
+///
+/// ```
+/// # use std::num::NonZeroUsize;
+/// # use lease_store::InMemoryMultiStreamLeaseStore;
+/// # use receiver::{Consumer, StreamConfig};
+/// # use shard_worker::{InMemoryStream, batch_handler};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lease_store::BoxError> {
+/// # let streams = ["orders", "bills"].map(|name| StreamConfig::new(InMemoryStream::new(name, NonZeroUsize::MIN)));
+/// # let consumer = Consumer::builder()
+/// #     .application("shop")
+/// #     .processors(batch_handler(async |_, _| Ok(())))
+/// #     .with_streams(streams)
+/// #     .lease_store(InMemoryMultiStreamLeaseStore::new())
+/// #     .build()?;
+/// consumer.handle().stop();
+/// for end in consumer.run().await?.streams {
+///     match end.result {
+///         Ok(report) => println!("{}: {} records", end.stream, report.acknowledged_records),
+///         Err(error) => println!("{} was not read to the end: {error}", end.stream),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StreamReport {

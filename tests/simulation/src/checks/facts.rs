@@ -70,6 +70,8 @@ pub struct Checks {
     /// Times at which any process may lose leases or answers.
     pub(super) disturbances: Vec<(u64, u64)>,
     pub(super) has_kcl: bool,
+    /// The leases of a second stream, which count for the balance and are not checked.
+    pub(super) second_stream_leases: u64,
     /// When an outsider deleted rows.
     pub(super) deletions: Vec<Deletion>,
     /// When an outsider deleted the table, and when it was created again.
@@ -225,9 +227,9 @@ impl Subscriptions {
 
 impl Checks {
     /// Creates the state before the first event.
-    pub fn new(start: Start, has_long_tails: bool) -> Self {
+    pub fn new(start: Start, has_long_tails: bool, second_stream_leases: u64) -> Self {
         let starts_at = start_of_plan(start).map(|at| (at, at));
-        Self { start: Some(start), starts_at, has_long_tails, ..Self::default() }
+        Self { start: Some(start), starts_at, has_long_tails, second_stream_leases, ..Self::default() }
     }
 
     pub(super) fn add_shard(

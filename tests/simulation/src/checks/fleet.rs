@@ -141,7 +141,7 @@ impl Checks {
             }
         }
         let (least, most) = (loads.values().min(), loads.values().max());
-        if most.copied().unwrap_or(0) > least.copied().unwrap_or(0) + 1 {
+        if most.copied().unwrap_or(0) > least.copied().unwrap_or(0) + 1 + self.second_stream_leases {
             return self.broken(Promise::Balance, format!("leases by worker: {loads:?}"));
         }
         Ok(())
