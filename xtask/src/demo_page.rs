@@ -52,21 +52,23 @@ impl Drop for Programs {
 }
 
 impl Programs {
-    /// Starts a program whose output nobody reads.
+    /// Starts a program without its output. The page shows what it does.
     fn start(&mut self, program: &str, arguments: &[&str]) -> Outcome {
-        self.spawn(program, arguments, Stdio::null()).map(drop)
+        self.spawn(program, arguments, false).map(drop)
     }
 
     /// Starts a program whose standard output is read here.
     fn start_read(&mut self, program: &str, arguments: &[&str]) -> Outcome<ChildStdout> {
-        let output = self.spawn(program, arguments, Stdio::piped())?;
+        let output = self.spawn(program, arguments, true)?;
         output.ok_or_else(|| format!("`{program}` has no output"))
     }
 
-    fn spawn(&mut self, program: &str, arguments: &[&str], output: Stdio) -> Outcome<Option<ChildStdout>> {
+    fn spawn(&mut self, program: &str, arguments: &[&str], is_shown: bool) -> Outcome<Option<ChildStdout>> {
+        let output = if is_shown { Stdio::piped() } else { Stdio::null() };
         println!("$ {program} {}", arguments.join(" "));
         let mut command = Command::new(built(program));
-        command.args(arguments).current_dir(root()).stdin(Stdio::null()).stdout(output);
+        let errors = if is_shown { Stdio::inherit() } else { Stdio::null() };
+        command.args(arguments).current_dir(root()).stdin(Stdio::null()).stdout(output).stderr(errors);
         command.envs(ENVIRONMENT);
         let mut child =
             command.spawn().map_err(|error| format!("`{program}` could not be started: {error}"))?;

@@ -26,7 +26,7 @@ pub enum RowFault {
         /// The shards.
         shards: Vec<ShardId>,
     },
-    /// These shards have no row, although a parent is read to its end: nobody reads them.
+    /// These shards have no row, although a parent is read to its end: no worker reads them.
     OrphanedShards {
         /// The shards.
         shards: Vec<ShardId>,

@@ -11,7 +11,7 @@ use shard_worker::StreamSource as _;
 use crate::dead_letters::KinesisDeadLetters;
 use crate::error::{AslError, AslErrorKind};
 use crate::fan_out::settings::{ConsumerChoice, RetrievalMode};
-use crate::identity::Identity;
+use crate::identity::{CallerIdentity, Identity};
 #[cfg(feature = "dynamodb")]
 use crate::lease_table::LeaseTable;
 #[cfg(feature = "cloudwatch")]
@@ -248,9 +248,16 @@ impl KinesisAsl {
         self.is_at_aws
     }
 
-    /// The client that asks for the identity.
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
+    /// Whose credentials the calls to the stream use, by `GetCallerIdentity`, which needs no permission. `endpoint_url` replaces
+    /// the endpoint of STS. `None`: Kinesis has an endpoint of its own and STS has none, so there is no STS to ask.
+    ///
+    /// # Errors
+    /// `Denied` when the credentials are missing, expired or unknown; `Unavailable` when STS cannot be reached.
+    pub async fn caller_identity(
+        &self,
+        endpoint_url: Option<&str>,
+    ) -> Result<Option<CallerIdentity>, AslError> {
+        self.identity.ask(endpoint_url).await
     }
 
     /// A publisher of CloudWatch metrics. The KCL uses the name of the application as the namespace. Needs the feature `cloudwatch`,

@@ -3,7 +3,6 @@
 use aws_config::{Region, SdkConfig};
 use aws_sdk_sts::Client;
 
-use crate::connect::KinesisAsl;
 use crate::error::{AslError, AslErrorKind, asl_error};
 use crate::settings::AwsSettings;
 use crate::timeouts::timeouts;
@@ -43,7 +42,8 @@ impl Identity {
         Self { client: Client::from_conf(config.build()), is_known }
     }
 
-    async fn ask(&self, endpoint_url: Option<&str>) -> Result<Option<CallerIdentity>, AslError> {
+    /// Asks STS. `None`: there is no STS to ask.
+    pub(crate) async fn ask(&self, endpoint_url: Option<&str>) -> Result<Option<CallerIdentity>, AslError> {
         let client = match endpoint_url {
             Some(url) => Client::from_conf(self.client.config().to_builder().endpoint_url(url).build()),
             None if self.is_known => self.client.clone(),
@@ -60,19 +60,5 @@ impl Identity {
             return Err(AslError::new(AslErrorKind::Unavailable, message));
         };
         Ok(Some(CallerIdentity { account, arn }))
-    }
-}
-
-impl KinesisAsl {
-    /// Whose credentials the calls to the stream use, by `GetCallerIdentity`, which needs no permission. `endpoint_url` replaces
-    /// the endpoint of STS. `None`: Kinesis has an endpoint of its own and STS has none, so there is nobody to ask.
-    ///
-    /// # Errors
-    /// `Denied` when the credentials are missing, expired or unknown; `Unavailable` when STS cannot be reached.
-    pub async fn caller_identity(
-        &self,
-        endpoint_url: Option<&str>,
-    ) -> Result<Option<CallerIdentity>, AslError> {
-        self.identity().ask(endpoint_url).await
     }
 }

@@ -66,7 +66,7 @@ pub(crate) enum Destination {
     /// A stream.
     Stream(StreamDestination),
     /// A running program.
-    Program { name: String, child: Child, input: Option<ChildStdin> },
+    Program { name: String, child: Box<Child>, input: Option<ChildStdin> },
 }
 
 impl Destination {
@@ -99,7 +99,7 @@ impl Destination {
             CommandError::new(CommandErrorKind::Invalid, message).with_source(error)
         })?;
         let input = child.stdin.take();
-        Ok(Self::Program { name: name.clone(), child, input })
+        Ok(Self::Program { name: name.clone(), child: Box::new(child), input })
     }
 
     /// Whether a batch is done once it is written. A program may have read a line without having processed it.

@@ -3,6 +3,7 @@
 //! Each batch counts as done once its destination has it. A destination that fails ends the command, which names the last position
 //! done; a later run continues there, and may repeat the records of the last batch. Nothing is left out without a word.
 
+mod arguments;
 mod destination;
 mod item;
 mod letters_file;
@@ -16,11 +17,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use shard_worker::StreamSource as _;
 
+use self::arguments::ShardsArguments;
 use self::destination::{Destination, DestinationArguments};
 use self::item::{Decoder, Item};
 use self::progress::Progress;
 use self::range::Range;
-use self::shards::ShardsArguments;
 use crate::connection::ConnectionArguments;
 use crate::exit_code::{CommandError, CommandErrorKind, usage};
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit_code::{CommandError, CommandErrorKind, output_error};
 
-/// After how many records a line is written where nobody watches.
+/// After how many records a line is written to what is no terminal.
 const REPORT_RECORDS: u64 = 10_000;
 
 /// The largest file of progress that is read, in bytes: more than any stream has shards.
@@ -110,7 +110,7 @@ impl Progress {
         Ok(())
     }
 
-    /// Names the places that come after the present one, so that whoever continues by hand forgets none.
+    /// Names the places that come after the present one, so that a person who continues by hand forgets none.
     pub(crate) fn set_rest(&mut self, rest: Vec<String>) {
         self.rest = rest;
     }

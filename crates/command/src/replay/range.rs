@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use fleet_view::{duration_text, instant_text, parse_position};
 use lease_store::{Position, RecordPosition, SequenceNumber};
 
-use super::shards::ShardsArguments;
+use super::arguments::ShardsArguments;
 use crate::exit_code::{CommandError, CommandErrorKind, usage};
 use crate::read::start::Start;
 use crate::wall_clock::{millis_of, now_millis, time_of};

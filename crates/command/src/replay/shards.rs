@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use clap::Args;
 use kinesis_asl::KinesisStream;
 use lease_store::{RecordPosition, ShardId};
 use shard_worker::{ReadFrom, Shard, ShardFilter, SourceErrorKind, StreamSource as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::arguments::ShardsArguments;
 use super::item::{Decoder, Item};
 use super::range::{End, Kept, Range, record};
 use super::{Delivery, Ending};
@@ -24,41 +24,6 @@ const MAX_WAITING_BATCHES: usize = 2;
 
 /// How often a shard is read to find the record at which a replay starts. A range without records is passed by further reads.
 const MAX_START_READS: u32 = 100;
-
-/// Which shards are read, and how far.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct ShardsArguments {
-    /// Reads this shard alone; may be given several times [default: all]
-    #[arg(long = "shard", value_name = "SHARD")]
-    pub(crate) shards: Vec<String>,
-
-    /// Continues after this record of the one --shard, as the end of an earlier run names it
-    #[arg(long, value_name = "POSITION", conflicts_with = "from")]
-    pub(crate) after: Option<String>,
-
-    /// Where to end: before a time, or with the record at a position of the one --shard [default: now]
-    #[arg(long, value_name = "TIME|POSITION")]
-    pub(crate) until: Option<String>,
-
-    /// Replays records with these partition keys alone
-    #[arg(long = "key", value_name = "KEY")]
-    pub(crate) keys: Vec<String>,
-
-    /// Accepts that the stream no longer keeps the first records of the range
-    #[arg(long)]
-    pub(crate) even_with_gap: bool,
-
-    /// The share of a shard's five reads a second; the rest is left to the applications
-    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) read_share: u32,
-}
-
-impl ShardsArguments {
-    /// Whether the end of the range is named.
-    pub(crate) fn has_end(&self) -> bool {
-        self.until.is_some()
-    }
-}
 
 /// Replays the range of each shard.
 pub(super) async fn replay(

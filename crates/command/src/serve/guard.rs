@@ -17,19 +17,19 @@ const FETCH_SITE: &str = "sec-fetch-site";
 /// The shortest token, in bytes.
 pub(crate) const MIN_TOKEN_BYTES: usize = 16;
 
-/// Who may change something.
+/// Which requests may change something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Guard {
-    /// Nobody.
+    /// No request.
     Closed,
     /// The page, on an address of this machine alone.
     Loopback,
-    /// Whoever has this token.
+    /// Requests with this token.
     Token(String),
 }
 
 impl Guard {
-    /// Whether anybody may.
+    /// Whether any request may.
     pub(crate) fn is_open(&self) -> bool {
         *self != Self::Closed
     }

@@ -37,7 +37,7 @@ struct Request {
     /// The shards; left out with `all`.
     #[serde(default)]
     shards: Vec<String>,
-    /// All shards. It must be said, so that nobody changes all of them by an empty list.
+    /// All shards. It must be said, so that an empty list changes nothing.
     #[serde(default)]
     all: bool,
     /// For a pause: how long, such as `30m`.

@@ -1,4 +1,4 @@
-//! Changes through the page: with the words and checks of the commands, and by nobody else.
+//! Changes through the page: with the words and checks of the commands, and from no other page.
 
 use lease_store::{Lease, LeaseStore as _, Position};
 use serde_json::Value;
@@ -93,7 +93,7 @@ async fn changes_have_the_words_and_effects_of_the_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_else_changes_anything() {
+async fn other_pages_change_nothing() {
     let bed = bed().await;
     let open = Server::start_with(&bed, &["--allow-changes"]).await;
     for others in [

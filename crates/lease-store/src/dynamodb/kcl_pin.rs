@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::attributes::text_value;
@@ -95,7 +96,7 @@ impl DynamoDbLeaseStore {
             .send()
             .await;
         let Err(error) = answer else { return Ok(()) };
-        if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) {
+        if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) {
             // An earlier attempt may have been applied.
             if self.kcl_fleet_mode().await?.is_some_and(|mode| mode.is_pinned()) {
                 return Ok(());
