@@ -165,3 +165,21 @@ async fn fan_out_resumes_after_a_restart() {
     }
     assert!(scene.deliveries().values().all(|count| *count == 1));
 }
+
+/// amazon-kinesis-client#384, #701: while a stream had no records, nothing showed whether the processor was alive. The property calls it
+/// after each empty read, by polling and by fan-out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_batches_reach_an_idle_child() {
+    for mode in ["POLLING", "FANOUT"] {
+        let mut scene = Scene::new(&format!("report-384-{mode}"), 1).await;
+        scene.put(10).await;
+        let lines = format!("retrievalMode = {mode}\ncallProcessRecordsEvenForEmptyRecordList = true");
+        let mut daemon = scene.start("w", "checkpoint-always", &lines);
+        scene.wait_for_all().await;
+        // The child checkpoints each batch, and ten records are ten batches at most.
+        let is_answer = |event: &Event| matches!(event, Event::Checkpoint { error: None, .. });
+        daemon.wait_for("empty batches are checkpointed", 13, is_answer).await;
+        assert_eq!(daemon.terminate().await, Some(0), "{}", daemon.log());
+        assert!(scene.deliveries().values().all(|count| *count == 1));
+    }
+}

@@ -75,6 +75,7 @@ mod tests {
 
     /// A stream that is not read until it is opened.
     #[derive(Clone, Default)]
+    #[allow(clippy::type_complexity)] // one value behind one lock
     struct Gate(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
 
     impl Gate {
