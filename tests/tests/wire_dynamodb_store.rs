@@ -313,15 +313,12 @@ async fn rows_of_several_streams_are_those_of_the_kcl() {
         .worker_id("rust")
         .failover_time(Duration::from_secs(1))
         .checkpoint_interval(Duration::from_millis(50))
-        .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let seen = seen.clone();
-            async move {
-                for record in batch.iter() {
-                    let text = String::from_utf8_lossy(&record.data);
-                    seen.send(format!("{}: {text}", shard.stream)).await?;
-                }
-                Ok(())
+        .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| async move {
+            for record in batch.iter() {
+                let text = String::from_utf8_lossy(&record.data);
+                seen.send(format!("{}: {text}", shard.stream)).await?;
             }
+            Ok(())
         }))
         .with_streams([StreamConfig::new(orders), StreamConfig::new(bills)])
         .lease_store(table)

@@ -19,16 +19,13 @@ async fn main() -> Result<(), BoxError> {
     let (seen, mut lines) = mpsc::channel(8);
     let consumer = Consumer::builder()
         .application("several-streams")
-        .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| {
-            let seen = seen.clone();
-            async move {
-                for record in batch.iter() {
-                    // The context tells the stream; shard ids are the same in all of them.
-                    let text = String::from_utf8_lossy(&record.data);
-                    seen.send(format!("{} {}: {text}", shard.stream, shard.shard_id)).await?;
-                }
-                Ok(())
+        .processors(batch_handler(move |shard: ShardContext, batch: RecordBatch| async move {
+            for record in batch.iter() {
+                // The context tells the stream; shard ids are the same in all of them.
+                let text = String::from_utf8_lossy(&record.data);
+                seen.send(format!("{} {}: {text}", shard.stream, shard.shard_id)).await?;
             }
+            Ok(())
         }))
         .with_streams([
             StreamConfig::new(orders),

@@ -320,7 +320,7 @@ async fn missing_stream_ends_alone_and_all_missing_fail() {
 #[tokio::test(start_paused = true)]
 async fn same_stream_twice_is_refused() {
     let scene = Scene::new(&[1, 1]);
-    let streams = vec![scene.configs(), scene.configs()].concat();
+    let streams = [scene.configs(), scene.configs()].concat();
     let member = Member::start(scene.worker("a"), streams, &scene.table);
     wait_until("two streams have ended", || {
         member.handle.statuses().iter().filter(|stream| stream.failure.is_some()).count() == 2
@@ -522,6 +522,6 @@ fn faults_of_several_streams_are_listed_together() {
     assert_eq!(faults.len(), 2, "{faults:#?}");
     assert!(faults[1].contains("stream-0"), "{faults:#?}");
     let many = std::iter::repeat_n(scene.configs().remove(0), MAX_STREAMS + 1);
-    let error = scene.worker("a").with_streams(many).lease_store(scene.table.clone()).build().unwrap_err();
+    let error = scene.worker("a").with_streams(many).lease_store(scene.table).build().unwrap_err();
     assert_eq!(error.kind(), ConsumerErrorKind::InvalidSettings);
 }
