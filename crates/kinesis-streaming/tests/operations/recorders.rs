@@ -64,7 +64,7 @@ async fn recorder_gets_exactly_the_documented_metrics() {
     let (bed, running) = half_halted().await;
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    let mut recording = MetricsRecording::new(bed.metrics.clone());
+    let mut recording = MetricsRecording::new(bed.metrics);
     metrics::with_local_recorder(&recorder, || recording.record());
     let all = seen(&snapshotter);
     let names: BTreeSet<&str> = all.iter().map(|seen| seen.name.as_str()).collect();

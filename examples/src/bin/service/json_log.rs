@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Writes log lines from here on. `filter` names levels by target, as in `info,receiver=debug`.
@@ -54,7 +54,7 @@ where
         let message = fields.0.remove("message").unwrap_or_default();
         line.insert("message".to_owned(), message);
         line.insert("fields".to_owned(), fields.0.into());
-        let spans = context.event_scope().into_iter().flat_map(|scope| scope.from_root()).map(|span| {
+        let spans = context.event_scope().into_iter().flat_map(Scope::from_root).map(|span| {
             let extensions = span.extensions();
             let text = extensions.get::<FormattedFields<N>>().map(|fields| fields.fields.as_str());
             format!("{} {}", span.name(), text.unwrap_or_default()).trim_end().into()
