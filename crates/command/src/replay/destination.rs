@@ -248,7 +248,7 @@ mod tests {
             assert_eq!(length, after.len() as u64);
             assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
         }
-        let long = format!("one\n{}", "x".repeat(3 * TAIL_BYTES as usize));
+        let long = format!("one\n{}", "x".repeat(3 * usize::try_from(TAIL_BYTES).unwrap()));
         std::fs::write(&path, long).unwrap();
         assert_eq!(continued(&path).unwrap().1, 4);
         std::fs::remove_file(&path).unwrap();
