@@ -7,6 +7,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::timeout;
 
 use crate::bench::{PATIENCE, STREAM, TestBed};
+use crate::verify::split;
 
 fn records(output: &str) -> Vec<Value> {
     output.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -58,20 +59,7 @@ async fn cat_deaggregates() {
 async fn cat_reads_parents_before_children() {
     let bed = TestBed::start(1).await;
     bed.put_records(&["a"]).await;
-    let kinesis = bed.endpoints().kinesis_client();
-    let split = kinesis.split_shard().stream_name(STREAM).shard_to_split("shardId-000000000000");
-    split.new_starting_hash_key("170141183460469231731687303715884105728").send().await.unwrap();
-    let active = async {
-        loop {
-            let answer = kinesis.describe_stream_summary().stream_name(STREAM).send().await.unwrap();
-            let summary = answer.stream_description_summary.unwrap();
-            if summary.stream_status.as_str() == "ACTIVE" && summary.open_shard_count == 2 {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, active).await.expect("the stream is split in time");
+    split(&bed).await;
     bed.put_records(&["a", "a"]).await;
     let finished = bed.run(&["cat", STREAM, "--json"]).await;
     let found = records(&finished.output);

@@ -184,6 +184,18 @@ mod tests {
         shards.iter().enumerate().map(stream).collect()
     }
 
+    fn observe(lease: &Lease) -> ObservedLease<'_> {
+        ObservedLease {
+            lease,
+            unchanged_for: Duration::ZERO,
+            owned_for: None,
+            requested_for: Duration::ZERO,
+            weight: 1,
+            is_of_namesake: false,
+            is_paused: false,
+        }
+    }
+
     fn owned_by(leases: &[Lease], owner: &WorkerId) -> HashSet<ShardId> {
         let owned = leases.iter().filter(|lease| lease.is_owned_by(owner));
         owned.map(|lease| lease.shard_id.clone()).collect()
@@ -197,15 +209,6 @@ mod tests {
     ) -> StreamsPlan {
         let held: Vec<HashSet<ShardId>> = table.iter().map(|(_, leases)| owned_by(leases, me)).collect();
         let none = HashSet::new();
-        let observe = |lease| ObservedLease {
-            lease,
-            unchanged_for: Duration::ZERO,
-            owned_for: None,
-            requested_for: Duration::ZERO,
-            weight: 1,
-            is_of_namesake: false,
-            is_paused: false,
-        };
         let rows: Vec<StreamRows<'_>> = table
             .iter()
             .zip(&held)
@@ -309,15 +312,6 @@ mod tests {
                 lease.owner = (owner < 3).then(|| worker(owner));
             }
             let leases = table[0].1.clone();
-            let observe = |lease| ObservedLease {
-                lease,
-                unchanged_for: Duration::ZERO,
-                owned_for: None,
-                requested_for: Duration::ZERO,
-                weight: 1,
-                is_of_namesake: false,
-                is_paused: false,
-            };
             let observed: Vec<ObservedLease<'_>> = leases.iter().map(observe).collect();
             let (me, held, none) = (worker(0), owned_by(&leases, &worker(0)), HashSet::new());
             let holdings = Holdings { worker_id: &me, held: &held, requested: &none };
