@@ -371,13 +371,21 @@ impl<'a> LeasePlanner<'a> {
         // A named position up to a record implies that the ancestors are read.
         let named = self.named;
         let read = self.listed_ancestors(named.keys().filter(|shard_id| self.is_at_record(shard_id)));
-        let unread = missing_parents(leases).into_values().flatten();
-        let unread: BTreeSet<ShardId> = unread.filter(|shard_id| !read.contains(shard_id)).collect();
-        for shard_id in &unread {
+        // Children of one parent may start at different instants: it is read from the earliest of them.
+        let mut unread: BTreeMap<ShardId, Option<u64>> = BTreeMap::new();
+        for (child, parents) in missing_parents(leases) {
+            let child_millis = self.leases.get(&child).and_then(|lease| lease.initial_time_millis);
+            for parent in parents.into_iter().filter(|parent| !read.contains(parent)) {
+                let earliest = unread.entry(parent).or_insert(child_millis);
+                *earliest = (*earliest).min(child_millis);
+            }
+        }
+        for (shard_id, child_millis) in &unread {
             if let Some(shard) = self.shards.get(shard_id).copied() {
-                let millis =
+                let start_millis =
                     self.start_millis().filter(|_| *self.initial_position != InitialPosition::TrimHorizon);
-                self.plan_child(shard, millis);
+                // A child that starts at an instant has that of its parents.
+                self.plan_child(shard, child_millis.or(start_millis));
             }
         }
     }

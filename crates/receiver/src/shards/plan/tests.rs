@@ -398,6 +398,14 @@ fn parent_of_a_merge_without_a_row_gets_one_again() {
     };
     assert_eq!(with(&rows, &[]), [1]);
     assert_eq!(with(&rows, &[(6, after(5))]), [0; 0], "the named position implies that 1 is read");
+    rows[2].initial_time_millis = Some(70);
+    let instants: Vec<Option<u64>> =
+        plan_new_leases(&shards, &rows, &InitialPosition::TrimHorizon, None, &BTreeMap::new())
+            .iter()
+            .filter(|lease| lease.shard_id == id(1))
+            .map(|lease| lease.initial_time_millis)
+            .collect();
+    assert_eq!(instants, [Some(70)], "records before the instant of the child are not asked for");
     rows[2].checkpoint = Position::after(5.into(), 0);
     assert_eq!(with(&rows, &[]), [0; 0], "the child has begun");
 }
