@@ -23,6 +23,9 @@ const LIGHT_BUILD_FEATURES: [(&str, &str); 4] = [
 /// Those that leave out source files.
 const FEATURES_WITH_CODE: [&str; 2] = ["cloudwatch", "dynamodb"];
 
+/// The package that gives third-party crates the same features in every check.
+const THIRD_PARTY: &str = "third-party";
+
 /// Packages that depend on no AWS crate without features.
 const WITHOUT_AWS: [&str; 13] = [
     "kinesis-lease-store",
@@ -59,6 +62,7 @@ pub(crate) fn check() -> Outcome {
     }
     println!("kinesis-streaming with kinesis-asl: {} crates", crates.len());
     check_stores()?;
+    check_third_party()?;
     check_light_builds()?;
     // `backoff` is unmaintained, so only one crate may depend on it.
     let users = cargo("tree --workspace --all-features --invert backoff --depth 1 --prefix none").output()?;
@@ -66,7 +70,7 @@ pub(crate) fn check() -> Outcome {
     if users != BTreeSet::from(["kinesis-checkpointer"]) {
         return Err(format!("only kinesis-checkpointer may use backoff, but these do: {users:?}"));
     }
-    for features in ["", " --features conformance", " --features dynamodb"] {
+    for features in ["", " --features conformance"] {
         cargo(&format!("check --quiet --package kinesis-lease-store{features}")).run()?;
     }
     for features in
@@ -74,8 +78,7 @@ pub(crate) fn check() -> Outcome {
     {
         cargo(&format!("check --quiet --package kinesis-streaming{features}")).run()?;
     }
-    cargo("check --quiet --package examples --features service").run()?;
-    cargo("check --quiet --package kinesis-streaming --features kinesis-asl").run()
+    cargo("check --quiet --package examples --features service").run()
 }
 
 /// Each default feature of `kinesis-asl` can be left out: its crates are absent then, and what remains compiles.
@@ -105,17 +108,59 @@ fn check_light_builds() -> Outcome {
             of_facade.len()
         );
     }
-    // No source file depends on the other features. `credentials-process` changes a feature of tokio, so cargo would build all crates
-    // of AWS again.
-    for features in ["", FEATURES_WITH_CODE[0], FEATURES_WITH_CODE[1]] {
-        let light = ["--no-default-features", "--features", features];
-        cargo("check --quiet --package kinesis-asl").args(light).run()?;
+    // No source file depends on the other features.
+    for features in [&[][..], &FEATURES_WITH_CODE[..1], &FEATURES_WITH_CODE[1..]] {
+        check_with_third_party("kinesis-asl", Defaults::LeftOut, features)?;
     }
-    for features in ["kinesis-asl", "kinesis-asl,cloudwatch"] {
-        let light = ["--no-default-features", "--features", features];
-        cargo("check --quiet --package kinesis-streaming").args(light).run()?;
+    check_with_third_party("kinesis-streaming", Defaults::LeftOut, &["kinesis-asl"])?;
+    check_with_third_party("kinesis-streaming", Defaults::LeftOut, &["kinesis-asl", "cloudwatch"])?;
+    check_with_third_party("kinesis-streaming", Defaults::Included, &["kinesis-asl"])?;
+    check_with_third_party("kinesis-lease-store", Defaults::Included, &["dynamodb"])
+}
+
+/// Whether the default features of a package are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Defaults {
+    Included,
+    LeftOut,
+}
+
+/// Compiles a package with these features alone, and third-party crates with those of the whole workspace.
+fn check_with_third_party(package: &str, defaults: Defaults, features: &[&str]) -> Outcome {
+    let mut check = cargo("check --quiet --package").args([THIRD_PARTY, "--package", package]);
+    if defaults == Defaults::LeftOut {
+        check = check.args(["--no-default-features"]);
     }
-    Ok(())
+    let features: Vec<String> = features.iter().map(|feature| format!("{package}/{feature}")).collect();
+    if !features.is_empty() {
+        check = check.args(["--features", &features.join(",")]);
+    }
+    check.run()
+}
+
+/// A check of a single package that needs AWS has third-party crates with the features of the whole workspace. Otherwise cargo would
+/// build all crates of AWS once for each check.
+fn check_third_party() -> Outcome {
+    let lines = |arguments: &str| -> Outcome<BTreeSet<String>> {
+        let tree = cargo("tree --prefix none --format").args(["{p} {f}"]).args(arguments.split(' '));
+        let tree = tree.output()?;
+        // A path in parentheses marks packages of the workspace.
+        let third_party = tree.lines().filter(|line| !line.contains('(') || line.contains("(proc-macro)"));
+        Ok(third_party.map(|line| line.replace(" (*)", "")).collect())
+    };
+    let whole = lines("--workspace --all-features --edges normal,build,dev")?;
+    let alone = lines(
+        "--package third-party --package kinesis-asl --package kinesis-streaming --no-default-features --features \
+         kinesis-streaming/kinesis-asl --edges normal,build",
+    )?;
+    let others: Vec<&String> = alone.difference(&whole).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "these crates have other features in the whole workspace; give tests/third-party/Cargo.toml the dependency that \
+         switches them on: {others:?}"
+    ))
 }
 
 /// The features `storage` and `state` bring `object_store` without any cloud's client.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::process::{Outcome, cargo};
+use crate::process::{Outcome, cargo, command, root, target_directory};
 
 /// What is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +45,64 @@ pub(crate) fn run(form: Form) -> Outcome {
     let order = publish_order(&packages)?;
     println!("publish in this order: {}", order.join(" "));
     let selection = order.iter().flat_map(|name| ["--package", name]);
-    let command = cargo("package --quiet --locked").args(selection);
+    let command = cargo("package --quiet --locked --no-verify").args(selection);
     let command = if form == Form::Release { command } else { command.args(["--allow-dirty"]) };
-    // As in the profile of the workspace, which a packaged crate does not see: third-party crates are built once for both.
-    command.env("CARGO_PROFILE_DEV_DEBUG", "false").run()
+    command.run()?;
+    let folder = unpack(&packages)?;
+    for name in &order {
+        // Third-party crates have the features of the whole workspace, so that they are compiled once for all checks.
+        cargo("check --quiet --package third-party --package")
+            .args([name.as_str(), "--manifest-path", &folder.join("Cargo.toml").to_string_lossy()])
+            .env("CARGO_TARGET_DIR", target_directory())
+            .run()?;
+    }
+    println!("{} packages compile, each as it was packaged", order.len());
+    Ok(())
+}
+
+/// Unpacks the packages into a workspace of their own, in which they find each other as if they were published.
+fn unpack(packages: &[Package]) -> Outcome<PathBuf> {
+    let packaged = target_directory().join("package");
+    let folder = target_directory().join("package-check");
+    let describe = |error: std::io::Error| format!("{}: {error}", folder.display());
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(describe)?;
+    }
+    fs::create_dir_all(&folder).map_err(describe)?;
+    let mut members = vec!["third-party".to_owned()];
+    let mut published = String::new();
+    for package in packages {
+        let member = format!("{}-{}", package.name, package.manifest["version"].as_str().unwrap_or_default());
+        let archive = packaged.join(format!("{member}.crate"));
+        command("tar").args(["-xzf"]).args([&archive]).args(["-C"]).args([&folder]).output()?;
+        published += &format!("{} = {{ path = \"{member}\" }}\n", package.name);
+        members.push(member);
+    }
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).map_err(describe)?;
+    fs::write(folder.join("Cargo.toml"), workspace_manifest(&workspace, &members, &published)?)
+        .map_err(describe)?;
+    // The same versions as in the repository.
+    fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).map_err(describe)?;
+    let third_party = root().join("tests/third-party");
+    for file in ["Cargo.toml", "src/lib.rs"] {
+        let copy = folder.join("third-party").join(file);
+        fs::create_dir_all(copy.parent().unwrap_or(&folder)).map_err(describe)?;
+        fs::copy(third_party.join(file), copy).map_err(describe)?;
+    }
+    Ok(folder)
+}
+
+/// The manifest of the workspace of packages: that of the repository with other members, and with the packages in the place of the
+/// registry.
+fn workspace_manifest(repository: &str, members: &[String], published: &str) -> Outcome<String> {
+    let package = repository.find("[workspace.package]").ok_or("Cargo.toml has no [workspace.package]")?;
+    // The packages are no members here by their paths in the repository, so their lines would point to nothing.
+    let rest = repository[package..].lines().filter(|line| !line.contains("path = \"crates/"));
+    let rest: Vec<&str> = rest.collect();
+    Ok(format!(
+        "[workspace]\nresolver = \"3\"\nmembers = {members:?}\n\n[patch.crates-io]\n{published}\n{}\n",
+        rest.join("\n")
+    ))
 }
 
 fn published() -> Outcome<Vec<Package>> {
@@ -156,6 +210,19 @@ mod tests {
             Ok(vec!["zero".to_owned(), "middle".to_owned(), "top".to_owned()])
         );
         assert!(publish_order(&[package("a", &["b"]), package("b", &["a"])]).is_err());
+    }
+
+    #[test]
+    fn packages_take_the_place_of_the_registry() {
+        let repository = "[workspace]\nmembers = [\"crates/*\"]\n[workspace.package]\nversion = \"1\"\n\
+            [workspace.dependencies]\na = { path = \"crates/a\" }\nbytes = \"1\"\n[profile.dev]\ndebug = false\n";
+        let manifest =
+            workspace_manifest(repository, &["a-1".to_owned()], "a = { path = \"a-1\" }\n").unwrap();
+        assert_eq!(
+            manifest,
+            "[workspace]\nresolver = \"3\"\nmembers = [\"a-1\"]\n\n[patch.crates-io]\na = { path = \"a-1\" }\n\n\
+             [workspace.package]\nversion = \"1\"\n[workspace.dependencies]\nbytes = \"1\"\n[profile.dev]\ndebug = false\n"
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Packages {
     pub(crate) fn cargo_words(&self) -> String {
         match self {
             Self::WithoutAws => {
-                "--workspace --exclude kinesis-asl --exclude kinesis-command --exclude benchmark --exclude models"
+                "--workspace --exclude kinesis-asl --exclude kinesis-command --exclude benchmark --exclude models --exclude third-party"
                     .to_owned()
             }
             Self::AllFeatures => "--workspace --all-features".to_owned(),
