@@ -16,19 +16,21 @@ const MAX_PIECE_BYTES: usize = 50 * 1024;
 pub struct TextInput {
     files: Vec<PathBuf>,
     bytes: u64,
+    left_out: usize,
 }
 
 impl TextInput {
-    /// All files at these paths and in the folders among them; without paths, the text of this repository. Hidden files and
-    /// build output are left out.
+    /// All files at these paths and in the folders among them; without paths, the text of this repository. In a folder, hidden
+    /// files and build output are left out, and so is all that is neither a file nor a folder (a link may lead in a circle or to
+    /// nothing, a pipe may never end) or cannot be read.
     ///
     /// # Errors
     /// When a path cannot be read, or no file is found.
     pub fn new(paths: &[PathBuf]) -> io::Result<Self> {
         let own_text = [Path::new(env!("CARGO_MANIFEST_DIR")).join("..")];
-        let mut input = Self { files: Vec::new(), bytes: 0 };
+        let mut input = Self { files: Vec::new(), bytes: 0, left_out: 0 };
         for path in if paths.is_empty() { &own_text[..] } else { paths } {
-            input.collect(path).map_err(|error| with_path(path, &error))?;
+            input.collect_named(path).map_err(|error| with_path(path, &error))?;
         }
         if input.files.is_empty() {
             return Err(io::Error::new(
@@ -43,6 +45,11 @@ impl TextInput {
     /// The number of files.
     pub fn file_count(&self) -> usize {
         self.files.len()
+    }
+
+    /// The number of entries in folders that are neither files nor folders, or that cannot be read.
+    pub fn left_out_count(&self) -> usize {
+        self.left_out
     }
 
     /// The size of all files together.
@@ -76,19 +83,37 @@ impl TextInput {
         Ok(pieces)
     }
 
-    fn collect(&mut self, path: &Path) -> io::Result<()> {
-        if !path.is_dir() {
-            self.bytes += fs::metadata(path)?.len();
-            self.files.push(path.to_owned());
-            return Ok(());
+    /// A path that the user named, which may be a link.
+    fn collect_named(&mut self, path: &Path) -> io::Result<()> {
+        let metadata = fs::metadata(path)?;
+        if metadata.is_dir() {
+            return self.collect_folder(path);
         }
-        for entry in fs::read_dir(path)? {
+        self.bytes += metadata.len();
+        self.files.push(path.to_owned());
+        Ok(())
+    }
+
+    fn collect_folder(&mut self, folder: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if !name.starts_with('.') && !SKIPPED_FOLDERS.contains(&&*name) {
-                self.collect(&entry.path())?;
+            if name.starts_with('.') || SKIPPED_FOLDERS.contains(&&*name) {
+                continue;
             }
+            // Neither the type nor the metadata of an entry follows a link.
+            let path = entry.path();
+            let is_collected = match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => self.collect_folder(&path).is_ok(),
+                Ok(metadata) if metadata.is_file() && fs::File::open(&path).is_ok() => {
+                    self.bytes += metadata.len();
+                    self.files.push(path);
+                    true
+                }
+                Ok(_) | Err(_) => false,
+            };
+            self.left_out += usize::from(!is_collected);
         }
         Ok(())
     }
@@ -155,6 +180,25 @@ mod tests {
             assert_eq!(words(&pieces), text.split_whitespace().collect::<Vec<_>>());
             assert!(pieces.iter().all(|piece| piece.len() <= MAX_PIECE_BYTES + MAX_PIECE_BYTES / 2));
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_pipes_in_a_folder_are_left_out() {
+        let folder = std::env::temp_dir().join(format!("text-input-{}", std::process::id()));
+        let inner = folder.join("inner");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("bytes"), b"caf\xe9 latte\n").unwrap();
+        std::os::unix::fs::symlink("..", inner.join("circle")).unwrap();
+        std::os::unix::fs::symlink("/no/such/file", inner.join("to-nothing")).unwrap();
+        std::os::unix::net::UnixListener::bind(inner.join("socket")).unwrap();
+        let input = TextInput::new(std::slice::from_ref(&folder)).unwrap();
+        let by_link = TextInput::new(&[inner.join("circle")]).unwrap();
+        let pieces = input.pieces(0).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((input.file_count(), input.left_out_count(), input.bytes()), (1, 3, 11));
+        assert_eq!(words(&pieces), ["caf\u{fffd}", "latte"]);
+        assert_eq!(by_link.file_count(), 1, "a link that the user named is followed");
     }
 
     #[test]

@@ -56,3 +56,15 @@ fn word_count_counts_a_folder_and_shows_progress_at_once() {
     assert!(text.contains("ended abruptly") && text.contains("read again after the end"), "{text}");
     assert!(text.contains(" of 20000 records"), "{text}");
 }
+
+#[test]
+fn word_count_ends_well_without_a_reader() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_word_count"));
+    program.args(["--plain", "--seconds", "1", "--input", "Cargo.toml"]);
+    let mut child =
+        program.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    // As `| head -1` does.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

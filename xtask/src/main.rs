@@ -20,6 +20,7 @@ mod packaging;
 mod process;
 mod sim;
 mod soak;
+mod source_tree;
 mod testing;
 mod tidy;
 mod wire;

@@ -18,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::process::{Outcome, command, root};
+use crate::process::{Outcome, root};
+use crate::source_tree;
 
 /// Where the lists are.
 const LISTS: &str = "tests/mutations";
@@ -200,13 +201,12 @@ fn push_line(text: &mut String, line: &str) {
     text.push_str(line);
 }
 
-/// Copies all files that git tracks. Files that are the same keep their time, so that cargo does not rebuild them.
+/// Copies all files of the repository. Files that are the same keep their time, so that cargo does not rebuild them.
 fn copy_tree(tree: &Path) -> Outcome {
-    let listed = command("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).output()?;
     let mut wanted = BTreeMap::new();
-    for file in listed.lines().filter(|file| root().join(file).is_file()) {
-        let bytes = fs::read(root().join(file)).map_err(|error| format!("{file}: {error}"))?;
-        wanted.insert(PathBuf::from(file), bytes);
+    for file in source_tree::files()? {
+        let bytes = fs::read(root().join(&file)).map_err(|error| format!("{}: {error}", file.display()))?;
+        wanted.insert(file, bytes);
     }
     remove_others(tree, tree, &wanted)?;
     for (file, bytes) in &wanted {

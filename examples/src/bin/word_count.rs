@@ -119,16 +119,21 @@ async fn read(paths: Vec<PathBuf>, view: &mut View) -> Result<(Vec<String>, u64)
         let input = TextInput::new(&paths)?;
         // One line makes a record unless that makes too many records.
         let target_bytes = usize::try_from(input.bytes() / MAX_RECORDS).unwrap_or(usize::MAX);
-        input.pieces_with_progress(target_bytes, &counter)
+        input.pieces_with_progress(target_bytes, &counter).map(|lines| (lines, input.left_out_count()))
     });
-    let lines = loop {
+    let (lines, left_out) = loop {
         tokio::select! {
-            lines = &mut reading => break lines??,
+            text = &mut reading => break text??,
             () = view.due() => view.line(&format!("reading: {:.1} MB", read_bytes.load(Ordering::Relaxed) as f64 / 1e6)),
         }
     };
     if lines.is_empty() {
         return Err("there is no word in the input".into());
+    }
+    if left_out > 0 {
+        view.event(&format!(
+            "{left_out} entries of the folders are left out: neither files nor folders, or not readable"
+        ));
     }
     let bytes = lines.iter().map(|line| line.len() as u64).sum();
     Ok((lines, bytes))
@@ -319,10 +324,12 @@ impl Fleet {
         }
         for receiver in self.receivers {
             match receiver.task.await {
-                Ok(Ok(report)) if report.is_drained() => println!("{} stopped, drained", report.worker_id),
-                Ok(Ok(report)) => println!("{} stopped, NOT drained", report.worker_id),
-                Ok(Err(error)) => println!("a receiver failed: {error}"),
-                Err(error) => println!("a receiver failed: {error}"),
+                Ok(Ok(report)) if report.is_drained() => {
+                    print_line(format_args!("{} stopped, drained", report.worker_id))
+                }
+                Ok(Ok(report)) => print_line(format_args!("{} stopped, NOT drained", report.worker_id)),
+                Ok(Err(error)) => print_line(format_args!("a receiver failed: {error}")),
+                Err(error) => print_line(format_args!("a receiver failed: {error}")),
             }
         }
     }
@@ -432,27 +439,26 @@ impl View {
         if self.is_plain {
             let compact: Vec<String> =
                 lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-            println!("{}", compact.join(" | "));
+            print_line(format_args!("{}", compact.join(" | ")));
         } else {
             self.erase();
             for line in lines {
-                println!("\x1b[2K{line}");
+                print_line(format_args!("\x1b[2K{line}"));
             }
             self.drawn_lines = lines.len();
         }
-        // A closed terminal is no reason to stop counting.
         let _ = std::io::stdout().flush();
     }
 
     fn event(&mut self, text: &str) {
         self.erase();
-        println!("--- {text}");
+        print_line(format_args!("--- {text}"));
         self.drawn_lines = 0;
     }
 
     fn erase(&self) {
         if self.drawn_lines > 0 {
-            print!("\x1b[{}A\x1b[0J", self.drawn_lines);
+            let _ = write!(std::io::stdout(), "\x1b[{}A\x1b[0J", self.drawn_lines);
         }
     }
 }
@@ -460,30 +466,35 @@ impl View {
 /// Prints the final tables. Returns whether every word was counted.
 fn conclude(truth: &WordTotals, ledger: &Entries, put: usize, caught_up: bool) -> bool {
     let counted = ledger.log.words();
-    println!("\n{:<24} {:>9} {:>9}", "word", "put", "counted");
+    print_line(format_args!("\n{:<24} {:>9} {:>9}", "word", "put", "counted"));
     for (word, count) in truth.top(WORDS_SHOWN) {
-        println!("{word:<24} {count:>9} {:>9}", counted.count(word));
+        print_line(format_args!("{word:<24} {count:>9} {:>9}", counted.count(word)));
     }
-    println!("{:<24} {:>9} {:>9}", "all words", truth.words(), counted.words());
-    println!("{:<24} {:>9} {:>9}", "different words", truth.distinct(), counted.distinct());
+    print_line(format_args!("{:<24} {:>9} {:>9}", "all words", truth.words(), counted.words()));
+    print_line(format_args!("{:<24} {:>9} {:>9}", "different words", truth.distinct(), counted.distinct()));
     let totals = ledger.log.totals();
-    println!("\nrecords put              {put:>9}");
-    println!("records delivered        {:>9}", totals.records);
-    println!("  once                   {:>9}", totals.once);
-    println!("  again (deliveries)     {:>9}", totals.again);
+    print_line(format_args!("\nrecords put              {put:>9}"));
+    print_line(format_args!("records delivered        {:>9}", totals.records));
+    print_line(format_args!("  once                   {:>9}", totals.once));
+    print_line(format_args!("  again (deliveries)     {:>9}", totals.again));
     if let Some(end) = &ledger.abrupt_end {
         for (shard_id, gap) in &end.gaps {
-            println!("read again after the end {:>7.1} s  {shard_id}", gap.as_secs_f64());
+            print_line(format_args!("read again after the end {:>7.1} s  {shard_id}", gap.as_secs_f64()));
         }
     }
     let differences = truth.differences(counted);
     for (word, put, counted) in differences.iter().take(WORDS_SHOWN) {
-        println!("WRONG: {word:?} was put {put} times and counted {counted} times");
+        print_line(format_args!("WRONG: {word:?} was put {put} times and counted {counted} times"));
     }
     if !caught_up {
-        println!("WRONG: records are missing after {NO_PROGRESS_LIMIT:?} without progress");
+        print_line(format_args!("WRONG: records are missing after {NO_PROGRESS_LIMIT:?} without progress"));
     }
     let is_right = differences.is_empty() && caught_up;
-    println!("\n{}", if is_right { "every word was counted" } else { "WORDS ARE MISSING" });
+    print_line(format_args!("\n{}", if is_right { "every word was counted" } else { "WORDS ARE MISSING" }));
     is_right
+}
+
+/// Prints a line. A closed terminal or pipe is no reason to stop counting.
+fn print_line(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::process::{Outcome, cargo, command, root};
+use crate::source_tree;
 
 /// Branches that a change is compared with; the first that exists counts.
 const MAIN_BRANCHES: [&str; 3] = ["origin/HEAD", "origin/main", "main"];
@@ -67,6 +68,9 @@ fn packages() -> Outcome<Vec<Package>> {
 
 /// Files that differ from the main branch: committed, uncommitted and new ones.
 fn changed_files() -> Outcome<BTreeSet<String>> {
+    if !source_tree::is_clone() {
+        return Err("this folder is no clone, so no change can be told; run `cargo xtask test`".to_owned());
+    }
     let mut files = BTreeSet::new();
     let mut add = |listed: String| files.extend(listed.lines().map(str::to_owned));
     add(command("git").args(["diff", "--name-only", "HEAD"]).output()?);

@@ -1,6 +1,7 @@
 //! Checks the subjects of commits: `area: verb ...`, at most 72 characters.
 
 use crate::process::{Outcome, command};
+use crate::source_tree;
 
 /// The last commit before this form was agreed on; only newer ones are checked.
 const AGREED_AFTER: &str = "725ddcbfca285ec8e3063619024877549d3bbd1a";
@@ -12,8 +13,12 @@ const MAX_SUBJECT: usize = 72;
 const NO_VERBS: [&str; 14] =
     ["a", "all", "an", "each", "every", "in", "it", "its", "no", "of", "that", "the", "what", "who"];
 
-/// The faults of all commits since then. A shallow clone that lacks the commit is not checked.
+/// The faults of all commits since then. An archive without git and a shallow clone that lacks the commit are not checked.
 pub(super) fn faults() -> Outcome<Vec<String>> {
+    if !source_tree::is_clone() {
+        println!("LEFT OUT: the subjects of commits, because this folder is no clone");
+        return Ok(Vec::new());
+    }
     if command("git").args(["cat-file", "-e", &format!("{AGREED_AFTER}^{{commit}}")]).output().is_err() {
         println!("LEFT OUT: the subjects of commits, because this clone lacks commit {AGREED_AFTER}");
         return Ok(Vec::new());

@@ -11,8 +11,8 @@ mod sources;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::process::{Outcome, command, root};
-use crate::{api, mutate};
+use crate::process::{Outcome, root};
+use crate::{api, mutate, source_tree};
 
 /// Files whose text must be in the README word for word, so that the README shows code that compiles.
 const SHOWN_IN_README: [&str; 1] = ["examples/src/bin/smallest_consumer.rs"];
@@ -54,10 +54,9 @@ pub(crate) fn check() -> Outcome {
     Err(format!("tidy found {} faults:\n{}", faults.len(), faults.join("\n")))
 }
 
-/// All files of an extension that git tracks or would track.
+/// All files of an extension that belong to the repository.
 fn tracked(extension: &str) -> Outcome<Vec<SourceFile>> {
-    let listed = command("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).output()?;
-    let paths = listed.lines().map(PathBuf::from).filter(|path| root().join(path).is_file());
+    let paths = source_tree::files()?.into_iter();
     let paths = paths.filter(|path| path.extension().is_some_and(|found| found == extension));
     paths.map(|path| Ok(SourceFile { text: read(&path)?, path })).collect()
 }
