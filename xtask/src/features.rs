@@ -20,8 +20,23 @@ const LIGHT_BUILD_FEATURES: [(&str, &str); 4] = [
     ("credentials-process", "signal-hook-registry"),
 ];
 
-/// Those that leave out source files.
-const FEATURES_WITH_CODE: [&str; 2] = ["cloudwatch", "dynamodb"];
+/// Whether the default features of a package are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Defaults {
+    Included,
+    LeftOut,
+}
+
+/// Packages that need AWS, each with the features that it is compiled with. Only `cloudwatch` and `dynamodb` leave out source files.
+const LIGHT_BUILDS: [(&str, Defaults, &str); 7] = [
+    ("kinesis-asl", Defaults::LeftOut, ""),
+    ("kinesis-asl", Defaults::LeftOut, "kinesis-asl/cloudwatch"),
+    ("kinesis-asl", Defaults::LeftOut, "kinesis-asl/dynamodb"),
+    ("kinesis-streaming", Defaults::LeftOut, "kinesis-streaming/kinesis-asl"),
+    ("kinesis-streaming", Defaults::LeftOut, "kinesis-streaming/kinesis-asl,kinesis-streaming/cloudwatch"),
+    ("kinesis-streaming", Defaults::Included, "kinesis-streaming/kinesis-asl"),
+    ("kinesis-lease-store", Defaults::Included, "kinesis-lease-store/dynamodb"),
+];
 
 /// The package that gives third-party crates the same features in every check.
 const THIRD_PARTY: &str = "third-party";
@@ -62,7 +77,6 @@ pub(crate) fn check() -> Outcome {
     }
     println!("kinesis-streaming with kinesis-asl: {} crates", crates.len());
     check_stores()?;
-    check_third_party()?;
     check_light_builds()?;
     // `backoff` is unmaintained, so only one crate may depend on it.
     let users = cargo("tree --workspace --all-features --invert backoff --depth 1 --prefix none").output()?;
@@ -108,59 +122,35 @@ fn check_light_builds() -> Outcome {
             of_facade.len()
         );
     }
-    // No source file depends on the other features.
-    for features in [&[][..], &FEATURES_WITH_CODE[..1], &FEATURES_WITH_CODE[1..]] {
-        check_with_third_party("kinesis-asl", Defaults::LeftOut, features)?;
+    let whole = third_party(&["--workspace", "--all-features", "--edges", "normal,build,dev"])?;
+    for (package, defaults, features) in LIGHT_BUILDS {
+        let mut selection = vec!["--package", THIRD_PARTY, "--package", package];
+        if defaults == Defaults::LeftOut {
+            selection.push("--no-default-features");
+        }
+        if !features.is_empty() {
+            selection.extend(["--features", features]);
+        }
+        // Otherwise cargo would compile all crates of AWS once for each check.
+        let alone = third_party(&[&selection[..], &["--edges", "normal,build"]].concat())?;
+        let others: Vec<&String> = alone.difference(&whole).collect();
+        if !others.is_empty() {
+            return Err(format!(
+                "with {package} alone these crates have other features than in the whole workspace; give \
+                 tests/third-party/Cargo.toml the dependency that switches theirs on: {others:?}"
+            ));
+        }
+        cargo("check --quiet").args(selection).run()?;
     }
-    check_with_third_party("kinesis-streaming", Defaults::LeftOut, &["kinesis-asl"])?;
-    check_with_third_party("kinesis-streaming", Defaults::LeftOut, &["kinesis-asl", "cloudwatch"])?;
-    check_with_third_party("kinesis-streaming", Defaults::Included, &["kinesis-asl"])?;
-    check_with_third_party("kinesis-lease-store", Defaults::Included, &["dynamodb"])
+    Ok(())
 }
 
-/// Whether the default features of a package are on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Defaults {
-    Included,
-    LeftOut,
-}
-
-/// Compiles a package with these features alone, and third-party crates with those of the whole workspace.
-fn check_with_third_party(package: &str, defaults: Defaults, features: &[&str]) -> Outcome {
-    let mut check = cargo("check --quiet --package").args([THIRD_PARTY, "--package", package]);
-    if defaults == Defaults::LeftOut {
-        check = check.args(["--no-default-features"]);
-    }
-    let features: Vec<String> = features.iter().map(|feature| format!("{package}/{feature}")).collect();
-    if !features.is_empty() {
-        check = check.args(["--features", &features.join(",")]);
-    }
-    check.run()
-}
-
-/// A check of a single package that needs AWS has third-party crates with the features of the whole workspace. Otherwise cargo would
-/// build all crates of AWS once for each check.
-fn check_third_party() -> Outcome {
-    let lines = |arguments: &str| -> Outcome<BTreeSet<String>> {
-        let tree = cargo("tree --prefix none --format").args(["{p} {f}"]).args(arguments.split(' '));
-        let tree = tree.output()?;
-        // A path in parentheses marks packages of the workspace.
-        let third_party = tree.lines().filter(|line| !line.contains('(') || line.contains("(proc-macro)"));
-        Ok(third_party.map(|line| line.replace(" (*)", "")).collect())
-    };
-    let whole = lines("--workspace --all-features --edges normal,build,dev")?;
-    let alone = lines(
-        "--package third-party --package kinesis-asl --package kinesis-streaming --no-default-features --features \
-         kinesis-streaming/kinesis-asl --edges normal,build",
-    )?;
-    let others: Vec<&String> = alone.difference(&whole).collect();
-    if others.is_empty() {
-        return Ok(());
-    }
-    Err(format!(
-        "these crates have other features in the whole workspace; give tests/third-party/Cargo.toml the dependency that \
-         switches them on: {others:?}"
-    ))
+/// The third-party crates of a selection, each with its features.
+fn third_party(selection: &[&str]) -> Outcome<BTreeSet<String>> {
+    let tree = cargo("tree --prefix none --format").args(["{p} {f}"]).args(selection).output()?;
+    // Packages of the workspace have their path in parentheses.
+    let lines = tree.lines().map(|line| line.replace(" (*)", "").replace(" (proc-macro)", ""));
+    Ok(lines.filter(|line| !line.contains('(')).collect())
 }
 
 /// The features `storage` and `state` bring `object_store` without any cloud's client.
