@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The result of a task; the error names the failed step.
@@ -15,9 +15,18 @@ pub(crate) fn root() -> PathBuf {
     root
 }
 
-/// The build directory of cargo.
+/// The folder with the folders of the profiles, such as `target`. It is where cargo put this program: an environment variable or a file
+/// of settings may have chosen another folder or another platform.
 pub(crate) fn target_directory() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    let program = std::env::current_exe().unwrap_or_default();
+    of_profiles(&program).unwrap_or_else(|| root().join("target"))
+}
+
+/// `target` for `target/debug/xtask`, or for `target/debug/deps/xtask-1` in tests.
+fn of_profiles(program: &Path) -> Option<PathBuf> {
+    let folder = program.parent()?;
+    let profile = if folder.ends_with("deps") { folder.parent()? } else { folder };
+    profile.parent().map(Path::to_owned)
 }
 
 /// The path of a program of this workspace in the profile `dev`.
@@ -110,5 +119,22 @@ impl Run {
             Ok(status) => Err(format!("`{}` failed: {status}", self.shown)),
             Err(error) => Err(format!("`{}` could not be waited for: {error}", self.shown)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_beside_this_one() {
+        for (program, target) in [
+            ("/x/target/debug/xtask", "/x/target"),
+            ("/x/target/debug/deps/xtask-1", "/x/target"),
+            ("/elsewhere/x86_64-unknown-linux-gnu/debug/xtask", "/elsewhere/x86_64-unknown-linux-gnu"),
+        ] {
+            assert_eq!(of_profiles(Path::new(program)), Some(PathBuf::from(target)));
+        }
+        assert!(built("xtask").ends_with("/debug/xtask"), "{}", built("xtask"));
     }
 }

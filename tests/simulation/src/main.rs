@@ -1,5 +1,6 @@
 //! Runs simulations by seed: `cargo xtask sim`.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -115,7 +116,7 @@ fn run_range(arguments: &Arguments) -> ExitCode {
         if let Some(violation) = &outcome.violation {
             failures += 1;
             progress.clear();
-            println!("seed {seed} of {scenario} failed: {violation}");
+            show(format_args!("seed {seed} of {scenario} failed: {violation}\n"));
             if !arguments.keep_going {
                 explain(arguments, outcome);
                 return ExitCode::FAILURE;
@@ -125,17 +126,17 @@ fn run_range(arguments: &Arguments) -> ExitCode {
     progress.clear();
     let hours = Duration::from_millis(worker_millis).as_secs_f64() / 3600.0;
     let minutes = cpu_time(started_at).as_secs_f64() / 60.0;
-    println!(
-        "seeds {from} to {last}: {failures} failed; {hours:.0} worker-hours in {minutes:.2} CPU-minutes, {:.0} per minute",
+    show(format_args!(
+        "seeds {from} to {last}: {failures} failed; {hours:.0} worker-hours in {minutes:.2} CPU-minutes, {:.0} per minute\n",
         hours / minutes.max(f64::MIN_POSITIVE)
-    );
+    ));
     failovers.sort_unstable();
     if let (Some(median), Some(highest)) = (failovers.get(failovers.len() / 2), failovers.last()) {
         let high = failovers.get(failovers.len() * 99 / 100).unwrap_or(highest);
-        println!(
-            "{} leases of crashed processes: new owner after {median} ms, 99th percentile {high} ms, at most {highest} ms",
+        show(format_args!(
+            "{} leases of crashed processes: new owner after {median} ms, 99th percentile {high} ms, at most {highest} ms\n",
             failovers.len()
-        );
+        ));
     }
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -144,13 +145,13 @@ fn replay(arguments: &Arguments, seed: u64) -> ExitCode {
     let scenario = arguments.scenario.unwrap_or_else(|| scenario_of(seed));
     let outcome = run(&plan_of(arguments, scenario, seed));
     if arguments.trace {
-        print!("{}", outcome.trace());
+        show(format_args!("{}", outcome.trace()));
         save(arguments, &outcome);
     } else if outcome.violation.is_some() {
         explain(arguments, outcome);
         return ExitCode::FAILURE;
     } else {
-        print!("{}", timeline(&outcome));
+        show(format_args!("{}", timeline(&outcome)));
         save(arguments, &outcome);
     }
     ExitCode::SUCCESS
@@ -164,13 +165,13 @@ fn explain(arguments: &Arguments, outcome: Outcome) {
         Progress::start(&format!("shrinking the plan of {scenario} {seed}, in at most {MAX_RUNS} runs"));
     let shrunk = shrink(outcome, |runs| progress.update(|| format!("{runs} runs done")));
     progress.clear();
-    print!("{}", timeline(&shrunk.outcome));
-    println!(
-        "the smallest plan has {} of {count} faults, found in {} runs; replay with: cargo xtask sim --scenario {scenario} --seed {seed}{} --trace",
+    show(format_args!("{}", timeline(&shrunk.outcome)));
+    show(format_args!(
+        "the smallest plan has {} of {count} faults, found in {} runs; replay with: cargo xtask sim --scenario {scenario} --seed {seed}{} --trace\n",
         shrunk.outcome.plan.faults.len(),
         shrunk.runs,
         if arguments.several_streams { " --several-streams" } else { "" }
-    );
+    ));
     save(arguments, &shrunk.outcome);
 }
 
@@ -182,4 +183,9 @@ fn save(arguments: &Arguments, outcome: &Outcome) {
         Ok(()) => eprintln!("page written to {}", path.display()),
         Err(error) => eprintln!("cannot write the page to {}: {error}", path.display()),
     }
+}
+
+/// Prints to the standard output. A reader that has seen enough, such as `head`, changes no verdict.
+fn show(text: std::fmt::Arguments<'_>) {
+    let _ = std::io::stdout().write_fmt(text);
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use simulation::checks::Promise;
 use simulation::page::page;
@@ -131,6 +131,17 @@ fn a_seed_gives_the_same_trace_in_two_processes() {
         assert!(first.len() > 10_000, "{} bytes", first.len());
         assert!(first == second, "seed {seed}: the traces of two processes differ");
     }
+}
+
+#[test]
+fn a_reader_that_ends_early_changes_no_verdict() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_simulation"));
+    program.args(["--trace", "--seed", "10", "--pages", env!("CARGO_TARGET_TMPDIR")]);
+    let mut child = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // As `| head -1` does.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A plan with reshards and a restart, in which every seeded defect can show itself.
