@@ -18,12 +18,18 @@ pub fn program(name: &str) -> Command {
     command
 }
 
+/// The variable that names another folder with `kinesis-streaming`, such as that of a release.
+const FOLDER_VARIABLE: &str = "KINESIS_STREAMING_FOLDER";
+
 /// The path of a program that is built next to the tests.
 ///
 /// # Panics
 /// When it is not built.
 #[allow(clippy::expect_used)] // only tests call it
 pub fn built(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE).filter(|_| name == "kinesis-streaming") {
+        return PathBuf::from(folder).join(name);
+    }
     let mut path = std::env::current_exe().expect("a test knows where it is");
     path.pop(); // deps
     path.pop();

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::process::{Outcome, command, root};
-use crate::{daemon_packages, interop, testing};
+use crate::process::{Outcome, cargo, command, root, target_directory};
+use crate::{daemon_packages, interop, packaging, testing};
 
 /// The client for Python, with its exact version. It is taken as source: its wheel is built with jars from Maven.
 const PYTHON_PACKAGE: (&str, &str) = ("amazon_kclpy", "3.2.0");
@@ -66,7 +66,7 @@ fn test_with(directory: &Path, clients: &Clients, form: Form) -> Outcome {
         }
     };
     testing::build_all_features()?;
-    let mut test = crate::process::cargo("test --workspace --all-features --test daemon_clients --");
+    let mut test = cargo("test --workspace --all-features --test daemon_clients --");
     test = test.args(["--nocapture", "--test-threads", "1"]);
     if clients.python {
         let client = python_folder(directory);
@@ -90,9 +90,29 @@ fn test_with(directory: &Path, clients: &Clients, form: Form) -> Outcome {
     }
 }
 
+/// Measures a release build of the daemon, beside the Java daemon where Java is present. The figures are printed.
+pub(crate) fn figures() -> Outcome {
+    packaging::build_program()?;
+    testing::build_all_features()?;
+    let release = target_directory().join("release");
+    let measure = |test: &str| {
+        let words = format!("test --workspace --all-features --test {test} -- --nocapture --test-threads 1");
+        cargo(&words).env("KINESIS_STREAMING_FOLDER", &release).env("DAEMON_FIGURES", "1")
+    };
+    measure("wire_daemon").args(["figures::"]).run()?;
+    let measure = measure("daemon_clients").args(["cost::"]);
+    match interop::missing() {
+        None => measure.env("KCL_JARS_DIR", interop::install()?).run(),
+        Some(missing) => {
+            println!("LEFT OUT: the CPU time of the Java daemon: {missing}");
+            measure.run()
+        }
+    }
+}
+
 /// Kills children and daemons at random, which needs no client.
 fn storm() -> Outcome {
-    crate::process::cargo("test --workspace --all-features --test wire_daemon -- --nocapture random_kills")
+    cargo("test --workspace --all-features --test wire_daemon -- --nocapture random_kills")
         .env("DAEMON_STORM_KILLS", STORM_KILLS)
         .run()
 }

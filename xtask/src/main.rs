@@ -74,8 +74,11 @@ enum Task {
     /// real Java daemon's.
     DaemonTests {
         /// Without the Java daemon, as in `ci`.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "figures")]
         short: bool,
+        /// Only measure a release build: memory, times to start, and CPU beside the Java daemon's.
+        #[arg(long)]
+        figures: bool,
     },
     /// Run a fleet of processes while proxies break its connections to the servers, and processes are killed, paused, stopped
     /// and replaced; fails if a record is missing at the end.
@@ -172,8 +175,9 @@ fn main() -> ExitCode {
         Task::Interop { short: true } => interop::run(interop::Form::Short),
         Task::Interop { short: false } => interop::run(interop::Form::Full),
         Task::Aggregates => aggregates::run(),
-        Task::DaemonTests { short: true } => daemon_tests::run(daemon_tests::Form::Short),
-        Task::DaemonTests { short: false } => daemon_tests::run(daemon_tests::Form::Full),
+        Task::DaemonTests { figures: true, .. } => daemon_tests::figures(),
+        Task::DaemonTests { short: true, .. } => daemon_tests::run(daemon_tests::Form::Short),
+        Task::DaemonTests { short: false, .. } => daemon_tests::run(daemon_tests::Form::Full),
         Task::Soak { short: true, .. } => soak::run_short(),
         Task::Soak { minutes, seed, short: false } => soak::run(minutes, seed),
         Task::Local { arguments } => wire::local(&arguments),

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::journal::{Entry, Event, entries};
 use crate::interop::lease_rows::{LeaseRows, lease_rows};
-use crate::interop::producer::put_numbers;
+use crate::interop::producer::put_padded_numbers;
 use crate::interop::resharding::create_stream;
 use crate::interop::wait_for;
 use crate::local_servers::{Endpoints, InProcessServers, REGION};
@@ -71,11 +71,16 @@ impl Scene {
 
     /// Puts this many further numbers.
     pub async fn put(&mut self, count: usize) {
+        self.put_padded(count, 0).await;
+    }
+
+    /// Puts this many further numbers in records of at least this many bytes.
+    pub async fn put_padded(&mut self, count: usize, bytes: usize) {
         let client = self.endpoints.kinesis_client();
         let end = self.put + count;
         while self.put < end {
             let next = end.min(self.put + RECORDS_PER_PUT);
-            put_numbers(&client, STREAM, self.put..next).await;
+            put_padded_numbers(&client, STREAM, self.put..next, bytes).await;
             self.put = next;
         }
     }

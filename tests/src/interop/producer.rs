@@ -95,10 +95,24 @@ impl Drop for Producer {
 /// # Panics
 /// When a record is refused.
 pub async fn put_numbers(client: &aws_sdk_kinesis::Client, stream: &str, numbers: std::ops::Range<usize>) {
+    put_padded_numbers(client, stream, numbers, 0).await;
+}
+
+/// As [`put_numbers`]; each record has at least this many bytes, with spaces behind its number.
+///
+/// # Panics
+/// When the server refuses records.
+pub async fn put_padded_numbers(
+    client: &aws_sdk_kinesis::Client,
+    stream: &str,
+    numbers: std::ops::Range<usize>,
+    bytes: usize,
+) {
     let entry = |number: usize| {
-        let text = number.to_string();
+        let key = number.to_string();
+        let data = format!("{key:<bytes$}");
         // Keys are hashed, so every shard gets records.
-        PutRecordsRequestEntry::builder().partition_key(&text).data(Blob::new(text)).build().unwrap()
+        PutRecordsRequestEntry::builder().partition_key(key).data(Blob::new(data)).build().unwrap()
     };
     let entries = numbers.map(entry).collect();
     let put = client.put_records().stream_name(stream).set_records(Some(entries)).send().await.unwrap();

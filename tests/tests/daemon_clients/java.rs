@@ -14,14 +14,14 @@ use end_to_end_tests::interop::wait_for;
 use crate::{PYTHON_VARIABLE, as_java, client, printed, python_child};
 
 /// How the Java daemon shares a table with workers that take leases by themselves, and ends in order.
-const JAVA_LINES: &str = "clientVersionConfig = CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X\nshutdownGraceMillis = 10000\n\
+pub(crate) const JAVA_LINES: &str = "clientVersionConfig = CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X\nshutdownGraceMillis = 10000\n\
                           parentShardPollIntervalMillis = 1000\nfailoverTimeMillis = 3000";
 
 /// The records of the mixed fleet, and their rate.
 const RECORDS: usize = 20_000;
 const RECORDS_PER_SECOND: usize = 400;
 
-fn jars() -> Option<PathBuf> {
+pub(crate) fn jars() -> Option<PathBuf> {
     let jars = jars_directory();
     if jars.is_none() {
         println!("LEFT OUT: the Java daemon, because KCL_JARS_DIR is not set");

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)] // a test may
 
+mod cost;
 mod java;
 mod packages;
 

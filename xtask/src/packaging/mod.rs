@@ -41,13 +41,17 @@ pub(crate) struct NpmPackages {
     pub(crate) platform: PathBuf,
 }
 
+/// Builds the program as it is released: without symbols, which make it several times larger.
+pub(crate) fn build_program() -> Outcome {
+    cargo("build --release --locked --package kinesis-command --bin kinesis-streaming")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+        .run()
+}
+
 /// Builds the release program and both kinds of packages in `target/packages`. A kind whose tools are missing is left out, with
 /// the reason.
 pub(crate) fn run() -> Outcome {
-    // Without symbols a package is several times smaller.
-    cargo("build --release --locked --package kinesis-command --bin kinesis-streaming")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
-        .run()?;
+    build_program()?;
     let program = Program::read(built_in("release", PROGRAM).into())?;
     let directory = target_directory().join("packages");
     let mut built = Vec::new();
