@@ -1,6 +1,7 @@
 //! Promises about leases: one committed owner, forward progress only, and coverage of the hash-key space.
 
 use super::facts::{Checks, FAILOVER_MILLIS, RowFacts};
+use super::fleet::SETTLE_MILLIS;
 use super::promise::{Promise, Verdict};
 use crate::event::{Name, ReadPosition, Row, ShardNumber, WriteKind, Writer};
 
@@ -87,6 +88,10 @@ impl Checks {
         }
         if is_deleted {
             self.row_deleted(write.shard);
+        }
+        if self.is_lost_to_slow_calls(write) && self.stable_from.is_some_and(|from| now >= from) {
+            // The fleet has to balance itself again.
+            self.stable_from = Some(now + SETTLE_MILLIS);
         }
         verdict
     }
@@ -225,15 +230,22 @@ impl Checks {
 
     fn check_stability(&self, write: &Write, before: Row, after: Row) -> Verdict {
         let is_stable = self.stable_from.is_some_and(|from| self.now >= from);
-        // Slow calls may cost a lease at any time; another check looks for them.
-        let is_expired = self.has_long_tails && write.kind == WriteKind::Take;
-        if is_stable && !is_expired && before.owner.is_some() && before.owner != after.owner {
+        if is_stable
+            && before.owner.is_some()
+            && before.owner != after.owner
+            && !self.is_lost_to_slow_calls(write)
+        {
             return self.broken(
                 Promise::Stability,
                 format!("s{} changes its owner in a balanced fleet", write.shard),
             );
         }
         Ok(())
+    }
+
+    /// Slow calls may cost a lease at any time; another check looks for them.
+    fn is_lost_to_slow_calls(&self, write: &Write) -> bool {
+        self.has_long_tails && write.kind == WriteKind::Take
     }
 
     /// Checks that the unfinished leases cover every hash key exactly once.
