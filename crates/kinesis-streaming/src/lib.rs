@@ -90,9 +90,9 @@ pub mod prelude {
         TableSettings, WorkerId,
     };
     pub use receiver::{
-        Delivery, Health, HealthFault, InitialPosition, LeaseTableState, MultiStreamReport, ReleasedShard,
-        ShardPosition, ShardStatus, StopReport, StreamReport, StreamStatus, UnitedStream, Unread,
-        UnreadReason, united_stream,
+        Delivery, FormerLeases, Health, HealthFault, InitialPosition, LeaseTableState, MultiStreamReport,
+        ReleasedShard, ShardPosition, ShardStatus, StopReport, StreamReport, StreamStatus, UnitedStream,
+        Unread, UnreadReason, united_stream,
     };
     pub use shard_worker::{
         Acknowledgement, AggregateFilter, BatchLimits, ByteBudget, ByteUsage, CheckpointError,

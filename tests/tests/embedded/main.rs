@@ -6,6 +6,7 @@
 mod acknowledgement;
 mod aggregates;
 mod border;
+mod changing_streams;
 mod clones;
 mod cost;
 mod delivery;
