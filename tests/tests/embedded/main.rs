@@ -9,6 +9,7 @@ mod border;
 mod changing_streams;
 mod clones;
 mod cost;
+mod cut_off;
 mod delivery;
 mod documentation;
 mod fleet;
