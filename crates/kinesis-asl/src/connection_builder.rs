@@ -194,8 +194,8 @@ mod tests {
         let mut shown = vec![format!("{built:?}"), format!("{built:#?}")];
         let aws = built.connect().await.unwrap();
         shown.push(format!("{aws:?}{:?}", aws.stream()));
-        shown.push(format!("{:?}{:?}", aws.lease_store("a").unwrap(), aws.cloudwatch("a").unwrap()));
-        shown.push(format!("{:?}", aws.multi_stream_lease_store("a").unwrap()));
+        shown.push(format!("{:?}{:?}", aws.lease_store("words").unwrap(), aws.cloudwatch("words").unwrap()));
+        shown.push(format!("{:?}", aws.multi_stream_lease_store("words").unwrap()));
         for shown in shown {
             assert!(!shown.contains("never-shown"), "{shown}");
         }

@@ -14,9 +14,12 @@ use crate::streams::{Member, Scene};
 /// The default of Kubernetes and ECS between SIGTERM and SIGKILL.
 const GRACE_PERIOD: Duration = Duration::from_secs(30);
 
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
 /// A consumer whose handler never ends, and the token of the shard that it works on.
 fn hanging(
     name: &str,
+    drain_time: Duration,
     stream: &InMemoryStream,
     store: &InMemoryLeaseStore,
 ) -> (Consumer, mpsc::Receiver<CancellationToken>) {
@@ -26,8 +29,7 @@ fn hanging(
         .worker_id(name)
         .seed(1)
         .failover_time(FAILOVER_TIME)
-        // Shorter than the time after which a requester takes the lease itself.
-        .drain_time(Duration::from_secs(10))
+        .drain_time(drain_time)
         .no_progress_time(Duration::from_secs(3600))
         .source(stream.clone())
         .lease_store(store.clone())
@@ -53,7 +55,7 @@ fn one_record() -> (InMemoryStream, InMemoryLeaseStore) {
 #[tokio::test(start_paused = true)]
 async fn cut_off_shard_ends_the_work_beside_it() {
     let (stream, store) = one_record();
-    let (consumer, mut seen) = hanging("a", &stream, &store);
+    let (consumer, mut seen) = hanging("a", DRAIN_TIME, &stream, &store);
     let handle = consumer.handle();
     let running = tokio::spawn(consumer.run());
     let lost = seen.recv().await.unwrap();
@@ -66,7 +68,7 @@ async fn cut_off_shard_ends_the_work_beside_it() {
 #[tokio::test(start_paused = true)]
 async fn dropped_consumer_ends_the_work_beside_it() {
     let (stream, store) = one_record();
-    let (consumer, mut seen) = hanging("a", &stream, &store);
+    let (consumer, mut seen) = hanging("a", DRAIN_TIME, &stream, &store);
     let running = tokio::spawn(consumer.run());
     let lost = seen.recv().await.unwrap();
     running.abort();
@@ -78,11 +80,12 @@ async fn cut_off_hand_over_ends_the_work_beside_it() {
     let stream = InMemoryStream::new("orders", shards(2));
     put(&stream, 0..20);
     let store = InMemoryLeaseStore::new();
-    let (first, mut seen) = hanging("a", &stream, &store);
+    let (first, mut seen) = hanging("a", DRAIN_TIME, &stream, &store);
     let _first = tokio::spawn(first.run());
     let tokens = [seen.recv().await.unwrap(), seen.recv().await.unwrap()];
     assert!(tokens.iter().all(|token| !token.is_cancelled()));
-    let (second, _seen) = hanging("b", &stream, &store);
+    // It would take the lease itself after its own drain time.
+    let (second, _seen) = hanging("b", DRAIN_TIME * 3, &stream, &store);
     let handle = second.handle();
     let _second = tokio::spawn(second.run());
     wait_until("a shard was handed over", || handle.status().shards.len() == 1).await;

@@ -24,6 +24,7 @@ pub(super) struct Sample {
     /// The stream, if the consumer has several and the value belongs to one of them.
     pub(super) stream: Option<String>,
     /// Another one when the counters of the series begin again.
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code))] // the text format has no increases
     pub(super) number: u64,
     /// The values of the labels `worker` and those of the metric.
     pub(super) labels: Vec<String>,

@@ -104,6 +104,9 @@ impl MultiStreamConsumer {
                 Some(()) = deletions.next() => {}
             }
         }
+        // A stream that was removed, or gave its place to another one of its name, is in no report.
+        let listed = list.streams();
+        ended.retain(|(id, _)| listed.iter().any(|stream| stream.id == *id));
         if !ended.is_empty()
             && ended.iter().all(|(_, result)| result.is_err())
             && let Some(first) = ended.drain(..).find_map(|(_, result)| result.err())
@@ -114,7 +117,7 @@ impl MultiStreamConsumer {
             let index = ended.iter().position(|(id, _)| *id == stream.id)?;
             Some(StreamReport { stream: stream.name.to_string(), result: ended.swap_remove(index).1 })
         };
-        Ok(MultiStreamReport { streams: list.streams().into_iter().filter_map(report).collect() })
+        Ok(MultiStreamReport { streams: listed.into_iter().filter_map(report).collect() })
     }
 }
 
