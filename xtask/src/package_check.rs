@@ -20,6 +20,9 @@ pub(crate) enum Form {
 /// The domain of addresses that are placeholders (RFC 2606).
 const PLACEHOLDER: &str = ".example";
 
+/// The text of the licence in each package.
+const LICENSE_FILE: &str = "LICENSE";
+
 /// The most keywords of a package (crates.io).
 const MAX_KEYWORDS: usize = 5;
 
@@ -30,6 +33,8 @@ struct Package {
     manifest: Value,
     /// The text of its README.
     readme: Option<String>,
+    /// Whether its folder has the text of the licence, which distributions of Linux ask for.
+    has_license_file: bool,
 }
 
 /// Checks the manifests, and packages and builds every published crate.
@@ -118,17 +123,21 @@ fn published() -> Outcome<Vec<Package>> {
             let name = text("name").ok_or("cargo metadata has a package without a name")?;
             let folder =
                 text("manifest_path").map(PathBuf::from).and_then(|path| path.parent().map(PathBuf::from));
+            let has_license_file = folder.as_ref().is_some_and(|folder| folder.join(LICENSE_FILE).is_file());
             let path = folder.zip(text("readme")).map(|(folder, readme)| folder.join(readme));
             let readme = path.and_then(|path| fs::read_to_string(path).ok());
-            Ok(Package { name, manifest, readme })
+            Ok(Package { name, manifest, readme, has_license_file })
         })
         .collect()
 }
 
 /// What a package lacks for its page on crates.io and docs.rs.
 fn faults(package: &Package) -> Vec<String> {
-    let Package { name, manifest, readme } = package;
+    let Package { name, manifest, readme, has_license_file } = package;
     let mut faults = Vec::new();
+    if !has_license_file {
+        faults.push(format!("{name}: no file {LICENSE_FILE}; link the one of the workspace into its folder"));
+    }
     for key in ["description", "license", "repository", "readme", "rust_version"] {
         if manifest[key].as_str().is_none_or(str::is_empty) {
             faults.push(format!("{name}: no {key} in its Cargo.toml"));
@@ -198,7 +207,8 @@ mod tests {
             "rust_version": "1.95", "keywords": ["k"], "metadata": { "docs": { "rs": { "features": [] } } },
             "features": { "default": [], "extra": [] }, "dependencies": dependencies,
         });
-        Package { name: name.to_owned(), manifest, readme: Some("the feature `extra`".to_owned()) }
+        let readme = Some("the feature `extra`".to_owned());
+        Package { name: name.to_owned(), manifest, readme, has_license_file: true }
     }
 
     #[test]
@@ -230,9 +240,9 @@ mod tests {
         let whole = package("whole", &[]);
         assert_eq!(faults(&whole), Vec::<String>::new());
         assert!(placeholder(&whole).is_some());
-        let mut lacking = Package { readme: None, ..whole };
+        let mut lacking = Package { readme: None, has_license_file: false, ..whole };
         lacking.manifest["license"] = Value::Null;
         lacking.manifest["keywords"] = json!([]);
-        assert_eq!(faults(&lacking).len(), 3);
+        assert_eq!(faults(&lacking).len(), 4);
     }
 }

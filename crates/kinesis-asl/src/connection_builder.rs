@@ -177,6 +177,30 @@ mod tests {
         assert!(shown.contains("eu-west-1"), "{shown}");
     }
 
+    /// fede1024/rust-rdkafka#763, apache/arrow-rs-object-store#363: the debug text of a client showed its password.
+    #[tokio::test]
+    async fn debug_texts_show_no_secret() {
+        let secret =
+            Credentials::new("own", "never-shown-secret", Some("never-shown-token".to_owned()), None, "test");
+        let shared = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(SharedCredentialsProvider::new(secret.clone()))
+            .build();
+        let built = KinesisAsl::builder(AwsSettings::new("words"))
+            .sdk_config(shared.clone())
+            .credentials(secret)
+            .dynamodb_config(shared);
+        let mut shown = vec![format!("{built:?}"), format!("{built:#?}")];
+        let aws = built.connect().await.unwrap();
+        shown.push(format!("{aws:?}{:?}", aws.stream()));
+        shown.push(format!("{:?}{:?}", aws.lease_store("words").unwrap(), aws.cloudwatch("words").unwrap()));
+        shown.push(format!("{:?}", aws.multi_stream_lease_store("words").unwrap()));
+        for shown in shown {
+            assert!(!shown.contains("never-shown"), "{shown}");
+        }
+    }
+
     #[tokio::test]
     async fn faults_of_roles_are_listed_with_the_others() {
         let mut settings = AwsSettings::new("");

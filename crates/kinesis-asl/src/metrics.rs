@@ -48,6 +48,8 @@ pub struct MetricSample {
     pub unit: MetricUnit,
     /// The shard, for a metric of one shard.
     pub shard_id: Option<ShardId>,
+    /// The stream, for a metric of a shard in a consumer of several streams: `account:stream:creationEpoch`.
+    pub stream_id: Option<String>,
     /// The worker, for a metric of one worker.
     pub worker: Option<WorkerId>,
     /// The value. Samples with NaN or infinity are not published.
@@ -92,12 +94,26 @@ impl MetricSample {
         Self { unit: MetricUnit::Milliseconds, ..Self::of_worker(name, worker, millis) }
     }
 
+    /// Adds the stream of a shard, which becomes the dimension `StreamId`, as in a multi-stream application of the KCL.
+    #[must_use]
+    pub fn of_stream(mut self, stream_id: impl Into<String>) -> Self {
+        self.stream_id = Some(stream_id.into());
+        self
+    }
+
     fn of_shard(name: &'static str, unit: MetricUnit, shard_id: ShardId, value: u64) -> Self {
-        Self { name, unit, shard_id: Some(shard_id), worker: None, value: value as f64 }
+        Self { name, unit, shard_id: Some(shard_id), stream_id: None, worker: None, value: value as f64 }
     }
 
     fn of_worker(name: &'static str, worker: WorkerId, value: u64) -> Self {
-        Self { name, unit: MetricUnit::Count, shard_id: None, worker: Some(worker), value: value as f64 }
+        Self {
+            name,
+            unit: MetricUnit::Count,
+            shard_id: None,
+            stream_id: None,
+            worker: Some(worker),
+            value: value as f64,
+        }
     }
 
     fn datum(&self) -> MetricDatum {
@@ -113,6 +129,9 @@ impl MetricSample {
             datum = datum.dimensions(dimension("Operation", "ProcessTask"));
         } else if self.worker.is_some() {
             datum = datum.dimensions(dimension("Operation", "RenewAllLeases"));
+        }
+        if let Some(stream_id) = &self.stream_id {
+            datum = datum.dimensions(dimension("StreamId", stream_id));
         }
         if let Some(shard_id) = &self.shard_id {
             datum = datum.dimensions(dimension("ShardId", shard_id.as_str()));
@@ -303,6 +322,10 @@ mod tests {
                 expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
             );
         }
+        let of_stream = MetricSample::records_processed(ShardId::numbered(1), 7).of_stream("1:orders:7");
+        let expected =
+            [("Operation", "ProcessTask"), ("StreamId", "1:orders:7"), ("ShardId", "shardId-000000000001")];
+        assert_eq!(dimensions(&of_stream), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let worker = WorkerId::new("worker-a").unwrap();
         for (sample, name) in [
             (MetricSample::current_leases(worker.clone(), 7), "CurrentLeases"),

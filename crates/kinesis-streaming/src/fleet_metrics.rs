@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use kinesis_asl::MetricSample;
 use lease_store::{ShardId, WorkerId};
-use receiver::{ConsumerGroupHandle, ConsumerStatus};
+use receiver::ConsumerStatus;
 use shard_worker::ShardState;
 
-/// Worker, shard and lease counter: the counts of a [`ShardProgress`](shard_worker::ShardProgress) start at zero with each.
-type Holding = (WorkerId, ShardId, u64);
+use crate::observed::{MetricsSource, Observation};
+
+/// Worker, number of the stream, shard and lease counter: the counts of a [`ShardProgress`](shard_worker::ShardProgress) start at zero with each.
+type Holding = (WorkerId, Option<u64>, ShardId, u64);
 
 /// The counts at the previous sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,15 +39,38 @@ impl WorkerCounts {
             skipped_records: status.skipped_records,
         }
     }
+
+    /// Each count as `combine` makes it of the two.
+    fn with(self, other: Self, combine: fn(u64, u64) -> u64) -> Self {
+        Self {
+            lost_leases: combine(self.lost_leases, other.lost_leases),
+            given_up_leases: combine(self.given_up_leases, other.given_up_leases),
+            failed_attempts: combine(self.failed_attempts, other.failed_attempts),
+            dead_letters: combine(self.dead_letters, other.dead_letters),
+            skipped_records: combine(self.skipped_records, other.skipped_records),
+        }
+    }
+
+    /// The increase since another sample.
+    fn since(self, before: Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
+    fn plus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
 }
 
-/// Samples the status of one consumer or of a group, as metrics. Each count is the increase since the previous sample. The counts
+/// Samples the status of one consumer, of a group, or of a consumer of several streams, as metrics. Each count is the increase since the previous sample. The counts
 /// between the last sample of a shard and its release are in the next sample: take one more when the receivers have stopped.
 ///
 /// | for each | metrics with a name of the KCL | metrics of this library |
 /// | --- | --- | --- |
 /// | shard | `MillisBehindLatest`, `RecordsProcessed`, `DataBytesProcessed` | |
 /// | worker | `CurrentLeases`, `LostLeases` | `GivenUpLeases`, `HaltedShards`, `FailedAttempts`, `DeadLetters`, `SkippedRecords`; of the shard that is worst: `OldestUnacknowledgedAge`, `PositionAge`, `SinceProgress` |
+///
+/// With several streams the metrics of a shard have the dimension `StreamId` too, as in the KCL: `account:stream:creationEpoch`. Those
+/// of a worker are over all its streams.
 ///
 /// `MillisBehindLatest` is the lag of the newest read, so it stays as it is while a shard is halted or cannot be read. Alarms
 /// belong on `PositionAge`: every record that arrived earlier is processed, in all shards of the worker.
@@ -65,84 +90,128 @@ impl WorkerCounts {
 /// ```
 #[derive(Debug)]
 pub struct FleetMetrics {
-    handle: ConsumerGroupHandle,
+    source: MetricsSource,
     counted: HashMap<Holding, Counted>,
-    workers: HashMap<WorkerId, WorkerCounts>,
+    /// By worker and number of the stream, which a stream that is added again does not keep.
+    workers: HashMap<(WorkerId, Option<u64>), WorkerCounts>,
 }
 
 impl FleetMetrics {
-    /// Creates metrics for the consumer or the group of this handle.
-    pub fn new(handle: impl Into<ConsumerGroupHandle>) -> Self {
-        Self { handle: handle.into(), counted: HashMap::new(), workers: HashMap::new() }
+    /// Creates metrics for the consumers of this handle.
+    pub fn new(source: impl Into<MetricsSource>) -> Self {
+        Self { source: source.into(), counted: HashMap::new(), workers: HashMap::new() }
     }
 
     /// Takes a sample now.
     pub fn sample(&mut self) -> Vec<MetricSample> {
-        self.sample_of(&self.handle.statuses())
+        self.sample_of(&self.source.observe())
     }
 
-    fn sample_of(&mut self, statuses: &[ConsumerStatus]) -> Vec<MetricSample> {
+    fn sample_of(&mut self, observation: &Observation) -> Vec<MetricSample> {
         let mut samples = Vec::new();
-        let mut counted = HashMap::new();
-        for status in statuses {
-            let worker_id = &status.worker_id;
-            let now = WorkerCounts::of(status);
-            let before = self.workers.insert(worker_id.clone(), now).unwrap_or_default();
-            samples.extend(worker_samples(status, before, now));
-            for shard in &status.shards {
-                let (shard_id, progress) = (&shard.shard_id, &shard.progress);
-                let holding = (worker_id.clone(), shard_id.clone(), shard.lease_counter);
-                let now =
-                    Counted { records: progress.acknowledged_records, bytes: progress.acknowledged_bytes };
-                samples.extend(self.increases(shard_id, &holding, now));
-                if let Some(millis) = progress.millis_behind_latest {
-                    samples.push(MetricSample::millis_behind_latest(shard_id.clone(), millis));
+        let before = std::mem::take(&mut self.counted);
+        match observation {
+            Observation::Workers(statuses) => {
+                for status in statuses {
+                    let increases = self.increases_of_worker(status, None);
+                    samples.extend(worker_samples(&status.worker_id, &[status], increases));
+                    samples.extend(self.shard_samples(status, None, None, &before));
                 }
-                counted.insert(holding, now);
             }
-            for shard in &status.released_shards {
-                let holding = (worker_id.clone(), shard.shard_id.clone(), shard.lease_counter);
-                let now = Counted { records: shard.acknowledged_records, bytes: shard.acknowledged_bytes };
-                // The final counts of a released shard are published once.
-                if self.counted.get(&holding) != Some(&now) {
-                    samples.extend(self.increases(&shard.shard_id, &holding, now));
+            Observation::Streams { worker_id, streams, .. } => {
+                let (mut increases, mut of_shards) = (WorkerCounts::default(), Vec::new());
+                for stream in streams {
+                    let (status, number) = (&stream.status, Some(stream.number));
+                    increases = increases.plus(self.increases_of_worker(status, number));
+                    of_shards.extend(self.shard_samples(status, number, stream.key.as_deref(), &before));
                 }
-                counted.insert(holding, now);
+                let statuses: Vec<&ConsumerStatus> = streams.iter().map(|stream| &stream.status).collect();
+                samples.extend(worker_samples(worker_id, &statuses, increases));
+                samples.extend(of_shards);
+                let is_listed =
+                    |number: Option<u64>| streams.iter().any(|stream| Some(stream.number) == number);
+                self.workers.retain(|(_, number), _| is_listed(*number));
             }
         }
-        self.counted = counted;
         samples
     }
 
-    /// The records and bytes processed under a lease since the previous sample.
-    fn increases(&self, shard_id: &ShardId, holding: &Holding, now: Counted) -> [MetricSample; 2] {
-        let before = self.counted.get(holding).copied().unwrap_or_default();
-        [
-            MetricSample::records_processed(shard_id.clone(), now.records - before.records),
-            MetricSample::data_bytes_processed(shard_id.clone(), now.bytes - before.bytes),
-        ]
+    /// The counts of a worker since the previous sample, of one stream of it if it has several.
+    fn increases_of_worker(&mut self, status: &ConsumerStatus, stream: Option<u64>) -> WorkerCounts {
+        let now = WorkerCounts::of(status);
+        let of_stream = (status.worker_id.clone(), stream);
+        now.since(self.workers.insert(of_stream, now).unwrap_or_default())
+    }
+
+    /// The metrics of the shards of a worker, of one stream of it if it has several.
+    fn shard_samples(
+        &mut self,
+        status: &ConsumerStatus,
+        stream: Option<u64>,
+        stream_id: Option<&str>,
+        before: &HashMap<Holding, Counted>,
+    ) -> Vec<MetricSample> {
+        let mut samples = Vec::new();
+        let holding =
+            |shard_id: &ShardId, counter: u64| (status.worker_id.clone(), stream, shard_id.clone(), counter);
+        for shard in &status.shards {
+            let (shard_id, progress) = (&shard.shard_id, &shard.progress);
+            let holding = holding(shard_id, shard.lease_counter);
+            let now = Counted { records: progress.acknowledged_records, bytes: progress.acknowledged_bytes };
+            samples.extend(increases(shard_id, before.get(&holding), now));
+            if let Some(millis) = progress.millis_behind_latest {
+                samples.push(MetricSample::millis_behind_latest(shard_id.clone(), millis));
+            }
+            self.counted.insert(holding, now);
+        }
+        for shard in &status.released_shards {
+            let holding = holding(&shard.shard_id, shard.lease_counter);
+            let now = Counted { records: shard.acknowledged_records, bytes: shard.acknowledged_bytes };
+            // The final counts of a released shard are published once.
+            if before.get(&holding) != Some(&now) {
+                samples.extend(increases(&shard.shard_id, before.get(&holding), now));
+            }
+            self.counted.insert(holding, now);
+        }
+        // A stream has no key before it is described, and no shards either.
+        match stream_id {
+            Some(stream_id) => samples.into_iter().map(|sample| sample.of_stream(stream_id)).collect(),
+            None => samples,
+        }
     }
 }
 
-/// The metrics of a worker, with the counts of the previous sample and of this one.
-fn worker_samples(status: &ConsumerStatus, before: WorkerCounts, now: WorkerCounts) -> Vec<MetricSample> {
-    let worker_id = &status.worker_id;
-    let halted = status.shards.iter().filter(|shard| shard.progress.state == ShardState::Halted).count();
+/// The records and bytes processed under a lease since the previous sample.
+fn increases(shard_id: &ShardId, before: Option<&Counted>, now: Counted) -> [MetricSample; 2] {
+    let before = before.copied().unwrap_or_default();
+    [
+        MetricSample::records_processed(shard_id.clone(), now.records.saturating_sub(before.records)),
+        MetricSample::data_bytes_processed(shard_id.clone(), now.bytes.saturating_sub(before.bytes)),
+    ]
+}
+
+/// The metrics of a worker, over its streams, with the counts since the previous sample.
+fn worker_samples(
+    worker_id: &WorkerId,
+    statuses: &[&ConsumerStatus],
+    increases: WorkerCounts,
+) -> Vec<MetricSample> {
+    let shards = || statuses.iter().flat_map(|status| &status.shards);
+    let halted = shards().filter(|shard| shard.progress.state == ShardState::Halted).count();
     let mut samples = vec![
-        MetricSample::current_leases(worker_id.clone(), status.shards.len() as u64),
-        MetricSample::lost_leases(worker_id.clone(), now.lost_leases - before.lost_leases),
+        MetricSample::current_leases(worker_id.clone(), shards().count() as u64),
+        MetricSample::lost_leases(worker_id.clone(), increases.lost_leases),
     ];
     samples.extend(
         [
-            ("GivenUpLeases", now.given_up_leases - before.given_up_leases),
+            ("GivenUpLeases", increases.given_up_leases),
             ("HaltedShards", halted as u64),
-            ("FailedAttempts", now.failed_attempts - before.failed_attempts),
-            ("DeadLetters", now.dead_letters - before.dead_letters),
-            ("SkippedRecords", now.skipped_records - before.skipped_records),
+            ("FailedAttempts", increases.failed_attempts),
+            ("DeadLetters", increases.dead_letters),
+            ("SkippedRecords", increases.skipped_records),
         ]
         .map(|(name, count)| MetricSample::count_of_worker(name, worker_id.clone(), count)),
     );
-    let shards = || status.shards.iter();
     let ages = [
         ("OldestUnacknowledgedAge", shards().filter_map(|shard| shard.oldest_unacknowledged_age).max()),
         ("PositionAge", shards().filter_map(|shard| shard.position_age).max()),
@@ -233,6 +302,47 @@ mod tests {
         running.await.unwrap().unwrap();
         assert!((records(metrics.sample()) - 2.0).abs() < 1e-9, "records before the release are counted");
         assert!(records(metrics.sample()).abs() < 1e-9, "and only once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_have_their_ids_and_share_the_worker() {
+        let [orders, bills] = ["orders", "bills"].map(|name| InMemoryStream::new(name, NonZeroUsize::MIN));
+        let consumer = Consumer::builder()
+            .application("metrics")
+            .worker_id("w")
+            .seed(1)
+            .processors(batch_handler(|_, _| async { Ok(()) }))
+            .with_streams([&orders, &bills].map(|stream| StreamConfig::new(stream.clone())))
+            .lease_store(InMemoryMultiStreamLeaseStore::new())
+            .build()
+            .unwrap();
+        let handle = consumer.handle();
+        let mut metrics = FleetMetrics::new(handle.clone());
+        let running = tokio::spawn(consumer.run());
+        orders.put("key", "one").unwrap();
+        for text in ["one", "two"] {
+            bills.put("key", text).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let samples = metrics.sample();
+        let of_shards = samples.iter().filter(|sample| sample.name == "RecordsProcessed");
+        let of_shards: Vec<(Option<String>, f64)> =
+            of_shards.map(|sample| (sample.stream_id.clone(), sample.value)).collect();
+        let keys: Vec<Option<String>> = handle.statuses().into_iter().map(|stream| stream.key).collect();
+        assert!(keys.iter().all(Option::is_some) && keys[0] != keys[1], "{keys:?}");
+        assert_eq!(of_shards, [(keys[0].clone(), 1.0), (keys[1].clone(), 2.0)]);
+        let leases: Vec<&MetricSample> =
+            samples.iter().filter(|sample| sample.name == "CurrentLeases").collect();
+        assert!(leases.len() == 1 && (leases[0].value - 2.0).abs() < 1e-9, "over all streams: {leases:?}");
+        // A stream that is removed and added again counts from 0.
+        handle.remove_stream("bills", FormerLeases::Keep).unwrap().stopped().await;
+        handle.add_stream(StreamConfig::new(bills.clone())).unwrap();
+        bills.put("key", "three").unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let samples = metrics.sample();
+        let records = samples.iter().filter(|sample| sample.name == "RecordsProcessed");
+        assert!((records.map(|sample| sample.value).sum::<f64>() - 1.0).abs() < 1e-9);
+        running.abort();
     }
 
     #[tokio::test(start_paused = true)]

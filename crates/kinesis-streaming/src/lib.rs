@@ -38,6 +38,8 @@ mod consumer_metrics;
 mod fleet_metrics;
 #[cfg(doctest)]
 mod guides;
+#[cfg(any(feature = "http", feature = "metrics", all(feature = "kinesis-asl", feature = "cloudwatch")))]
+mod observed;
 #[cfg(feature = "http")]
 mod operations_router;
 #[cfg(feature = "signal")]
@@ -51,6 +53,8 @@ pub use consumer_metrics::{ConsumerMetrics, METRICS, Metric, MetricKind};
 pub use fleet_metrics::FleetMetrics;
 #[cfg(feature = "kinesis-asl")]
 pub use kinesis_asl;
+#[cfg(any(feature = "http", feature = "metrics", all(feature = "kinesis-asl", feature = "cloudwatch")))]
+pub use observed::MetricsSource;
 #[cfg(feature = "http")]
 pub use operations_router::operations_router;
 #[cfg(feature = "signal")]
@@ -90,9 +94,9 @@ pub mod prelude {
         TableSettings, WorkerId,
     };
     pub use receiver::{
-        Delivery, Health, HealthFault, InitialPosition, LeaseTableState, MultiStreamReport, ReleasedShard,
-        ShardPosition, ShardStatus, StopReport, StreamReport, StreamStatus, UnitedStream, Unread,
-        UnreadReason, united_stream,
+        Delivery, FormerLeases, Health, HealthFault, InitialPosition, LeaseTableState, MultiStreamReport,
+        ReleasedShard, ShardPosition, ShardStatus, StopReport, StreamReport, StreamStatus, UnitedStream,
+        Unread, UnreadReason, united_stream,
     };
     pub use shard_worker::{
         Acknowledgement, AggregateFilter, BatchLimits, ByteBudget, ByteUsage, CheckpointError,

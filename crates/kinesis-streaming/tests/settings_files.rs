@@ -173,3 +173,110 @@ fn settings_in_the_manifests_are_valid() {
         assert_eq!(aws.faults(), Vec::<String>::new());
     }
 }
+
+/// lightbend/config#117: `1d` was a millisecond. daeuniverse/honk#159: what could not be read was 0.
+#[test]
+fn durations_are_refused_or_read_as_written() {
+    let read = |value: &str| -> Option<Duration> {
+        let in_toml = toml::from_str::<ConsumerSettings>(&format!("failover_time = {value}")).ok();
+        let in_json =
+            serde_json::from_str::<ConsumerSettings>(&format!("{{\"failover_time\": {value}}}")).ok();
+        let in_yaml = serde_norway::from_str::<ConsumerSettings>(&format!("failover_time: {value}")).ok();
+        let times = [in_toml, in_json, in_yaml].map(|read| read.map(|settings| settings.failover_time));
+        assert!(times.iter().all(|time| *time == times[0]), "{value}: {times:?}");
+        times[0]
+    };
+    for (value, millis) in [
+        ("\"10s\"", 10_000),
+        ("\"10 s\"", 10_000),
+        ("\"500ms\"", 500),
+        ("\"2m\"", 120_000),
+        ("\"1h\"", 3_600_000),
+        ("10", 10),
+        ("0", 0),
+    ] {
+        assert_eq!(read(value), Some(Duration::from_millis(millis)), "{value}");
+    }
+    for value in [
+        "\"1d\"",
+        "\"1min\"",
+        "\"PT5S\"",
+        "\"10\"",
+        "\"\"",
+        "\"s\"",
+        "\"-1s\"",
+        "\"1.5s\"",
+        "\"1m30s\"",
+        "\"1e3s\"",
+        "\"inf\"",
+        "\"10S\"",
+        "\"99999999999999999999h\"",
+        "\"18446744073709551615h\"",
+        "-1",
+        "1.5",
+        "true",
+    ] {
+        assert_eq!(read(value), None, "{value}");
+    }
+}
+
+/// pleaseai/shunt#107, solana-rpc/superbank#46: a key with a typing mistake was dropped, and the default was in force.
+#[test]
+fn unknown_keys_are_refused_with_their_names() {
+    fn refused<T: DeserializeOwned + fmt::Debug>(key: &str, valid: &str) {
+        let text = format!("{valid}\n{key} = \"10s\"");
+        let fault = toml::from_str::<T>(&text).unwrap_err().to_string();
+        assert!(fault.contains(key), "{fault}");
+        assert!(valid.is_empty() || toml::from_str::<T>(valid).is_ok(), "{valid}");
+    }
+    refused::<ConsumerSettings>("failover_tiem", "failover_time = \"10s\"");
+    refused::<AwsSettings>("stream_nam", "stream_name = \"orders\"");
+    refused::<StateSettings>("snapshot_intervall", "");
+    refused::<StorageSettings>("levle", "");
+    refused::<FailureSettings>("last_resrt", "");
+    refused::<TableSettings>("billing_mod", "");
+    refused::<RetryPolicy>("first", "");
+    // In a table of a table.
+    for (table, key) in [("failure", "max_attemps"), ("processing_retry", "longest_dely")] {
+        let fault = toml::from_str::<ConsumerSettings>(&format!("[{table}]\n{key} = 3")).unwrap_err();
+        assert!(fault.to_string().contains(key), "{fault}");
+    }
+    for (table, key) in [("table", "tgas"), ("role", "external-id"), ("retrieval", "fanout")] {
+        let text = format!("stream_name = \"orders\"\n[{table}]\n{key} = \"x\"");
+        let fault = toml::from_str::<AwsSettings>(&text).unwrap_err();
+        assert!(fault.to_string().contains(key), "{fault}");
+    }
+}
+
+/// openai-api-rs#129, scylladb/scylla-cdc-rust#15: errors and futures that no task and no boxed error can take.
+#[test]
+fn errors_handles_and_futures_fit_tasks_and_boxes() {
+    fn fits<E: std::error::Error + Send + Sync + 'static>() {
+        let _: fn(E) -> BoxError = BoxError::from;
+    }
+    fits::<ConsumerError>();
+    fits::<ProcessError>();
+    fits::<CheckpointError>();
+    fits::<DecodeError>();
+    fits::<SourceError>();
+    fits::<StoreError>();
+    fits::<StateError>();
+    fits::<StorageError>();
+    fits::<AslError>();
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Consumer>();
+    shared::<ConsumerHandle>();
+    shared::<ConsumerGroupHandle>();
+    shared::<MultiStreamConsumer>();
+    shared::<MultiStreamHandle>();
+    shared::<Record>();
+    shared::<RecordBatch>();
+    shared::<ShardContext>();
+    fn sent<F: Future + Send + 'static>(_: fn() -> F) {}
+    fn run<T>() -> T {
+        unreachable!("it is never called")
+    }
+    sent(|| run::<Consumer>().run());
+    sent(|| run::<MultiStreamConsumer>().run());
+    sent(|| run::<ConsumerGroup>().run());
+}

@@ -32,6 +32,8 @@ pub enum ConsumerErrorKind {
     Throttled,
     /// The stream or the lease store could not be reached until `start_timeout` was over.
     Unavailable,
+    /// The consumer was stopped or has ended, so it takes no more streams.
+    Stopped,
 }
 
 impl ErrorKind for ConsumerErrorKind {

@@ -49,8 +49,11 @@ pub use status::{
     ConsumerState, ConsumerStatus, LeaseTableState, MAX_RELEASED_SHARDS, MAX_SHARDS_WITHOUT_WORKER,
     ReleasedShard, ShardStatus, StopReport, Unread, UnreadReason,
 };
-pub use streams::builder::{MAX_STREAMS, MultiStreamBuilder, StreamConfig};
+pub use streams::builder::MultiStreamBuilder;
+pub use streams::config::StreamConfig;
 pub use streams::consumer::{
     MultiStreamConsumer, MultiStreamHandle, MultiStreamReport, StreamReport, StreamStatus,
 };
+pub use streams::former::FormerLeases;
+pub use streams::list::MAX_STREAMS;
 pub use united_stream::{Delivery, UnitedProcessors, UnitedStream, united_stream};

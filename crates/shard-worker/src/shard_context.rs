@@ -72,7 +72,9 @@ pub struct ShardContextData {
     /// Cancelled when the worker has to finish: its process stops, or the shard is handed over. A processor may return
     /// early then, and [release](crate::RecordAcknowledgement::release) the records that it has not started.
     pub stopping: CancellationToken,
-    /// Cancelled when the lease is lost, for work that runs outside [`RecordProcessor::process`](crate::RecordProcessor::process).
+    /// Cancelled when the lease is lost or the work on the shard has ended, for work that runs outside
+    /// [`RecordProcessor::process`](crate::RecordProcessor::process). A shard that is cut off at the end of the drain time cancels it
+    /// before its lease is released.
     pub lease_lost: CancellationToken,
     pub(crate) checkpoints: ExplicitCheckpoints,
     /// Shared by all clones, also by those whose other fields were changed.

@@ -1,20 +1,25 @@
 //! A second stream beside the simulated one: the workers then read both as one consumer of several streams, over one table.
 //!
 //! The second stream has one idle shard, and its leases are not faulty. Its rows are in the table of the simulated stream, as far
-//! as a worker can tell: a scan of both passes the faults of the simulated one.
+//! as a worker can tell: a scan of both passes the faults of the simulated one. While there are faults, each worker removes the
+//! second stream from its list and adds it again, so the lists of the workers differ for a while.
 
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use fastrand::Rng;
 use lease_store::{
     Consistency, InMemoryLeaseStore, LeaseStore as _, MultiStreamLeaseStore, MultiStreamListing, StoreError,
     StreamIdentity, StreamLeases,
 };
 use receiver::{
-    Consumer, ConsumerBuilder, ConsumerError, ConsumerHandle, MultiStreamBuilder, MultiStreamConsumer,
-    StopReport, StreamConfig,
+    Consumer, ConsumerBuilder, ConsumerError, ConsumerHandle, FormerLeases, MultiStreamBuilder,
+    MultiStreamConsumer, MultiStreamHandle, StopReport, StreamConfig,
 };
 use shard_worker::{InMemoryStream, RecordBatch, ShardContext, batch_handler};
+use tokio::time::{Instant, sleep};
 
 use crate::table_client::TableClient;
 
@@ -26,6 +31,12 @@ const SIMULATED: &str = "simulated";
 
 /// The name and key of the second stream.
 const SECOND: &str = "second";
+
+/// The time between two changes of a worker's list, in milliseconds.
+const BETWEEN_CHANGES: RangeInclusive<u64> = 500..=40_000;
+
+/// How long the leases of the removed stream must be unchanged before they are deleted, where they are.
+const FORMER_LEASES_WAIT: Duration = Duration::from_secs(20);
 
 /// The second stream and its leases. Clones share them.
 #[derive(Debug, Clone)]
@@ -48,10 +59,13 @@ impl SecondStream {
         worker: ConsumerBuilder,
         table: TableClient,
     ) -> MultiStreamBuilder {
-        let ignored = batch_handler(|_: ShardContext, _: RecordBatch| async { Ok(()) });
-        let second = StreamConfig::new(self.stream.clone()).processors(ignored);
         let table = TwoStreams { simulated: table, second: self.leases.clone() };
-        worker.with_streams([simulated, second]).lease_store(table)
+        worker.with_streams([simulated, self.config()]).lease_store(table)
+    }
+
+    fn config(&self) -> StreamConfig {
+        let ignored = batch_handler(|_: ShardContext, _: RecordBatch| async { Ok(()) });
+        StreamConfig::new(self.stream.clone()).processors(ignored)
     }
 }
 
@@ -90,7 +104,41 @@ pub enum Receiver {
     /// Of the simulated stream.
     One(Box<Consumer>),
     /// Of both streams.
-    Both(MultiStreamConsumer),
+    Both(MultiStreamConsumer, Changes),
+}
+
+/// The changes of a worker's list of streams.
+#[derive(Debug)]
+pub struct Changes {
+    /// The second stream.
+    pub second: SecondStream,
+    /// The source of their times.
+    pub rng: Rng,
+    /// When the last one begins: the list is complete from then on.
+    pub until: Instant,
+}
+
+impl Changes {
+    /// Removes the second stream and adds it again, until the time of the last change, and then waits for ever.
+    async fn make(mut self, handle: MultiStreamHandle) {
+        loop {
+            sleep(Duration::from_millis(self.rng.u64(BETWEEN_CHANGES))).await;
+            if Instant::now() >= self.until {
+                std::future::pending::<()>().await;
+            }
+            let leases = if self.rng.bool() {
+                FormerLeases::Keep
+            } else {
+                FormerLeases::DeleteAfter(FORMER_LEASES_WAIT)
+            };
+            let removed = handle.remove_stream(SECOND, leases);
+            sleep(Duration::from_millis(self.rng.u64(BETWEEN_CHANGES))).await;
+            // Refused while the worker stops.
+            if removed.is_some() && handle.add_stream(self.second.config()).is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
 }
 
 impl Receiver {
@@ -98,7 +146,7 @@ impl Receiver {
     pub fn handle(&self) -> Option<ConsumerHandle> {
         match self {
             Self::One(consumer) => Some(consumer.handle()),
-            Self::Both(consumer) => consumer.handle().of_stream(SIMULATED),
+            Self::Both(consumer, _) => consumer.handle().of_stream(SIMULATED),
         }
     }
 
@@ -107,9 +155,9 @@ impl Receiver {
     /// # Errors
     /// As the receiver of one stream.
     pub async fn run(self) -> Result<StopReport, ConsumerError> {
-        let consumer = match self {
+        let (consumer, changes) = match self {
             Self::One(consumer) => return consumer.run().await,
-            Self::Both(consumer) => consumer,
+            Self::Both(consumer, changes) => (consumer, changes),
         };
         let handle = consumer.handle();
         let mut running = std::pin::pin!(consumer.run());
@@ -121,6 +169,7 @@ impl Receiver {
         };
         let report = tokio::select! {
             report = &mut running => report,
+            () = changes.make(handle.clone()) => running.await,
             () = ended => {
                 handle.stop();
                 running.await

@@ -11,7 +11,7 @@ use receiver::{
 };
 use shard_worker::{DataLossPolicy, StreamSource};
 use tokio::task::JoinHandle;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::application::Application;
 use crate::event::{EPOCH_MILLIS, EventKind, Process};
@@ -21,7 +21,7 @@ use crate::kinesis_client::KinesisClient;
 use crate::network::Link;
 use crate::observer::Observer;
 use crate::plan::{Defect, Plan, Start};
-use crate::several_streams::{Receiver, SecondStream};
+use crate::several_streams::{Changes, Receiver, SecondStream};
 use crate::table::Table;
 use crate::table_client::TableClient;
 
@@ -133,12 +133,17 @@ impl Worker {
             Arc::new(KinesisClient { kinesis, link: link.clone(), process, defect })
         };
         let second = plan.has_second_stream.then(|| world.second.clone());
+        let changes_rng = plan.rng("changes of the list of streams", number);
+        let until_quiet = plan.quiet_from.saturating_sub(world.observer.now());
+        let changes_until = Instant::now() + Duration::from_millis(until_quiet);
         let build = move |seed: u64| -> Result<Receiver, ConsumerError> {
             let (worker, source, table) = (builder.clone().seed(seed), source.clone(), table.clone());
             Ok(match &second {
                 None => Receiver::One(Box::new(worker.shared_source(source).lease_store(table).build()?)),
                 Some(second) => {
-                    Receiver::Both(second.beside(StreamConfig::shared(source), worker, table).build()?)
+                    let consumer = second.beside(StreamConfig::shared(source), worker, table).build()?;
+                    let rng = changes_rng.clone();
+                    Receiver::Both(consumer, Changes { second: second.clone(), rng, until: changes_until })
                 }
             })
         };

@@ -6,8 +6,10 @@
 mod acknowledgement;
 mod aggregates;
 mod border;
+mod changing_streams;
 mod clones;
 mod cost;
+mod cut_off;
 mod delivery;
 mod documentation;
 mod fleet;

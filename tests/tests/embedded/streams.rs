@@ -22,12 +22,12 @@ const ROUNDS_PER_FAILOVER_TIME: u32 = 4;
 
 /// A table that counts its scans.
 #[derive(Debug, Clone, Default)]
-struct CountedTable {
+pub(crate) struct CountedTable {
     table: InMemoryMultiStreamLeaseStore,
     scans: Arc<AtomicU64>,
     prepared: Arc<AtomicU64>,
     /// Conditional writes whose condition did not hold.
-    lost: Arc<AtomicU64>,
+    pub(crate) lost: Arc<AtomicU64>,
 }
 
 impl CountedTable {
@@ -84,15 +84,15 @@ impl LeaseStore for CountedLeases {
 
 /// Streams with their shards and the deliveries of each.
 #[derive(Debug, Clone)]
-struct Scene {
-    streams: Vec<InMemoryStream>,
-    table: CountedTable,
+pub(crate) struct Scene {
+    pub(crate) streams: Vec<InMemoryStream>,
+    pub(crate) table: CountedTable,
     journals: BTreeMap<String, Journal>,
 }
 
 impl Scene {
     /// A stream for each of these numbers of shards: `stream-0`, `stream-1` and so on.
-    fn new(shard_counts: &[usize]) -> Self {
+    pub(crate) fn new(shard_counts: &[usize]) -> Self {
         let name = |index: usize| format!("stream-{index}");
         let each = shard_counts.iter().enumerate();
         let streams: Vec<_> =
@@ -101,11 +101,11 @@ impl Scene {
         Self { streams, table: CountedTable::default(), journals }
     }
 
-    fn journal(&self, index: usize) -> &Journal {
+    pub(crate) fn journal(&self, index: usize) -> &Journal {
         &self.journals[&format!("stream-{index}")]
     }
 
-    fn worker(&self, name: &str) -> ConsumerBuilder {
+    pub(crate) fn worker(&self, name: &str) -> ConsumerBuilder {
         let journals = self.journals.clone();
         Consumer::builder()
             .application("embedded-test")
@@ -117,49 +117,60 @@ impl Scene {
             }))
     }
 
-    fn configs(&self) -> Vec<StreamConfig> {
+    pub(crate) fn config(&self, index: usize) -> StreamConfig {
+        StreamConfig::new(self.streams[index].clone())
+    }
+
+    pub(crate) fn configs(&self) -> Vec<StreamConfig> {
         self.streams.iter().cloned().map(StreamConfig::new).collect()
     }
 
-    fn start(&self, name: &str) -> Member {
+    pub(crate) fn start(&self, name: &str) -> Member {
         Member::start(self.worker(name), self.configs(), &self.table)
     }
 
-    async fn rows(&self, index: usize) -> Vec<Lease> {
+    /// A worker that reads some of the streams.
+    pub(crate) fn start_with(&self, name: &str, streams: &[usize]) -> Member {
+        let configs = streams.iter().map(|index| self.config(*index)).collect();
+        Member::start(self.worker(name), configs, &self.table)
+    }
+
+    pub(crate) async fn rows(&self, index: usize) -> Vec<Lease> {
         let identity = self.streams[index].describe().await.unwrap().identity;
         let leases = self.table.of_stream(&identity).unwrap();
         leases.store.list(Consistency::Strong).await.unwrap().leases
     }
 }
 
-struct Member {
-    handle: MultiStreamHandle,
-    task: AbortOnDropHandle<Result<MultiStreamReport, ConsumerError>>,
+pub(crate) struct Member {
+    pub(crate) handle: MultiStreamHandle,
+    pub(crate) task: AbortOnDropHandle<Result<MultiStreamReport, ConsumerError>>,
 }
 
 impl Member {
-    fn start(worker: ConsumerBuilder, streams: Vec<StreamConfig>, table: &CountedTable) -> Self {
+    pub(crate) fn start(worker: ConsumerBuilder, streams: Vec<StreamConfig>, table: &CountedTable) -> Self {
         let consumer = worker.with_streams(streams).lease_store(table.clone()).build().unwrap();
         let handle = consumer.handle();
         Self { handle, task: AbortOnDropHandle::new(tokio::spawn(consumer.run())) }
     }
 
-    fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.handle.statuses().iter().map(|stream| stream.status.shards.len()).sum()
     }
 
-    fn held_of(&self, stream: &str) -> usize {
+    pub(crate) fn held_of(&self, stream: &str) -> usize {
         let statuses = self.handle.statuses();
-        statuses.iter().find(|status| status.stream == stream).unwrap().status.shards.len()
+        let found = statuses.iter().find(|status| status.stream == stream);
+        found.map_or(0, |found| found.status.shards.len())
     }
 
-    async fn stop(self) -> MultiStreamReport {
+    pub(crate) async fn stop(self) -> MultiStreamReport {
         self.handle.stop();
         self.task.await.unwrap().unwrap()
     }
 }
 
-async fn wait_until_loads(members: &[Member], loads: &[usize]) {
+pub(crate) async fn wait_until_loads(members: &[Member], loads: &[usize]) {
     wait_until(&format!("the workers hold {loads:?}"), || {
         let mut held: Vec<usize> = members.iter().map(Member::held).collect();
         held.sort_unstable();

@@ -18,7 +18,7 @@ fn text(application: &str, samples: &[Sample]) -> String {
     let application = escaped(application);
     let (mut text, mut headed) = (String::new(), None::<&Metric>);
     // Writing to a string cannot fail.
-    for Sample { metric, labels, value } in samples {
+    for sample @ Sample { metric, value, .. } in samples {
         if headed.is_none_or(|headed| headed.name != metric.name) {
             headed = Some(metric);
             let kind = if metric.kind == MetricKind::Counter { "counter" } else { "gauge" };
@@ -26,7 +26,7 @@ fn text(application: &str, samples: &[Sample]) -> String {
                 writeln!(text, "# HELP {} {}\n# TYPE {} {kind}", metric.name, metric.meaning, metric.name);
         }
         let _ = write!(text, "{}{{application=\"{application}\"", metric.name);
-        for (label, value) in std::iter::once(&"worker").chain(metric.labels).zip(labels) {
+        for (label, value) in sample.labels() {
             let _ = write!(text, ",{label}=\"{}\"", escaped(value));
         }
         let _ = match value {
@@ -51,6 +51,8 @@ mod tests {
     fn text_has_one_head_for_each_metric_and_escaped_labels() {
         let sample = |metric, labels: &[&str], value| Sample {
             metric,
+            stream: None,
+            number: 0,
             labels: labels.iter().map(|&label| label.to_owned()).collect(),
             value,
         };
@@ -58,6 +60,10 @@ mod tests {
             sample(&LEASES, &["w-0"], Value::Gauge(2.0)),
             sample(&LEASES, &["w-1"], Value::Gauge(0.0)),
             sample(&SHARD_RECORDS, &["w-0", "shardId-1"], Value::Counter(7)),
+            Sample {
+                stream: Some("or\"ders".to_owned()),
+                ..sample(&SHARD_RECORDS, &["w-0", "shardId-1"], Value::Counter(8))
+            },
         ];
         let expected = "# HELP kinesis_consumer_leases Number of leases that the worker holds\n\
             # TYPE kinesis_consumer_leases gauge\n\
@@ -65,7 +71,8 @@ mod tests {
             kinesis_consumer_leases{application=\"a\\\"b\\\\c\\nd\",worker=\"w-1\"} 0\n\
             # HELP kinesis_consumer_shard_acknowledged_records_total Records of the shard acknowledged under this lease\n\
             # TYPE kinesis_consumer_shard_acknowledged_records_total counter\n\
-            kinesis_consumer_shard_acknowledged_records_total{application=\"a\\\"b\\\\c\\nd\",worker=\"w-0\",shard=\"shardId-1\"} 7\n";
+            kinesis_consumer_shard_acknowledged_records_total{application=\"a\\\"b\\\\c\\nd\",worker=\"w-0\",shard=\"shardId-1\"} 7\n\
+            kinesis_consumer_shard_acknowledged_records_total{application=\"a\\\"b\\\\c\\nd\",worker=\"w-0\",stream=\"or\\\"ders\",shard=\"shardId-1\"} 8\n";
         assert_eq!(text("a\"b\\c\nd", &samples), expected);
     }
 }

@@ -20,7 +20,8 @@ pub struct Metric {
     pub kind: MetricKind,
     /// Its unit: `seconds`, `bytes` or `count`.
     pub unit: &'static str,
-    /// The labels besides `application` and `worker`, which each metric has.
+    /// The labels besides `application` and `worker`, which each metric has. With several streams in one consumer, a metric about
+    /// a stream or a shard has the label `stream` too.
     pub labels: &'static [&'static str],
     /// Its meaning.
     pub meaning: &'static str,
@@ -53,6 +54,10 @@ metrics! {
         "1 if the newest listing of the lease table was answered and complete, else 0";
     TAKES_REFUSED = Gauge "kinesis_consumer_takes_refused" ["count"]
         "1 while the worker takes no leases because a KCL 3.x leader assigns them, else 0";
+    STREAMS = Gauge "kinesis_consumer_streams" ["count"]
+        "Number of streams in the list of the worker; only with several streams in one consumer";
+    STREAM_FAILED = Gauge "kinesis_consumer_stream_failed" ["count"]
+        "1 if the worker does not read the stream any more because of a failure, else 0; only with several streams in one consumer";
     SHARDS_WITHOUT_WORKER = Gauge "kinesis_consumer_shards_without_worker" ["count"]
         "Number of shards that no worker reads because all hold their max_leases";
     NAMESAKE = Gauge "kinesis_consumer_namesake" ["count"]

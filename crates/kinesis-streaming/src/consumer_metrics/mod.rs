@@ -14,13 +14,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use lease_store::StoreCalls;
-use receiver::ConsumerGroupHandle;
+
+use crate::observed::MetricsSource;
 
 pub use list::{METRICS, Metric, MetricKind};
 #[cfg(feature = "metrics")]
 pub use recording::MetricsRecording;
 
-/// The metrics of one consumer or of a group; [`METRICS`] lists them, and `docs/metrics.md` explains them.
+/// The metrics of one consumer, of a group, or of a consumer of several streams; [`METRICS`] lists them, and `docs/metrics.md`
+/// explains them. With several streams, those of a stream have the label `stream` too.
 ///
 /// With the feature `metrics`, `MetricsRecording` gives them to the recorder that the application sets with the crate `metrics`:
 /// for Prometheus, OpenTelemetry, StatsD and others. With the feature `http`, `exposition` returns them in the text
@@ -28,7 +30,7 @@ pub use recording::MetricsRecording;
 #[derive(Clone)]
 pub struct ConsumerMetrics {
     application: String,
-    handle: ConsumerGroupHandle,
+    source: MetricsSource,
     calls: Option<Arc<dyn Fn() -> StoreCalls + Send + Sync>>,
 }
 
@@ -42,9 +44,9 @@ impl fmt::Debug for ConsumerMetrics {
 }
 
 impl ConsumerMetrics {
-    /// The metrics of the consumer or the group of this handle. The name of the application becomes a label.
-    pub fn new(application: impl Into<String>, handle: impl Into<ConsumerGroupHandle>) -> Self {
-        Self { application: application.into(), handle: handle.into(), calls: None }
+    /// The metrics of the consumers of this handle. The name of the application becomes a label.
+    pub fn new(application: impl Into<String>, source: impl Into<MetricsSource>) -> Self {
+        Self { application: application.into(), source: source.into(), calls: None }
     }
 
     /// Adds the calls to the lease table, as a [`CountingLeaseStore`](lease_store::CountingLeaseStore) counts them.
@@ -55,12 +57,12 @@ impl ConsumerMetrics {
     }
 
     /// The consumers whose metrics these are.
-    pub(crate) fn handle(&self) -> &ConsumerGroupHandle {
-        &self.handle
+    pub(crate) fn source(&self) -> &MetricsSource {
+        &self.source
     }
 
     /// The present values.
     fn samples(&self) -> Vec<samples::Sample> {
-        samples::samples(&self.handle.statuses(), self.calls.as_ref().map(|calls| calls()))
+        samples::samples(&self.source.observe(), self.calls.as_ref().map(|calls| calls()))
     }
 }

@@ -36,12 +36,15 @@ use super::samples::{Sample, Value};
 pub struct MetricsRecording {
     metrics: ConsumerMetrics,
     is_described: bool,
-    /// The series of the newest recording. At most as many as the process has shards, times the metrics of a shard.
-    recorded: HashMap<Series, Value>,
+    /// The series of the newest recording, each with the number of its stream. At most as many as the process has shards, times the metrics of a shard.
+    recorded: HashMap<Series, Recorded>,
 }
 
-/// The name of a metric with the values of its labels.
-type Series = (&'static str, Vec<String>);
+/// A value, and the number of its stream.
+type Recorded = (Value, u64);
+
+/// The name of a metric with the stream and the values of its labels.
+type Series = (&'static str, Option<String>, Vec<String>);
 
 impl MetricsRecording {
     /// A recording of these metrics, which has not begun.
@@ -57,23 +60,24 @@ impl MetricsRecording {
         let samples = self.metrics.samples();
         let mut before = std::mem::take(&mut self.recorded);
         for sample in samples {
-            let series = (sample.metric.name, sample.labels.clone());
+            let series = (sample.metric.name, sample.stream.clone(), sample.labels.clone());
             let labels = self.labels(&sample);
             match sample.value {
                 Value::Gauge(value) => metrics::gauge!(sample.metric.name, labels).set(value),
                 Value::Counter(count) => {
-                    let increase = increase(before.get(&series), count);
+                    let before = before.get(&series).filter(|(_, number)| *number == sample.number);
+                    let increase = increase(before.map(|(value, _)| value), count);
                     metrics::counter!(sample.metric.name, labels).increment(increase);
                 }
             }
             before.remove(&series);
-            self.recorded.insert(series, sample.value);
+            self.recorded.insert(series, (sample.value, sample.number));
         }
-        for ((name, labels), value) in before {
+        for ((name, stream, labels), (value, number)) in before {
             if let (Value::Gauge(_), Some(metric)) =
                 (value, METRICS.iter().find(|metric| metric.name == name))
             {
-                let sample = Sample { metric, labels, value };
+                let sample = Sample { metric, stream, number, labels, value };
                 metrics::gauge!(name, self.labels(&sample)).set(f64::NAN);
             }
         }
@@ -83,8 +87,8 @@ impl MetricsRecording {
     pub async fn every(mut self, period: Duration) {
         let mut ticks = interval(period.max(MIN_PERIOD));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let handle = self.metrics.handle().clone();
-        let mut ended = std::pin::pin!(handle.stopped());
+        let source = self.metrics.source().clone();
+        let mut ended = std::pin::pin!(source.stopped());
         loop {
             tokio::select! {
                 _ = ticks.tick() => self.record(),
@@ -95,9 +99,9 @@ impl MetricsRecording {
     }
 
     fn labels(&self, sample: &Sample) -> Vec<Label> {
-        let names = std::iter::once("worker").chain(sample.metric.labels.iter().copied());
-        let rest = names.zip(&sample.labels).map(|(name, value)| Label::new(name, value.clone()));
-        std::iter::once(Label::new("application", self.metrics.application.clone())).chain(rest).collect()
+        let application = ("application", self.metrics.application.as_str());
+        let labels = std::iter::once(application).chain(sample.labels());
+        labels.map(|(name, value)| Label::new(name, value.to_owned())).collect()
     }
 }
 

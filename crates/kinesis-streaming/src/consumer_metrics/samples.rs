@@ -7,6 +7,7 @@ use receiver::{ConsumerState, ConsumerStatus, LeaseTableState, ShardStatus};
 use shard_worker::{RetentionAlarm, ShardState};
 
 use super::list::{self, Metric};
+use crate::observed::Observation;
 
 /// The value of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,48 +21,108 @@ pub(super) enum Value {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sample {
     pub(super) metric: &'static Metric,
+    /// The stream, if the consumer has several and the value belongs to one of them.
+    pub(super) stream: Option<String>,
+    /// Another one when the counters of the series begin again.
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code))] // the text format has no increases
+    pub(super) number: u64,
     /// The values of the labels `worker` and those of the metric.
     pub(super) labels: Vec<String>,
     pub(super) value: Value,
 }
 
+impl Sample {
+    /// The labels besides `application`, with their values.
+    pub(super) fn labels(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let (worker, of_metric) = self.labels.split_at(self.labels.len().min(1));
+        let worker = worker.iter().map(|value| ("worker", value.as_str()));
+        let stream = self.stream.iter().map(|value| ("stream", value.as_str()));
+        let of_metric = self.metric.labels.iter().copied().zip(of_metric.iter().map(String::as_str));
+        worker.chain(stream).chain(of_metric)
+    }
+}
+
 /// All values at one time, grouped by metric in the order of the list.
-pub(super) fn samples(statuses: &[ConsumerStatus], calls: Option<StoreCalls>) -> Vec<Sample> {
-    let mut found = Found(Vec::new());
-    for status in statuses {
-        found.worker(status);
-        for shard in &status.shards {
-            found.shard(status.worker_id.as_str(), shard);
+pub(super) fn samples(observation: &Observation, calls: Option<StoreCalls>) -> Vec<Sample> {
+    let mut found = Found { stream: None, number: 0, samples: Vec::new() };
+    match observation {
+        Observation::Workers(statuses) => {
+            for status in statuses {
+                found.memory(status);
+                found.worker(status, None);
+            }
+        }
+        Observation::Streams { worker_id, streams, .. } => {
+            let worker = worker_id.as_str();
+            found.add(&list::STREAMS, worker, &[], Value::Gauge(count(streams.len())));
+            // All streams share the memory.
+            streams.iter().take(1).for_each(|stream| found.memory(&stream.status));
+            for stream in streams {
+                (found.stream, found.number) = (Some(stream.name.clone()), stream.number);
+                let has_failed = stream.failure.is_some();
+                found.add(&list::STREAM_FAILED, worker, &[], Value::Gauge(flag(has_failed)));
+                found.worker(&stream.status, stream.failure.as_deref());
+            }
+            (found.stream, found.number) = (None, 0);
         }
     }
     if let Some(calls) = calls {
         // One store serves all workers of the process.
-        let names: Vec<&str> = statuses.iter().map(|status| status.worker_id.as_str()).collect();
         for (call, count) in kinds_of(&calls) {
-            found.add(&list::LEASE_CALLS, &names.join(","), &[call], Value::Counter(count));
+            found.add(&list::LEASE_CALLS, &workers_of(observation), &[call], Value::Counter(count));
         }
     }
     let place = |sample: &Sample| list::METRICS.iter().position(|metric| metric.name == sample.metric.name);
-    found.0.sort_by_key(place);
-    found.0
+    found.samples.sort_by_key(place);
+    found.samples
 }
 
-struct Found(Vec<Sample>);
+/// The workers of the process.
+fn workers_of(observation: &Observation) -> String {
+    match observation {
+        Observation::Workers(statuses) => {
+            let names: Vec<&str> = statuses.iter().map(|status| status.worker_id.as_str()).collect();
+            names.join(",")
+        }
+        Observation::Streams { worker_id, .. } => worker_id.to_string(),
+    }
+}
+
+struct Found {
+    /// The stream of the samples that are added.
+    stream: Option<String>,
+    number: u64,
+    samples: Vec<Sample>,
+}
 
 impl Found {
     fn add(&mut self, metric: &'static Metric, worker: &str, labels: &[&str], value: Value) {
         let labels = std::iter::once(worker).chain(labels.iter().copied()).map(str::to_owned).collect();
-        self.0.push(Sample { metric, labels, value });
+        let (stream, number) = (self.stream.clone(), self.number);
+        self.samples.push(Sample { metric, stream, number, labels, value });
     }
 
-    fn worker(&mut self, status: &ConsumerStatus) {
+    /// The memory of a worker, over all its streams.
+    fn memory(&mut self, status: &ConsumerStatus) {
+        let worker = status.worker_id.as_str();
+        let gauges = [
+            (&list::BUFFERED_BYTES, status.memory.buffered_bytes),
+            (&list::BUFFER_LIMIT_BYTES, status.memory.limit_bytes),
+            (&list::WAITING_READS, status.memory.waiting_reads),
+        ];
+        for (metric, value) in gauges {
+            self.add(metric, worker, &[], Value::Gauge(number(value)));
+        }
+    }
+
+    /// The rest of a worker and its shards. A failure ended it for good.
+    fn worker(&mut self, status: &ConsumerStatus, failure: Option<&str>) {
         let worker = status.worker_id.as_str();
         for state in STATES {
-            let is_now = Value::Gauge(f64::from(u8::from(state == status.state)));
+            let is_now = Value::Gauge(flag(state == status.state));
             self.add(&list::STATE, worker, &[state_label(state)], is_now);
         }
-        let faults = status.health().faults.len();
-        let flag = |is_set: bool| f64::from(u8::from(is_set));
+        let faults = status.health().faults.len() + usize::from(failure.is_some());
         let gauges = [
             (&list::HEALTHY, flag(faults == 0)),
             (&list::FAULTS, count(faults)),
@@ -72,9 +133,6 @@ impl Found {
             (&list::TAKES_REFUSED, flag(status.takes_refused.is_some())),
             (&list::SHARDS_WITHOUT_WORKER, count(status.shards_without_worker.len())),
             (&list::NAMESAKE, flag(status.namesake.is_some())),
-            (&list::BUFFERED_BYTES, number(status.memory.buffered_bytes)),
-            (&list::BUFFER_LIMIT_BYTES, number(status.memory.limit_bytes)),
-            (&list::WAITING_READS, number(status.memory.waiting_reads)),
         ];
         for (metric, value) in gauges {
             self.add(metric, worker, &[], Value::Gauge(value));
@@ -92,6 +150,9 @@ impl Found {
         ];
         for (metric, value) in counters {
             self.add(metric, worker, &[], Value::Counter(value));
+        }
+        for shard in &status.shards {
+            self.shard(worker, shard);
         }
     }
 
@@ -187,6 +248,10 @@ fn kinds_of(calls: &StoreCalls) -> [(&'static str, u64); 14] {
         ("release", calls.releases),
         ("delete", calls.deletes),
     ]
+}
+
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
 }
 
 /// A count as a gauge: exact up to 2^53.

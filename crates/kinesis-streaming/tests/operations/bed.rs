@@ -1,14 +1,25 @@
 //! A consumer of two shards that fails with each record of the text `bad`, and never ends with `endless`.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use kinesis_streaming::ConsumerMetrics;
 use kinesis_streaming::lease_store::CountingLeaseStore;
 use kinesis_streaming::prelude::*;
+use kinesis_streaming::{ConsumerMetrics, METRICS};
 use tokio::task::JoinHandle;
 
 pub(crate) const APPLICATION: &str = "word-count";
+
+/// The metrics that only a consumer of several streams has.
+pub(crate) const OF_SEVERAL_STREAMS: [&str; 2] =
+    ["kinesis_consumer_streams", "kinesis_consumer_stream_failed"];
+
+/// The documented metrics of a consumer of one stream.
+pub(crate) fn documented() -> BTreeSet<&'static str> {
+    let names = METRICS.iter().map(|metric| metric.name);
+    names.filter(|name| !OF_SEVERAL_STREAMS.contains(name)).collect()
+}
 
 /// Longer than a start, a read and a checkpoint take, in virtual time.
 pub(crate) const A_WHILE: Duration = Duration::from_secs(30);

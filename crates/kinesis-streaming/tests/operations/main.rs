@@ -6,3 +6,4 @@ mod allocations;
 mod bed;
 mod recorders;
 mod router;
+mod streams;

@@ -201,11 +201,31 @@ mod tests {
         owned.map(|lease| lease.shard_id.clone()).collect()
     }
 
+    /// A plan at a time when all free leases have been free for long.
+    fn plan_of_abandoned(table: &[(String, Vec<Lease>)], me: &WorkerId, seed: u64) -> StreamsPlan {
+        let observe = |lease| {
+            let observed = observe(lease);
+            let unchanged_for = if lease.owner.is_none() { LIMITS.failover_time * 9 } else { Duration::ZERO };
+            ObservedLease { unchanged_for, ..observed }
+        };
+        plan_as_observed(table, me, LIMITS, seed, observe)
+    }
+
     fn plan(
         table: &[(String, Vec<Lease>)],
         me: &WorkerId,
         limits: AssignmentLimits,
         seed: u64,
+    ) -> StreamsPlan {
+        plan_as_observed(table, me, limits, seed, observe)
+    }
+
+    fn plan_as_observed<'a>(
+        table: &'a [(String, Vec<Lease>)],
+        me: &WorkerId,
+        limits: AssignmentLimits,
+        seed: u64,
+        observe: impl Fn(&'a Lease) -> ObservedLease<'a>,
     ) -> StreamsPlan {
         let held: Vec<HashSet<ShardId>> = table.iter().map(|(_, leases)| owned_by(leases, me)).collect();
         let none = HashSet::new();
@@ -214,7 +234,7 @@ mod tests {
             .zip(&held)
             .map(|((key, leases), held)| StreamRows {
                 key,
-                leases: leases.iter().map(observe).collect(),
+                leases: leases.iter().map(&observe).collect(),
                 held,
                 requested: &none,
             })
@@ -302,6 +322,39 @@ mod tests {
             prop_assert_eq!(loads.iter().sum::<usize>(), shards.iter().sum::<usize>());
             let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
             prop_assert!(most - least <= 1, "{:?}", loads);
+        }
+
+        /// Workers with different lists of streams read all of them together, and then move nothing: a worker sees the whole
+        /// load of its own and a part of that of the others, so it requests leases only from workers that have more than it.
+        #[test]
+        fn workers_with_different_lists_settle(
+            shards in prop::collection::vec(0..6usize, 1..8),
+            lists in prop::collection::vec(prop::collection::vec(prop::bool::ANY, 8), 1..6),
+            seed in 0..u64::MAX,
+        ) {
+            let mut table = table(&shards);
+            let mut rng = Rng::with_seed(seed);
+            let part = |table: &[(String, Vec<Lease>)], list: &[bool]| -> Vec<(String, Vec<Lease>)> {
+                table.iter().zip(list).filter(|(_, is_listed)| **is_listed).map(|(stream, _)| stream.clone()).collect()
+            };
+            let mut settled = 0;
+            for _ in 0..120 {
+                let plans = lists.iter().enumerate().map(|(index, list)| {
+                    (index, plan_of_abandoned(&part(&table, list), &worker(index), rng.u64(..)))
+                });
+                let mut plans: Vec<(usize, StreamsPlan)> = plans.collect();
+                rng.shuffle(&mut plans);
+                let is_empty = plans.iter().all(|(_, plan)| plan.parts.is_empty());
+                settled = if is_empty { settled + 1 } else { 0 };
+                for (index, plan) in plans {
+                    carry_out(&mut table, &worker(index), &plan);
+                }
+            }
+            prop_assert!(settled >= 20, "the fleet moves leases for ever: {:?}", loads(&table, lists.len()));
+            for (stream, (key, leases)) in table.iter().enumerate() {
+                let is_listed = lists.iter().any(|list| list[stream]);
+                prop_assert!(leases.iter().all(|lease| lease.owner.is_some() == is_listed), "{}", key);
+            }
         }
 
         /// The plan of one stream is the plan that it would get alone.

@@ -73,6 +73,8 @@ impl ShardTask {
         } = self;
         held.report_lag(lag_of(progress.clone(), clock));
         let lost = worker.context.lease_lost.clone();
+        // Code that runs outside the worker learns the end of this task, however it ends: a thread cannot be aborted.
+        let ended = lost.clone().drop_guard();
         // A task of its own: renewal and watchdog run even if the application's code never reaches an await point.
         let renewal = renew_until_lost(held.clone(), failover_time, trigger, lost);
         let supervisor = supervise(watchdog, progress, watchdog_commands, held.clone());
@@ -102,6 +104,10 @@ impl ShardTask {
             }
         };
         drop(working);
+        if matches!(outcome, ShardOutcome::Stopped { drained: false } | ShardOutcome::GivenUp) {
+            // Before another worker can have the lease.
+            drop(ended);
+        }
         let handed_over_to = match outcome {
             ShardOutcome::Stopped { .. } | ShardOutcome::GivenUp => match &order {
                 Some(Order::Reset(request)) => reset_or_release(&held, request).await,

@@ -1,105 +1,24 @@
 //! Builds a consumer of several streams, and checks its settings and components as a whole.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
-use lease_store::{MultiStreamLeaseStore, ShardId};
-use shard_worker::{RecordProcessorFactory, StreamSource};
+use lease_store::MultiStreamLeaseStore;
 
-use crate::builder::{ConsumerBuilder, StreamParts, WorkerParts, invalid_settings};
+use crate::builder::{ConsumerBuilder, WorkerParts, invalid_settings};
 use crate::error::ConsumerError;
-use crate::settings::ConsumerSettings;
-use crate::shards::initial_position::{InitialPosition, ShardPosition};
+use crate::streams::config::StreamConfig;
 use crate::streams::consumer::MultiStreamConsumer;
-use crate::streams::seat::Seat;
+use crate::streams::factory::StreamFactory;
+use crate::streams::list::{MAX_STREAMS, StreamList};
 use crate::streams::table::SharedTable;
-
-/// The most streams of one consumer.
-pub const MAX_STREAMS: usize = 1_000;
-
-/// One of the streams of a [`MultiStreamConsumer`], and its differences from the others.
-///
-/// ```
-/// use std::num::NonZeroUsize;
-///
-/// use receiver::{InitialPosition, StreamConfig};
-/// use shard_worker::{InMemoryStream, batch_handler};
-///
-/// let bills = InMemoryStream::new("bills", NonZeroUsize::MIN);
-/// let bills = StreamConfig::new(bills)
-///     .initial_position(InitialPosition::Latest)
-///     .processors(batch_handler(async |_, batch| {
-///         println!("{} bills", batch.len());
-///         Ok(())
-///     }));
-/// # drop(bills);
-/// ```
-#[derive(Clone)]
-pub struct StreamConfig {
-    source: Arc<dyn StreamSource>,
-    initial_position: Option<InitialPosition>,
-    initial_positions: BTreeMap<ShardId, ShardPosition>,
-    processors: Option<Arc<dyn RecordProcessorFactory>>,
-}
-
-impl fmt::Debug for StreamConfig {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("StreamConfig")
-            .field("stream", &self.source.stream_name())
-            .field("initial_position", &self.initial_position)
-            .finish_non_exhaustive()
-    }
-}
-
-impl StreamConfig {
-    /// A stream that is read as the settings of the consumer say.
-    pub fn new(source: impl StreamSource) -> Self {
-        Self::shared(Arc::new(source))
-    }
-
-    /// The same for a stream that others use too, or that was chosen at run time.
-    pub fn shared(source: Arc<dyn StreamSource>) -> Self {
-        Self { source, initial_position: None, initial_positions: BTreeMap::new(), processors: None }
-    }
-
-    /// Where a shard of this stream without a checkpoint starts. Default: the position of the settings.
-    #[must_use]
-    pub fn initial_position(mut self, initial_position: InitialPosition) -> Self {
-        self.initial_position = Some(initial_position);
-        self
-    }
-
-    /// Where one shard of this stream starts when its lease is created; see [`ConsumerSettings::initial_positions`].
-    #[must_use]
-    pub fn initial_position_of(mut self, shard_id: ShardId, position: ShardPosition) -> Self {
-        self.initial_positions.insert(shard_id, position);
-        self
-    }
-
-    /// The record processors of this stream. Default: those of the consumer, which the
-    /// [`ShardContext`](shard_worker::ShardContext) tells the stream.
-    #[must_use]
-    pub fn processors(mut self, processors: impl RecordProcessorFactory) -> Self {
-        self.processors = Some(Arc::new(processors));
-        self
-    }
-
-    /// The settings of the consumer with those of this stream.
-    fn settings(&self, common: &ConsumerSettings) -> ConsumerSettings {
-        let mut settings = common.clone();
-        settings.initial_position = self.initial_position.unwrap_or(common.initial_position);
-        settings.initial_positions.clone_from(&self.initial_positions);
-        settings
-    }
-}
 
 impl ConsumerBuilder {
     /// Builds a consumer of several streams instead of one: with one lease table, and with its memory, its rate limits and its
     /// `max_leases` over all of them together. Replaces [`source`](Self::source) and [`lease_store`](Self::lease_store).
     ///
-    /// All workers of the application must have the same streams. A worker with fewer streams takes its share of those alone.
+    /// All workers of the application should have the same streams. While their lists differ, each stream is read by the workers
+    /// that have it. [`MultiStreamHandle::add_stream`](crate::MultiStreamHandle::add_stream) and
+    /// [`remove_stream`](crate::MultiStreamHandle::remove_stream) change the list of a running worker.
     ///
     /// ```
     /// # use std::num::NonZeroUsize;
@@ -185,17 +104,9 @@ impl MultiStreamBuilder {
         );
         let fault = "the lease store is missing: call lease_store() after with_streams()";
         check(self.table.is_some(), fault.to_owned());
+        let processors = self.worker.current_processors();
         for stream in &self.streams {
-            let name = stream.source.stream_name();
-            let has_processors = stream.processors.is_some() || self.worker.current_processors().is_some();
-            check(
-                has_processors,
-                format!("the record processors of the stream {name:?} are missing: call processors()"),
-            );
-            for fault in stream.settings(common).faults() {
-                // A fault of the common settings is listed once.
-                check(common.faults().contains(&fault), format!("stream {name:?}: {fault}"));
-            }
+            faults.extend(stream.faults(common, processors.as_ref()));
         }
         faults
     }
@@ -210,20 +121,14 @@ impl MultiStreamBuilder {
             return Err(invalid_settings(&faults));
         };
         let mut worker = WorkerParts::new(&self.worker)?;
-        let common = self.worker.current_settings();
+        let common = self.worker.current_settings().clone();
         let (worker_id, failover_time) = (worker.worker_id.clone(), common.failover_time);
-        let table = Arc::new(SharedTable::new(table, worker_id, failover_time, worker.rng.fork()));
-        let mut consumers = Vec::new();
-        for stream in self.streams {
-            let settings = stream.settings(common);
-            let Some(processors) = stream.processors.or_else(|| self.worker.current_processors()) else {
-                continue;
-            };
-            let seat = Seat::new(&table);
-            let (source, store, rng) = (stream.source, seat.leases(), worker.rng.fork());
-            let parts = StreamParts { source, store, processors, rng, seat: Some(seat) };
-            consumers.push(worker.consumer(settings, parts));
+        let table = Arc::new(SharedTable::new(table, worker_id.clone(), failover_time, worker.rng.fork()));
+        let processors = self.worker.current_processors();
+        let list = StreamList::new(StreamFactory { worker, common, processors, table: table.clone() });
+        for stream in &self.streams {
+            list.push(stream);
         }
-        Ok(MultiStreamConsumer::new(worker.worker_id, consumers))
+        Ok(MultiStreamConsumer::new(worker_id, list, table))
     }
 }

@@ -27,8 +27,7 @@ pub(crate) struct StreamStore {
 
 impl StreamStore {
     fn leases(&self) -> Result<StreamLeases, StoreError> {
-        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        leases.ok_or_else(|| {
+        self.identified().ok_or_else(|| {
             let message =
                 "the stream is not described yet, so the key of its leases is not known; try again later";
             StoreError::new(StoreErrorKind::Unavailable, message)
@@ -36,7 +35,12 @@ impl StreamStore {
     }
 
     fn key(&self) -> Option<String> {
-        Some(self.leases().ok()?.key)
+        Some(self.identified()?.key)
+    }
+
+    /// The leases, once the stream is described.
+    pub(crate) fn identified(&self) -> Option<StreamLeases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Scans the table for all streams. Returns the scan, and the rows of this one.

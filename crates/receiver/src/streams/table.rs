@@ -8,7 +8,7 @@ use fastrand::Rng;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use lease_store::{
-    Consistency, LeaseListing, MultiStreamLeaseStore, MultiStreamListing, ShardId, StoreError,
+    Consistency, Lease, LeaseListing, MultiStreamLeaseStore, MultiStreamListing, ShardId, StoreError,
     StoreErrorKind, WorkerId,
 };
 use tokio::sync::{OnceCell, watch};
@@ -156,6 +156,35 @@ impl SharedTable {
     /// The answered scans.
     pub(crate) fn scans(&self) -> watch::Receiver<Option<Arc<TableScan>>> {
         self.newest.subscribe()
+    }
+
+    pub(crate) fn failover_time(&self) -> Duration {
+        self.failover_time
+    }
+
+    /// Whether this worker reads the stream with this key.
+    pub(crate) fn is_read(&self, key: &str) -> bool {
+        self.state().streams.contains_key(key)
+    }
+
+    /// The newest scan if it was requested within this time, or else a new one.
+    pub(crate) async fn newer_than(self: &Arc<Self>, age: Duration) -> Result<Arc<TableScan>, StoreError> {
+        let newest = self.newest.borrow().clone();
+        match newest.filter(|scan| scan.requested_at.elapsed() < age) {
+            Some(scan) => Ok(scan),
+            None => self.list(Consistency::Eventual).await,
+        }
+    }
+
+    /// The rows of a stream in a scan, each with the time since it was last seen to change.
+    pub(crate) fn unchanged(&self, scan: &TableScan, key: &str) -> Vec<(Lease, Duration)> {
+        let state = self.state();
+        let leases = scan.listing.streams.get(key).map_or(&[][..], |listing| listing.leases.as_slice());
+        let unchanged_for = |lease: &Lease| {
+            let known = state.observations.get(key);
+            known.map_or(Duration::ZERO, |known| known.unchanged_for(&lease.shard_id, scan.requested_at))
+        };
+        leases.iter().map(|lease| (lease.clone(), unchanged_for(lease))).collect()
     }
 
     /// Makes the table ready, once for all streams.

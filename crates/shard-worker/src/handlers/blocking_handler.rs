@@ -69,9 +69,11 @@ pub struct BlockingHandler<F> {
 /// of [`batch_handler`](crate::batch_handler()). `Ok` acknowledges the batch; after an error or a panic the batch is delivered
 /// again.
 ///
-/// A lost lease cannot cancel the call: it continues, its result is ignored, and its thread and the memory of its batch
-/// stay in use until it ends. A closure that takes long should check
-/// [`lease_lost`](crate::ShardContextData::lease_lost) regularly.
+/// Neither a lost lease nor a stop can cancel the call: it continues, its result is ignored, and its thread and the memory of its
+/// batch stay in use until it ends. A closure that takes long should check
+/// [`lease_lost`](crate::ShardContextData::lease_lost) regularly: it is cancelled at the end of the drain time too. A call that
+/// never returns keeps the process from ending, since the tokio runtime waits for it when it is dropped; a `main` that uses
+/// `Runtime::shutdown_timeout` does not wait.
 ///
 /// ```
 /// use std::num::NonZeroUsize;
