@@ -5,7 +5,14 @@
 
 #[cfg(feature = "http")]
 mod exposition;
+mod layers;
 mod list;
+#[cfg(feature = "state")]
+mod of_state;
+#[cfg(feature = "storage")]
+mod of_storage;
+#[cfg(feature = "kinesis-asl")]
+mod of_stream;
 #[cfg(feature = "metrics")]
 mod recording;
 pub(crate) mod samples;
@@ -15,6 +22,8 @@ use std::sync::Arc;
 
 use lease_store::StoreCalls;
 use receiver::ConsumerGroupHandle;
+
+use layers::Reading;
 
 pub use list::{METRICS, Metric, MetricKind};
 #[cfg(feature = "metrics")]
@@ -30,6 +39,8 @@ pub struct ConsumerMetrics {
     application: String,
     handle: ConsumerGroupHandle,
     calls: Option<Arc<dyn Fn() -> StoreCalls + Send + Sync>>,
+    /// The readings of the layers that are no part of a consumer's status.
+    layers: Vec<Arc<dyn Fn() -> Vec<Reading> + Send + Sync>>,
 }
 
 impl fmt::Debug for ConsumerMetrics {
@@ -44,7 +55,7 @@ impl fmt::Debug for ConsumerMetrics {
 impl ConsumerMetrics {
     /// The metrics of the consumer or the group of this handle. The name of the application becomes a label.
     pub fn new(application: impl Into<String>, handle: impl Into<ConsumerGroupHandle>) -> Self {
-        Self { application: application.into(), handle: handle.into(), calls: None }
+        Self { application: application.into(), handle: handle.into(), calls: None, layers: Vec::new() }
     }
 
     /// Adds the calls to the lease table, as a [`CountingLeaseStore`](lease_store::CountingLeaseStore) counts them.
@@ -61,6 +72,7 @@ impl ConsumerMetrics {
 
     /// The present values.
     fn samples(&self) -> Vec<samples::Sample> {
-        samples::samples(&self.handle.statuses(), self.calls.as_ref().map(|calls| calls()))
+        let readings = self.layers.iter().flat_map(|layer| layer()).collect();
+        samples::samples(&self.handle.statuses(), self.calls.as_ref().map(|calls| calls()), readings)
     }
 }

@@ -6,6 +6,7 @@ use lease_store::StoreCalls;
 use receiver::{ConsumerState, ConsumerStatus, LeaseTableState, ShardStatus};
 use shard_worker::{RetentionAlarm, ShardState};
 
+use super::layers::Reading;
 use super::list::{self, Metric};
 
 /// The value of a metric.
@@ -26,7 +27,11 @@ pub(super) struct Sample {
 }
 
 /// All values at one time, grouped by metric in the order of the list.
-pub(super) fn samples(statuses: &[ConsumerStatus], calls: Option<StoreCalls>) -> Vec<Sample> {
+pub(super) fn samples(
+    statuses: &[ConsumerStatus],
+    calls: Option<StoreCalls>,
+    readings: Vec<Reading>,
+) -> Vec<Sample> {
     let mut found = Found(Vec::new());
     for status in statuses {
         found.worker(status);
@@ -34,12 +39,17 @@ pub(super) fn samples(statuses: &[ConsumerStatus], calls: Option<StoreCalls>) ->
             found.shard(status.worker_id.as_str(), shard);
         }
     }
+    // One store, and one layer of each kind, serves all workers of the process.
+    let names: Vec<&str> = statuses.iter().map(|status| status.worker_id.as_str()).collect();
+    let names = names.join(",");
     if let Some(calls) = calls {
-        // One store serves all workers of the process.
-        let names: Vec<&str> = statuses.iter().map(|status| status.worker_id.as_str()).collect();
         for (call, count) in kinds_of(&calls) {
-            found.add(&list::LEASE_CALLS, &names.join(","), &[call], Value::Counter(count));
+            found.add(&list::LEASE_CALLS, &names, &[call], Value::Counter(count));
         }
+    }
+    for Reading { metric, labels, value } in readings {
+        let labels = std::iter::once(names.clone()).chain(labels).collect();
+        found.0.push(Sample { metric, labels, value });
     }
     let place = |sample: &Sample| list::METRICS.iter().position(|metric| metric.name == sample.metric.name);
     found.0.sort_by_key(place);
@@ -191,11 +201,11 @@ fn kinds_of(calls: &StoreCalls) -> [(&'static str, u64); 14] {
 
 /// A count as a gauge: exact up to 2^53.
 #[allow(clippy::cast_precision_loss)]
-fn number(value: u64) -> f64 {
+pub(super) fn number(value: u64) -> f64 {
     value as f64
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn count(value: usize) -> f64 {
+pub(super) fn count(value: usize) -> f64 {
     value as f64
 }

@@ -13,6 +13,19 @@ pub(crate) const APPLICATION: &str = "word-count";
 /// Longer than a start, a read and a checkpoint take, in virtual time.
 pub(crate) const A_WHILE: Duration = Duration::from_secs(30);
 
+/// How the names of the metrics of layers begin.
+const LAYERS: [&str; 4] = [
+    "kinesis_consumer_stream_",
+    "kinesis_consumer_fan_out_",
+    "kinesis_consumer_keyed_state_",
+    "kinesis_consumer_storage_",
+];
+
+/// Whether a metric is that of a layer.
+pub(crate) fn is_of_layer(name: &str) -> bool {
+    LAYERS.iter().any(|layer| name.starts_with(layer))
+}
+
 pub(crate) struct Bed {
     pub(crate) stream: InMemoryStream,
     pub(crate) table: InMemoryLeaseStore,

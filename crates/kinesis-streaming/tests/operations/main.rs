@@ -4,5 +4,6 @@
 
 mod allocations;
 mod bed;
+mod layers;
 mod recorders;
 mod router;
