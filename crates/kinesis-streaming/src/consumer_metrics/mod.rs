@@ -16,6 +16,7 @@ mod of_stream;
 #[cfg(feature = "metrics")]
 mod recording;
 pub(crate) mod samples;
+mod value;
 
 use std::fmt;
 use std::sync::Arc;

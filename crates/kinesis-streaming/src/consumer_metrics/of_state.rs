@@ -5,7 +5,8 @@ use processor_state::{ShardStateStatus, StateLogic, StatefulProcessors};
 use super::ConsumerMetrics;
 use super::layers::Reading;
 use super::list;
-use super::samples::{Value, count, number};
+use super::samples::{count, number};
+use super::value::Value;
 
 impl ConsumerMetrics {
     /// Adds the metrics of the state. A clone of these processors is that of the consumer.

@@ -5,7 +5,8 @@ use storage_buffer::{StorageBuffer, StorageUsage};
 use super::ConsumerMetrics;
 use super::layers::Reading;
 use super::list;
-use super::samples::{Value, number};
+use super::samples::number;
+use super::value::Value;
 
 impl ConsumerMetrics {
     /// Adds the metrics of the buffer through which the consumer reads. A clone of it is the source of the consumer.

@@ -5,7 +5,8 @@ use kinesis_asl::{FanOutStatus, KinesisStream, ReadCounts};
 use super::ConsumerMetrics;
 use super::layers::Reading;
 use super::list;
-use super::samples::{Value, count};
+use super::samples::count;
+use super::value::Value;
 
 impl ConsumerMetrics {
     /// Adds the metrics of the calls to the stream. A clone of it is the source of the consumer.

@@ -8,14 +8,7 @@ use shard_worker::{RetentionAlarm, ShardState};
 
 use super::layers::Reading;
 use super::list::{self, Metric};
-
-/// The value of a metric.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value {
-    Gauge(f64),
-    /// The whole count, which may begin again at 0 when a lease is taken again.
-    Counter(u64),
-}
+use super::value::Value;
 
 /// A value of a metric with its labels, in the order of the list.
 #[derive(Debug, Clone, PartialEq)]
