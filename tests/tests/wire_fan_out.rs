@@ -17,6 +17,7 @@ use end_to_end_tests::interop::verdict::Verdict;
 use end_to_end_tests::interop::wait_for;
 use end_to_end_tests::interop::workers::Kind;
 use end_to_end_tests::local_servers::{Endpoints, ServersWithTls};
+use kinesis_streaming::ConsumerMetrics;
 use kinesis_streaming::kinesis_asl::{ConsumerStatus, KinesisStream};
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::shard_worker::{AggregateFilter, Aggregator, KPL_PARTITION_KEY, hash_key_of};
@@ -172,6 +173,17 @@ async fn wire_fan_out_delivers_once_through_renewals_and_a_split() {
     let status = source.fan_out_status().unwrap();
     assert_eq!((status.failed_sessions, status.polled_shards), (0, 0), "{status:?}");
     assert_eq!(status.subscribed_shards, 3, "the parent is read to its end: {status:?}");
+    let metrics = ConsumerMetrics::new(APPLICATION, running.handle.clone()).with_stream(source.clone());
+    let labels = format!("{{application=\"{APPLICATION}\",worker=\"counter\"");
+    let (shown, sessions) = (metrics.exposition(), status.sessions);
+    for line in [
+        format!("kinesis_consumer_fan_out_shards{labels},by=\"subscription\"}} 3\n"),
+        format!("kinesis_consumer_fan_out_subscriptions_total{labels}}} {sessions}\n"),
+        format!("kinesis_consumer_fan_out_failed_subscriptions_total{labels}}} 0\n"),
+        format!("kinesis_consumer_stream_timed_out_reads_total{labels}}} 0\n"),
+    ] {
+        assert!(shown.contains(&line), "{line} is missing in {shown}");
+    }
     assert!(running.stop().await.is_drained());
 
     assert_eq!(journal.times(), each_once(count));

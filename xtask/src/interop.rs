@@ -19,7 +19,7 @@ const JAVA_VERSION: u32 = 17;
 /// The size of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// 110,000 records, with fleets that replace each other.
+    /// 110,000 records, with fleets that replace each other, and operations on tables of the KCL.
     Full,
     /// 13,000 records, in about a minute.
     Short,
@@ -46,6 +46,14 @@ pub(crate) fn run(form: Form) -> Outcome {
     cargo("test --workspace --all-features --test interop_kcl --")
         .args(["--nocapture", "--test-threads", "1", "--exact"])
         .args(form.tests())
+        .env("KCL_JARS_DIR", &jars)
+        .run()?;
+    if form == Form::Short {
+        return Ok(());
+    }
+    println!("running the operations on tables of the KCL, in 2.x mode and in 3.x mode ...");
+    cargo("test --workspace --all-features --test interop_operations --")
+        .args(["--nocapture", "--test-threads", "2"])
         .env("KCL_JARS_DIR", jars)
         .run()
 }

@@ -1,5 +1,6 @@
 //! `kinesis-streaming describe`: workers, shards, lag and verdicts, once or again and again.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::connection::ApplicationArguments;
 use crate::exit_code::{CommandError, CommandErrorKind};
 use crate::look::gap::Gap;
+use crate::look::recording::Recording;
 use crate::look::{LookOptions, Looked, Observer};
 use crate::terminal::{Terminal, print_json, wrapped};
 use crate::time_argument::parse_duration;
@@ -46,6 +48,10 @@ pub(crate) struct DescribeArguments {
     /// Prints one line of JSON for each look
     #[arg(long)]
     json: bool,
+
+    /// Appends each look to this file, as one line of JSON: with the looks, a verdict can be examined later and elsewhere
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 /// The JSON of a look.
@@ -64,9 +70,16 @@ pub(crate) async fn run(arguments: DescribeArguments) -> Result<(), CommandError
     let interval = arguments.interval.max(MIN_LOOK_INTERVAL);
     let started_at = Instant::now();
     let mut history = History::new();
+    let mut recording = match &arguments.record {
+        Some(path) => Some(Recording::append_to(path).await?),
+        None => None,
+    };
     loop {
         let looked_at = Instant::now();
         let looked = observer.look(options).await?;
+        if let Some(recording) = &mut recording {
+            recording.add(&looked.look).await?;
+        }
         add(&mut history, &looked)?;
         let next = looked_at + interval;
         let is_last = !arguments.watch && arguments.over.is_none_or(|over| next > started_at + over);

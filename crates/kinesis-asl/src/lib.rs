@@ -96,6 +96,7 @@ mod lease_table;
 mod metrics;
 mod permissions;
 mod polling;
+mod read_counts;
 mod read_position;
 mod record_writer;
 mod response_metadata;
@@ -123,6 +124,7 @@ pub use identity::CallerIdentity;
 #[cfg(feature = "cloudwatch")]
 pub use metrics::{CloudWatchPublisher, METRICS_INTERVAL, MetricSample, MetricUnit, MetricsTask};
 pub use permissions::Permission;
+pub use read_counts::ReadCounts;
 pub use record_writer::RecordWriter;
 pub use role::RoleSettings;
 pub use settings::AwsSettings;

@@ -20,6 +20,7 @@ use crate::fan_out::status::FanOutStatus;
 use crate::first_record::{self, FirstRecord};
 use crate::get_records::format::GetRecordsFormat;
 use crate::polling::PollingSource;
+use crate::read_counts::ReadCounts;
 use crate::sequence_layout::{arrival_of, shard_start_of};
 use crate::stream_client::StreamClient;
 use crate::stream_summary::StreamSummary;
@@ -159,6 +160,11 @@ impl KinesisStream {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Counts of the `GetRecords` calls of this stream and its clones in this process.
+    pub fn read_counts(&self) -> ReadCounts {
+        self.client.get_records().counts()
     }
 
     /// Counts of this process's subscriptions; `None`: the stream is polled.

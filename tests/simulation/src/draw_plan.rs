@@ -4,6 +4,7 @@
 
 use fastrand::Rng;
 
+use crate::draw_adoption::draw_adoption;
 use crate::plan::{Fault, FaultKind, FaultRates, HandlerFault, Operation, Plan, ResetKind, RowEdit, Start};
 use crate::scenario::Scenario;
 
@@ -31,6 +32,7 @@ impl Plan {
             acknowledges_late: scenario == Scenario::LateAcknowledgement,
             has_long_tails: scenario == Scenario::LongTails,
             back_at: None,
+            former_fleet: None,
             has_second_stream: false,
             defect: None,
         };
@@ -67,8 +69,11 @@ impl Plan {
             plan.workers_within = *rng.choice([1, 300, 3_000].iter()).unwrap_or(&1);
             plan.quiet_from = away_for + 90_000;
         }
+        if scenario == Scenario::Adoption {
+            draw_adoption(&mut plan, &mut rng);
+        }
         let count = match scenario {
-            Scenario::Calm | Scenario::SlowStart => 0,
+            Scenario::Calm | Scenario::SlowStart | Scenario::Adoption => 0,
             Scenario::RollingDeploy => plan.workers,
             Scenario::ReshardStorm => rng.u64(4..25),
             Scenario::Everything | Scenario::FirstStart => rng.u64(6..22),
@@ -117,7 +122,9 @@ impl Plan {
 
 fn draw_fault(scenario: Scenario, rng: &mut Rng) -> FaultKind {
     match scenario {
-        Scenario::Calm | Scenario::RollingDeploy | Scenario::SlowStart => FaultKind::Join,
+        Scenario::Calm | Scenario::RollingDeploy | Scenario::SlowStart | Scenario::Adoption => {
+            FaultKind::Join
+        }
         Scenario::ReshardStorm => match rng.u64(..12) {
             0 => trim(rng),
             1 => stream_faults(rng),

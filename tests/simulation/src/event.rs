@@ -117,6 +117,8 @@ impl fmt::Display for ReadPosition {
 pub struct Row {
     /// The lease owner.
     pub owner: Option<Name>,
+    /// The former owner during a hand-over of the KCL 3.x, which still renews.
+    pub handed_over_by: Option<Name>,
     /// The lease counter.
     pub counter: u64,
     /// How far the shard is read.
@@ -136,6 +138,7 @@ impl Row {
     pub fn of(lease: &Lease, mut name: impl FnMut(&str) -> Name) -> Self {
         Self {
             owner: lease.owner.as_ref().map(|owner| name(owner.as_str())),
+            handed_over_by: lease.checkpoint_owner.as_ref().map(|owner| name(owner.as_str())),
             counter: lease.counter,
             checkpoint: ReadPosition::of(&lease.checkpoint),
             requested_by: lease.requested_by.as_ref().map(|worker| name(worker.as_str())),
@@ -430,6 +433,8 @@ pub enum EventKind {
     TableRemoved,
     /// The table was created again, without rows.
     TableCreated,
+    /// The plan of an operator to adopt the table is not refused.
+    AdoptionAllowed,
     /// The faults are over.
     FaultsOver,
     /// A free-form line of the trace.

@@ -29,6 +29,9 @@ use crate::worker::{FAILOVER_TIME, World};
 /// Interval at which a consumer polls for records and for the end of the parents.
 const POLL: Duration = Duration::from_secs(1);
 
+/// How often a worker of a led fleet reports about itself.
+const REPORT: Duration = Duration::from_secs(30);
+
 /// How often a throttled renewal is tried (the KCL's `RENEWAL_RETRIES`).
 const RENEWAL_ATTEMPTS: u32 = 2;
 
@@ -52,6 +55,8 @@ struct State {
     process: Process,
     name: lease_store::WorkerId,
     can_fail: bool,
+    /// Whether it reports about itself, as in a led fleet.
+    reports: bool,
     rng: Mutex<Rng>,
     /// The leases that it believes it holds.
     held: Mutex<BTreeMap<ShardId, Held>>,
@@ -99,6 +104,7 @@ impl KclWorker {
             process,
             name,
             can_fail,
+            reports: plan.former_fleet.is_some_and(|fleet| fleet.is_led),
             rng: Mutex::new(plan.rng("kcl", number)),
             held: Mutex::default(),
             taker,
@@ -123,6 +129,9 @@ impl State {
         };
         let (mut renewals, mut takes) = (interval(renewal_interval), interval(scan_interval));
         let mut consumers = JoinSet::new();
+        if self.reports {
+            consumers.spawn(self.clone().report());
+        }
         // Renewing and taking run in separate threads, and a late round does not start twice.
         let mut renewing = JoinSet::new();
         let mut taking = JoinSet::new();
@@ -153,6 +162,15 @@ impl State {
             for shard_id in taken {
                 consumers.spawn(self.clone().consume(shard_id));
             }
+        }
+    }
+
+    /// Reports about itself, also without leases.
+    async fn report(self: Arc<Self>) {
+        loop {
+            self.calls.client.link.wait_while_paused().await;
+            self.world.table.report(self.name.as_str());
+            sleep(REPORT).await;
         }
     }
 

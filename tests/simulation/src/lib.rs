@@ -14,8 +14,10 @@
 //! one thread. Its clock advances only when no task can run.
 
 mod account;
+pub mod adoption;
 pub mod application;
 pub mod checks;
+mod draw_adoption;
 mod draw_plan;
 pub mod event;
 #[cfg(feature = "fan-out")]
@@ -23,6 +25,7 @@ pub mod fan_out;
 #[cfg(not(feature = "fan-out"))]
 #[path = "without_fan_out.rs"]
 pub mod fan_out;
+pub mod former_fleet;
 pub mod kcl;
 mod kcl_calls;
 pub mod kinesis;

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 use fleet_view::plan::{
-    AssignOptions, Plan, ResetOptions, ResetTo, RowChange, Scope, Situation, assign, pause, release, reset,
-    resume,
+    AssignOptions, Plan, ResetOptions, ResetTo, RowChange, Scope, Situation, adopt, assign, pause, release,
+    reset, resume,
 };
 use fleet_view::{History, Look, Pause, PositionsFile, ShardInfo, StreamSummary};
 use lease_store::{Lease, Position, ShardId, StreamIdentity, WorkerId, WriteOutcome};
@@ -20,10 +20,10 @@ use crate::plan::{OPERATION_MILLIS, Operation, ResetKind};
 use crate::worker::World;
 
 /// How often the operator looks before planning: silent owners must be told from live ones.
-const LOOKS: u64 = 5;
+pub(crate) const LOOKS: u64 = 5;
 
 /// The time between two looks, in milliseconds.
-const LOOK_INTERVAL_MILLIS: u64 = 16_000;
+pub(crate) const LOOK_INTERVAL_MILLIS: u64 = 16_000;
 
 /// The longest wait between two changes of a plan, in milliseconds.
 const MAX_STEP_MILLIS: u64 = 2_000;
@@ -93,6 +93,7 @@ fn plan(world: &World, situation: Situation<'_>, row: &Lease, operation: Operati
             pause(&situation, (!all).then_some(&shards), &asked)
         }
         Operation::Resume => resume(&situation, None),
+        Operation::Adopt => adopt(&situation),
     }
 }
 
@@ -119,7 +120,7 @@ fn moved_positions(world: &World, look: &Look, records: u64, is_forward: bool) -
 }
 
 /// Makes one change. Returns whether the row was as expected.
-fn carry_out(world: &World, change: &RowChange, operation_id: u64) -> bool {
+pub(crate) fn carry_out(world: &World, change: &RowChange, operation_id: u64) -> bool {
     for _ in 0..MAX_ATTEMPTS {
         let row = world.table.row(&change.shard_id);
         if !change.is_possible_on(row.as_ref()) {
@@ -135,7 +136,7 @@ fn carry_out(world: &World, change: &RowChange, operation_id: u64) -> bool {
     false
 }
 
-fn take_look(world: &World) -> Look {
+pub(crate) fn take_look(world: &World) -> Look {
     let listed = world.kinesis.list(&ShardFilter::All);
     let shards = listed.into_iter().map(|shard| ShardInfo {
         shard_id: shard.shard_id,

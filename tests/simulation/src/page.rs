@@ -130,6 +130,7 @@ fn draw(outcome: &Outcome, drawing: &mut Drawing, height: u64) {
             | EventKind::Disturbed { .. }
             | EventKind::ProcessStarted { .. }
             | EventKind::FaultsOver
+            | EventKind::AdoptionAllowed
             | EventKind::Note(_) => {
                 let x = drawing.x(event.at);
                 let _ = writeln!(

@@ -44,10 +44,22 @@ pub struct Plan {
     pub has_long_tails: bool,
     /// When the services are back after the start, in milliseconds: by a minute later every worker must run.
     pub back_at: Option<u64>,
+    /// The table that a fleet of the KCL leaves to an operator who adopts it.
+    pub former_fleet: Option<FormerFleet>,
     /// Whether the workers read a second stream too, as one consumer of several streams. No scenario draws it.
     pub has_second_stream: bool,
     /// A seeded defect that a check must find. Only the simulator's own tests set one.
     pub defect: Option<Defect>,
+}
+
+/// A table as a fleet of the KCL leaves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FormerFleet {
+    /// Whether a leader assigns the leases: our workers are refused until the mode is pinned, and workers of the KCL report
+    /// about themselves, also those without leases.
+    pub is_led: bool,
+    /// Whether the rows begin at `LATEST` without an instant. Only where our workers wait for the operator.
+    pub is_latest: bool,
 }
 
 /// Initial position of the application.
@@ -208,6 +220,11 @@ pub enum FaultKind {
         /// What the operator wants.
         operation: Operation,
     },
+    /// The leader of a KCL fleet begins to hand a lease over to a worker that never takes it.
+    KclHandOver {
+        /// Selects the row.
+        row: u64,
+    },
     /// A KCL worker is killed. These workers never stop gracefully.
     KclLeave {
         /// Selects the worker.
@@ -241,6 +258,8 @@ pub enum Operation {
     },
     /// The end of all pauses.
     Resume,
+    /// The table of a KCL fleet for our workers. A refused operator comes back.
+    Adopt,
 }
 
 /// The positions of a reset.
@@ -355,11 +374,16 @@ pub enum Defect {
     PausesHidden,
     /// A reset passes more records than were asked for.
     ResetsSpill,
+    /// The looks of an operator show each counter as at the first one.
+    RenewalsHidden,
 }
 
 /// The longest that an operation on the running fleet takes without its pause, in milliseconds: the looks, the changes, and the
 /// drain time of an asked owner.
 pub const OPERATION_MILLIS: u64 = 140_000;
+
+/// The longest that an operator tries to adopt a table, in milliseconds. Each try takes one time of looks.
+pub const ADOPTION_MILLIS: u64 = 480_000;
 
 /// How long the operator watches a stream that was created again, in milliseconds.
 pub const OPERATOR_MILLIS: u64 = 150_000;
@@ -401,6 +425,7 @@ impl FaultKind {
             Self::Operate { operation: Operation::PauseShard { for_millis, .. }, .. } => {
                 OPERATION_MILLIS + for_millis
             }
+            Self::Operate { operation: Operation::Adopt, .. } => ADOPTION_MILLIS,
             Self::Operate { .. } => OPERATION_MILLIS,
             Self::Trim { .. }
             | Self::DeleteRow { .. }
@@ -412,6 +437,7 @@ impl FaultKind {
             | Self::Clone { .. }
             | Self::Leave { .. }
             | Self::KclJoin
+            | Self::KclHandOver { .. }
             | Self::KclLeave { .. } => 0,
         }
     }

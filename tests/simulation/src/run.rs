@@ -7,15 +7,17 @@ use std::sync::Once;
 use fastrand::Rng;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
+use crate::adoption::adopt_table;
 use crate::checks::{Checks, Promise, SETTLE_MILLIS, Violation};
 use crate::event::{Event, EventKind};
 use crate::fan_out::Service;
+use crate::former_fleet::{begin_hand_over, leave_rows};
 use crate::kcl::KclWorker;
 use crate::kinesis::Kinesis;
 use crate::network::{Destination, Link};
 use crate::observer::Observer;
 use crate::operator::operate;
-use crate::plan::{Defect, FaultKind, HandlerFault, OPERATOR_MILLIS, Plan};
+use crate::plan::{Defect, FaultKind, HandlerFault, OPERATOR_MILLIS, Operation, Plan};
 use crate::several_streams::{SECOND_STREAM_SHARDS, SecondStream};
 use crate::table::Table;
 use crate::trace::Names;
@@ -154,7 +156,8 @@ fn choose<T>(from: &[T], choice: u64) -> Option<usize> {
 impl<'a> Fleet<'a> {
     async fn run(plan: &'a Plan) -> Outcome {
         let second_stream_leases = if plan.has_second_stream { SECOND_STREAM_SHARDS } else { 0 };
-        let observer = Observer::new(Checks::new(plan.start, plan.has_long_tails, second_stream_leases));
+        let checks = Checks::new(plan.start, plan.has_long_tails, second_stream_leases);
+        let observer = Observer::new(checks.with_former_fleet(plan.former_fleet));
         let table = Table::new(observer.clone(), plan.defect);
         let kinesis = Kinesis::new(observer.clone(), plan.shards);
         let fan_out = Service::new(&kinesis, plan);
@@ -208,6 +211,9 @@ impl<'a> Fleet<'a> {
         if let Some(back_at) = plan.back_at {
             self.world.kinesis.limit_for(plan.workers);
             self.schedule_at(back_at + START_MILLIS, Action::CheckStarted);
+        }
+        if let Some(former_fleet) = plan.former_fleet {
+            leave_rows(&self.world, former_fleet, &mut plan.rng("former fleet", 0));
         }
         let mut rng = plan.rng("start", 0);
         for _ in 0..plan.workers {
@@ -389,6 +395,10 @@ impl<'a> Fleet<'a> {
                 let newest = self.world.kinesis.newest();
                 self.world.table.edit_row_as_outsider(row, edit, raises_counter, newest);
             }
+            FaultKind::Operate { operation: Operation::Adopt, .. } => {
+                let rng = self.plan.rng("operator", self.now());
+                tokio::spawn(adopt_table(self.world.clone(), self.plan.defect, rng));
+            }
             FaultKind::Operate { row, operation } => {
                 let rng = self.plan.rng("operator", self.now());
                 tokio::spawn(operate(self.world.clone(), row, operation, rng));
@@ -451,6 +461,11 @@ impl<'a> Fleet<'a> {
                 let name = KCL_NAMES[self.next_kcl % KCL_NAMES.len()];
                 self.next_kcl += 1;
                 self.kcl.extend(KclWorker::start(&self.world, self.plan, name));
+            }
+            FaultKind::KclHandOver { row } => {
+                if !self.kcl.is_empty() {
+                    begin_hand_over(&self.world, row);
+                }
             }
             FaultKind::KclLeave { worker } => {
                 let Some(index) = choose(&self.kcl, worker) else { return };

@@ -53,11 +53,13 @@ pub enum Scenario {
     OddAnswers,
     /// An operator resets, releases, assigns and pauses shards of live workers by plans, during crashes and reshards.
     Operations,
+    /// An operator adopts the table of a KCL fleet while its last worker renews or dies, and our workers start meanwhile.
+    Adoption,
 }
 
 impl Scenario {
     /// All scenarios, in the order that seeds rely on.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Calm,
         Self::ReshardStorm,
         Self::CrashStorm,
@@ -81,6 +83,7 @@ impl Scenario {
         Self::Operators,
         Self::OddAnswers,
         Self::Operations,
+        Self::Adoption,
     ];
 
     /// The scenarios of this build. Those over the AWS SDK need its feature.
@@ -119,6 +122,7 @@ impl Scenario {
             Self::Operators => "operators",
             Self::OddAnswers => "odd-answers",
             Self::Operations => "operations",
+            Self::Adoption => "adoption",
         }
     }
 }

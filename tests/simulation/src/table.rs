@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lease_store::{Lease, LeaseChange, LeaseWrite, Position, ShardId, Verdict, WriteOutcome};
+use lease_store::{Lease, LeaseChange, LeaseWrite, Position, ShardId, Verdict, WorkerId, WriteOutcome};
 use tokio::time::{Duration, Instant};
 
 use crate::event::{
@@ -44,6 +44,10 @@ struct State {
     writes: u64,
     /// Whether an outsider has deleted the table.
     is_missing: bool,
+    /// Whether the leader of a KCL fleet assigns the leases.
+    is_led: bool,
+    /// When each worker of a led KCL fleet reported about itself.
+    reports: BTreeMap<String, u64>,
 }
 
 /// The position after a record; 0 is the beginning.
@@ -271,11 +275,57 @@ impl Table {
         else {
             return;
         };
-        let Ok(thief) = lease_store::WorkerId::new("thief") else { return };
+        let Ok(thief) = WorkerId::new("thief") else { return };
         let after = LeaseChange::take(thief).apply(&before);
         let now = self.observer.now();
         let shard_id = before.shard_id.clone();
         self.put(Writer::Outsider, WriteKind::Take, &shard_id, Some(before), Some(after), now);
+    }
+
+    /// The leader of a KCL fleet assigns the leases: no worker of ours may start.
+    pub fn lead(&self) {
+        self.state().is_led = true;
+    }
+
+    /// Each worker may take leases.
+    pub fn pin(&self) {
+        self.state().is_led = false;
+    }
+
+    /// Whether the leader of a KCL fleet assigns the leases.
+    pub fn is_led(&self) -> bool {
+        self.state().is_led
+    }
+
+    /// A worker of a led KCL fleet reports about itself.
+    pub fn report(&self, worker: &str) {
+        let now = self.observer.now();
+        self.state().reports.insert(worker.to_owned(), now);
+    }
+
+    /// When each worker of a led KCL fleet reported about itself.
+    pub fn reports(&self) -> BTreeMap<String, u64> {
+        self.state().reports.clone()
+    }
+
+    /// Writes a row that a KCL fleet left.
+    pub fn leave_row(&self, row: Lease) {
+        let (now, shard_id) = (self.observer.now(), row.shard_id.clone());
+        self.put(Writer::Outsider, WriteKind::Create, &shard_id, None, Some(row), now);
+    }
+
+    /// Begins the hand-over of an owned lease, as the leader of a KCL fleet does: the counter stays, and the former owner goes
+    /// on until it has stored its position.
+    pub fn begin_hand_over(&self, choice: u64, to: &WorkerId) {
+        let is_fit =
+            |row: &Lease| row.owner.is_some() && row.checkpoint_owner.is_none() && !row.is_finished();
+        let owned: Vec<Lease> = self.rows().into_iter().filter(is_fit).collect();
+        let index = choice.checked_rem(owned.len() as u64).and_then(|index| usize::try_from(index).ok());
+        let Some(before) = index.map(|index| owned[index].clone()) else { return };
+        let after =
+            Lease { owner: Some(to.clone()), checkpoint_owner: before.owner.clone(), ..before.clone() };
+        let (now, shard_id) = (self.observer.now(), before.shard_id.clone());
+        self.put(Writer::Outsider, WriteKind::Other, &shard_id, Some(before), Some(after), now);
     }
 
     /// Deletes existing rows as an outsider, beginning with one that `first` selects.

@@ -149,7 +149,16 @@ impl LeaseStore for TableClient {
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
-        self.read(None, || self.table.create()).await
+        let is_led = self
+            .read(None, || {
+                self.table.create();
+                self.table.is_led()
+            })
+            .await?;
+        match is_led {
+            true => Err(StoreError::new(StoreErrorKind::Invalid, "simulated: the leader assigns the leases")),
+            false => Ok(()),
+        }
     }
 
     async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {

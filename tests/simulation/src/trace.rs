@@ -67,6 +67,9 @@ impl Names {
         let Some(row) = row else { return "none".to_owned() };
         let owner = row.owner.map_or("unowned", |owner| self.name(owner));
         let mut text = format!("{owner} {} at {}", row.counter, row.checkpoint);
+        if let Some(former) = row.handed_over_by {
+            let _ = write!(text, " handed over by {}", self.name(former));
+        }
         if let Some(requester) = row.requested_by {
             let _ = write!(text, " requested by {}", self.name(requester));
         }
@@ -152,6 +155,7 @@ impl Names {
             }
             EventKind::TableRemoved => "---- outsider deletes the table".to_owned(),
             EventKind::TableCreated => "---- the table is created again".to_owned(),
+            EventKind::AdoptionAllowed => "---- the operator may adopt the table".to_owned(),
             EventKind::FaultsOver => "---- end of faults".to_owned(),
             EventKind::Note(text) => format!("---- {text}"),
         };

@@ -19,7 +19,7 @@ const QUICK_SEEDS: u64 = 1;
 const LARGE_SCENARIOS: [Scenario; 1] = [Scenario::SlowStart];
 
 /// Seeds that failed once, each because of a defect that is fixed now.
-const REGRESSIONS: [(Scenario, u64); 33] = [
+const REGRESSIONS: [(Scenario, u64); 34] = [
     // Grandchildren were visible before children that a listing showed late.
     (Scenario::ReshardStorm, 9),
     (Scenario::ReshardStorm, 30),
@@ -77,6 +77,8 @@ const REGRESSIONS: [(Scenario, u64); 33] = [
     (Scenario::Everything, 25_376),
     // The row of a closed parent was deleted before a live reset reached its child, and created again at its beginning.
     (Scenario::Operations, 20_354),
+    // The check did not know hand-overs that the leader of a KCL fleet begins.
+    (Scenario::Adoption, 622),
 ];
 
 #[track_caller]
@@ -274,6 +276,34 @@ fn edit_of_other_rows_is_found() {
 fn defects_of_operations_are_found() {
     assert_finds(Scenario::Operations, Defect::PausesHidden, Promise::PauseKept);
     assert_finds(Scenario::Operations, Defect::ResetsSpill, Promise::NothingSkipped);
+}
+
+#[test]
+fn defects_of_adoption_are_found() {
+    assert_finds(Scenario::Adoption, Defect::RenewalsHidden, Promise::OneOwner);
+    assert_finds(Scenario::Adoption, Defect::ResetsSpill, Promise::NothingSkipped);
+}
+
+/// Seeds in which each circumstance of an adoption occurs: a live worker of a led fleet, `LATEST` without an instant, and a row
+/// that a worker of ours takes while the operator writes.
+const ADOPTION_SEEDS: [u64; 3] = [2, 3, 4];
+
+#[test]
+fn adoptions_meet_live_workers_and_races() {
+    let traces = ADOPTION_SEEDS.map(|seed| run(&Plan::of(Scenario::Adoption, seed)).trace());
+    for circumstance in [
+        "refused: a worker renews",
+        "refused: a worker reports",
+        "is not as it was, the adoption stops",
+        "the leader assigns the leases",
+        "the table is adopted",
+        " operator release: kcl",
+        " operator reset: kcl",
+        " operator reset: unowned",
+    ] {
+        let is_met = traces.iter().any(|trace| trace.contains(circumstance));
+        assert!(is_met, "no adoption of the seeds {ADOPTION_SEEDS:?} meets {circumstance:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The record processor of the Java KCL's daemon: it records every delivery in a file.
+//! The record processor of the Java KCL's daemon: it records every delivery in a file, and hangs while a test wants it to.
 //!
 //! ```text
 //! multilang_child FILE WORKER
@@ -8,7 +8,8 @@ use std::io::{stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
-use end_to_end_tests::interop::deliveries::DeliveryFile;
+use end_to_end_tests::interop::deliveries::{Delivery, DeliveryFile};
+use end_to_end_tests::interop::hang::wait_while_hanging;
 use end_to_end_tests::interop::multilang::MultilangChild;
 
 /// With this interval some deliveries are always not yet checkpointed, so that a kill causes redeliveries.
@@ -21,8 +22,14 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let run = || {
-        let mut file = DeliveryFile::append_to(Path::new(file))?;
-        let record = |batch: &[_]| file.append(batch);
+        let path = Path::new(file);
+        let mut file = DeliveryFile::append_to(path)?;
+        let record = |batch: &[Delivery]| {
+            if let Some(delivery) = batch.first() {
+                wait_while_hanging(path, &delivery.shard);
+            }
+            file.append(batch)
+        };
         MultilangChild::new(stdin().lock(), stdout().lock(), worker.clone(), CHECKPOINT_EVERY_RECORDS, record)
             .run()
     };

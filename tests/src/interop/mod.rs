@@ -6,10 +6,12 @@
 
 pub mod after_loss;
 pub mod deliveries;
+pub mod hang;
 pub mod java_daemon;
 pub mod last_checkpoints;
 pub mod lease_history;
 pub mod lease_rows;
+pub mod looks;
 pub mod multilang;
 pub mod producer;
 pub mod resharding;

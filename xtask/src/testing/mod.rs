@@ -36,7 +36,7 @@ impl Packages {
 }
 
 /// Tests with their own steps in `cargo xtask ci`, which install and start the servers that they need.
-const OWN_STEPS: [&str; 9] = [
+const OWN_STEPS: [&str; 10] = [
     "daemon_clients",
     "wire_daemon",
     "wire_fan_out",
@@ -45,6 +45,7 @@ const OWN_STEPS: [&str; 9] = [
     "wire_lease_store",
     "interop_aggregates",
     "interop_kcl",
+    "interop_operations",
     "wire_soak",
 ];
 

@@ -6,8 +6,10 @@ pub(crate) mod gap;
 mod listing;
 mod mode;
 mod probes;
+pub(crate) mod recording;
 pub(crate) mod rows;
 pub(crate) mod target;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use crate::look::listing::Listing;
 use crate::look::mode::ModeReader;
 use crate::look::probes::{PROBE_INTERVAL, Probes};
 use crate::look::target::Target;
+use crate::look::workers::WorkerReader;
 use crate::wall_clock::now_millis;
 
 /// How a look is made.
@@ -68,6 +71,7 @@ pub(crate) struct Observer {
     target: Target,
     listing: Listing,
     mode: ModeReader,
+    workers: WorkerReader,
     probes: Probes,
 }
 
@@ -82,7 +86,13 @@ impl Observer {
 
     /// An observer of this table and stream.
     pub(crate) fn of(target: Target) -> Self {
-        Self { target, listing: Listing::default(), mode: ModeReader::default(), probes: Probes::default() }
+        Self {
+            target,
+            listing: Listing::default(),
+            mode: ModeReader::default(),
+            workers: WorkerReader::default(),
+            probes: Probes::default(),
+        }
     }
 
     /// The table.
@@ -100,7 +110,7 @@ impl Observer {
     /// # Errors
     /// When the table cannot be read.
     pub(crate) async fn look(&mut self, options: LookOptions) -> Result<Looked, CommandError> {
-        let Self { target, listing, mode, probes } = self;
+        let Self { target, listing, mode, workers, probes } = self;
         let stream = target.stream.as_ref();
         let listed = async {
             if let Some(stream) = stream {
@@ -114,12 +124,17 @@ impl Observer {
                 None => rows::scan(&target.store, options.consistency).await,
             }
         };
-        let (rows, (), ()) = tokio::join!(scanned, listed, mode.refresh(&target.store));
+        let reported = async {
+            mode.refresh(&target.store).await;
+            workers.refresh(&target.store, mode.is_kcl_3, options.consistency).await;
+        };
+        let (rows, (), ()) = tokio::join!(scanned, listed, reported);
         let mut rows = rows?;
         let taken_at_millis = now_millis();
         rows.leases.sort_by(|one, other| one.shard_id.cmp(&other.shard_id));
         let mut gaps = listing.gaps.clone();
         gaps.extend(mode.gap.clone());
+        gaps.extend(workers.gap.clone());
         if stream.is_none() {
             gaps.push(Gap {
                 unknown: "the stream",
@@ -147,7 +162,7 @@ impl Observer {
             foreign: rows.foreign,
             shards: listing.shards.clone(),
             stream: listing.summary.clone(),
-            workers: rows.workers,
+            workers: workers.with_rows(rows.workers),
             notes,
             mode: mode.mode,
         };

@@ -17,6 +17,8 @@ const MODE_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) struct ModeReader {
     read_at: Option<Instant>,
     pub(crate) mode: FleetMode,
+    /// Whether a KCL 3.x fleet uses the table, or may.
+    pub(crate) is_kcl_3: bool,
     pub(crate) gap: Option<Gap>,
 }
 
@@ -26,10 +28,20 @@ impl ModeReader {
         if self.read_at.is_some_and(|at| at.elapsed() < MODE_INTERVAL) {
             return;
         }
-        let (mode, gap) = judge(store.check_fleet_mode().await);
+        let answer = store.check_fleet_mode().await;
+        self.is_kcl_3 = is_kcl_3(&answer);
+        let (mode, gap) = judge(answer);
         self.mode = mode;
         self.gap = gap;
         self.read_at = Some(Instant::now());
+    }
+}
+
+/// Whether the mode is that of a KCL 3.x fleet, or leads to it, or is not known although there are signs of such a fleet.
+fn is_kcl_3(answer: &Result<Option<String>, StoreError>) -> bool {
+    match answer {
+        Ok(warning) => warning.is_some(),
+        Err(error) => error.kind() == StoreErrorKind::Invalid,
     }
 }
 
@@ -57,5 +69,13 @@ mod tests {
         let (mode, gap) = judge(Err(StoreError::new(StoreErrorKind::Denied, "not allowed")));
         assert_eq!(mode, FleetMode::WorkersTake);
         assert!(gap.unwrap().missing_action.is_some());
+    }
+
+    #[test]
+    fn only_signs_of_kcl_3_lead_to_its_tables() {
+        assert!(!is_kcl_3(&Ok(None)));
+        assert!(is_kcl_3(&Ok(Some("the fleet moves itself to 3.x mode".to_owned()))));
+        assert!(is_kcl_3(&Err(StoreError::invalid("the table belongs to a KCL fleet in 3.x mode"))));
+        assert!(!is_kcl_3(&Err(StoreError::new(StoreErrorKind::Unavailable, "away"))));
     }
 }

@@ -57,7 +57,7 @@ impl TableRows {
     }
 }
 
-fn worker_row(report: dynamodb::WorkerReport) -> Option<WorkerRow> {
+pub(crate) fn worker_row(report: dynamodb::WorkerReport) -> Option<WorkerRow> {
     Some(WorkerRow {
         worker_id: WorkerId::new(report.worker_id).ok()?,
         updated_at_seconds: report.updated_at_seconds,

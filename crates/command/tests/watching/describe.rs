@@ -1,5 +1,7 @@
 //! `describe`, `lag` and what all commands share: exit codes, missing permissions, tables of all kinds.
 
+use std::path::Path;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -8,6 +10,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use end_to_end_tests::local_servers::InProcessServers;
+use fleet_view::{FleetView, History, Look};
 use lease_store::{LagReport, LeaseStore as _};
 
 use crate::bench::{APPLICATION, STREAM, TestBed, finish, lease, shard};
@@ -44,6 +47,34 @@ async fn describe_shows_shards_workers_and_lag() {
     let lines = bed.run(&arguments).await;
     assert!(lines.output.contains("worker-1") && lines.output.contains("1 worker"), "{lines:?}");
     assert!(!lines.output.contains('\u{1b}'), "no colour where there is no terminal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recorded_looks_lead_to_the_shown_verdict() {
+    let bed = TestBed::start(2).await;
+    bed.put_records(&["a", "b", "c", "d"]).await;
+    bed.put_lease(lease(0, Some("worker-1"))).await;
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("recorded-looks.jsonl");
+    let _ = std::fs::remove_file(&path);
+    let record = ["--record", path.to_str().unwrap()];
+    let describe = ["describe", APPLICATION, "--stream", STREAM, "--json", "--probe-time", "20s"];
+    let shown = bed.json(&[&describe[..], &record].concat()).await;
+    let looks: Vec<Look> = std::fs::read_to_string(&path)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut history = History::new();
+    history.add(&looks[0]).unwrap();
+    let replayed = serde_json::to_value(FleetView::of(&history).unwrap()).unwrap();
+    assert_eq!(replayed["verdict"], shown["verdict"]);
+    assert_eq!(replayed["snapshot"], shown["snapshot"]);
+    // Another run appends, and a folder that is missing is named.
+    bed.json(&[&describe[..], &record].concat()).await;
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+    let refused = bed.run(&[&describe[..], &["--record", "/missing/looks.jsonl"]].concat()).await;
+    assert_eq!(refused.code, 7, "{refused:?}");
+    assert!(refused.errors.contains("/missing/looks.jsonl"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -256,6 +256,11 @@ pub enum Note {
         /// Its key.
         key: String,
     },
+    /// A table of a KCL 3.0 to 3.4 fleet beside the lease table, which stays behind.
+    TableStays {
+        /// Its name.
+        name: String,
+    },
     /// The worker must take up the lease within its fail-over time; otherwise another worker takes it.
     MustTakeUp {
         /// The shard.
@@ -308,6 +313,12 @@ impl fmt::Display for Note {
             ),
             Self::AlreadySo { shard_id } => write!(formatter, "nothing changes for {shard_id}"),
             Self::RowStays { key } => write!(formatter, "row {key:?} is no lease of this library and stays"),
+            Self::TableStays { name } => {
+                write!(
+                    formatter,
+                    "the table {name:?} of a KCL 3.0 to 3.4 fleet stays; delete it too if no fleet uses it"
+                )
+            }
             Self::MustTakeUp { shard_id, worker_id } => write!(
                 formatter,
                 "worker {worker_id} must take up {shard_id} within its fail-over time, or another worker takes it"

@@ -10,6 +10,7 @@ mod integrity;
 mod model;
 mod plans;
 mod plans_skip_nothing;
+mod recorded;
 mod rendering;
 mod snapshots;
 mod table;

@@ -466,6 +466,18 @@ fn copy_into_a_used_table_is_refused() {
     );
 }
 
+/// Without the row of a child, an ended parent would count as read, and the child would start at the initial position.
+#[test]
+fn copy_begins_with_the_children() {
+    let rows = [lease(0, None, Position::ShardEnd), lease(1, None, at(7)), lease(2, None, at(8))];
+    let from = stream().look(&rows);
+    let empty = Looks::new(&[], &[]);
+    let plan = copy(&from, &empty.situation());
+    assert!(!plan.is_refused(), "{:?}", plan.refusals);
+    let created: Vec<&ShardId> = plan.changes.iter().map(|change| &change.shard_id).collect();
+    assert_eq!(created, [&id(2), &id(1), &id(0)]);
+}
+
 #[test]
 fn plans_are_data() {
     let leases = [ours(lease(1, Some("a"), at(7))), lease(2, None, Position::AtTimestamp)];

@@ -29,6 +29,7 @@ use super::signing::Signer;
 use super::via_sdk::ViaSdk;
 use crate::error::classify;
 use crate::polling::read_pace::ReadPace;
+use crate::read_counts::{ReadCounters, ReadCounts, ReadEnd};
 use crate::stream_arn::StreamId;
 
 /// The codes of a refused iterator. The route is right, since its server has read the request. "Not found" is not among them: it is
@@ -65,6 +66,21 @@ impl CallError {
         }
         let code = self.code()?;
         matches!(code, "ExpiredIteratorException" | "InvalidArgumentException").then_some(code)
+    }
+
+    /// How the call counts.
+    fn end(&self) -> ReadEnd {
+        let Self::Sdk(error) = self else { return ReadEnd::Failed };
+        let is_late = match &**error {
+            SdkError::TimeoutError(_) => true,
+            SdkError::DispatchFailure(failure) => failure.is_timeout(),
+            _ => self.cut_off().is_some(),
+        };
+        match classify(error).0 {
+            _ if is_late => ReadEnd::TimedOut,
+            SourceErrorKind::Throttled => ReadEnd::Throttled,
+            _ => ReadEnd::Failed,
+        }
     }
 
     /// How far the answer had arrived when it was cut off.
@@ -114,6 +130,7 @@ struct Shared {
     /// The route of direct requests; `None`: not known yet, or not allowed.
     route: RwLock<Option<Arc<Route>>>,
     signer: Signer,
+    counters: ReadCounters,
 }
 
 impl GetRecords {
@@ -125,7 +142,13 @@ impl GetRecords {
             format: FormatMemory::new(format),
             route: RwLock::default(),
             signer: Signer::default(),
+            counters: ReadCounters::default(),
         }))
+    }
+
+    /// The calls so far, of all clones.
+    pub(crate) fn counts(&self) -> ReadCounts {
+        self.0.counters.get()
     }
 
     /// Whether the next read will probably not go through the SDK.
@@ -137,6 +160,7 @@ impl GetRecords {
     /// an answer that was cut off, the next one has fewer records.
     pub(crate) async fn call(&self, iterator: &str, pace: &mut ReadPace) -> Result<Answer, CallError> {
         let result = self.read(iterator, pace).await;
+        self.0.counters.add(result.as_ref().map_or_else(CallError::end, |_| ReadEnd::Answered));
         match &result {
             Ok(_) => pace.limit.answered(),
             Err(error) => {

@@ -471,6 +471,8 @@ async fn throttled_read_is_not_retried() {
     assert_eq!(reader.next_batch().await.unwrap_err().kind(), SourceErrorKind::Throttled);
     let reads = server.requests().into_iter().filter(|(operation, _)| operation == "GetRecords").count();
     assert_eq!(reads, 1, "each attempt counts towards the five reads a second");
+    let counts = stream.read_counts();
+    assert_eq!((counts.reads, counts.throttled, counts.timed_out, counts.failed), (1, 1, 0, 0));
 }
 
 #[tokio::test]

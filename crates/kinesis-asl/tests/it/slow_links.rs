@@ -50,12 +50,13 @@ fn answer(numbers: impl Iterator<Item = u64>, payload: usize, next: u64) -> Valu
     json!({ "Records": records, "NextShardIterator": next.to_string(), "MillisBehindLatest": 1000 })
 }
 
-async fn open(server: &ScriptedKinesis, format: GetRecordsFormat) -> Box<dyn RecordSource> {
+async fn open(server: &ScriptedKinesis, format: GetRecordsFormat) -> (KinesisStream, Box<dyn RecordSource>) {
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
     let config = server.client().config().to_builder().timeout_config(timeouts).build();
     let stream = KinesisStream::from_client(aws_sdk_kinesis::Client::from_conf(config), STREAM);
     let stream = stream.with_get_records_format(format);
-    stream.open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap()
+    let source = stream.open(&shard_id(), &ReadFrom::TrimHorizon).await.unwrap();
+    (stream, source)
 }
 
 #[tokio::test(start_paused = true)]
@@ -68,7 +69,7 @@ async fn ten_megabytes_arrive_over_two_megabits() {
                 over_the_link(&answer(first..first + 10, 1024 * 1024 * 4 / 3 / 4 * 4, first + 10), usize::MAX)
             }
         });
-        let mut source = open(&server, format).await;
+        let (stream, mut source) = open(&server, format).await;
         // The first read goes through the SDK, the second one does not.
         for _ in 0..2 {
             let asked_at = Instant::now();
@@ -77,6 +78,8 @@ async fn ten_megabytes_arrive_over_two_megabits() {
             assert!(asked_at.elapsed() > 4 * ATTEMPT_TIMEOUT, "the link is slow: {:?}", asked_at.elapsed());
         }
         assert_eq!(server.bodies("GetRecords").len(), 2, "no answer is fetched twice");
+        let counts = stream.read_counts();
+        assert_eq!((counts.reads, counts.timed_out, counts.failed), (2, 0, 0), "slow answers are whole");
     }
 }
 
@@ -101,7 +104,7 @@ async fn cut_off_answer_makes_the_next_one_smaller() {
                 over_the_link(&answer(numbers, PAYLOAD, next), CARRIED)
             }
         });
-        let mut source = open(&server, format).await;
+        let (stream, mut source) = open(&server, format).await;
         let mut expected = 1;
         let mut failures = 0;
         while expected <= AVAILABLE {
@@ -123,5 +126,7 @@ async fn cut_off_answer_makes_the_next_one_smaller() {
         let limits: Vec<_> = server.bodies("GetRecords").iter().map(|body| body["Limit"].as_u64()).collect();
         assert_eq!(limits[..2], [None, Some(15)], "half of the 30 records that had begun to arrive");
         assert!(limits.contains(&Some(30)), "the limit recovers: {limits:?}");
+        let counts = stream.read_counts();
+        assert_eq!((counts.reads, counts.timed_out, counts.failed), (limits.len() as u64, failures, 0));
     }
 }

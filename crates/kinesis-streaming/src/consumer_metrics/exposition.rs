@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::ConsumerMetrics;
 use super::list::{Metric, MetricKind};
-use super::samples::{Sample, Value};
+use super::samples::Sample;
+use super::value::Value;
 
 impl ConsumerMetrics {
     /// The present values in the text format of Prometheus. A value that is not known is absent.

@@ -118,6 +118,43 @@ metrics! {
         "Restarts of the work on the shard under this lease";
     LEASE_CALLS = Counter "kinesis_consumer_lease_calls_total" ["count", "call"]
         "Calls to the lease table by their kind; only with `with_lease_calls`";
+    STREAM_READS = Counter "kinesis_consumer_stream_reads_total" ["count"]
+        "Calls of GetRecords that have ended; only with `with_stream`, as all metrics of the stream";
+    STREAM_THROTTLED_READS = Counter "kinesis_consumer_stream_throttled_reads_total" ["count"]
+        "Those that were refused because a limit of the shard or of the account was exceeded";
+    STREAM_TIMED_OUT_READS = Counter "kinesis_consumer_stream_timed_out_reads_total" ["count"]
+        "Those without a whole answer in time; each retires its connection";
+    STREAM_FAILED_READS = Counter "kinesis_consumer_stream_failed_reads_total" ["count"]
+        "Those that failed for another reason, such as an expired iterator";
+    FAN_OUT_SHARDS = Gauge "kinesis_consumer_fan_out_shards" ["count", "by"]
+        "Number of shards that are read by subscription or by polling; only with `with_stream` and fan-out";
+    FAN_OUT_SUBSCRIPTIONS = Counter "kinesis_consumer_fan_out_subscriptions_total" ["count"]
+        "Subscriptions that the service has accepted";
+    FAN_OUT_FAILURES = Counter "kinesis_consumer_fan_out_failed_subscriptions_total" ["count"]
+        "Subscriptions that were refused, broke or became silent";
+    KEYED_STATE_KEYS = Gauge "kinesis_consumer_keyed_state_keys" ["count", "shard"]
+        "Number of keys with a value; only with `with_state`, as all metrics of the state";
+    KEYED_STATE_UNSTORED = Gauge "kinesis_consumer_keyed_state_unstored_records" ["count", "shard"]
+        "Number of records that are in the state and in no snapshot";
+    KEYED_STATE_SNAPSHOT_BYTES = Gauge "kinesis_consumer_keyed_state_snapshot_bytes" ["bytes", "shard"]
+        "Size of the newest snapshot";
+    KEYED_STATE_FAILING = Gauge "kinesis_consumer_keyed_state_failing" ["count", "shard"]
+        "1 if the last attempt to write a snapshot failed, else 0";
+    KEYED_STATE_SNAPSHOTS = Counter "kinesis_consumer_keyed_state_snapshots_total" ["count", "shard"]
+        "Snapshots written under this lease";
+    STORAGE_BYTES = Gauge "kinesis_consumer_storage_bytes" ["bytes", "place"]
+        "Bytes of blocks in memory, in the local store and in the replica store; only with `with_storage`, as all metrics of the \
+         storage buffer";
+    STORAGE_RECEIVED = Counter "kinesis_consumer_storage_received_records_total" ["count"]
+        "Records received from the stream into blocks";
+    STORAGE_BLOCKS = Counter "kinesis_consumer_storage_served_blocks_total" ["count", "place"]
+        "Blocks served from memory, from the local store and from the replica store";
+    STORAGE_BACKFILLS = Counter "kinesis_consumer_storage_backfilled_gaps_total" ["count"]
+        "Gaps read again from the stream, where a block was damaged in or missing from all stores";
+    STORAGE_LOSSES = Counter "kinesis_consumer_storage_lost_gaps_total" ["count"]
+        "Gaps that the stream could no longer backfill completely";
+    STORAGE_FAILURES = Counter "kinesis_consumer_storage_store_failures_total" ["count"]
+        "Failed calls of a store";
 }
 
 #[cfg(test)]

@@ -5,10 +5,18 @@
 
 #[cfg(feature = "http")]
 mod exposition;
+mod layers;
 mod list;
+#[cfg(feature = "state")]
+mod of_state;
+#[cfg(feature = "storage")]
+mod of_storage;
+#[cfg(feature = "kinesis-asl")]
+mod of_stream;
 #[cfg(feature = "metrics")]
 mod recording;
 pub(crate) mod samples;
+mod value;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +24,8 @@ use std::sync::Arc;
 use lease_store::StoreCalls;
 
 use crate::observed::MetricsSource;
+
+use layers::Reading;
 
 pub use list::{METRICS, Metric, MetricKind};
 #[cfg(feature = "metrics")]
@@ -32,6 +42,8 @@ pub struct ConsumerMetrics {
     application: String,
     source: MetricsSource,
     calls: Option<Arc<dyn Fn() -> StoreCalls + Send + Sync>>,
+    /// The readings of the layers that are no part of a consumer's status.
+    layers: Vec<Arc<dyn Fn() -> Vec<Reading> + Send + Sync>>,
 }
 
 impl fmt::Debug for ConsumerMetrics {
@@ -46,7 +58,7 @@ impl fmt::Debug for ConsumerMetrics {
 impl ConsumerMetrics {
     /// The metrics of the consumers of this handle. The name of the application becomes a label.
     pub fn new(application: impl Into<String>, source: impl Into<MetricsSource>) -> Self {
-        Self { application: application.into(), source: source.into(), calls: None }
+        Self { application: application.into(), source: source.into(), calls: None, layers: Vec::new() }
     }
 
     /// Adds the calls to the lease table, as a [`CountingLeaseStore`](lease_store::CountingLeaseStore) counts them.
@@ -63,6 +75,7 @@ impl ConsumerMetrics {
 
     /// The present values.
     fn samples(&self) -> Vec<samples::Sample> {
-        samples::samples(&self.source.observe(), self.calls.as_ref().map(|calls| calls()))
+        let readings = self.layers.iter().flat_map(|layer| layer()).collect();
+        samples::samples(&self.source.observe(), self.calls.as_ref().map(|calls| calls()), readings)
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::ConsumerMetrics;
 use super::list::{METRICS, MetricKind};
-use super::samples::{Sample, Value};
+use super::samples::Sample;
+use super::value::Value;
 
 /// Gives the metrics of one [`ConsumerMetrics`] to a recorder, again and again.
 ///

@@ -6,16 +6,10 @@ use lease_store::StoreCalls;
 use receiver::{ConsumerState, ConsumerStatus, LeaseTableState, ShardStatus};
 use shard_worker::{RetentionAlarm, ShardState};
 
+use super::layers::Reading;
 use super::list::{self, Metric};
+use super::value::Value;
 use crate::observed::Observation;
-
-/// The value of a metric.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value {
-    Gauge(f64),
-    /// The whole count, which may begin again at 0 when a lease is taken again.
-    Counter(u64),
-}
 
 /// A value of a metric with its labels, in the order of the list.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +37,11 @@ impl Sample {
 }
 
 /// All values at one time, grouped by metric in the order of the list.
-pub(super) fn samples(observation: &Observation, calls: Option<StoreCalls>) -> Vec<Sample> {
+pub(super) fn samples(
+    observation: &Observation,
+    calls: Option<StoreCalls>,
+    readings: Vec<Reading>,
+) -> Vec<Sample> {
     let mut found = Found { stream: None, number: 0, samples: Vec::new() };
     match observation {
         Observation::Workers(statuses) => {
@@ -66,11 +64,16 @@ pub(super) fn samples(observation: &Observation, calls: Option<StoreCalls>) -> V
             (found.stream, found.number) = (None, 0);
         }
     }
+    // One store, and one layer of each kind, serves all workers of the process.
+    let workers = workers_of(observation);
     if let Some(calls) = calls {
-        // One store serves all workers of the process.
         for (call, count) in kinds_of(&calls) {
-            found.add(&list::LEASE_CALLS, &workers_of(observation), &[call], Value::Counter(count));
+            found.add(&list::LEASE_CALLS, &workers, &[call], Value::Counter(count));
         }
+    }
+    for Reading { metric, labels, value } in readings {
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        found.add(metric, &workers, &labels, value);
     }
     let place = |sample: &Sample| list::METRICS.iter().position(|metric| metric.name == sample.metric.name);
     found.samples.sort_by_key(place);
@@ -256,11 +259,11 @@ fn flag(is_set: bool) -> f64 {
 
 /// A count as a gauge: exact up to 2^53.
 #[allow(clippy::cast_precision_loss)]
-fn number(value: u64) -> f64 {
+pub(super) fn number(value: u64) -> f64 {
     value as f64
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn count(value: usize) -> f64 {
+pub(super) fn count(value: usize) -> f64 {
     value as f64
 }

@@ -15,14 +15,27 @@ pub(crate) const APPLICATION: &str = "word-count";
 pub(crate) const OF_SEVERAL_STREAMS: [&str; 2] =
     ["kinesis_consumer_streams", "kinesis_consumer_stream_failed"];
 
-/// The documented metrics of a consumer of one stream.
+/// The documented metrics of a consumer of one stream, without those of layers.
 pub(crate) fn documented() -> BTreeSet<&'static str> {
     let names = METRICS.iter().map(|metric| metric.name);
-    names.filter(|name| !OF_SEVERAL_STREAMS.contains(name)).collect()
+    names.filter(|name| !OF_SEVERAL_STREAMS.contains(name) && !is_of_layer(name)).collect()
 }
 
 /// Longer than a start, a read and a checkpoint take, in virtual time.
 pub(crate) const A_WHILE: Duration = Duration::from_secs(30);
+
+/// How the names of the metrics of layers begin.
+const LAYERS: [&str; 4] = [
+    "kinesis_consumer_stream_",
+    "kinesis_consumer_fan_out_",
+    "kinesis_consumer_keyed_state_",
+    "kinesis_consumer_storage_",
+];
+
+/// Whether a metric is that of a layer.
+pub(crate) fn is_of_layer(name: &str) -> bool {
+    LAYERS.iter().any(|layer| name.starts_with(layer)) && !OF_SEVERAL_STREAMS.contains(&name)
+}
 
 pub(crate) struct Bed {
     pub(crate) stream: InMemoryStream,

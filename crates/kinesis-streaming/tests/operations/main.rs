@@ -4,6 +4,7 @@
 
 mod allocations;
 mod bed;
+mod layers;
 mod recorders;
 mod router;
 mod streams;

@@ -68,6 +68,7 @@ async fn recorder_gets_exactly_the_documented_metrics() {
     metrics::with_local_recorder(&recorder, || recording.record());
     let all = seen(&snapshotter);
     let names: BTreeSet<&str> = all.iter().map(|seen| seen.name.as_str()).collect();
+    // Those of the layers have a test of their own.
     assert_eq!(names, documented());
     for Seen { kind, name, unit, meaning, labels, .. } in &all {
         let metric = METRICS.iter().find(|metric| metric.name == name).unwrap();

@@ -47,7 +47,7 @@ const LEADS_FOR_GOOD: &str = "CLIENT_VERSION_3X";
 const COORDINATOR_KEY: &str = "key";
 
 /// The suffix that KCL 3.0 to 3.4 append to the application name for their separate table, whose key is `key`.
-const COORDINATOR_TABLE_SUFFIX: &str = "-CoordinatorState";
+pub(super) const COORDINATOR_TABLE_SUFFIX: &str = "-CoordinatorState";
 
 /// The index that KCL 3.x adds to the lease table.
 const INDEX: &str = "LeaseOwnerToLeaseKeyIndex";

@@ -51,6 +51,7 @@ mod error;
 pub(crate) mod internals;
 mod kcl_mode;
 mod kcl_pin;
+mod kcl_tables;
 mod layout;
 mod multi_stream;
 mod request;

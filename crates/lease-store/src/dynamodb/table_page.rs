@@ -133,7 +133,8 @@ fn read_into(item: &Item, layout: &RowLayout, page: &mut TablePage) {
     }
 }
 
-fn worker_report(item: &Item) -> Option<WorkerReport> {
+/// What a row reports about a worker, in the lease table or in the separate table of KCL 3.0 to 3.4.
+pub(super) fn worker_report(item: &Item) -> Option<WorkerReport> {
     let of_lease_table = item.get(ENTITY_TYPE).and_then(|value| value.as_s().ok());
     let key = if of_lease_table.is_some_and(|kind| kind == WORKER_METRICS) { LEASE_KEY } else { WORKER_ID };
     let worker_id = item.get(key)?.as_s().ok()?.clone();

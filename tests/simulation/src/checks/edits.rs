@@ -38,7 +38,8 @@ impl Checks {
         let (before, after) = rows;
         let (now, writer) = (self.now, self.name_of(by));
         let Some(facts) = self.shards.get_mut(&shard) else { return };
-        if by == Writer::Outsider {
+        let is_edit = before.checkpoint != after.checkpoint || before.counter != after.counter;
+        if by == Writer::Outsider && is_edit {
             facts.edits.push(Edit {
                 at: now,
                 from: before.checkpoint,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::promise::{Promise, Verdict, Violation};
 use crate::event::{Name, Process, ReadPosition, RecordPosition, Row, ShardNumber, Writer};
-use crate::plan::Start;
+use crate::plan::{FormerFleet, Start};
 
 /// The fail-over time of every simulated fleet, in milliseconds of a true clock.
 pub(super) const FAILOVER_MILLIS: u64 = 10_000;
@@ -70,6 +70,8 @@ pub struct Checks {
     /// Times at which any process may lose leases or answers.
     pub(super) disturbances: Vec<(u64, u64)>,
     pub(super) has_kcl: bool,
+    /// The fleet that leaves its table to an operator who adopts it.
+    pub(super) former_fleet: Option<FormerFleet>,
     /// The leases of a second stream, which count for the balance and are not checked.
     pub(super) second_stream_leases: u64,
     /// When an outsider deleted rows.

@@ -105,6 +105,7 @@ impl Checks {
                 self.check_forward(shard, kind, before, after)?;
                 self.check_owner(write, before, after)?;
                 self.check_reset(write, before, after)?;
+                self.check_adopted(write, before, after)?;
                 if kind == WriteKind::Reset && after.checkpoint != ReadPosition::End {
                     return Ok(());
                 }
@@ -151,7 +152,7 @@ impl Checks {
     fn check_owner(&self, write: &Write, before: Row, after: Row) -> Verdict {
         let Write { by, shard, kind, .. } = *write;
         let Some(name) = self.name_of(by) else { return Ok(()) };
-        let is_owner = before.owner == Some(name);
+        let is_owner = before.owner == Some(name) || before.handed_over_by == Some(name);
         let is_fine = match kind {
             WriteKind::Renew
             | WriteKind::Checkpoint
@@ -161,6 +162,8 @@ impl Checks {
             | WriteKind::Other => is_owner || self.is_restored(write, after),
             WriteKind::Request => after.requested_by == Some(name) && after.owner == before.owner,
             WriteKind::Withdraw => before.requested_by == Some(name) && after.owner == before.owner,
+            // A leader of the KCL has begun the hand-over.
+            WriteKind::HandOver if before.handed_over_by == Some(name) => after.owner == before.owner,
             WriteKind::HandOver => is_owner && after.owner == before.requested_by,
             WriteKind::Take => after.owner == Some(name) && (is_owner || self.may_take(write, name, before)),
             WriteKind::Create | WriteKind::Delete | WriteKind::Note => true,

@@ -1,5 +1,6 @@
 //! Checks the promises while the simulation runs. The checks see events only and know nothing of the crates.
 
+mod adoption;
 mod edits;
 mod facts;
 mod failover;
@@ -120,6 +121,7 @@ impl Checks {
                 self.orphans.clear();
                 self.observe_fleet(event)
             }
+            EventKind::AdoptionAllowed => self.check_adoption_allowed(),
             _ => self.observe_fleet(event),
         }
     }
