@@ -475,7 +475,7 @@ fn copy_begins_with_the_children() {
     let plan = copy(&from, &empty.situation());
     assert!(!plan.is_refused(), "{:?}", plan.refusals);
     let created: Vec<&ShardId> = plan.changes.iter().map(|change| &change.shard_id).collect();
-    assert_eq!(created, [&id(2), &id(1), &id(0)]);
+    assert_eq!(created, [&id(1), &id(2), &id(0)]);
 }
 
 #[test]
