@@ -33,12 +33,9 @@ fn hanging(
         .no_progress_time(Duration::from_secs(3600))
         .source(stream.clone())
         .lease_store(store.clone())
-        .processors(batch_handler(move |shard: ShardContext, _| {
-            let working = working.clone();
-            async move {
-                working.send(shard.lease_lost.clone()).await?;
-                pending().await
-            }
+        .processors(batch_handler(move |shard: ShardContext, _| async move {
+            working.send(shard.lease_lost.clone()).await?;
+            pending().await
         }))
         .build()
         .unwrap();
@@ -94,8 +91,9 @@ async fn cut_off_hand_over_ends_the_work_beside_it() {
 
 /// tokio-rs/tokio#5338, Finomnis/tokio-graceful-shutdown#50: a process waits for a blocking call after its shutdown is complete.
 #[test]
+#[allow(clippy::disallowed_methods)] // a thread of its own, since the end of a runtime may never come
 fn runtime_ends_after_a_blocking_call_was_cut_off() {
-    let (ended, has_ended) = std::sync::mpsc::channel();
+    let (ended, has_ended) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let report = runtime.block_on(async {

@@ -254,6 +254,7 @@ impl MultiStreamHandle {
     /// `Stopped` when the consumer was stopped or has ended. `InvalidSettings` when the stream has faults, when another stream has
     /// its [name](StreamConfig::named), or when there are [`MAX_STREAMS`](crate::MAX_STREAMS). That the stream does not exist, or
     /// that it is one of the list under another name, is found by its start: its status has the failure then.
+    #[allow(clippy::needless_pass_by_value)] // as `with_streams` takes it
     pub fn add_stream(&self, stream: StreamConfig) -> Result<ConsumerHandle, ConsumerError> {
         self.list.add(&stream)
     }
