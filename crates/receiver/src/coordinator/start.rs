@@ -23,8 +23,9 @@ const STORM_WAIT: Duration = Duration::from_secs(2);
 /// How long a start counts as one of many at the same time. It begins anew when a service that was away answers again.
 const STORM_TIME: Duration = Duration::from_secs(120);
 
-/// The longest mean wait after that time, when a service is probably unavailable.
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// The longest mean wait after that time, when a service is probably unavailable. A worker that waits when the service is back has
+/// three quarters of a minute left to come up with all others.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The wait after a number of failed attempts: exponential, and half of it to one and a half times at random, so that
 /// workers which started together do not ask together.
