@@ -323,14 +323,13 @@ impl Fleet {
             receiver.handle.stop();
         }
         for receiver in self.receivers {
-            match receiver.task.await {
-                Ok(Ok(report)) if report.is_drained() => {
-                    print_line(format_args!("{} stopped, drained", report.worker_id))
-                }
-                Ok(Ok(report)) => print_line(format_args!("{} stopped, NOT drained", report.worker_id)),
-                Ok(Err(error)) => print_line(format_args!("a receiver failed: {error}")),
-                Err(error) => print_line(format_args!("a receiver failed: {error}")),
-            }
+            let end = match receiver.task.await {
+                Ok(Ok(report)) if report.is_drained() => format!("{} stopped, drained", report.worker_id),
+                Ok(Ok(report)) => format!("{} stopped, NOT drained", report.worker_id),
+                Ok(Err(error)) => format!("a receiver failed: {error}"),
+                Err(error) => format!("a receiver failed: {error}"),
+            };
+            print_line(format_args!("{end}"));
         }
     }
 }
