@@ -184,7 +184,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_and_pipes_in_a_folder_are_left_out() {
+    fn links_and_sockets_in_a_folder_are_left_out() {
         let folder = std::env::temp_dir().join(format!("text-input-{}", std::process::id()));
         let inner = folder.join("inner");
         fs::create_dir_all(&inner).unwrap();
