@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::journal::{Entry, Event, entries};
@@ -139,6 +139,15 @@ impl Scene {
         let mut process = command.spawn().unwrap();
         let stdout = process.stdout.take().unwrap();
         (Daemon { process, log, journal: self.journal(worker) }, stdout)
+    }
+
+    /// Starts a daemon by this command, and returns its standard error, where its log is.
+    pub fn spawn_with_log(&self, worker: &str, mut command: Command) -> (Daemon, ChildStderr) {
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let stderr = process.stderr.take().unwrap();
+        let log = self.directory.join(format!("{worker}.log"));
+        (Daemon { process, log, journal: self.journal(worker) }, stderr)
     }
 
     /// All journals, in no order between daemons.

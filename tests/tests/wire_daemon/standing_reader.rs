@@ -1,13 +1,16 @@
-//! A reader of the daemon's standard output that does not read, as a terminal in scroll mode (spdlog#3104), with one thread for all
-//! tasks of the daemon: only the child that prints is held up.
+//! A reader of the daemon's standard output or error that does not read, as a terminal in scroll mode (spdlog#3104), with one thread
+//! for all tasks of the daemon: only the child that prints is held up, and a log that nobody reads holds up nothing.
 
 use end_to_end_tests::daemon::journal::{Entry, Event};
 use end_to_end_tests::daemon::scene::{Daemon, LIMIT, Scene, number_of};
 use end_to_end_tests::daemon::scripted_child::FLOOD_LINES;
 use end_to_end_tests::interop::wait_for;
 use end_to_end_tests::programs::program;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{ChildStdout, Command};
+
+/// What a full pipe of Linux holds at least: it has 16 pages of 4,096 bytes, and a line that does not fit begins a page.
+const FULL_PIPE_BYTES: usize = 32_768;
 
 /// A daemon whose output is not read, after the child of one shard has printed more than the pipes hold.
 async fn flooded(scene: &mut Scene, lines: &str) -> (Daemon, ChildStdout) {
@@ -66,4 +69,21 @@ async fn stop_is_in_time_although_the_output_is_not_read() {
     let ended = Event::Told("leaseLost".to_owned());
     let in_order = daemon.entries().into_iter().filter(|entry| entry.event == ended).count();
     assert_eq!(in_order, 1, "the child that does not print ends in order: {}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_that_is_not_read_holds_up_no_child() {
+    let mut scene = Scene::new("standing-reader-log", 2).await;
+    scene.put(100).await;
+    let mut command: Command = program("kinesis-streaming");
+    command.args(["daemon", "-p"]).arg(scene.properties("w", "checkpoint-always", ""));
+    // Far more lines than a pipe holds.
+    command.env("TOKIO_WORKER_THREADS", "1").env("RUST_LOG", "trace");
+    let (mut daemon, mut log) = scene.spawn_with_log("w", command);
+    scene.wait_for_all().await;
+    assert_eq!(daemon.terminate().await, Some(0));
+    assert!(scene.deliveries().values().all(|count| *count == 1));
+    let mut held = Vec::new();
+    log.read_to_end(&mut held).await.unwrap();
+    assert!(held.len() >= FULL_PIPE_BYTES, "the log held {} bytes, which is no test", held.len());
 }

@@ -29,6 +29,7 @@ mod service;
 mod signals;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use multilang::java_arguments::{DaemonArguments, Invocation, USAGE, parse_java};
 use multilang::properties::{DaemonSettings, EffectiveConfiguration};
@@ -36,6 +37,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 pub(crate) use self::arguments::{DaemonCommand, java_line};
 use self::exit_status::{Ending, Form, exit_code};
+
+/// How long the end waits until the output of the children, and then the log, is written.
+const OUTPUT_TIME: Duration = Duration::from_secs(1);
 
 /// The exit code after an error: of the command line, of the properties, of a child, of the servers.
 const FAILURE: u8 = 1;
@@ -72,7 +76,11 @@ fn refused(error: &str) -> ExitCode {
 
 /// Writes a line for the operator, whatever the level of the log is.
 fn say(line: &str) {
-    eprintln!("kinesis-streaming daemon: {line}");
+    eprintln!("{}", said(line));
+}
+
+fn said(line: &str) -> String {
+    format!("kinesis-streaming daemon: {line}")
 }
 
 async fn start(arguments: &DaemonArguments, form: Form) -> u8 {
@@ -106,15 +114,20 @@ async fn start(arguments: &DaemonArguments, form: Form) -> u8 {
             return FAILURE;
         }
     };
-    log_output::log_to_stderr(log_level);
+    let log = match log_output::log_to_stderr(log_level) {
+        Ok(log) => log,
+        Err(error) => {
+            say(&format!("error: cannot start a thread for log lines: {error}"));
+            return FAILURE;
+        }
+    };
     let ending = match connection::connect(&settings, &arguments.system_properties).await {
         // Boxed because the future is large.
         Ok(aws) => Box::pin(service::run(&settings, &aws)).await,
         Err(error) => Ending::Failed(error),
     };
-    if let Some(line) = ending.described(settings.shutdown_grace) {
-        say(&line);
-    }
+    let last = ending.described(settings.shutdown_grace).map(|line| said(&line));
+    log.finish(last, OUTPUT_TIME).await;
     exit_code(&ending, form)
 }
 

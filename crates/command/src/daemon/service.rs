@@ -1,7 +1,6 @@
 //! Runs the consumer with its children until a signal, a failed child or an error ends it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kinesis_streaming::kinesis_asl::{KinesisAsl, MetricsTask};
 use kinesis_streaming::prelude::StopReport;
@@ -16,15 +15,13 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 
+use super::OUTPUT_TIME;
 use super::exit_status::{Ending, Stop};
 use super::metrics::MetricsChoice;
 use super::signals::second_signal;
 
 /// How many final failures wait to be read. The first one ends the daemon.
 const MAX_WAITING_FAILURES: usize = 1;
-
-/// How long the end waits until the output of the children is written.
-const OUTPUT_TIME: Duration = Duration::from_secs(1);
 
 type Running = JoinHandle<Result<StopReport, ConsumerError>>;
 
