@@ -29,6 +29,9 @@ mod with_tls;
 
 use std::fmt;
 
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+};
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 
 pub use in_process::InProcessServers;
@@ -82,6 +85,27 @@ impl Endpoints {
             .endpoint_url(&self.dynamodb)
             .build();
         aws_sdk_dynamodb::Client::from_conf(config)
+    }
+
+    /// Puts one item into a new table whose key is this attribute of it, a text.
+    ///
+    /// # Panics
+    /// When the server refuses it.
+    #[allow(clippy::unwrap_used)] // only tests call it
+    pub async fn put_into_new_table(&self, table: &str, key: &str, item: &[(&str, AttributeValue)]) {
+        let dynamodb = self.dynamodb_client();
+        let attribute =
+            AttributeDefinition::builder().attribute_name(key).attribute_type(ScalarAttributeType::S);
+        let element = KeySchemaElement::builder().attribute_name(key).key_type(KeyType::Hash);
+        let request = dynamodb
+            .create_table()
+            .table_name(table)
+            .billing_mode(BillingMode::PayPerRequest)
+            .key_schema(element.build().unwrap())
+            .attribute_definitions(attribute.build().unwrap());
+        request.send().await.unwrap();
+        let item = item.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        dynamodb.put_item().table_name(table).set_item(Some(item)).send().await.unwrap();
     }
 
     /// The environment variables with which a child process reaches the servers.

@@ -7,6 +7,9 @@ use super::Subject;
 /// The table in which KCL 3.0 to 3.4 stores the mode of a fleet.
 const COORDINATOR_TABLE_SUFFIX: &str = "-CoordinatorState";
 
+/// The table in which the workers of KCL 3.0 to 3.4 report about themselves.
+const WORKER_TABLE_SUFFIX: &str = "-WorkerMetricStats";
+
 /// What an application uses.
 #[derive(Debug, Clone)]
 pub(crate) struct Needs {
@@ -95,6 +98,10 @@ impl Needs {
                 &json!(self.table_arn(&format!("{}{COORDINATOR_TABLE_SUFFIX}", self.application))),
             ),
         ];
+        if !is_worker {
+            let table = self.table_arn(&format!("{}{WORKER_TABLE_SUFFIX}", self.application));
+            statements.push(statement("WorkerReports", &json!("dynamodb:Scan"), &json!(table)));
+        }
         if is_worker && self.fan_out.is_some() {
             let consumers = json!([self.stream_arn, format!("{}/consumer/*", self.stream_arn)]);
             let read = json!(["kinesis:DescribeStreamConsumer", "kinesis:SubscribeToShard"]);

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-};
+use aws_sdk_dynamodb::types::AttributeValue;
 use lease_store::{LeaseStore as _, Position, StoreErrorKind};
 
 use crate::bed::{APPLICATION, Bed, lease_after};
@@ -93,29 +91,14 @@ fn now_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A table beside the lease table, with one item, as KCL 3.0 to 3.4 have them.
-async fn put_beside(bed: &Bed, suffix: &str, key: &str, item: &[(&str, AttributeValue)]) {
-    let (dynamodb, name) = (bed.endpoints().dynamodb_client(), format!("{APPLICATION}{suffix}"));
-    let attribute = AttributeDefinition::builder().attribute_name(key).attribute_type(ScalarAttributeType::S);
-    let request = dynamodb
-        .create_table()
-        .table_name(&name)
-        .billing_mode(BillingMode::PayPerRequest)
-        .key_schema(KeySchemaElement::builder().attribute_name(key).key_type(KeyType::Hash).build().unwrap())
-        .attribute_definitions(attribute.build().unwrap());
-    request.send().await.unwrap();
-    let item = item.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    dynamodb.put_item().table_name(name).set_item(Some(item)).send().await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_report_in_their_own_table_are_seen() {
     let bed = Bed::start().await;
     bed.put_item(&row_of_java("shardId-000000000000", "TRIM_HORIZON")).await;
     let mode = [("key", s("Migration3.0")), ("cv", s("CLIENT_VERSION_3X")), ("mb", s("idle")), ("mts", n(7))];
-    put_beside(&bed, "-CoordinatorState", "key", &mode).await;
+    bed.endpoints().put_into_new_table("orders-CoordinatorState", "key", &mode).await;
     let report = |seconds| [("wid", s("idle")), ("lut", n(seconds))];
-    put_beside(&bed, "-WorkerMetricStats", "wid", &report(now_seconds())).await;
+    bed.endpoints().put_into_new_table("orders-WorkerMetricStats", "wid", &report(now_seconds())).await;
     bed.run(&["describe", APPLICATION, "--json"]).await.assert(0, "\"idle\"");
     let refused = bed.run(&["adopt", APPLICATION, "--execute"]).await;
     refused.assert(1, "worker idle reported about itself");

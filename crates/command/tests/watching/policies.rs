@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use end_to_end_tests::local_servers::InProcessServers;
 use kinesis_asl::{AwsSettings, FanOutSettings, KinesisAsl, RetrievalMode};
 use kinesis_streaming::prelude::*;
@@ -47,6 +48,17 @@ async fn the_printed_policy_is_enough_to_watch() {
     assert!(found["verdict"]["behind_millis"].as_u64().unwrap() > 0, "{found}");
     assert_eq!(bed.run(&["cat", STREAM]).await.output.lines().count(), 1);
     assert_eq!(run(&["verify", APPLICATION, "--stream", STREAM]).await.code, 0);
+    // A fleet of KCL 3.0 to 3.4 keeps its mode and the reports of its workers in tables of their own.
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let number = |number: u64| AttributeValue::N(number.to_string());
+    let mode = [("key", text("Migration3.0")), ("cv", text("CLIENT_VERSION_3X")), ("mts", number(7))];
+    bed.endpoints().put_into_new_table("word-count-CoordinatorState", "key", &mode).await;
+    let report = [("wid", text("idle")), ("lut", number(7))];
+    bed.endpoints().put_into_new_table("word-count-WorkerMetricStats", "wid", &report).await;
+    let described = run(&["describe", APPLICATION, "--stream", STREAM, "--json"]).await;
+    let found: Value = serde_json::from_str(&described.output).unwrap();
+    assert_eq!(found["gaps"], serde_json::json!([]), "{found}");
+    assert!(described.output.contains("\"idle\""), "{found}");
     assert_eq!(gate.refused(), BTreeSet::new());
 }
 
