@@ -161,7 +161,27 @@ enum Task {
     Deny,
 }
 
+/// The exit code of a program that wrote into a closed pipe, as shells show it: the task has not finished.
+const CLOSED_PIPE: i32 = 128 + 13;
+
+/// A reader such as `head` that has seen enough ends a task without a word; `println!` would panic.
+fn end_quietly_on_a_closed_pipe() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload().downcast_ref::<String>().is_some_and(|message| is_of_a_closed_pipe(message)) {
+            std::process::exit(CLOSED_PIPE);
+        }
+        report(panic);
+    }));
+}
+
+/// Whether that is the panic of a `println!` into a closed pipe.
+fn is_of_a_closed_pipe(message: &str) -> bool {
+    message.starts_with("failed printing to stdout") && message.contains("Broken pipe")
+}
+
 fn main() -> ExitCode {
+    end_quietly_on_a_closed_pipe();
     let outcome = match Arguments::parse().task {
         Task::Demo { page: true, arguments } => demo_page::run(&arguments),
         Task::Demo { page: false, arguments } => demo::run(&arguments),
@@ -214,6 +234,14 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_closed_pipe_ends_a_task_quietly() {
+        let error = std::io::Error::from_raw_os_error(32);
+        assert!(is_of_a_closed_pipe(&format!("failed printing to stdout: {error}")));
+        assert!(!is_of_a_closed_pipe("failed printing to stdout: No space left on device (os error 28)"));
+        assert!(!is_of_a_closed_pipe("the seed failed: Broken pipe"));
+    }
 
     #[test]
     fn demo_passes_on_what_it_does_not_know() {
