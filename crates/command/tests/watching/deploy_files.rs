@@ -1,19 +1,22 @@
-//! The alert rules and the dashboard name metrics that exist, and each alert has its section in the runbook.
+//! The alert rules and the dashboards name metrics that exist, and each alert has its section in the runbook.
 
 use std::path::Path;
 use std::process::Command;
+
+use kinesis_streaming::METRICS;
 
 use crate::serve::documented;
 
 const RULES: &str = include_str!("../../../../deploy/prometheus/kinesis-fleet.rules.yml");
 const RULE_TESTS: &str = include_str!("../../../../deploy/prometheus/kinesis-fleet.test.yml");
 const DASHBOARD: &str = include_str!("../../../../deploy/grafana/kinesis-fleet.json");
+const CONSUMER_DASHBOARD: &str = include_str!("../../../../deploy/grafana/kinesis-consumer.json");
 const RUNBOOK: &str = include_str!("../../../../docs/runbook.md");
 
-/// The names of metrics in a text.
-fn named(text: &str) -> Vec<String> {
+/// The names of metrics in a text that begin with these characters.
+fn named(text: &str, beginning: &str) -> Vec<String> {
     let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
-    let starts = text.match_indices("kinesis_fleet_").map(|(start, _)| &text[start..]);
+    let starts = text.match_indices(beginning).map(|(start, _)| &text[start..]);
     starts.map(|rest| rest.split(|character| !is_name(character)).next().unwrap().to_owned()).collect()
 }
 
@@ -25,11 +28,20 @@ fn alerts() -> Vec<&'static str> {
 fn rules_and_dashboard_name_exported_metrics() {
     let documented = documented();
     for (file, text) in [("rules", RULES), ("tests of the rules", RULE_TESTS), ("dashboard", DASHBOARD)] {
-        let names = named(text);
+        let names = named(text, "kinesis_fleet_");
         assert!(names.len() > 3, "{file}");
         for name in names {
             assert!(documented.contains(&name), "{file}: {name} is not exported");
         }
+    }
+}
+
+#[test]
+fn consumer_dashboard_names_exported_metrics() {
+    let names = named(CONSUMER_DASHBOARD, "kinesis_consumer_");
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        assert!(METRICS.iter().any(|metric| metric.name == name), "{name} is not exported");
     }
 }
 
@@ -50,11 +62,13 @@ fn each_alert_is_tested() {
 }
 
 #[test]
-fn the_dashboard_is_json_with_queries() {
-    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
-    let with_query = panels.iter().filter(|panel| panel["targets"][0]["expr"].is_string()).count();
-    assert!(with_query >= 6, "{with_query}");
+fn dashboards_are_json_with_queries() {
+    for text in [DASHBOARD, CONSUMER_DASHBOARD] {
+        let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        let with_query = panels.iter().filter(|panel| panel["targets"][0]["expr"].is_string()).count();
+        assert!(with_query >= 6, "{with_query}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod doctor;
 mod http;
 mod identity;
 mod manifests;
+mod otlp;
 mod page;
 mod policies;
 mod policy_gate;

@@ -1,18 +1,24 @@
-//! A real Prometheus scrapes the program: each query of the dashboard has an answer, and the rules load.
+//! A real Prometheus scrapes the program and an application: each query of the dashboards has an answer, and the rules load.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use kinesis_streaming::lease_store::CountingLeaseStore;
+use kinesis_streaming::prelude::*;
+use kinesis_streaming::{ConsumerMetrics, operations_router};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::bench::{APPLICATION, PATIENCE, TestBed, lease};
 use crate::http::request;
 use crate::serve::Server;
 
 const DASHBOARD: &str = include_str!("../../../../deploy/grafana/kinesis-fleet.json");
+const CONSUMER_DASHBOARD: &str = include_str!("../../../../deploy/grafana/kinesis-consumer.json");
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/prometheus/kinesis-fleet.rules.yml");
 
 /// The wait between two questions about a condition.
@@ -20,6 +26,14 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Metrics that are absent while all is well, so that a query of them has no series.
 const ABSENT_WHEN_WELL: [&str; 2] = ["first_loss_in_seconds", "shard_still_seconds"];
+
+/// How the names of metrics begin whose layers the application of the test does not have.
+const OF_OTHER_LAYERS: [&str; 4] = [
+    "kinesis_consumer_stream_",
+    "kinesis_consumer_fan_out_",
+    "kinesis_consumer_keyed_state_",
+    "kinesis_consumer_storage_",
+];
 
 /// A running Prometheus.
 struct Prometheus {
@@ -38,7 +52,8 @@ impl Drop for Prometheus {
 impl Prometheus {
     /// Starts one that scrapes this address each second; `None` if it is not installed.
     async fn start(target: &str) -> Option<Self> {
-        let folder = std::env::temp_dir().join(format!("prometheus-test-{}", std::process::id()));
+        let port = target.rsplit(':').next().unwrap();
+        let folder = std::env::temp_dir().join(format!("prometheus-test-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let configuration = folder.join("prometheus.yml");
         let text = format!(
@@ -116,8 +131,8 @@ fn joined(mut chunks: &str) -> String {
 }
 
 /// The queries of all panels.
-fn queries() -> Vec<String> {
-    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+fn queries(dashboard: &str) -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
     targets.map(|target| target["expr"].as_str().unwrap().replace("$application", APPLICATION)).collect()
@@ -134,7 +149,7 @@ async fn dashboard_and_rules_work_in_a_real_prometheus() {
         println!("left out: prometheus is not installed (Debian: the package prometheus)");
         return;
     };
-    let queries = queries();
+    let queries = queries(DASHBOARD);
     assert!(queries.len() >= 12, "{queries:?}");
     for query in &queries {
         if ABSENT_WHEN_WELL.iter().any(|absent| query.contains(absent)) {
@@ -154,4 +169,40 @@ async fn dashboard_and_rules_work_in_a_real_prometheus() {
     let rules: Vec<&Value> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
     assert!(rules.len() > 5, "{rules:?}");
     assert!(rules.iter().all(|rule| rule["health"] != "err"), "{rules:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumer_dashboard_works_in_a_real_prometheus() {
+    let stream = InMemoryStream::new("words", NonZeroUsize::MIN);
+    let store = CountingLeaseStore::new(InMemoryLeaseStore::new());
+    let consumer = Consumer::builder()
+        .application(APPLICATION)
+        .worker_id("worker-1")
+        .source(stream)
+        .lease_store(store.clone())
+        .processors(batch_handler(async |_, _| Ok(())))
+        .build()
+        .unwrap();
+    let handle = consumer.handle();
+    let metrics = ConsumerMetrics::new(APPLICATION, handle.clone()).with_lease_calls(move || store.calls());
+    let running = tokio::spawn(consumer.run());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = axum::serve(listener, operations_router::<()>(metrics));
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move { serving.await.unwrap() }));
+    let Some(prometheus) = Prometheus::start(&address).await else {
+        println!("left out: prometheus is not installed (Debian: the package prometheus)");
+        return;
+    };
+    let queries = queries(CONSUMER_DASHBOARD);
+    assert!(queries.len() >= 18, "{queries:?}");
+    for query in &queries {
+        if OF_OTHER_LAYERS.iter().any(|layer| query.contains(layer)) {
+            prometheus.query(query).await;
+        } else {
+            prometheus.until(query).await;
+        }
+    }
+    handle.stop_and_wait().await;
+    assert!(running.await.unwrap().unwrap().is_drained());
 }
