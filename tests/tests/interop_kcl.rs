@@ -25,6 +25,9 @@ const FAILOVER_TIME: Duration = Duration::from_secs(3);
 /// The size of a fleet of one kind that is replaced by a fleet of the other.
 const FLEET: usize = 3;
 
+/// How long a Java fleet takes at most until it moves itself to 3.x mode: its workers report for ten minutes before it does.
+const SELF_UPGRADE_LIMIT: Duration = Duration::from_secs(900);
+
 /// At least one shard, and all shards.
 const ONE: usize = 1;
 const ALL: usize = usize::MAX;
@@ -72,6 +75,29 @@ async fn interop_kcl_3x_mode() {
     run.wait_for_shares("Rust has all shards again", &[&rust], ALL).await;
     run.put_the_rest().await;
     run.stop(rust).await;
+    check_run(&mut run, volume).await;
+}
+
+/// Two Java workers in the mode for 2.x workers move their fleet to 3.x mode by themselves after some ten minutes, although our
+/// standby, which holds no lease, is beside them. The standby says so and takes nothing; the next start is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interop_kcl_moves_itself_to_3x_mode() {
+    let volume = Volume { records: 6_000, records_per_second: 5, shards: 2 };
+    let Some((_servers, mut run)) = start_run("self-upgrade", volume).await else { return };
+    let java = [run.start(Kind::Java), run.start(Kind::Java)];
+    run.wait_for_shares("each Java worker has a shard", &[&java[0], &java[1]], ONE).await;
+    let rust = run.start(Kind::Rust);
+    let mode = "is CLIENT_VERSION_3X_WITH_ROLLBACK";
+    run.wait_for_log_within(SELF_UPGRADE_LIMIT, "the fleet has moved itself, and Rust says so", &rust, mode)
+        .await;
+    let refusal = run.start_refused(Kind::Rust).await;
+    assert!(refusal.contains("such a fleet moves itself to this mode"), "{refusal}");
+    run.wait_for_shares("each Java worker keeps its shard", &[&java[0], &java[1]], ONE).await;
+    run.stop(rust).await;
+    run.put_the_rest().await;
+    for worker in java {
+        run.stop(worker).await;
+    }
     check_run(&mut run, volume).await;
 }
 

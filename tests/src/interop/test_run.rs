@@ -319,8 +319,16 @@ impl TestRun {
     /// # Panics
     /// When that takes too long.
     pub async fn wait_for_log(&self, what: &str, worker: &Worker, text: &str) {
+        self.wait_for_log_within(LIMIT, what, worker, text).await;
+    }
+
+    /// The same with a limit of its own.
+    ///
+    /// # Panics
+    /// When the limit passes.
+    pub async fn wait_for_log_within(&self, limit: Duration, what: &str, worker: &Worker, text: &str) {
         let waited_for = self.in_words(&format!("{} logs {text:?}", worker.name));
-        wait_for(&waited_for, LIMIT, async || {
+        wait_for(&waited_for, limit, async || {
             let log = worker.log_text();
             if log.contains(text) { Ok(()) } else { Err(log.lines().last().unwrap_or_default().to_owned()) }
         })
