@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::process::{Outcome, cargo, command, root};
+use crate::process::{Outcome, command, root};
 use crate::testing;
 
 /// The library for Node.js, with its exact version.
@@ -22,10 +22,8 @@ pub(crate) fn run() -> Outcome {
 
 /// Builds and runs the test with the installed libraries.
 fn test_with(directory: &Path) -> Outcome {
-    testing::build_all_features()?;
-    cargo("test --workspace --all-features --test interop_aggregates -- --nocapture")
-        .env("AGGREGATORS_DIR", directory)
-        .run()
+    testing::build_with_aws()?;
+    testing::with_aws("interop_aggregates -- --nocapture").env("AGGREGATORS_DIR", directory).run()
 }
 
 /// Runs the test; where the libraries cannot be installed it prints why it is left out.

@@ -35,7 +35,7 @@ pub(crate) fn run(form: Form, arguments: &[String]) -> Outcome {
     bench = match install() {
         Ok(python) => {
             // DynamoDB for the leases of kcl-rs: the program that `cargo xtask local` runs.
-            testing::build_all_features()?;
+            testing::build_programs(&["local_endpoints"])?;
             let local_endpoints = process::built("local_endpoints");
             bench.args(["--python", &python.to_string_lossy(), "--local-endpoints", &local_endpoints])
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::process::{Outcome, cargo};
-use crate::testing::{self, Packages};
+use crate::testing;
 use crate::{
     aggregates, api, bench, daemon_tests, demo, deny, features, fuzz, interop, package_check, sim, soak,
     tidy, wire,
@@ -14,8 +14,8 @@ type Step = (&'static str, fn() -> Outcome);
 /// The steps, the quick ones first. A failure ends the run.
 ///
 /// Steps that build the same packages use the same features, so that each unit is built once for each profile: `dev` without
-/// crates of AWS (the README's command), `dev` with all features, and `checked`.
-const STEPS: [Step; 20] = [
+/// crates of AWS (the README's command), `dev` with all features for what needs them, and `checked`.
+const STEPS: [Step; 21] = [
     ("format", || cargo("fmt --all -- --check").run()),
     ("tidy", tidy::check),
     ("api", api::check),
@@ -29,12 +29,13 @@ const STEPS: [Step; 20] = [
     ("clippy without features", || cargo("clippy --all-targets -- --deny warnings").run()),
     ("docs", || cargo("doc --workspace --all-features --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()),
     ("packages", || package_check::run(package_check::Form::WorkingTree)),
-    ("test all features", || testing::run(&Packages::AllFeatures, &[])),
+    ("tests with AWS", testing::run_with_aws),
     ("wire", wire::run),
     ("soak", soak::run_short),
     ("interop", interop::run_short_where_possible),
     ("aggregates", aggregates::run_where_possible),
     ("daemon", daemon_tests::run_short_where_possible),
+    ("long tests", testing::run_long),
     ("simulation", || {
         sim::run(&["--seeds", "500"].map(str::to_owned))?;
         // The range is printed, so that a failure can be repeated.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::process::{Outcome, cargo, command, root, target_directory};
+use crate::process::{Outcome, command, root, target_directory};
 use crate::{daemon_packages, interop, packaging, testing};
 
 /// The client for Python, with its exact version. It is taken as source: its wheel is built with jars from Maven.
@@ -65,8 +65,8 @@ fn test_with(directory: &Path, clients: &Clients, form: Form) -> Outcome {
             None
         }
     };
-    testing::build_all_features()?;
-    let mut test = cargo("test --workspace --all-features --test daemon_clients --");
+    testing::build_with_aws()?;
+    let mut test = testing::with_aws("daemon_clients --");
     test = test.args(["--nocapture", "--test-threads", "1"]);
     if clients.python {
         let client = python_folder(directory);
@@ -93,11 +93,11 @@ fn test_with(directory: &Path, clients: &Clients, form: Form) -> Outcome {
 /// Measures a release build of the daemon, beside the Java daemon where Java is present. The figures are printed.
 pub(crate) fn figures() -> Outcome {
     packaging::build_program()?;
-    testing::build_all_features()?;
-    let release = target_directory().join("release");
+    testing::build_with_aws()?;
+    let release = target_directory().join(packaging::PROFILE);
     let measure = |test: &str| {
-        let words = format!("test --workspace --all-features --test {test} -- --nocapture --test-threads 1");
-        cargo(&words).env("KINESIS_STREAMING_FOLDER", &release).env("DAEMON_FIGURES", "1")
+        let words = format!("{test} -- --nocapture --test-threads 1");
+        testing::with_aws(&words).env("KINESIS_STREAMING_FOLDER", &release).env("DAEMON_FIGURES", "1")
     };
     measure("wire_daemon").args(["figures::"]).run()?;
     let measure = measure("daemon_clients").args(["cost::"]);
@@ -112,9 +112,7 @@ pub(crate) fn figures() -> Outcome {
 
 /// Kills children and daemons at random, which needs no client.
 fn storm() -> Outcome {
-    cargo("test --workspace --all-features --test wire_daemon -- --nocapture random_kills")
-        .env("DAEMON_STORM_KILLS", STORM_KILLS)
-        .run()
+    testing::with_aws("wire_daemon -- --nocapture random_kills").env("DAEMON_STORM_KILLS", STORM_KILLS).run()
 }
 
 /// Runs the short form; without a client that can be installed it prints why it is left out.

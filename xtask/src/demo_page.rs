@@ -85,7 +85,12 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         [address] => address.as_str(),
         _ => return Err("usage: cargo xtask demo --page [ADDRESS]".to_owned()),
     };
-    testing::build_all_features()?;
+    testing::build_programs(&[
+        "local_endpoints",
+        "word_producer",
+        "kinesis_word_count",
+        "kinesis-streaming",
+    ])?;
     let mut programs = Programs::default();
     let servers = programs.start_read("local_endpoints", &[ANY_ADDRESS, ANY_ADDRESS])?;
     // Kept open: the few further lines fit into the pipe.

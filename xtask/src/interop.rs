@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::process::{Outcome, cargo, command, root};
+use crate::process::{Outcome, command, root};
 use crate::testing;
 
 /// The package that holds the Java KCL 3.1.3 and all jars it needs, with its exact version.
@@ -19,19 +19,19 @@ const JAVA_VERSION: u32 = 17;
 /// The size of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// 110,000 records, with fleets that replace each other, and operations on tables of the KCL.
+    /// 110,000 records, with fleets that replace each other, a fleet that moves itself to 3.x mode, and operations on tables of the
+    /// KCL.
     Full,
     /// 13,000 records, in about a minute.
     Short,
 }
 
 impl Form {
-    fn tests(self) -> [&'static str; 2] {
-        let run = match self {
-            Self::Full => "interop_kcl_full",
-            Self::Short => "interop_kcl_short",
-        };
-        [run, "interop_kcl_3x_mode"]
+    fn tests(self) -> &'static [&'static str] {
+        match self {
+            Self::Full => &["interop_kcl_full", "interop_kcl_3x_mode", "interop_kcl_moves_itself_to_3x_mode"],
+            Self::Short => &["interop_kcl_short", "interop_kcl_3x_mode"],
+        }
     }
 }
 
@@ -41,9 +41,9 @@ pub(crate) fn run(form: Form) -> Outcome {
         return Err(format!("interop runs the real Java KCL: {missing}"));
     }
     let jars = install()?;
-    testing::build_all_features()?;
+    testing::build_with_aws()?;
     println!("running {}, one after the other ...", form.tests().join(" and "));
-    cargo("test --workspace --all-features --test interop_kcl --")
+    testing::with_aws("interop_kcl --")
         .args(["--nocapture", "--test-threads", "1", "--exact"])
         .args(form.tests())
         .env("KCL_JARS_DIR", &jars)
@@ -52,7 +52,7 @@ pub(crate) fn run(form: Form) -> Outcome {
         return Ok(());
     }
     println!("running the operations on tables of the KCL, in 2.x mode and in 3.x mode ...");
-    cargo("test --workspace --all-features --test interop_operations --")
+    testing::with_aws("interop_operations --")
         .args(["--nocapture", "--test-threads", "2"])
         .env("KCL_JARS_DIR", jars)
         .run()

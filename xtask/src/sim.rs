@@ -5,14 +5,22 @@ use crate::process::{Outcome, built_in, cargo, command};
 /// The profile that the simulator and the short benchmark share, so that the AWS SDK is built once for both.
 pub(crate) const CHECKED_PROFILE: &str = "checked";
 
-/// Builds the programs of the profile `checked`. Both are always built together: alone, each would select other features of the
-/// crates that they share, and build these again.
+/// The packages of the profile `checked`: the simulator, the benchmark, and those with long tests. They are always selected together:
+/// alone, each would select other features of the crates that they share, and build these again.
+const PACKAGES: [&str; 5] = ["benchmark", "end-to-end-tests", "fuzzing", "kinesis-receiver", "simulation"];
+
+/// The arguments of cargo that select the profile `checked` and its packages.
+pub(crate) fn selection() -> String {
+    let packages = PACKAGES.map(|name| format!(" --package {name}")).concat();
+    format!("--profile {CHECKED_PROFILE}{packages} --features simulation/fan-out")
+}
+
+/// Builds the programs of the profile `checked`.
 pub(crate) fn build() -> Outcome {
     println!(
         "building the simulator and the benchmark with optimisation and assertions; the first build takes minutes ..."
     );
-    let words = format!("build --profile {CHECKED_PROFILE} --package simulation --package benchmark");
-    cargo(&words).args(["--features", "simulation/fan-out"]).run()
+    cargo(&format!("build {} --bin simulation --bin benchmark", selection())).run()
 }
 
 /// Runs the simulator with the arguments.

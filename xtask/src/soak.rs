@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::process::{Outcome, cargo};
+use crate::process::Outcome;
 use crate::testing;
 
 /// How long there are faults in the short form, in seconds. The recovery, the end and the verdict take about fifteen more.
@@ -24,9 +24,9 @@ pub(crate) fn run(minutes: u64, seed: Option<u64>) -> Outcome {
 }
 
 fn test(seconds: u64, seed: u64) -> Outcome {
-    testing::build_all_features()?;
+    testing::build_with_aws()?;
     println!("running the soak: {seconds} s of faults, then the verdict ...");
-    cargo("test --workspace --all-features --test wire_soak -- --nocapture wire_soak")
+    testing::with_aws("wire_soak -- --nocapture wire_soak")
         .env("SOAK_SECONDS", seconds.to_string())
         .env("SOAK_SEED", seed.to_string())
         .run()

@@ -11,8 +11,22 @@ use simulation::plan::{Defect, FaultKind, Plan};
 use simulation::run::run;
 use simulation::scenario::Scenario;
 
-/// Number of seeds tried here; `cargo xtask sim --scenario fan-out` tries thousands.
+/// Number of seeds tried here at most; `cargo xtask ci` tries 600 in an optimised build, and `cargo xtask sim --scenario fan-out` any number.
 const SEEDS: u64 = 30;
+
+/// How a subscription can end.
+const ENDINGS: [&str; 10] = [
+    "ended early",
+    "reset",
+    "reset inside an event",
+    "reset by a partition",
+    "end of shard",
+    "closed by the reader",
+    "InternalFailureException",
+    "ResourceInUseException",
+    "ResourceNotFoundException",
+    "LimitExceededException",
+];
 
 /// Number of seeds of `odd-answers` tried here.
 const ODD_SEEDS: u64 = 6;
@@ -33,22 +47,11 @@ fn promises_hold_over_fan_out_and_all_its_faults_happen() {
                 }
             }
         }
+        if silent > 0 && ENDINGS.iter().all(|ending| endings.contains(ending)) {
+            return;
+        }
     }
-    assert!(silent > 0);
-    for ending in [
-        "ended early",
-        "reset",
-        "reset inside an event",
-        "reset by a partition",
-        "end of shard",
-        "closed by the reader",
-        "InternalFailureException",
-        "ResourceInUseException",
-        "ResourceNotFoundException",
-        "LimitExceededException",
-    ] {
-        assert!(endings.contains(ending), "{ending:?} is missing in {endings:?}");
-    }
+    panic!("of {ENDINGS:?} only these happen in {SEEDS} seeds: {endings:?}; {silent} were silent");
 }
 
 #[test]
@@ -85,12 +88,11 @@ fn subscription_checks_can_fail() {
         (Defect::SilenceTolerated, Promise::SilenceDetected),
         (Defect::ResubscribesTooSoon, Promise::SubscribeInterval),
     ] {
-        let broken = (0..SEEDS).filter_map(|seed| {
+        let mut broken = (0..SEEDS).filter_map(|seed| {
             let mut plan = Plan::of(Scenario::FanOut, seed);
             plan.defect = Some(defect);
             run(&plan).violation
         });
-        let broken: BTreeSet<Promise> = broken.map(|violation| violation.promise).collect();
-        assert!(broken.contains(&promise), "{defect:?} must break {promise:?}, not {broken:?}");
+        assert!(broken.any(|violation| violation.promise == promise), "{defect:?} must break {promise:?}");
     }
 }

@@ -16,8 +16,8 @@ async fn rows(store: &InMemoryLeaseStore) -> Vec<Lease> {
     leases.into_iter().filter(|lease| !lease.is_finished()).collect()
 }
 
-fn now_millis(stream: &InMemoryStream) -> u64 {
-    let described = futures::executor::block_on(stream.describe()).unwrap();
+async fn now_millis(stream: &InMemoryStream) -> u64 {
+    let described = stream.describe().await.unwrap();
     let since_1970 = described.now.unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
     u64::try_from(since_1970.as_millis()).unwrap()
 }
@@ -40,7 +40,7 @@ async fn rows_tell_a_stuck_handler_from_an_idle_one() {
     tokio::time::sleep(FAILOVER_TIME).await;
     let idle = rows(&store).await[0].lag_report().expect("a renewal carries a report");
     assert_eq!(idle.behind_millis, 0);
-    let age = now_millis(&stream).saturating_sub(idle.measured_at_millis);
+    let age = now_millis(&stream).await.saturating_sub(idle.measured_at_millis);
     assert!(age <= 4_000, "measured {age} ms ago, with the newest renewal");
 
     put(&stream, 0..10);

@@ -31,6 +31,11 @@ impl TestProgram {
         }
     }
 
+    /// Whether it has the unit tests of this package's library.
+    pub(super) fn is_library_of(&self, package: &str) -> bool {
+        self.package == package && self.kind == "lib"
+    }
+
     /// The command that runs this program alone.
     pub(super) fn command(&self) -> String {
         match self.kind.as_str() {
