@@ -5,8 +5,10 @@
 mod job;
 mod limit;
 mod pipeline;
+mod sdk_fan_out;
 mod sdk_loop;
 mod tally;
+mod trust;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,10 +43,15 @@ pub(crate) enum Contender {
     SdkLoop,
     /// Our decoder and signer on a bare connection.
     Limit { is_cbor: bool },
+    /// The whole workspace, by enhanced fan-out.
+    PipelineFanOut,
+    /// The usual loop over `SubscribeToShard` of the SDK.
+    SdkFanOut,
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 6] = [
+    /// Those that poll.
+    pub(crate) const POLLING: [Self; 6] = [
         Self::SdkLoop,
         Self::Pipeline(GetRecordsFormat::Cbor),
         Self::Pipeline(GetRecordsFormat::Json),
@@ -52,6 +59,9 @@ impl Contender {
         Self::Limit { is_cbor: true },
         Self::Limit { is_cbor: false },
     ];
+
+    /// Those that subscribe.
+    pub(crate) const FAN_OUT: [Self; 2] = [Self::SdkFanOut, Self::PipelineFanOut];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -61,11 +71,13 @@ impl Contender {
             Self::SdkLoop => "sdk-loop",
             Self::Limit { is_cbor: true } => "limit-cbor",
             Self::Limit { is_cbor: false } => "limit-json",
+            Self::PipelineFanOut => "pipeline-fan-out",
+            Self::SdkFanOut => "sdk-fan-out",
         }
     }
 
     pub(crate) fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|contender| contender.name() == name)
+        Self::POLLING.into_iter().chain(Self::FAN_OUT).find(|contender| contender.name() == name)
     }
 
     fn start(self, job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
@@ -73,6 +85,11 @@ impl Contender {
             Self::Pipeline(format) => pipeline::start(format, job, tally),
             Self::SdkLoop => sdk_loop::start(job, tally),
             Self::Limit { is_cbor } => limit::start(is_cbor, job, tally),
+            Self::PipelineFanOut => {
+                pipeline::start_fan_out(job, tally);
+                Ok(())
+            }
+            Self::SdkFanOut => sdk_fan_out::start(job, tally),
         }
     }
 }
@@ -190,4 +207,27 @@ async fn warm(job: &Job, tally: &Tally) -> Result<(), BoxError> {
     }
     sleep(SETTLE_TIME).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{Plan, Server};
+
+    #[tokio::test]
+    async fn every_record_arrives_over_tls_and_by_fan_out() {
+        let plan = Plan { shape: Shape::A, shards: 2, answers: 2, is_closed: false };
+        for contender in [Contender::SdkLoop, Contender::Limit { is_cbor: true }, Contender::SdkFanOut] {
+            let server = Server::bind(plan).await.unwrap();
+            let [url, endpoint] = server.urls().unwrap();
+            tokio::spawn(async move { server.run().await.unwrap() });
+            let job =
+                Job { url, endpoint, shape: Shape::A, shards: 2, answers: 2, seconds: 0, counts: false };
+            let tally = Arc::new(Tally::new(job.shards, job.expected_records()));
+            contender.start(&job, &tally).unwrap();
+            timeout(TIME_LIMIT, tally.done()).await.unwrap();
+            let expected = (job.expected_records(), job.expected_records() * Shape::A.payload_bytes());
+            assert_eq!((tally.records(), tally.bytes()), expected, "{}", contender.name());
+        }
+    }
 }
