@@ -211,23 +211,44 @@ async fn warm(job: &Job, tally: &Tally) -> Result<(), BoxError> {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_kinesis::Client;
+    use aws_sdk_kinesis::config::retry::RetryConfig;
+    use aws_sdk_kinesis::types::ShardIteratorType;
+
     use super::*;
     use crate::server::{Plan, Server};
 
+    /// Starts a server, and returns the work over TLS.
+    async fn job(shape: Shape) -> Job {
+        let (shards, answers) = (2, 2);
+        let server = Server::bind(Plan { shape, shards, answers, is_closed: false }).await.unwrap();
+        let [url, endpoint] = server.urls().unwrap();
+        tokio::spawn(async move { server.run().await.unwrap() });
+        Job { url, endpoint, shape, shards, answers, seconds: 0, counts: false }
+    }
+
     #[tokio::test]
     async fn every_record_arrives_over_tls_and_by_fan_out() {
-        let plan = Plan { shape: Shape::A, shards: 2, answers: 2, is_closed: false };
         for contender in [Contender::SdkLoop, Contender::Limit { is_cbor: true }, Contender::SdkFanOut] {
-            let server = Server::bind(plan).await.unwrap();
-            let [url, endpoint] = server.urls().unwrap();
-            tokio::spawn(async move { server.run().await.unwrap() });
-            let job =
-                Job { url, endpoint, shape: Shape::A, shards: 2, answers: 2, seconds: 0, counts: false };
+            let job = job(Shape::A).await;
             let tally = Arc::new(Tally::new(job.shards, job.expected_records()));
             contender.start(&job, &tally).unwrap();
             timeout(TIME_LIMIT, tally.done()).await.unwrap();
             let expected = (job.expected_records(), job.expected_records() * Shape::A.payload_bytes());
             assert_eq!((tally.records(), tally.bytes()), expected, "{}", contender.name());
+        }
+    }
+
+    /// A client closes a connection of HTTP/2 after a hundred empty DATA frames.
+    #[tokio::test]
+    async fn connection_carries_any_number_of_small_answers() {
+        let client = job(Shape::E).await.client().unwrap();
+        let without_retries = client.config().to_builder().retry_config(RetryConfig::disabled()).build();
+        let client = Client::from_conf(without_retries);
+        for call in 0..150 {
+            let iterator = client.get_shard_iterator().stream_name("words").shard_id("shardId-000000000000");
+            let answer = iterator.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await;
+            assert!(answer.is_ok(), "call {call}: {answer:?}");
         }
     }
 }
