@@ -133,7 +133,7 @@ enum Task {
         /// A short run of about a minute in which only counted figures decide, as in `ci`.
         #[arg(long)]
         short: bool,
-        /// Passed on to the benchmark: `--json FILE`, `--shapes a,b,c,d,e,paced`, `--parts time,count,latency,python,instructions`.
+        /// Passed on to the benchmark: `--json FILE`, `--shapes a,b,c,d,e,paced`, `--parts time,tls,fan-out,count,latency,python,instructions`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

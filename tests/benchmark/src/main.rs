@@ -1,5 +1,6 @@
 //! Measures the cost of consuming a stream against other consumers: `cargo xtask bench`.
 
+mod certificate;
 mod contender;
 mod driver;
 mod http;
@@ -45,6 +46,7 @@ fn run() -> Result<(), BoxError> {
     }
     let job = Job {
         url: settings.text("url")?.to_owned(),
+        endpoint: settings.text("endpoint")?.to_owned(),
         shape,
         shards,
         answers,
@@ -85,8 +87,8 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, BoxEr
             _ => {
                 return Err(format!(
                     "unknown argument {argument}; use --short, --json FILE, --shapes a,b,c,d,e,paced, \
-                     --parts time,count,latency,python,instructions, --python FILE, --without-python REASON and \
-                     --local-endpoints FILE"
+                     --parts time,tls,fan-out,count,latency,python,instructions, --python FILE, \
+                     --without-python REASON and --local-endpoints FILE"
                 )
                 .into());
             }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kinesis::{Client, Config};
+use kinesis_streaming::prelude::BoxError;
 
+use super::trust;
 use crate::shape::Shape;
 
 /// Least time between two reads of a shard (AWS: five per second).
@@ -13,7 +15,10 @@ pub(crate) const READ_INTERVAL: Duration = Duration::from_millis(200);
 /// The work of a contender.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
+    /// The URL of the server's own pages.
     pub(crate) url: String,
+    /// The URL that the contender calls, with or without TLS.
+    pub(crate) endpoint: String,
     pub(crate) shape: Shape,
     pub(crate) shards: u64,
     pub(crate) answers: u64,
@@ -23,14 +28,26 @@ pub(crate) struct Job {
     pub(crate) counts: bool,
 }
 
+/// Credentials of any kind: the server accepts all.
+pub(super) fn credentials() -> Credentials {
+    Credentials::new("key", "secret", None, None, "local server")
+}
+
 impl Job {
-    pub(super) fn client(&self) -> Client {
-        let config = Config::builder()
+    pub(super) fn client(&self) -> Result<Client, BoxError> {
+        let mut config = Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("key", "secret", None, None, "local server"))
-            .endpoint_url(&self.url);
-        Client::from_conf(config.build())
+            .credentials_provider(credentials())
+            .endpoint_url(&self.endpoint);
+        if self.is_over_tls() {
+            config = config.http_client(trust::http_client()?);
+        }
+        Ok(Client::from_conf(config.build()))
+    }
+
+    pub(super) fn is_over_tls(&self) -> bool {
+        self.endpoint.starts_with("https://")
     }
 
     pub(super) fn expected_records(&self) -> u64 {

@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use aws_sdk_kinesis::config::Credentials;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::Request;
@@ -14,11 +13,15 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use kinesis_streaming::kinesis_asl::internals::{HandMade, read};
 use kinesis_streaming::prelude::BoxError;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::job::{Job, READ_INTERVAL};
+use super::job::{Job, READ_INTERVAL, credentials};
 use super::tally::Tally;
+use super::trust;
 
 /// A request body in one piece.
 #[derive(Debug)]
@@ -41,13 +44,18 @@ impl Body for Whole {
 }
 
 pub(super) fn start(is_cbor: bool, job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
-    let host = job.url.strip_prefix("http://").ok_or("the URL is not http")?.to_owned();
-    let credentials = Credentials::new("key", "secret", None, None, "local server");
-    let hand_made = Arc::new(HandMade::new(is_cbor, &host, credentials));
+    let host = job.endpoint.split_once("://").ok_or("the URL has no host")?.1.to_owned();
+    let connector = job.is_over_tls().then(trust::connector).transpose()?;
+    let hand_made = Arc::new(HandMade::new(is_cbor, &host, credentials()));
     for shard in 0..job.shards {
         let (host, hand_made, tally, job) = (host.clone(), hand_made.clone(), tally.clone(), job.clone());
+        let connector = connector.clone();
         tokio::spawn(async move {
-            if let Err(error) = read_shard(&host, &hand_made, shard, &job, &tally).await {
+            let read = async {
+                let sender = connect(&host, connector.as_ref()).await?;
+                read_shard(sender, &host, &hand_made, shard, &job, &tally).await
+            };
+            if let Err(error) = read.await {
                 eprintln!("limit, shard {shard}: {error}");
             }
         });
@@ -55,17 +63,30 @@ pub(super) fn start(is_cbor: bool, job: &Job, tally: &Arc<Tally>) -> Result<(), 
     Ok(())
 }
 
+async fn connect(host: &str, connector: Option<&TlsConnector>) -> Result<SendRequest<Whole>, BoxError> {
+    let socket = TcpStream::connect(host).await?;
+    socket.set_nodelay(true)?;
+    let Some(connector) = connector else { return begin(socket).await };
+    let name = ServerName::from(socket.peer_addr()?.ip());
+    begin(connector.connect(name, socket).await?).await
+}
+
+async fn begin(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Whole>, BoxError> {
+    let (sender, connection) = handshake(TokioIo::new(socket)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
 async fn read_shard(
+    mut sender: SendRequest<Whole>,
     host: &str,
     hand_made: &HandMade,
     shard: u64,
     job: &Job,
     tally: &Tally,
 ) -> Result<(), BoxError> {
-    let socket = TcpStream::connect(host).await?;
-    socket.set_nodelay(true)?;
-    let (mut sender, connection) = handshake(TokioIo::new(socket)).await?;
-    tokio::spawn(connection);
     let first = serde_json::json!({
         "StreamName": "words", "ShardId": format!("shardId-{shard:012}"), "ShardIteratorType": "TRIM_HORIZON",
     });

@@ -5,8 +5,10 @@
 mod job;
 mod limit;
 mod pipeline;
+mod sdk_fan_out;
 mod sdk_loop;
 mod tally;
+mod trust;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,10 +43,15 @@ pub(crate) enum Contender {
     SdkLoop,
     /// Our decoder and signer on a bare connection.
     Limit { is_cbor: bool },
+    /// The whole workspace, by enhanced fan-out.
+    PipelineFanOut,
+    /// The usual loop over `SubscribeToShard` of the SDK.
+    SdkFanOut,
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 6] = [
+    /// Those that poll.
+    pub(crate) const POLLING: [Self; 6] = [
         Self::SdkLoop,
         Self::Pipeline(GetRecordsFormat::Cbor),
         Self::Pipeline(GetRecordsFormat::Json),
@@ -52,6 +59,9 @@ impl Contender {
         Self::Limit { is_cbor: true },
         Self::Limit { is_cbor: false },
     ];
+
+    /// Those that subscribe.
+    pub(crate) const FAN_OUT: [Self; 2] = [Self::SdkFanOut, Self::PipelineFanOut];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -61,11 +71,13 @@ impl Contender {
             Self::SdkLoop => "sdk-loop",
             Self::Limit { is_cbor: true } => "limit-cbor",
             Self::Limit { is_cbor: false } => "limit-json",
+            Self::PipelineFanOut => "pipeline-fan-out",
+            Self::SdkFanOut => "sdk-fan-out",
         }
     }
 
     pub(crate) fn of(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|contender| contender.name() == name)
+        Self::POLLING.into_iter().chain(Self::FAN_OUT).find(|contender| contender.name() == name)
     }
 
     fn start(self, job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
@@ -73,6 +85,11 @@ impl Contender {
             Self::Pipeline(format) => pipeline::start(format, job, tally),
             Self::SdkLoop => sdk_loop::start(job, tally),
             Self::Limit { is_cbor } => limit::start(is_cbor, job, tally),
+            Self::PipelineFanOut => {
+                pipeline::start_fan_out(job, tally);
+                Ok(())
+            }
+            Self::SdkFanOut => sdk_fan_out::start(job, tally),
         }
     }
 }
@@ -190,4 +207,48 @@ async fn warm(job: &Job, tally: &Tally) -> Result<(), BoxError> {
     }
     sleep(SETTLE_TIME).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kinesis::Client;
+    use aws_sdk_kinesis::config::retry::RetryConfig;
+    use aws_sdk_kinesis::types::ShardIteratorType;
+
+    use super::*;
+    use crate::server::{Plan, Server};
+
+    /// Starts a server, and returns the work over TLS.
+    async fn job(shape: Shape) -> Job {
+        let (shards, answers) = (2, 2);
+        let server = Server::bind(Plan { shape, shards, answers, is_closed: false }).await.unwrap();
+        let [url, endpoint] = server.urls().unwrap();
+        tokio::spawn(async move { server.run().await.unwrap() });
+        Job { url, endpoint, shape, shards, answers, seconds: 0, counts: false }
+    }
+
+    #[tokio::test]
+    async fn every_record_arrives_over_tls_and_by_fan_out() {
+        for contender in [Contender::SdkLoop, Contender::Limit { is_cbor: true }, Contender::SdkFanOut] {
+            let job = job(Shape::A).await;
+            let tally = Arc::new(Tally::new(job.shards, job.expected_records()));
+            contender.start(&job, &tally).unwrap();
+            timeout(TIME_LIMIT, tally.done()).await.unwrap();
+            let expected = (job.expected_records(), job.expected_records() * Shape::A.payload_bytes());
+            assert_eq!((tally.records(), tally.bytes()), expected, "{}", contender.name());
+        }
+    }
+
+    /// A client closes a connection of HTTP/2 after a hundred empty DATA frames.
+    #[tokio::test]
+    async fn connection_carries_any_number_of_small_answers() {
+        let client = job(Shape::E).await.client().unwrap();
+        let without_retries = client.config().to_builder().retry_config(RetryConfig::disabled()).build();
+        let client = Client::from_conf(without_retries);
+        for call in 0..150 {
+            let iterator = client.get_shard_iterator().stream_name("words").shard_id("shardId-000000000000");
+            let answer = iterator.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await;
+            assert!(answer.is_ok(), "call {call}: {answer:?}");
+        }
+    }
 }

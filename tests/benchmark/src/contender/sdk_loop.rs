@@ -10,7 +10,7 @@ use super::job::{Job, READ_INTERVAL};
 use super::tally::Tally;
 
 pub(super) fn start(job: &Job, tally: &Arc<Tally>) -> Result<(), BoxError> {
-    let client = job.client();
+    let client = job.client()?;
     for shard in 0..job.shards {
         let (client, tally, job) = (client.clone(), tally.clone(), job.clone());
         tokio::spawn(async move {

@@ -63,7 +63,7 @@ fn instructions(contender: Contender, shape: Shape, answers: u64) -> Result<u64,
         // Otherwise each byte of a long copy counts as an instruction.
         .env("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=1000000000")
         .arg(std::env::current_exe()?)
-        .args(arguments(contender, &comparison, &server.url))
+        .args(arguments(contender, &comparison, &server))
         .output()?;
     let output_text = String::from_utf8_lossy(&output.stderr);
     let count = output_text.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());

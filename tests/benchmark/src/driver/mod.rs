@@ -32,7 +32,7 @@ pub(crate) struct Options {
     pub(crate) local_endpoints: Option<PathBuf>,
     /// Runs only these shapes, by their letters; empty for all.
     pub(crate) shapes: Vec<String>,
-    /// Runs only these parts: `time`, `count`, `latency`, `python`, `instructions`; empty for all.
+    /// Runs only these parts: `time`, `tls`, `fan-out`, `count`, `latency`, `python`, `instructions`; empty for all.
     pub(crate) parts: Vec<String>,
 }
 

@@ -8,6 +8,7 @@ use kinesis_streaming::prelude::BoxError;
 use serde_json::Value;
 
 use super::comparisons::{Comparison, Kind};
+use crate::certificate::CERTIFICATE_PATH;
 use crate::contender::Contender;
 use crate::http;
 use crate::shape::Shape;
@@ -21,6 +22,7 @@ const CONTENDER_CORE: &str = "0";
 pub(crate) struct Server {
     child: Child,
     pub(crate) url: String,
+    tls_url: String,
 }
 
 impl Server {
@@ -34,8 +36,9 @@ impl Server {
             format!("closed={}", u8::from(is_closed)),
         ]);
         let mut child = command.stdout(Stdio::piped()).spawn()?;
-        let url = first_line(&mut child)?;
-        Ok(Self { child, url })
+        let line = first_line(&mut child)?;
+        let (url, tls_url) = line.split_once(' ').ok_or("the server did not print two URLs")?;
+        Ok(Self { child, url: url.to_owned(), tls_url: tls_url.to_owned() })
     }
 
     pub(crate) fn cpu_seconds(&self) -> Result<f64, BoxError> {
@@ -80,11 +83,13 @@ pub(crate) fn pinned(core: &str, program: &Path) -> Command {
 }
 
 /// Returns the command line of a contender.
-pub(crate) fn arguments(contender: Contender, comparison: &Comparison, url: &str) -> Vec<String> {
+pub(crate) fn arguments(contender: Contender, comparison: &Comparison, server: &Server) -> Vec<String> {
+    let endpoint = if comparison.kind.is_over_tls() { &server.tls_url } else { &server.url };
     vec![
         "contend".to_owned(),
         format!("who={}", contender.name()),
-        format!("url={url}"),
+        format!("url={}", server.url),
+        format!("endpoint={endpoint}"),
         format!("shape={}", comparison.shape.letter()),
         format!("shards={}", comparison.shards),
         format!("answers={}", comparison.answers),
@@ -101,7 +106,8 @@ pub(crate) fn contend(
 ) -> Result<Value, BoxError> {
     let program = std::env::current_exe()?;
     let output = pinned(CONTENDER_CORE, &program)
-        .args(arguments(contender, comparison, &server.url))
+        .args(arguments(contender, comparison, server))
+        .env("AWS_CA_BUNDLE", CERTIFICATE_PATH)
         .stderr(Stdio::inherit())
         .output()?;
     if !output.status.success() {

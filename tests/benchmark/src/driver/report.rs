@@ -26,6 +26,9 @@ const MAX_ALLOCATED_PER_PAYLOAD: f64 = 2.75;
 /// Largest heap of an idle shard, in bytes.
 const MAX_IDLE_HEAP_BYTES: f64 = 64.0 * 1024.0;
 
+/// The loops over the SDK alone, with which the others are compared.
+const THE_SDKS: [&str; 2] = ["sdk-loop", "sdk-fan-out"];
+
 /// All figures of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -50,13 +53,14 @@ impl Report {
     /// Adds and prints the figures of a comparison.
     pub(crate) fn add_comparison(&mut self, comparison: &Comparison, figures: impl Iterator<Item = Value>) {
         let figures: Vec<Value> = figures.collect();
-        let reference = figures.iter().find(|figures| figures["contender"] == "sdk-loop");
+        let reference =
+            figures.iter().find(|figures| THE_SDKS.iter().any(|sdk| figures["contender"] == **sdk));
         let reference = reference.map_or(f64::NAN, |figures| per_unit(comparison, figures));
         let mut rows = Vec::new();
         for figures in figures {
             let ratio = per_unit(comparison, &figures) / reference;
             let row = match comparison.kind {
-                Kind::Time => time_row(comparison, &figures, ratio),
+                Kind::Time | Kind::Tls | Kind::FanOut => time_row(comparison, &figures, ratio),
                 Kind::Count => count_row(comparison, &figures),
                 Kind::Latency => json!({
                     "p50_millis": figures["latency_millis"]["p50"], "p99_millis": figures["latency_millis"]["p99"],
@@ -117,10 +121,11 @@ impl Report {
             println!("{what:<64} {ratio:>6.3}  threshold {threshold:<5} {verdict}");
         };
         let per_read = "cpu_micros_per_read";
-        let ratio = |shape, shards, left: &str, right: &str| {
-            let of = |who: &str| self.find(Kind::Time, shape, shards, who, per_read);
+        let ratio_of = |kind, shape, shards, left: &str, right: &str| {
+            let of = |who: &str| self.find(kind, shape, shards, who, per_read);
             Some(of(left)? / of(right)?)
         };
+        let ratio = |shape, shards, left: &str, right: &str| ratio_of(Kind::Time, shape, shards, left, right);
         for format in ["cbor", "json"] {
             let (pipeline, limit) = (format!("pipeline-{format}"), format!("limit-{format}"));
             for (shape, threshold) in [(Shape::A, 0.40), (Shape::B, 0.30), (Shape::C, 0.40)] {
@@ -134,6 +139,15 @@ impl Report {
             for shards in [16, 256, 2048] {
                 let what = format!("{pipeline} to the SDK loop, empty reads, {shards} shards");
                 line(what, ratio(Shape::E, shards, &pipeline, "sdk-loop"), 0.5);
+            }
+        }
+        for shards in [16, 256] {
+            for (shape, threshold) in [(Shape::A, 0.40), (Shape::B, 0.30), (Shape::C, 0.40)] {
+                let what =
+                    format!("pipeline-cbor to the SDK loop over TLS, {}, {shards} shards", shape.letter());
+                line(what, ratio_of(Kind::Tls, shape, shards, "pipeline-cbor", "sdk-loop"), threshold);
+                let what = format!("pipeline-fan-out to the SDK loop, {}, {shards} shards", shape.letter());
+                line(what, ratio_of(Kind::FanOut, shape, shards, "pipeline-fan-out", "sdk-fan-out"), 0.6);
             }
         }
         for (shape, threshold) in [(Shape::A, 0.15), (Shape::B, 0.10), (Shape::C, 0.45)] {
@@ -240,7 +254,7 @@ fn count_row(comparison: &Comparison, figures: &Value) -> Value {
 fn print_table(rows: &[Value]) {
     for row in rows {
         let Some(members) = row.as_object() else { continue };
-        let mut line = format!("  {:<14}", row["contender"].as_str().unwrap_or(""));
+        let mut line = format!("  {:<16}", row["contender"].as_str().unwrap_or(""));
         for (name, value) in members {
             if ["kind", "shape", "shards", "contender"].contains(&name.as_str()) || value.is_null() {
                 continue;

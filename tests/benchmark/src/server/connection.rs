@@ -2,8 +2,7 @@
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::stream::Stream;
 
@@ -21,7 +20,10 @@ struct Head {
 }
 
 /// Answers requests until the client closes the connection.
-pub(super) async fn answer_all(mut socket: TcpStream, stream: &Stream) -> Result<()> {
+pub(super) async fn answer_all(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    stream: &Stream,
+) -> Result<()> {
     let mut buffer = Vec::with_capacity(4096);
     loop {
         let head_length = loop {
@@ -35,6 +37,7 @@ pub(super) async fn answer_all(mut socket: TcpStream, stream: &Stream) -> Result
         let head = Head::parse(buffer.get(..head_length).unwrap_or_default());
         if head.expects_continue {
             socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            socket.flush().await?;
         }
         while buffer.len() < head_length + head.length {
             if !read_more(&mut socket, &mut buffer).await? {
@@ -49,12 +52,12 @@ pub(super) async fn answer_all(mut socket: TcpStream, stream: &Stream) -> Result
             response.content_type,
             response.body.len() + response.end.len(),
         );
-        write_all(&mut socket, [top.as_bytes(), response.body, &response.end]).await?;
+        write_all(&mut socket, [top.as_bytes(), &response.body, &response.end]).await?;
         buffer.drain(..head_length + head.length);
     }
 }
 
-async fn read_more(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<bool> {
+async fn read_more(socket: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Result<bool> {
     if buffer.len() > MAX_REQUEST_BYTES {
         return Err(Error::new(ErrorKind::InvalidData, "the request is too long for this server"));
     }
@@ -62,7 +65,7 @@ async fn read_more(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<bool>
 }
 
 /// Writes all parts, in one call where the socket accepts it.
-async fn write_all(socket: &mut TcpStream, mut parts: [&[u8]; 3]) -> Result<()> {
+async fn write_all(socket: &mut (impl AsyncWrite + Unpin), mut parts: [&[u8]; 3]) -> Result<()> {
     while parts.iter().any(|part| !part.is_empty()) {
         let slices = parts.map(IoSlice::new);
         let mut written = socket.write_vectored(&slices).await?;
@@ -75,7 +78,8 @@ async fn write_all(socket: &mut TcpStream, mut parts: [&[u8]; 3]) -> Result<()> 
             written -= taken;
         }
     }
-    Ok(())
+    // TLS may hold bytes back.
+    socket.flush().await
 }
 
 impl Head {

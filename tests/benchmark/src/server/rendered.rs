@@ -5,9 +5,13 @@
 //! A body ends before its iterator and its lag, which differ from shard to shard. Sequence numbers grow with the
 //! answer index, because a consumer drops records that it has seen.
 
+use bytes::Bytes;
 use kinesis_streaming::lease_store::{HashKey, HashKeyRange};
+use kinesis_streaming::prelude::BoxError;
 use kinesis_streaming::shard_worker::{Aggregator, hash_key_of};
 
+use super::event::{self, Event};
+use super::record::{Rendering, push_json};
 use crate::shape::{RECORDS_PER_AGGREGATE, Shape};
 
 /// Length of an iterator in AWS, in characters.
@@ -33,17 +37,10 @@ const KEYS_PER_AGGREGATE: u64 = 10;
 /// An answer up to its iterator.
 #[derive(Debug)]
 pub(crate) struct Body {
-    pub(crate) cbor: Vec<u8>,
-    pub(crate) json: Vec<u8>,
-}
-
-/// One record of Kinesis.
-#[derive(Debug)]
-pub(crate) struct Rendering<'a> {
-    pub(crate) sequence_number: String,
-    pub(crate) arrival_millis: u64,
-    pub(crate) key: &'a str,
-    pub(crate) data: &'a [u8],
+    pub(crate) cbor: Bytes,
+    pub(crate) json: Bytes,
+    /// The same records as events of a subscription; empty for answers that are rendered when they are requested.
+    pub(crate) events: Vec<Event>,
 }
 
 /// Formats 56 digits: the answer index in the shard, and the record index in the answer.
@@ -71,7 +68,12 @@ pub(crate) fn find_iterator(request: &[u8]) -> Option<(u64, u64)> {
 
 impl Body {
     /// Renders an answer of a shard whose keys are in `range`.
-    pub(crate) fn render(shape: Shape, answer: u64, range: HashKeyRange, rng: &mut fastrand::Rng) -> Self {
+    pub(crate) fn render(
+        shape: Shape,
+        answer: u64,
+        range: HashKeyRange,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Self, BoxError> {
         let random =
             |rng: &mut fastrand::Rng, length: u64| -> Vec<u8> { (0..length).map(|_| rng.u8(..)).collect() };
         let keys = keys_in(range, rng);
@@ -95,13 +97,14 @@ impl Body {
             key: &keys[usize::try_from(index % KEYS_PER_AGGREGATE).unwrap_or(0)],
             data,
         });
-        Self::of(&records.collect::<Vec<_>>())
+        let records = records.collect::<Vec<_>>();
+        Ok(Self { events: event::render(&records)?, ..Self::of(&records) })
     }
 
     pub(crate) fn of(records: &[Rendering<'_>]) -> Self {
         let mut cbor = b"\xbf\x67Records\x9f".to_vec();
         let mut json = b"{\"Records\":[".to_vec();
-        for (index, record) in records.iter().enumerate() {
+        for record in records {
             let Rendering { sequence_number, arrival_millis, key, data } = record;
             cbor.extend(b"\xbf\x6eSequenceNumber");
             push_string(&mut cbor, TEXT, sequence_number.as_bytes());
@@ -112,24 +115,9 @@ impl Body {
             cbor.extend(b"\x6cPartitionKey");
             push_string(&mut cbor, TEXT, key.as_bytes());
             cbor.push(BREAK);
-
-            let comma = if index == 0 { "" } else { "," };
-            // The format of AWS: 1.700000000123E9.
-            let time = format!(
-                "{}.{:012}E9",
-                arrival_millis / 1_000_000_000_000,
-                arrival_millis % 1_000_000_000_000
-            );
-            json.extend(
-                format!(
-                    "{comma}{{\"SequenceNumber\":\"{sequence_number}\",\"ApproximateArrivalTimestamp\":{time},\
-                     \"Data\":\"{}\",\"PartitionKey\":\"{key}\"}}",
-                    base64_simd::STANDARD.encode_to_string(data)
-                )
-                .bytes(),
-            );
         }
-        Self { cbor, json }
+        push_json(&mut json, records);
+        Self { cbor: cbor.into(), json: json.into(), events: Vec::new() }
     }
 
     /// Renders the rest of an answer.

@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use kinesis_streaming::lease_store::{HashKey, HashKeyRange};
 use kinesis_streaming::prelude::BoxError;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::rendered::{Body, Rendering, answer_index_of, find_iterator, iterator, sequence_number};
+use super::record::Rendering;
+use super::rendered::{Body, answer_index_of, find_iterator, iterator, sequence_number};
 use crate::measure::cpu_time;
 use crate::shape::Shape;
 
@@ -55,20 +57,40 @@ struct ReadCounters {
 
 /// An HTTP response without its head.
 #[derive(Debug)]
-pub(super) struct Response<'a> {
+pub(super) struct Response {
     pub(super) content_type: &'static str,
-    pub(super) body: &'a [u8],
+    pub(super) body: Bytes,
     pub(super) end: Vec<u8>,
 }
 
-impl<'a> Response<'a> {
+impl Response {
     fn of(content_type: &'static str, text: impl Into<Vec<u8>>) -> Self {
-        Self { content_type, body: &[], end: text.into() }
+        Self { content_type, body: Bytes::new(), end: text.into() }
     }
 }
 
 const JSON: &str = "application/x-amz-json-1.1";
 const CBOR: &str = "application/x-amz-cbor-1.1";
+
+/// The ARN of the stream.
+const STREAM_ARN: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/words";
+
+/// A sequence number before all others.
+const BEFORE_ALL: &str = "0";
+
+/// The only consumer; it is active at once.
+fn consumer() -> serde_json::Value {
+    json!({
+        "ConsumerName": "benchmark", "ConsumerARN": format!("{STREAM_ARN}/consumer/benchmark:1600000000"),
+        "ConsumerStatus": "ACTIVE", "ConsumerCreationTimestamp": 1_600_000_000, "StreamARN": STREAM_ARN,
+    })
+}
+
+/// Returns the number of the shard in a request.
+fn shard_of(request: &serde_json::Value) -> u64 {
+    let shard = request["ShardId"].as_str().and_then(|shard| shard.strip_prefix("shardId-"));
+    shard.and_then(|shard| shard.parse().ok()).unwrap_or(0)
+}
 
 fn range_of(shard: u64, shards: u64) -> Result<HashKeyRange, BoxError> {
     let width = u128::MAX / u128::from(shards);
@@ -89,7 +111,7 @@ impl Stream {
             .map(|shard| {
                 let range = if kinds == 1 { everything } else { range_of(shard, plan.shards)? };
                 let answers = if plan.shape.records() == 0 { 0 } else { plan.answers };
-                Ok((0..answers).map(|index| Body::render(plan.shape, index, range, &mut rng)).collect())
+                (0..answers).map(|index| Body::render(plan.shape, index, range, &mut rng)).collect()
             })
             .collect::<Result<Vec<_>, BoxError>>()?;
         Ok(Self {
@@ -106,7 +128,7 @@ impl Stream {
         })
     }
 
-    pub(super) fn answer(&self, path: &str, operation: &str, is_cbor: bool, body: &[u8]) -> Response<'_> {
+    pub(super) fn answer(&self, path: &str, operation: &str, is_cbor: bool, body: &[u8]) -> Response {
         match (path, operation) {
             ("/stats", _) => Response::of("text/plain", self.stats()),
             ("/open", _) => {
@@ -121,7 +143,7 @@ impl Stream {
             (_, "DescribeStreamSummary") => Response::of(
                 JSON,
                 json!({ "StreamDescriptionSummary": {
-                    "StreamName": "words", "StreamARN": "arn:aws:kinesis:us-east-1:000000000000:stream/words",
+                    "StreamName": "words", "StreamARN": STREAM_ARN,
                     "StreamStatus": "ACTIVE", "RetentionPeriodHours": 24, "StreamCreationTimestamp": 1_600_000_000,
                     "EnhancedMonitoring": [], "OpenShardCount": self.plan.shards,
                 } })
@@ -130,12 +152,18 @@ impl Stream {
             (_, "DescribeStream") => Response::of(
                 JSON,
                 json!({ "StreamDescription": {
-                    "StreamName": "words", "StreamARN": "arn:aws:kinesis:us-east-1:000000000000:stream/words",
+                    "StreamName": "words", "StreamARN": STREAM_ARN,
                     "StreamStatus": "ACTIVE", "RetentionPeriodHours": 24, "StreamCreationTimestamp": 1_600_000_000,
                     "EnhancedMonitoring": [], "HasMoreShards": false, "Shards": self.shards(),
                 } })
                 .to_string(),
             ),
+            (_, "RegisterStreamConsumer") => {
+                Response::of(JSON, json!({ "Consumer": consumer() }).to_string())
+            }
+            (_, "DescribeStreamConsumer") => {
+                Response::of(JSON, json!({ "ConsumerDescription": consumer() }).to_string())
+            }
             // Metrics of any client.
             _ if is_cbor || path.contains("operation/") => Response::of("application/cbor", [0xa0]),
             _ => Response::of(JSON, "{}"),
@@ -174,9 +202,8 @@ impl Stream {
 
     fn first_iterator(&self, body: &[u8]) -> String {
         let request: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-        let text = |name: &str| request.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-        let shard =
-            text("ShardId").strip_prefix("shardId-").and_then(|shard| shard.parse().ok()).unwrap_or(0);
+        let text = |name: &str| request[name].as_str().unwrap_or_default();
+        let shard = shard_of(&request);
         let index = answer_index_of(text("StartingSequenceNumber")).unwrap_or(0);
         let index = match text("ShardIteratorType") {
             _ if self.plan.shape == Shape::Paced => self.paced_until(shard),
@@ -187,21 +214,36 @@ impl Stream {
         iterator(shard, index)
     }
 
-    fn records(&self, is_cbor: bool, request: &[u8]) -> Response<'_> {
-        let (shard, index) = find_iterator(request).unwrap_or_default();
+    /// Returns the shard of a subscription, and the sequence number that it continues from.
+    pub(super) fn subscribed(&self, body: &[u8]) -> (u64, String) {
+        let request: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let after = request["StartingPosition"]["SequenceNumber"].as_str().unwrap_or(BEFORE_ALL);
+        (shard_of(&request), after.to_owned())
+    }
+
+    /// Returns the answers of a shard, in order.
+    pub(super) fn bodies(&self, shard: u64) -> &[Body] {
+        let kind = if self.bodies.len() == 1 { 0 } else { usize::try_from(shard).unwrap_or(usize::MAX) };
+        self.bodies.get(kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Counts an answer or an event of a shard.
+    pub(super) fn count_read(&self, shard: u64) {
         self.reads.count.fetch_add(1, Ordering::Relaxed);
         self.reads.first_read.get_or_init(Instant::now);
-        let shard_index = usize::try_from(shard).unwrap_or(0);
-        if let Some(is_read) =
-            self.reads.shards.lock().unwrap_or_else(PoisonError::into_inner).get_mut(shard_index)
-        {
+        let mut shards = self.reads.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(is_read) = usize::try_from(shard).ok().and_then(|shard| shards.get_mut(shard)) {
             *is_read = true;
         }
+    }
+
+    fn records(&self, is_cbor: bool, request: &[u8]) -> Response {
+        let (shard, index) = find_iterator(request).unwrap_or_default();
+        self.count_read(shard);
         if self.plan.shape == Shape::Paced {
             return self.paced(is_cbor, shard, index);
         }
-        let answers = self.bodies.get(if self.bodies.len() == 1 { 0 } else { shard_index });
-        let body = answers.and_then(|answers| answers.get(usize::try_from(index).ok()?));
+        let body = usize::try_from(index).ok().and_then(|index| self.bodies(shard).get(index));
         let body = body.filter(|_| self.is_open.load(Ordering::Relaxed));
         // Every answer of the empty shape advances the iterator, as in AWS.
         let next = index + u64::from(body.is_some() || self.plan.shape == Shape::E);
@@ -210,11 +252,11 @@ impl Stream {
         self.whole(is_cbor, body.unwrap_or(&self.empty), &iterator(shard, next), u64::from(is_behind) * 1000)
     }
 
-    fn whole<'a>(&'a self, is_cbor: bool, body: &'a Body, iterator: &str, behind: u64) -> Response<'a> {
+    fn whole(&self, is_cbor: bool, body: &Body, iterator: &str, behind: u64) -> Response {
         let (content_type, body) = if is_cbor { (CBOR, &body.cbor) } else { (JSON, &body.json) };
         let end = Body::end(is_cbor, iterator, behind);
         self.reads.wire_bytes.fetch_add((body.len() + end.len()) as u64, Ordering::Relaxed);
-        Response { content_type, body, end }
+        Response { content_type, body: body.clone(), end }
     }
 
     /// Returns how many records a paced shard has so far. Each shard has its own phase.
@@ -224,7 +266,7 @@ impl Stream {
         (now + pace - shard * 37 % pace) / pace
     }
 
-    fn paced(&self, is_cbor: bool, shard: u64, index: u64) -> Response<'_> {
+    fn paced(&self, is_cbor: bool, shard: u64, index: u64) -> Response {
         let until = self.paced_until(shard).min(index + MAX_PACED_RECORDS);
         let pace = u64::try_from(PACE.as_millis()).unwrap_or(1);
         let started_at = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -238,8 +280,7 @@ impl Stream {
             data: &data,
         });
         let body = Body::of(&records.collect::<Vec<_>>());
-        let (content_type, mut whole) = if is_cbor { (CBOR, body.cbor) } else { (JSON, body.json) };
-        whole.extend(Body::end(is_cbor, &iterator(shard, until.max(index)), 0));
-        Response { content_type, body: &[], end: whole }
+        let (content_type, body) = if is_cbor { (CBOR, body.cbor) } else { (JSON, body.json) };
+        Response { content_type, body, end: Body::end(is_cbor, &iterator(shard, until.max(index)), 0) }
     }
 }
