@@ -427,12 +427,12 @@ fn leases_of_java_cannot_be_paused() {
 #[test]
 fn resume_removes_recorded_pauses_only() {
     let mut look = stream().look(&[lease(1, None, at(7)), lease(2, None, at(8))]);
-    let paused = Some(Pause { until_millis: None, by: "operator".to_owned() });
-    look.notes.insert(id(2), ShardNotes { pause: paused.clone(), ..ShardNotes::default() });
+    let paused = Pause { until_millis: None, by: "operator".to_owned() };
+    look.notes.insert(id(2), ShardNotes { pause: Some(paused.clone()), ..ShardNotes::default() });
     let looks = Looks::with(&look, &[]);
     let plan = resume(&looks.situation(), None);
     assert_eq!(plan.changes.len(), 1);
-    let expected = Change::Resume { pause: paused.unwrap() };
+    let expected = Change::Resume { pause: paused };
     assert_eq!((&plan.changes[0].shard_id, &plan.changes[0].change), (&id(2), &expected));
 }
 
@@ -445,7 +445,7 @@ fn what_another_operator_left_meanwhile_is_not_replaced() {
         ..lease
     };
     let held = ours(lease(1, Some("a"), at(7)));
-    let leases = [held.clone(), paused(lease(2, None, at(8)), NOW + 10)];
+    let leases = [held, paused(lease(2, None, at(8)), NOW + 10)];
     let mut look = stream().look(&leases);
     look.note_operators();
     let looks = Looks::with(&look, &["a"]);
