@@ -305,7 +305,7 @@ async fn reset_of_a_hanging_shard_cuts_it_off() {
     let texts: Vec<String> = journal.all().into_iter().map(|entry| entry.text).collect();
     let again = texts.iter().rposition(|text| text == "0").unwrap();
     let expected: Vec<String> = (0..20).map(|number| number.to_string()).collect();
-    assert_eq!(texts[again..], expected, "reading goes on from the new position: {texts:?}");
+    assert_eq!(texts[again..], expected, "reading resumes from the new position: {texts:?}");
     assert_eq!(store.get(&shard_id).await.unwrap().unwrap().reset_id, Some(REQUEST_ID));
 }
 
