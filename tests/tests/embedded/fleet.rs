@@ -186,3 +186,40 @@ async fn a_quiet_fleet_writes_only_renewals() {
     );
     assert_eq!(after.writes() - before.writes(), renewals, "renewals only");
 }
+
+/// The clock of all processes jumps while handlers work and calls are under way, as after a suspension.
+#[tokio::test(start_paused = true)]
+async fn clock_that_jumps_by_an_hour_skips_no_record() {
+    let (stream, store, journal) = setup(4);
+    let slow = |name: &str| {
+        let delivered = journal.clone();
+        let handler = batch_handler(move |shard: ShardContext, batch| {
+            delivered.record(&shard, &batch);
+            async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Ok(())
+            }
+        });
+        Member::start(member(name, &stream, &store, &journal).processors(handler))
+    };
+    let members = ["a", "b", "c"].map(slow);
+    let mut rng = fastrand::Rng::with_seed(SEED);
+    for round in 0..20 {
+        put(&stream, round * 20..(round + 1) * 20);
+        if round % 7 == 3 {
+            stream.split(&stream.open_shards()[round % 4]).unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(rng.u64(500..20_000))).await;
+        // A fleet forgets its leases in a quarter of an hour, and the stream its records in a day.
+        tokio::time::advance(Duration::from_secs(rng.u64(5..3_600))).await;
+    }
+    // A worker that lost a lease by a jump repeats what it had not checkpointed.
+    journal.wait_for(400, LIMIT * 2).await;
+    // Leases that expired in the last jump are taken again.
+    tokio::time::sleep(FAILOVER_TIME).await;
+    for member in members {
+        assert!(member.stop().await.is_drained());
+    }
+    let rows = store.list(Consistency::Strong).await.unwrap().leases;
+    assert!(rows.iter().all(|row| row.owner.is_none() || row.is_finished()), "{rows:?}");
+}

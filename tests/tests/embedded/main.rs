@@ -17,6 +17,7 @@ mod hand_over;
 mod kcl_mode;
 mod lag;
 mod latest;
+mod list_races;
 mod memory;
 mod mixed_fleet;
 mod operations;

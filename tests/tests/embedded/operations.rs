@@ -7,7 +7,7 @@ use kinesis_streaming::lease_store::{
     Lease, LeaseChange, LeaseWrite, OwnerAction, OwnerRequest, Pause, WorkerId, WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
-use test_support::{Journal, LIMIT, wait_until};
+use test_support::{Journal, LIMIT, Switch, wait_until};
 
 /// The number of the requests in these tests.
 const REQUEST_ID: u64 = 77;
@@ -269,4 +269,114 @@ async fn a_stop_leaves_a_paused_shard_alone() {
     tokio::time::sleep(REACTION_TIME).await;
     assert!(first.stop().await.is_drained());
     assert!(store.get(&shard_id).await.unwrap().unwrap().pause_text.is_some());
+}
+
+/// A handler that hangs is the usual reason for a reset by hand. IBMStreams/streamsx.kafka#117: a batch of the old position must
+/// not come after the reset.
+#[tokio::test(start_paused = true)]
+async fn reset_of_a_hanging_shard_cuts_it_off() {
+    let (stream, store, journal) = setup(1);
+    let shard_id = stream.open_shards().swap_remove(0);
+    let hangs = Switch::default();
+    let (is_hanging, delivered) = (hangs.clone(), journal.clone());
+    let consumer = member("a", &stream, &store, &journal).no_progress_time(Duration::from_secs(3600));
+    let consumer = consumer.processors(batch_handler(move |shard: ShardContext, batch| {
+        delivered.record(&shard, &batch);
+        let is_hanging = is_hanging.is_on();
+        async move {
+            if is_hanging {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        }
+    }));
+    let _member = Member::start(consumer);
+    put(&stream, 0..10);
+    journal.wait_for(10, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    hangs.turn_on();
+    put(&stream, 10..20);
+    journal.wait_for(11, LIMIT).await;
+    ask(&store, &shard_id, &reset_to(Position::TrimHorizon)).await;
+    tokio::time::sleep(REACTION_TIME).await;
+    hangs.turn_off();
+    wait_until("all is read again", || times_of(&journal, 0..10) == [2; 10]).await;
+    wait_until("the rest follows", || times_of(&journal, 10..20).iter().all(|times| *times > 0)).await;
+    let texts: Vec<String> = journal.all().into_iter().map(|entry| entry.text).collect();
+    let again = texts.iter().rposition(|text| text == "0").unwrap();
+    let expected: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    assert_eq!(texts[again..], expected, "reading resumes from the new position: {texts:?}");
+    assert_eq!(store.get(&shard_id).await.unwrap().unwrap().reset_id, Some(REQUEST_ID));
+}
+
+/// apache/pulsar#4031: acknowledgements of what was delivered before a seek must not count after it.
+#[tokio::test(start_paused = true)]
+async fn acknowledgement_from_before_a_reset_is_void() {
+    let (stream, store, journal) = setup(1);
+    let shard_id = stream.open_shards().swap_remove(0);
+    let (kept, mut batches) = tokio::sync::mpsc::channel(64);
+    let delivered = journal.clone();
+    let consumer = member("a", &stream, &store, &journal).processors(batch_handler(
+        move |shard: ShardContext, batch: RecordBatch| {
+            delivered.record(&shard, &batch);
+            let is_kept = kept.try_send((batch.len(), batch.defer())).is_ok();
+            async move { if is_kept { Ok(()) } else { Err("too many batches".into()) } }
+        },
+    ));
+    let _member = Member::start(consumer.drain_time(Duration::from_secs(5)));
+    put(&stream, 0..10);
+    journal.wait_for(10, LIMIT).await;
+    tokio::time::sleep(FAILOVER_TIME).await;
+    ask(&store, &shard_id, &reset_to(Position::TrimHorizon)).await;
+    wait_until("all is delivered again", || times_of(&journal, 0..10) == [2; 10]).await;
+    let mut old = Vec::new();
+    let mut records = 0;
+    while records < 10 {
+        let (count, acknowledgement) = batches.recv().await.unwrap();
+        records += count;
+        old.push(acknowledgement);
+    }
+    // The second delivery is not acknowledged yet.
+    old.into_iter().for_each(Acknowledgement::acknowledge);
+    tokio::time::sleep(FAILOVER_TIME * 6).await;
+    let row = store.get(&shard_id).await.unwrap().unwrap();
+    assert_eq!((row.reset_id, row.checkpoint), (Some(REQUEST_ID), Position::TrimHorizon));
+}
+
+/// twmb/franz-go#1272, spring-projects/spring-kafka#2525: a pause that meets a move of its shard ends with it, or never.
+#[tokio::test(start_paused = true)]
+async fn pause_amid_a_hand_over_lasts_until_it_is_resumed() {
+    for pause_first in [true, false] {
+        let (stream, store, journal) = setup(2);
+        let first = Member::start(member("a", &stream, &store, &journal));
+        first.wait_until_holding(2).await;
+        put(&stream, 0..40);
+        journal.wait_for(40, LIMIT).await;
+        let shard_id = stream.open_shards().swap_remove(0);
+        let request = async || {
+            write(&store, &shard_id, |row| LeaseChange::Request {
+                by: worker("b"),
+                instead_of: row.requested_by.clone(),
+            })
+            .await;
+        };
+        if pause_first {
+            pause(&store, &shard_id, None).await;
+            request().await;
+        } else {
+            request().await;
+            pause(&store, &shard_id, None).await;
+        }
+        let second = Member::start(member("b", &stream, &store, &journal));
+        wait_until("the owner has left it", || !first.held().contains(&shard_id)).await;
+        put(&stream, 40..80);
+        tokio::time::sleep(FAILOVER_TIME * 30).await;
+        let is_held = |member: &Member| member.held().contains(&shard_id);
+        assert!(!is_held(&first) && !is_held(&second), "the shard is paused");
+        let read = journal.times().len();
+        assert!(read < 80, "nothing of the shard was read");
+        resume(&store, &shard_id).await;
+        journal.wait_for(80, LIMIT).await;
+        assert!(journal.times().values().all(|times| *times == 1), "nothing is repeated");
+    }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use end_to_end_tests::fleet::{FAILOVER_TIME, Member, SEED, member, parents, put, setup, shards};
 use futures::FutureExt as _;
 use kinesis_streaming::lease_store::{
-    Consistency, CountingLeaseStore, FaultRates, FaultyLeaseStore, Lease, LeaseChange, LeaseWrite,
-    MalformedLease, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
+    Consistency, CountingLeaseStore, FaultRates, FaultyLeaseStore, Lease, LeaseChange, LeaseListing,
+    LeaseWrite, MalformedLease, StoreError, StoreErrorKind, WorkerId, WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::{ConsumerErrorKind, UnreadReason};
@@ -303,4 +303,83 @@ async fn stop_ends_within_the_drain_time_with_a_silent_store() {
         let time = stopped_at.elapsed();
         assert!(time <= DRAIN_TIME + Duration::from_secs(6), "{time:?}");
     }
+}
+
+/// A server that does not return the row with a failed condition, and a client that believes the row is gone.
+#[tokio::test(start_paused = true)]
+async fn failed_conditions_without_their_row_cost_no_record() {
+    for seed in SEED..SEED + 4 {
+        let (stream, journal) = (InMemoryStream::new("s", shards(3)), Journal::default());
+        let table = InMemoryLeaseStore::new();
+        let faulty = FaultyLeaseStore::new(table.clone(), FaultRates::each(0.05), seed);
+        let store = HookedLeaseStore::new(faulty.clone()).after_write(|_, outcome| async {
+            match outcome {
+                WriteOutcome::Lost { .. } => WriteOutcome::Lost { lease: None },
+                outcome => outcome,
+            }
+        });
+        let members =
+            ["a", "b"].map(|name| Member::start(member(name, &stream, &store, &journal).seed(seed)));
+        for round in 0..10 {
+            put(&stream, round * 50..(round + 1) * 50);
+            if round % 3 == 1 {
+                stream.split(&stream.open_shards()[round % 2]).unwrap();
+            }
+            // Both take what the other one holds now and then.
+            if round % 2 == 0 {
+                let rows = table.list(Consistency::Strong).await.unwrap().leases;
+                for row in rows.into_iter().filter(|row| !row.is_finished()) {
+                    let change = LeaseChange::take(WorkerId::new("a").unwrap());
+                    let expected = row.version();
+                    drop(table.write(&LeaseWrite::Update { shard_id: row.shard_id, expected, change }).await);
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(7)).await;
+        }
+        journal.wait_for(500, LIMIT * 5).await;
+        faulty.set_rates(FaultRates::NONE);
+        for member in members {
+            member.stop().await;
+        }
+        let rows = table.list(Consistency::Strong).await.unwrap().leases;
+        assert!(rows.iter().all(|row| row.owner.is_none() || row.is_finished()), "seed {seed}: {rows:?}");
+    }
+}
+
+/// Eventually consistent listings show the table as it was three minutes ago.
+#[tokio::test(start_paused = true)]
+async fn listings_that_are_minutes_old_skip_no_record() {
+    const AGE: Duration = Duration::from_secs(180);
+    let (stream, journal) = (InMemoryStream::new("s", shards(4)), Journal::default());
+    let table = InMemoryLeaseStore::new();
+    let start = |name: &str| {
+        let listed: Mutex<Vec<(Instant, LeaseListing)>> = Mutex::default();
+        let store = HookedLeaseStore::new(table.clone()).after_list(move |consistency, listing| {
+            let (mut listed, now) = (listed.lock().unwrap(), Instant::now());
+            listed.push((now, listing.clone()));
+            let old = listed.iter().rposition(|(at, _)| *at + AGE <= now).unwrap_or(0);
+            listed.drain(..old);
+            if consistency == Consistency::Strong { listing } else { listed[0].1.clone() }
+        });
+        Member::start(member(name, &stream, &store, &journal))
+    };
+    let first = start("a");
+    let second = start("b");
+    for round in 0..20 {
+        put(&stream, round * 20..(round + 1) * 20);
+        if round % 6 == 1 {
+            stream.split(&stream.open_shards()[round % 4]).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    journal.wait_for(400, LIMIT).await;
+    let repeats: usize = journal.times().values().map(|times| times - 1).sum();
+    assert!(repeats < 100, "{repeats} repeats of 400 records");
+    // A crash is noticed when the listings show it.
+    first.crash().await;
+    put(&stream, 400..500);
+    journal.wait_for(500, AGE * 3).await;
+    journal.check_order();
+    journal.check_parents_first(&parents(&stream).await);
+    assert!(second.stop().await.is_drained());
 }

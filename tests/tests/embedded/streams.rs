@@ -149,7 +149,10 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn start(worker: ConsumerBuilder, streams: Vec<StreamConfig>, table: &CountedTable) -> Self {
-        let consumer = worker.with_streams(streams).lease_store(table.clone()).build().unwrap();
+        Self::run(worker.with_streams(streams).lease_store(table.clone()).build().unwrap())
+    }
+
+    pub(crate) fn run(consumer: MultiStreamConsumer) -> Self {
         let handle = consumer.handle();
         Self { handle, task: AbortOnDropHandle::new(tokio::spawn(consumer.run())) }
     }

@@ -7,6 +7,7 @@ use kinesis_asl::KinesisStream;
 use shard_worker::{Shard, ShardFilter, StreamSource as _};
 use tokio::time::Instant;
 
+use crate::look::clock::StreamTime;
 use crate::look::gap::Gap;
 
 /// How long a listing of the stream counts.
@@ -22,6 +23,8 @@ pub(crate) struct Listing {
     pub(crate) shards: Option<Vec<ShardInfo>>,
     pub(crate) summary: Option<StreamSummary>,
     pub(crate) gaps: Vec<Gap>,
+    /// The newest reading of the stream's clock.
+    pub(crate) time: Option<StreamTime>,
 }
 
 impl Listing {
@@ -34,7 +37,11 @@ impl Listing {
         self.gaps.clear();
         let (summary, shards) = tokio::join!(stream.summary(), stream.list_shards(&ShardFilter::All));
         match summary {
-            Ok(summary) => self.summary = Some(summary_of(summary)),
+            Ok(summary) => {
+                let now = summary.description.now;
+                self.time = now.map(|now| StreamTime::new(now, Instant::now())).or(self.time);
+                self.summary = Some(summary_of(summary));
+            }
             Err(error) => {
                 self.summary = None;
                 let unknown = "status, retention and identity of the stream";

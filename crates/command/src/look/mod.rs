@@ -2,6 +2,7 @@
 //!
 //! A call that fails leaves a [`Gap`] and the rest works; only the scan of the table cannot be done without.
 
+mod clock;
 pub(crate) mod gap;
 mod listing;
 mod mode;
@@ -73,6 +74,8 @@ pub(crate) struct Observer {
     mode: ModeReader,
     workers: WorkerReader,
     probes: Probes,
+    /// The time of the newest look, in milliseconds since 1970.
+    newest_millis: u64,
 }
 
 impl Observer {
@@ -92,6 +95,7 @@ impl Observer {
             mode: ModeReader::default(),
             workers: WorkerReader::default(),
             probes: Probes::default(),
+            newest_millis: 0,
         }
     }
 
@@ -110,7 +114,7 @@ impl Observer {
     /// # Errors
     /// When the table cannot be read.
     pub(crate) async fn look(&mut self, options: LookOptions) -> Result<Looked, CommandError> {
-        let Self { target, listing, mode, workers, probes } = self;
+        let Self { target, listing, mode, workers, probes, newest_millis } = self;
         let stream = target.stream.as_ref();
         let listed = async {
             if let Some(stream) = stream {
@@ -130,7 +134,11 @@ impl Observer {
         };
         let (rows, (), ()) = tokio::join!(scanned, listed, reported);
         let mut rows = rows?;
-        let taken_at_millis = now_millis();
+        let own_millis = now_millis();
+        let corrected = listing.time.map_or(own_millis, |time| time.correct(own_millis, Instant::now()));
+        // A correction does not make a look older than the one before it.
+        let taken_at_millis = corrected.max(newest_millis.saturating_add(1));
+        *newest_millis = taken_at_millis;
         rows.leases.sort_by(|one, other| one.shard_id.cmp(&other.shard_id));
         let mut gaps = listing.gaps.clone();
         gaps.extend(mode.gap.clone());

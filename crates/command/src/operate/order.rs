@@ -22,13 +22,34 @@ pub(crate) type Shards = Option<BTreeSet<ShardId>>;
 #[derive(Debug, Clone)]
 pub(crate) enum Order {
     /// Stop reading shards for a while.
-    Pause { shards: Shards, pause: Pause },
+    Pause { shards: Shards, end: PauseEnd, by: String },
     /// End pauses.
     Resume { shards: Shards },
     /// Make owners release leases. `is_live`: live owners are asked.
     Release { shards: Shards, is_live: bool },
     /// Store other positions.
     Reset { scope: Scope, to: ResetTo, is_live: bool, even_with_kcl: bool },
+}
+
+/// When a pause ends. The clock of the stream ends it, so a duration counts from the time of the look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PauseEnd {
+    After(Duration),
+    /// In milliseconds since 1970.
+    At(u64),
+    Never,
+}
+
+impl PauseEnd {
+    fn until_millis(self, now_millis: u64) -> Option<u64> {
+        match self {
+            Self::After(time) => {
+                Some(now_millis.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+            }
+            Self::At(millis) => Some(millis),
+            Self::Never => None,
+        }
+    }
 }
 
 /// How long an order may take.
@@ -63,7 +84,10 @@ impl Order {
 
     fn plan(&self, situation: &Situation<'_>) -> Plan {
         match self {
-            Self::Pause { shards, pause: asked } => pause(situation, shards.as_ref(), asked),
+            Self::Pause { shards, end, by } => {
+                let until_millis = end.until_millis(situation.look.taken_at_millis);
+                pause(situation, shards.as_ref(), &Pause { until_millis, by: by.clone() })
+            }
             Self::Resume { shards } => resume(situation, shards.as_ref()),
             Self::Release { shards, is_live } => release(situation, shards.as_ref(), *is_live),
             Self::Reset { scope, to, is_live, .. } => {

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use fleet_view::Pause;
 
 use crate::connection::ApplicationArguments;
 use crate::exit_code::{CommandError, usage};
 use crate::look::Observer;
 use crate::operate::arguments::{PlanArguments, ShardArguments};
 use crate::operate::assign::TO_EXECUTE;
-use crate::operate::order::Order;
+use crate::operate::order::{Order, PauseEnd};
 use crate::time_argument::{parse_duration, parse_instant};
 use crate::wall_clock::now_millis;
 
@@ -66,9 +65,8 @@ pub(crate) struct ResumeArguments {
 
 /// Runs `pause`.
 pub(crate) async fn run_pause(arguments: PauseArguments) -> Result<(), CommandError> {
-    let until_millis = end_of(&arguments, now_millis())?;
-    let pause = Pause { until_millis, by: arguments.by };
-    let order = Order::Pause { shards: arguments.shards.shards()?, pause };
+    let end = end_of(&arguments, now_millis())?;
+    let order = Order::Pause { shards: arguments.shards.shards()?, end, by: arguments.by };
     run(&arguments.application, &order, arguments.dry_run, &arguments.plan).await
 }
 
@@ -88,15 +86,12 @@ async fn run(
     order.give(&mut observer, plan.times(), !is_dry_run).await?.show(plan.json, TO_EXECUTE)
 }
 
-/// The end of the pause, in milliseconds since 1970. It must be said: a forgotten pause loses records.
-fn end_of(arguments: &PauseArguments, now_millis: u64) -> Result<Option<u64>, CommandError> {
+/// The end of the pause. It must be said: a forgotten pause loses records.
+fn end_of(arguments: &PauseArguments, now_millis: u64) -> Result<PauseEnd, CommandError> {
     match (&arguments.for_time, &arguments.until) {
-        (Some(time), _) => {
-            let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            Ok(Some(now_millis.saturating_add(millis)))
-        }
-        (None, Some(until)) => parse_instant(until, now_millis).map(Some).map_err(usage),
-        (None, None) if arguments.without_end => Ok(None),
+        (Some(time), _) => Ok(PauseEnd::After(*time)),
+        (None, Some(until)) => parse_instant(until, now_millis).map(PauseEnd::At).map_err(usage),
+        (None, None) if arguments.without_end => Ok(PauseEnd::Never),
         (None, None) => Err(usage("a pause needs an end: add --for 30m, --until TIME, or --without-end")),
     }
 }

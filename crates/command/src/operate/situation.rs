@@ -68,16 +68,79 @@ fn is_enough(look: &Look, history: &History, until: Until) -> bool {
     if until == Until::OneLook {
         return true;
     }
-    // A worker that renews one lease is alive; its other leases may be ended, and are then not renewed.
-    let mut renews = BTreeMap::new();
+    let mut owners: BTreeMap<_, Known> = BTreeMap::new();
     for lease in &look.leases {
         let Some(owner) = &lease.owner else { continue };
-        let renewal = history.renewal(&lease.shard_id);
-        let known = renewal == Renewal::Silent || renewal == Renewal::Renewing;
-        let (is_known, is_alive) = renews.entry(owner).or_insert((true, false));
-        *is_known &= known || lease.is_finished();
-        *is_alive |= renewal == Renewal::Renewing;
+        let known = owners.entry(owner).or_default();
+        match history.renewal(&lease.shard_id) {
+            Renewal::Renewing => known.is_alive = true,
+            Renewal::Silent => {}
+            Renewal::Unowned | Renewal::Unknown if lease.is_finished() => known.has_unknown_end = true,
+            Renewal::Unowned | Renewal::Unknown => known.has_unknown = true,
+        }
     }
-    let one_renews = renews.values().any(|(_, is_alive)| *is_alive);
-    (until == Until::OneRenews && one_renews) || renews.values().all(|(is_known, _)| *is_known)
+    let one_renews = owners.values().any(|known| known.is_alive);
+    (until == Until::OneRenews && one_renews) || owners.values().all(Known::is_enough)
+}
+
+/// What the looks tell of one owner.
+#[derive(Debug, Default)]
+struct Known {
+    is_alive: bool,
+    /// Whether it is unknown of a lease if it is renewed.
+    has_unknown: bool,
+    /// The same for the lease of an ended shard, which a live worker of this library does not renew.
+    has_unknown_end: bool,
+}
+
+impl Known {
+    fn is_enough(&self) -> bool {
+        !self.has_unknown && (self.is_alive || !self.has_unknown_end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lease_store::{Lease, Position, ShardId, WorkerId};
+
+    use super::*;
+
+    /// A look at an ended shard and its child, which name these owners.
+    fn look(at_millis: u64, ended: &'static str, child: Option<&'static str>, counter: u64) -> Look {
+        let lease = |number, owner: Option<&'static str>, position| Lease {
+            owner: owner.map(|owner| WorkerId::new(owner).unwrap()),
+            ..Lease::unowned(ShardId::numbered(number), position)
+        };
+        let ended = lease(0, Some(ended), Position::ShardEnd);
+        let child = Lease { counter, ..lease(1, child, Position::TrimHorizon) };
+        Look {
+            taken_at_millis: at_millis,
+            application: "app".to_owned(),
+            leases: vec![ended, child],
+            ..Look::default()
+        }
+    }
+
+    #[test]
+    fn owner_of_an_ended_shard_alone_is_looked_at_until_silent() {
+        let mut history = History::new();
+        let mut is_enough_at = |seconds: u64| {
+            let look = look(seconds * 1_000, "w1", None, 0);
+            history.add(&look).unwrap();
+            [Until::OneRenews, Until::AllKnown].map(|until| is_enough(&look, &history, until))
+        };
+        for seconds in [1, 21, 41] {
+            assert_eq!(is_enough_at(seconds), [false; 2], "the worker may be alive, and take the child next");
+        }
+        assert_eq!([is_enough_at(61), is_enough_at(81)][1], [true; 2]);
+    }
+
+    #[test]
+    fn ended_shard_of_a_live_worker_needs_no_look() {
+        let mut history = History::new();
+        history.add(&look(1_000, "w1", Some("w1"), 1)).unwrap();
+        let newest = look(5_000, "w1", Some("w1"), 2);
+        history.add(&newest).unwrap();
+        assert!(is_enough(&newest, &history, Until::AllKnown));
+    }
 }

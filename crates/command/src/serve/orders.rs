@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use fleet_view::Pause;
 use fleet_view::plan::Scope;
 use lease_store::ShardId;
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,7 @@ use crate::exit_code::{CommandError, usage};
 use crate::look::Observer;
 use crate::operate::arguments::PlanArguments;
 use crate::operate::carry_out::Outcome;
-use crate::operate::order::{Given, Order, Shards};
+use crate::operate::order::{Given, Order, PauseEnd, Shards};
 use crate::operate::reset_target::reset_point;
 use crate::time_argument::parse_duration;
 use crate::wall_clock::now_millis;
@@ -143,7 +142,10 @@ impl Request {
     fn order(&self, now_millis: u64) -> Result<Order, CommandError> {
         let shards = self.shards()?;
         Ok(match self.action {
-            Action::Pause => Order::Pause { shards, pause: self.pause(now_millis)? },
+            Action::Pause => {
+                let (end, by) = self.pause()?;
+                Order::Pause { shards, end, by }
+            }
             Action::Resume => Order::Resume { shards },
             Action::Release => Order::Release { shards, is_live: self.live },
             Action::Reset => {
@@ -169,17 +171,16 @@ impl Request {
         self.shards.iter().map(id).collect::<Result<_, _>>().map(Some)
     }
 
-    fn pause(&self, now_millis: u64) -> Result<Pause, CommandError> {
+    fn pause(&self) -> Result<(PauseEnd, String), CommandError> {
         let Some(time) = &self.for_time else { return Err(usage("a pause needs an end, such as 30m")) };
         let time = parse_duration(time).map_err(usage)?;
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let by = self.by.as_deref().map(str::trim).filter(|by| !by.is_empty()).unwrap_or("the page");
         if by.chars().count() > MAX_NAME_CHARS || by.chars().any(char::is_control) {
             return Err(usage(format!(
                 "the name must have at most {MAX_NAME_CHARS} characters, and none that moves a cursor"
             )));
         }
-        Ok(Pause { until_millis: Some(now_millis.saturating_add(millis)), by: by.to_owned() })
+        Ok((PauseEnd::After(time), by.to_owned()))
     }
 }
 

@@ -114,9 +114,14 @@ impl Bed {
 
     /// Runs the program on the application, with the stream named.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Finished {
+        self.run_at(&self.endpoints().kinesis, arguments).await
+    }
+
+    /// The same, with another Kinesis server.
+    pub(crate) async fn run_at(&self, kinesis: &str, arguments: &[&str]) -> Finished {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kinesis-streaming"));
         command.args(arguments).args(["--stream", STREAM]);
-        command.args(["--kinesis-endpoint-url", &self.endpoints().kinesis]);
+        command.args(["--kinesis-endpoint-url", kinesis]);
         command.args(["--dynamodb-endpoint-url", &self.endpoints().dynamodb]);
         command.envs(Endpoints::environment()).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

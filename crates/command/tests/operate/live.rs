@@ -83,3 +83,22 @@ async fn live_worker_leaves_a_paused_shard() {
     worker.wait_for(20, 1).await;
     assert!(worker.read.lock().unwrap().values().all(|times| *times == 1));
 }
+
+/// The worker that read a shard to its end stays named in its row, and renews it no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn live_reset_rewinds_the_ended_parent_too() {
+    let bed = Bed::start().await;
+    let worker = bed.start_worker("w1");
+    bed.put_records(0..10).await;
+    worker.wait_for(10, 1).await;
+    bed.split(0).await;
+    wait_for("the parent has ended", PATIENCE, async || match bed.row(0).await {
+        row if row.is_finished() && row.owner.is_some() => Ok(()),
+        row => Err(format!("{row:?}")),
+    })
+    .await;
+    let reset = ["reset", APPLICATION, "--to", "trim-horizon", "--live", "--execute"];
+    bed.run(&reset).await.assert(0, "2 done");
+    worker.wait_for(10, 2).await;
+    worker.stop().await;
+}

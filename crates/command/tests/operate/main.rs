@@ -6,3 +6,4 @@ mod adopt;
 mod bed;
 mod live;
 mod rows;
+mod wrong_clock;

@@ -77,9 +77,17 @@ pub enum Change {
     /// Remove the owner, who is not alive.
     Release,
     /// Record a pause.
-    Pause(Pause),
+    Pause {
+        /// The pause.
+        pause: Pause,
+        /// The pause that this one replaces.
+        instead_of: Option<Pause>,
+    },
     /// Remove a pause.
-    Resume,
+    Resume {
+        /// The pause that the look saw.
+        pause: Pause,
+    },
     /// Delete the row.
     Delete,
 }
@@ -197,8 +205,8 @@ impl RowChange {
                 text: self.owner().map(|owner| request.to(owner, operation_id).to_string()),
                 instead_of: request_in_row(),
             },
-            Change::Pause(asked) => pause(Some(asked.to_row().to_string())),
-            Change::Resume => pause(None),
+            Change::Pause { pause: asked, .. } => pause(Some(asked.to_row().to_string())),
+            Change::Resume { .. } => pause(None),
             Change::RequestFor { worker_id, instead_of } => {
                 LeaseChange::Request { by: worker_id.clone(), instead_of: instead_of.clone() }
             }
@@ -234,8 +242,8 @@ impl RowChange {
             }
             Change::RequestFor { .. } => Progress::Made,
             Change::GiveTo { worker_id } => made(row.is_owned_by(worker_id)),
-            Change::Pause(pause) => made(Pause::of(row).as_ref() == Some(pause)),
-            Change::Resume => made(row.pause_text.is_none()),
+            Change::Pause { pause, .. } => made(Pause::of(row).as_ref() == Some(pause)),
+            Change::Resume { .. } => made(row.pause_text.is_none()),
             Change::Delete => Progress::NotMade,
         }
     }
@@ -254,10 +262,16 @@ impl RowChange {
     }
 
     /// Whether a row, read again, still is as expected, and the change of a use. A shard that ended meanwhile has no owner that
-    /// could carry a request out.
+    /// could carry a request out. What another operator left in the row after the look is not replaced: neither a request nor a
+    /// pause.
     pub fn is_possible_on(&self, now: Option<&Lease>) -> bool {
-        let is_void = matches!(self.change, Change::Ask(_)) && now.is_some_and(Lease::is_finished);
-        self.expected.matches(now) && !is_void
+        let is_void = |row: &Lease| match &self.change {
+            Change::Ask(_) | Change::RequestFor { .. } => row.is_finished() || row.owner_request().is_some(),
+            Change::Pause { instead_of, .. } => Pause::of(row) != *instead_of,
+            Change::Resume { pause } => Pause::of(row).as_ref() != Some(pause),
+            _ => false,
+        };
+        self.expected.matches(now) && !now.is_some_and(is_void)
     }
 
     /// The owner that the row must have.

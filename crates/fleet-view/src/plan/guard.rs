@@ -63,6 +63,11 @@ impl Situation<'_> {
             return Access::Refused(Refusal::HandOverUnderWay { shard_id });
         }
         let Some(owner) = &lease.owner else { return Access::Direct };
+        if is_live && lease.is_finished() && OwnerProcess::of(lease).is_some() {
+            // The worker that read the shard to its end stays in the row. It holds the lease no more, so it can carry out no
+            // request, and it never writes the row again.
+            return Access::Direct;
+        }
         match self.history.renewal(&shard_id) {
             Renewal::Silent => Access::Direct,
             Renewal::Renewing | Renewal::Unowned | Renewal::Unknown

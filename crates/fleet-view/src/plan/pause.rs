@@ -31,12 +31,14 @@ pub fn pause(situation: &Situation<'_>, shards: Option<&BTreeSet<ShardId>>, paus
             plan.refusals.push(Refusal::OwnerCannotBeAsked { shard_id, worker_id });
             continue;
         }
-        if note_of(situation, &shard_id) == Some(pause) {
+        let present = note_of(situation, &shard_id);
+        if present == Some(pause) {
             plan.notes.push(Note::AlreadySo { shard_id });
             continue;
         }
         plan.notes.extend(outlasted(situation, &shard_id, pause));
-        let (expected, change) = (Expected::same_owner(lease), Change::Pause(pause.clone()));
+        let expected = Expected::same_owner(lease);
+        let change = Change::Pause { pause: pause.clone(), instead_of: present.cloned() };
         plan.changes.push(RowChange { shard_id, expected, change });
     }
     if situation.has_kcl_workers() {
@@ -51,9 +53,10 @@ pub fn resume(situation: &Situation<'_>, shards: Option<&BTreeSet<ShardId>>) -> 
     for lease in leases(situation, &mut plan, shards) {
         let shard_id = lease.shard_id.clone();
         match note_of(situation, &shard_id) {
-            Some(_) => {
-                let expected = Expected::same_owner(lease);
-                plan.changes.push(RowChange { shard_id, expected, change: Change::Resume });
+            Some(pause) => {
+                let (expected, change) =
+                    (Expected::same_owner(lease), Change::Resume { pause: pause.clone() });
+                plan.changes.push(RowChange { shard_id, expected, change });
             }
             None if shards.is_some() => plan.notes.push(Note::AlreadySo { shard_id }),
             None => {}

@@ -7,6 +7,7 @@ mod adoption;
 mod generated_fleets;
 mod histories;
 mod integrity;
+mod live_plans;
 mod model;
 mod plans;
 mod plans_skip_nothing;

@@ -427,12 +427,77 @@ fn leases_of_java_cannot_be_paused() {
 #[test]
 fn resume_removes_recorded_pauses_only() {
     let mut look = stream().look(&[lease(1, None, at(7)), lease(2, None, at(8))]);
-    let paused = Some(Pause { until_millis: None, by: "operator".to_owned() });
-    look.notes.insert(id(2), ShardNotes { pause: paused, ..ShardNotes::default() });
+    let paused = Pause { until_millis: None, by: "operator".to_owned() };
+    look.notes.insert(id(2), ShardNotes { pause: Some(paused.clone()), ..ShardNotes::default() });
     let looks = Looks::with(&look, &[]);
     let plan = resume(&looks.situation(), None);
     assert_eq!(plan.changes.len(), 1);
-    assert_eq!((&plan.changes[0].shard_id, &plan.changes[0].change), (&id(2), &Change::Resume));
+    let expected = Change::Resume { pause: paused };
+    assert_eq!((&plan.changes[0].shard_id, &plan.changes[0].change), (&id(2), &expected));
+}
+
+/// Two operators at once: the second one looked before the first one acted.
+#[test]
+fn what_another_operator_left_meanwhile_is_not_replaced() {
+    let until = |until_millis| Pause { until_millis: Some(until_millis), by: "operator".to_owned() };
+    let paused = |lease: Lease, until_millis: u64| Lease {
+        pause_text: Some(format!("until {until_millis} by operator")),
+        ..lease
+    };
+    let held = ours(lease(1, Some("a"), at(7)));
+    let leases = [held, paused(lease(2, None, at(8)), NOW + 10)];
+    let mut look = stream().look(&leases);
+    look.note_operators();
+    let looks = Looks::with(&look, &["a"]);
+    let situation = looks.situation();
+    let (free, present) = (&leases[1], &looks.look.leases[0]);
+    // A longer pause stays, whether the second one ends the pause or sets another end.
+    let longer = paused(free.clone(), NOW + 20);
+    let shards = BTreeSet::from([id(2)]);
+    for plan in [resume(&situation, Some(&shards)), pause(&situation, Some(&shards), &until(NOW + 30))] {
+        let [change] = plan.changes.as_slice() else { panic!("{plan:?}") };
+        assert!(change.is_possible_on(Some(free)), "{change:?}");
+        assert!(!change.is_possible_on(Some(&longer)), "{change:?}");
+    }
+    // A request that the owner has not seen yet stays.
+    let asked = Lease { owner_request_text: Some("release #9 to a".to_owned()), ..present.clone() };
+    let assigned = AssignOptions { accepts_unknown_worker: true };
+    for plan in [
+        looks.reset(&ResetTo::Latest, true),
+        release(&situation, Some(&BTreeSet::from([id(1)])), true),
+        assign(&situation, &id(1), &worker("b"), assigned),
+    ] {
+        assert!(!plan.is_refused(), "{:?}", plan.refusals);
+        let change = plan.changes.iter().find(|change| change.shard_id == id(1)).unwrap();
+        assert!(change.is_possible_on(Some(present)), "{change:?}");
+        assert!(!change.is_possible_on(Some(&asked)), "{change:?}");
+    }
+}
+
+/// The worker that read the parent to its end reads a child now, and stays named in the parent's row.
+#[test]
+fn live_reset_sets_ended_rows_of_a_live_worker() {
+    let leases = [ours(lease(0, Some("a"), Position::ShardEnd)), ours(lease(1, Some("a"), at(7)))];
+    let mut history = History::new();
+    let mut look = stream().look(&leases);
+    for before in [4_000, 0] {
+        look.taken_at_millis = NOW - before;
+        look.leases[1].counter += 1;
+        history.add(&look).unwrap();
+    }
+    let situation = Situation { look: &look, history: &history };
+    let scope = Scope::Shards { shards: BTreeSet::from([id(0)]), with_descendants: true };
+    let plan =
+        reset(&situation, &ResetTo::TrimHorizon, &ResetOptions { scope: scope.clone(), is_live: true });
+    assert!(!plan.is_refused(), "{:?}", plan.refusals);
+    for change in &plan.changes {
+        let row = look.leases.iter().find(|lease| lease.shard_id == change.shard_id);
+        assert!(change.is_possible_on(row), "{change:?}");
+    }
+    let of_parent = plan.changes.iter().find(|change| change.shard_id == id(0)).unwrap();
+    assert!(matches!(of_parent.change, Change::SetPosition { .. }), "{of_parent:?}");
+    let stopped = reset(&situation, &ResetTo::TrimHorizon, &ResetOptions { scope, is_live: false });
+    assert!(stopped.refusals.contains(&Refusal::WorkerRenews { worker_id: worker("a"), leases: 2 }));
 }
 
 #[test]

@@ -98,14 +98,14 @@ fn table(random: &mut Rng, stream: &Stream) -> Vec<Lease> {
     leases.into_values().collect()
 }
 
-struct Case {
-    stream: Stream,
-    leases: Vec<Lease>,
-    random: Rng,
+pub(crate) struct Case {
+    pub(crate) stream: Stream,
+    pub(crate) leases: Vec<Lease>,
+    pub(crate) random: Rng,
 }
 
 impl Case {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let stream = stream(&mut random);
         let leases = table(&mut random, &stream);

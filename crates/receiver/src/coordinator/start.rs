@@ -124,7 +124,7 @@ impl Coordinator {
             return Err(ConsumerError::new(ConsumerErrorKind::Unavailable, message));
         };
         if let Some(seat) = &self.receiver.seat {
-            seat.identify(&stream.identity)?;
+            seat.identify(&stream.identity, clock)?;
         }
         let listing = self.list_all().await?;
         check_identity(store.name(), &listing.leases, &stream.identity)?;

@@ -86,7 +86,7 @@ impl MultiStreamConsumer {
             running.extend(added.into_iter().map(run));
             deletions.extend(former.into_iter().map(|former| {
                 let list = list.clone();
-                delete_when_unused(former, table.clone(), move |name| list.has(name))
+                delete_when_unused(former, table.clone(), move |name, key| list.is_added_again(name, key))
             }));
             if running.is_empty() && list.end_if_over() {
                 break;
@@ -104,8 +104,8 @@ impl MultiStreamConsumer {
                 Some(()) = deletions.next() => {}
             }
         }
-        // A stream that was removed, or gave its place to another one of its name, is in no report.
-        let listed = list.streams();
+        // A stream whose removal was over, or that gave its place to another one of its name, is in no report.
+        let listed = list.all();
         ended.retain(|(id, _)| listed.iter().any(|stream| stream.id == *id));
         if !ended.is_empty()
             && ended.iter().all(|(_, result)| result.is_err())
@@ -177,7 +177,7 @@ impl MultiStreamHandle {
     pub async fn stopped(&self) -> Vec<(String, StopReport)> {
         self.list.ended().await;
         let mut reports = Vec::new();
-        for stream in self.list.streams() {
+        for stream in self.list.all() {
             let report = stream.handle.stopped().await;
             reports.extend(report.map(|report| (stream.name.to_string(), report)));
         }
@@ -337,7 +337,8 @@ pub struct StreamStatus {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct MultiStreamReport {
-    /// The report of each stream, in the order in which they were given.
+    /// The report of each stream, in the order in which they were given. A stream that was being removed when the worker was
+    /// stopped is among them.
     pub streams: Vec<StreamReport>,
 }
 

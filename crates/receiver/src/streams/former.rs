@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use lease_store::{Lease, LeaseWrite, StreamLeases, WriteOutcome};
+use lease_store::{Consistency, Lease, LeaseWrite, StreamLeases, WriteOutcome};
+use shard_worker::StreamClock;
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::streams::table::SharedTable;
+use crate::lease::orders::millis_of;
+use crate::streams::table::{SharedTable, TableScan};
 
 /// What happens to the leases of a stream that is removed from a running consumer.
 ///
@@ -45,7 +47,8 @@ pub enum FormerLeases {
     #[default]
     Keep,
     /// They are deleted once no worker has written any of them for this time, by the clock of this process. Less than two
-    /// fail-over times counts as that. The worker forgets the deletion when it stops earlier.
+    /// fail-over times counts as that. While an operator pauses a shard of the stream, the time does not run. The worker forgets
+    /// the deletion when it stops earlier.
     DeleteAfter(Duration),
 }
 
@@ -68,14 +71,30 @@ pub(super) struct FormerStream {
     leases: StreamLeases,
     /// For how long no worker may have written them.
     wait: Duration,
+    /// The clock by which pauses of its shards end.
+    clock: Option<StreamClock>,
     /// Whether its deletion has ended.
     is_done: bool,
 }
 
 impl FormerStream {
-    pub(super) fn new(name: Arc<str>, leases: StreamLeases, wait: Duration) -> Self {
-        Self { name, leases, wait, is_done: false }
+    pub(super) fn new(
+        name: Arc<str>,
+        leases: StreamLeases,
+        wait: Duration,
+        clock: Option<StreamClock>,
+    ) -> Self {
+        Self { name, leases, wait, clock, is_done: false }
     }
+}
+
+/// Whether a removed stream is in the list again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AddedAgain {
+    Yes,
+    /// A stream of its name is, and is not described yet. It may have been created again.
+    Unknown,
+    No,
 }
 
 /// Logs a deletion that does not take place, also when its future is dropped.
@@ -97,6 +116,8 @@ enum Step {
     Done,
     /// A worker has written a row, or the time is not over.
     Wait,
+    /// An operator has paused a shard, so no worker writes its row.
+    Paused,
     Delete(Vec<Lease>),
 }
 
@@ -118,50 +139,65 @@ impl Wait {
 }
 
 /// The next step for the rows of a stream that was removed some time ago, each with the time since it was last seen to change.
-/// A row that changes keeps all of them: another worker still reads the stream.
-fn next_step(rows: &[(Lease, Duration)], removed_for: Duration, wait: Wait) -> Step {
+/// A row that changes keeps all of them: another worker still reads the stream. So does a paused one: the stream is to be read
+/// on after the pause. `now_millis` is the time by which pauses end.
+fn next_step(rows: &[(Lease, Duration)], removed_for: Duration, wait: Wait, now_millis: Option<u64>) -> Step {
     let Some(unchanged_for) = rows.iter().map(|(_, unchanged_for)| *unchanged_for).min() else {
         return Step::Done;
     };
+    if rows.iter().any(|(lease, _)| !lease.is_finished() && lease.is_paused(now_millis)) {
+        return Step::Paused;
+    }
     if unchanged_for.min(removed_for) < wait.full() {
         return Step::Wait;
     }
     Step::Delete(rows.iter().take(MAX_DELETES_PER_STEP).map(|(lease, _)| lease.clone()).collect())
 }
 
-/// Deletes the leases of a former stream when its time has come. Ends early when a stream of its name or its key is in the list
-/// of this worker again.
+/// Deletes the leases of a former stream when its time has come. Ends early when the stream is in the list of this worker again.
+/// A stream that was created again under its name has other leases.
 pub(super) async fn delete_when_unused(
     mut former: FormerStream,
     table: Arc<SharedTable>,
-    is_listed: impl Fn(&str) -> bool,
+    is_added_again: impl Fn(&str, &str) -> AddedAgain,
 ) {
-    let (failover_time, removed_at) = (table.failover_time(), Instant::now());
+    let failover_time = table.failover_time();
     let (name, leases) = (former.name.clone(), former.leases.clone());
+    // The wait begins with the removal, or with the end of a pause.
+    let mut counted_from = Instant::now();
     while !former.is_done {
         sleep(failover_time).await;
-        if is_listed(&name) || table.is_read(&leases.key) {
+        let again = is_added_again(&name, &leases.key);
+        if again == AddedAgain::Yes || table.is_read(&leases.key) {
             tracing::info!(stream = &*name, "the stream was added again, its leases are kept");
             former.is_done = true;
             continue;
         }
-        let scan = match table.newer_than(failover_time).await {
-            Ok(scan) => scan,
-            Err(error) => {
-                tracing::warn!(stream = &*name, %error, "listing the leases of a former stream failed, trying again");
-                continue;
-            }
+        if again == AddedAgain::Unknown {
+            continue;
+        }
+        let step_of = |scan: &TableScan| {
+            let rows = table.unchanged(scan, &leases.key);
+            let wait = Wait { asked: former.wait, failover_time, is_leader: scan.is_led_by_this_worker() };
+            next_step(&rows, counted_from.elapsed(), wait, millis_of(former.clock))
         };
-        let rows = table.unchanged(&scan, &leases.key);
-        let wait = Wait { asked: former.wait, failover_time, is_leader: scan.is_led_by_this_worker() };
-        match next_step(&rows, removed_at.elapsed(), wait) {
-            Step::Done => {
+        let mut step = table.newer_than(failover_time).await.map(|scan| step_of(&scan));
+        if matches!(step, Ok(Step::Done | Step::Delete(_))) {
+            // An eventually consistent listing may be outdated, and not show that a worker reads the stream.
+            step = table.list(Consistency::Strong).await.map(|scan| step_of(&scan));
+        }
+        match step {
+            Ok(Step::Done) => {
                 tracing::info!(stream = &*name, "the table has no leases of the former stream any more");
                 former.is_done = true;
             }
-            Step::Wait => {}
+            Ok(Step::Wait) => {}
+            Ok(Step::Paused) => counted_from = Instant::now(),
             // The next scan shows what remains.
-            Step::Delete(due) => delete(&name, &leases, due).await,
+            Ok(Step::Delete(due)) => delete(&name, &leases, due).await,
+            Err(error) => {
+                tracing::warn!(stream = &*name, %error, "listing the leases of a former stream failed, trying again");
+            }
         }
     }
 }
@@ -191,6 +227,9 @@ mod tests {
 
     use super::*;
 
+    /// The time by the clock of the stream.
+    const NOW: u64 = 1_700_000_000_000;
+
     #[test]
     fn former_rows_go_when_all_are_unchanged_for_the_wait() {
         let (failover_time, long) = (Duration::from_secs(10), Duration::from_secs(3600));
@@ -199,7 +238,7 @@ mod tests {
         };
         let step = |rows: &[(Lease, Duration)], wait, is_leader| {
             let wait = Wait { asked: Duration::from_secs(wait), failover_time, is_leader };
-            next_step(rows, long, wait)
+            next_step(rows, long, wait, Some(NOW))
         };
         assert_eq!(step(&[], 60, true), Step::Done);
         assert_eq!(step(&[row(0, 60), row(1, 59)], 60, true), Step::Wait, "one row was written later");
@@ -210,7 +249,12 @@ mod tests {
         assert_eq!(step(&[row(0, 19)], 0, true), Step::Wait, "an owner may not have renewed it yet");
         let wait = Wait { asked: Duration::from_secs(60), failover_time, is_leader: true };
         let removed_for = Duration::from_secs(59);
-        assert_eq!(next_step(&rows, removed_for, wait), Step::Wait, "the wait begins with the removal");
+        assert_eq!(next_step(&rows, removed_for, wait, None), Step::Wait, "the wait begins with the removal");
+        let mut paused = [row(0, 60), row(1, 70)];
+        for (end, is_kept) in [(NOW + 1, true), (NOW, false)] {
+            paused[0].0.pause_text = Some(format!("until {end} by me"));
+            assert_eq!(step(&paused, 60, true) == Step::Paused, is_kept, "a pause is in force: {is_kept}");
+        }
         let many: Vec<_> = (0..1_500).map(|number| row(number, 60)).collect();
         assert!(matches!(step(&many, 60, true), Step::Delete(due) if due.len() == MAX_DELETES_PER_STEP));
     }

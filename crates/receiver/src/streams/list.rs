@@ -12,7 +12,7 @@ use crate::handle::ConsumerHandle;
 use crate::receiver::Consumer;
 use crate::streams::config::StreamConfig;
 use crate::streams::factory::StreamFactory;
-use crate::streams::former::{FormerLeases, FormerStream};
+use crate::streams::former::{AddedAgain, FormerLeases, FormerStream};
 use crate::streams::seat::StreamStore;
 
 /// The most streams of one consumer, with those that are being removed.
@@ -136,10 +136,12 @@ impl StreamList {
             state.streams.iter().position(|stream| stream.removed.is_none() && &*stream.name == name)?;
         let stream = &mut state.streams[index];
         stream.removed = Some(leases);
+        if !stream.has_ended {
+            stream.leases.leave_soon();
+        }
         let handle = stream.handle.clone();
         if stream.has_ended {
-            let stream = state.streams.remove(index);
-            state.finish_removal(stream);
+            state.end_removal(index);
         }
         drop(state);
         handle.stop();
@@ -176,9 +178,21 @@ impl StreamList {
         state.streams.iter().filter(is_shown).cloned().collect()
     }
 
-    /// Whether a stream of this name is in the list, and not being removed.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.state().streams.iter().any(|stream| stream.removed.is_none() && &*stream.name == name)
+    /// All streams, also those that are being removed and have given their place to a new one of their name.
+    pub(super) fn all(&self) -> Vec<ListedStream> {
+        self.state().streams.clone()
+    }
+
+    /// Whether a removed stream of this name, whose leases have this key, is in the list again.
+    pub(super) fn is_added_again(&self, name: &str, key: &str) -> AddedAgain {
+        let state = self.state();
+        let is_of_name = |stream: &&ListedStream| stream.removed.is_none() && &*stream.name == name;
+        match state.streams.iter().find(is_of_name).map(|stream| stream.leases.identified()) {
+            None => AddedAgain::No,
+            Some(None) => AddedAgain::Unknown,
+            Some(Some(leases)) if leases.key == key => AddedAgain::Yes,
+            Some(Some(_)) => AddedAgain::No,
+        }
     }
 
     /// The handle of the first stream of this name that is not being removed.
@@ -208,8 +222,7 @@ impl StreamList {
             stream.has_ended = true;
             stream.failure = failure.map(ToString::to_string);
             if stream.removed.is_some() {
-                let stream = state.streams.remove(index);
-                state.finish_removal(stream);
+                state.end_removal(index);
             }
         }
         state.streams.iter().map(|stream| stream.id).collect()
@@ -247,11 +260,14 @@ impl State {
         Some(handle)
     }
 
-    /// Plans the deletion of the leases of a removed stream, if that was asked for and the stream was ever described.
-    fn finish_removal(&mut self, stream: ListedStream) {
+    /// Ends the removal of a stream that has ended: plans the deletion of its leases, if that was asked for and the stream was
+    /// ever described. During a stop it stays in the list, so that the report has it.
+    fn end_removal(&mut self, index: usize) {
+        let stream = if self.is_stopping { self.streams[index].clone() } else { self.streams.remove(index) };
         let Some(FormerLeases::DeleteAfter(wait)) = stream.removed else { return };
+        let clock = stream.leases.clock();
         match stream.leases.identified() {
-            Some(leases) => self.former.push(FormerStream::new(stream.name, leases, wait)),
+            Some(leases) => self.former.push(FormerStream::new(stream.name, leases, wait, clock)),
             None => tracing::warn!(
                 stream = &*stream.name,
                 "the stream was removed before it was described, so its leases are not known and stay"

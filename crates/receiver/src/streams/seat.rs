@@ -9,6 +9,7 @@ use lease_store::{
     Consistency, Lease, LeaseListing, LeaseStore, LeaseWrite, ShardId, StoreError, StoreErrorKind,
     StreamIdentity, StreamLeases, WriteOutcome,
 };
+use shard_worker::StreamClock;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
@@ -16,13 +17,14 @@ use crate::assignment::AssignmentPlan;
 use crate::assignment::fleet_view::AssignmentLimits;
 use crate::assignment::lease_observations::ObservedLease;
 use crate::error::{ConsumerError, ConsumerErrorKind, store_error};
-use crate::streams::table::{SharedTable, TableScan};
+use crate::streams::table::{Join, SharedTable, TableScan};
 
 /// The leases of one stream in the shared table. Until the stream is described, they cannot be read.
 #[derive(Debug)]
 pub(crate) struct StreamStore {
     table: Arc<SharedTable>,
     leases: Mutex<Option<StreamLeases>>,
+    clock: Mutex<Option<StreamClock>>,
 }
 
 impl StreamStore {
@@ -41,6 +43,18 @@ impl StreamStore {
     /// The leases, once the stream is described.
     pub(crate) fn identified(&self) -> Option<StreamLeases> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records that the stream was removed, and ends soon.
+    pub(crate) fn leave_soon(&self) {
+        if let Some(key) = self.key() {
+            self.table.publish(&key, |stream| stream.is_leaving = true);
+        }
+    }
+
+    /// The clock of the stream, once it is described.
+    pub(crate) fn clock(&self) -> Option<StreamClock> {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Scans the table for all streams. Returns the scan, and the rows of this one.
@@ -116,7 +130,7 @@ pub(crate) struct StreamView<'v, 'a> {
 
 impl Seat {
     pub(crate) fn new(table: &Arc<SharedTable>) -> Self {
-        let store = StreamStore { table: table.clone(), leases: Mutex::new(None) };
+        let store = StreamStore { table: table.clone(), leases: Mutex::default(), clock: Mutex::default() };
         Self {
             table: table.clone(),
             store: Arc::new(store),
@@ -131,20 +145,35 @@ impl Seat {
         self.store.clone()
     }
 
-    /// Records which stream it is, and so the key of its leases.
+    /// Records which stream it is, and so the key of its leases, and its clock.
     ///
     /// # Errors
-    /// `InvalidSettings` when another stream of this worker has the same key; `Invalid` when the stream has none.
-    pub(crate) fn identify(&self, stream: &StreamIdentity) -> Result<(), ConsumerError> {
+    /// `InvalidSettings` when another stream of this worker has the same key, and `Unavailable` while such a stream is being
+    /// removed; `Invalid` when the stream has none.
+    pub(crate) fn identify(
+        &self,
+        stream: &StreamIdentity,
+        clock: Option<StreamClock>,
+    ) -> Result<(), ConsumerError> {
+        *self.store.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
         let leases = self.table.store().of_stream(stream);
         let leases = leases.map_err(|error| store_error("finding the leases of the stream", error))?;
         let known = self.store.key();
         if known.as_ref() == Some(&leases.key) {
             return Ok(());
         }
-        if !self.table.join(&leases.key) {
-            let message = format!("the consumer has the stream {stream} twice; name each stream once");
-            return Err(ConsumerError::new(ConsumerErrorKind::InvalidSettings, message));
+        match self.table.join(&leases.key) {
+            Join::Joined => {}
+            Join::Taken => {
+                let message = format!("the consumer has the stream {stream} twice; name each stream once");
+                return Err(ConsumerError::new(ConsumerErrorKind::InvalidSettings, message));
+            }
+            // It was removed under another name.
+            Join::Leaving => {
+                let message =
+                    format!("the stream {stream} was removed and has not ended yet; try again later");
+                return Err(ConsumerError::new(ConsumerErrorKind::Unavailable, message));
+            }
         }
         if let Some(known) = known {
             self.table.leave(&known);

@@ -88,6 +88,18 @@ pub(crate) struct StreamState {
     pub(crate) paused: HashSet<ShardId>,
     /// Leases of another process under the id of this worker.
     pub(crate) of_namesakes: HashSet<ShardId>,
+    /// Whether the stream was removed, and ends soon.
+    pub(crate) is_leaving: bool,
+}
+
+/// Whether a stream could join the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Join {
+    Joined,
+    /// A stream of the same key is read.
+    Taken,
+    /// A stream of the same key was removed, and has not ended yet.
+    Leaving,
 }
 
 struct State {
@@ -253,14 +265,16 @@ impl SharedTable {
         scan
     }
 
-    /// Adds a stream that is read from now on. Returns whether no other one has its key.
-    pub(crate) fn join(&self, key: &str) -> bool {
+    /// Adds a stream that is read from now on, unless another one has its key.
+    pub(crate) fn join(&self, key: &str) -> Join {
         let mut state = self.state();
-        if state.streams.contains_key(key) {
-            return false;
+        match state.streams.get(key) {
+            Some(stream) if stream.is_leaving => return Join::Leaving,
+            Some(_) => return Join::Taken,
+            None => {}
         }
         state.streams.insert(key.to_owned(), StreamState::default());
-        true
+        Join::Joined
     }
 
     /// Removes a stream that is not read any more: its leases count for no worker.
