@@ -1,5 +1,5 @@
 //! A reader of the daemon's standard output or error that does not read, as a terminal in scroll mode (spdlog#3104), with one thread
-//! for all tasks of the daemon: only the child that prints is held up, and a log that nobody reads holds up nothing.
+//! for all tasks of the daemon: only the child that prints is held up, and a log without a reader holds up nothing.
 
 use end_to_end_tests::daemon::journal::{Entry, Event};
 use end_to_end_tests::daemon::scene::{Daemon, LIMIT, Scene, number_of};

@@ -1,5 +1,5 @@
 //! Where log lines go: to the standard error, so that the standard output is that of the children. A thread writes them, so that a
-//! standard error that nobody reads holds up no shard.
+//! standard error without a reader holds up no shard.
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write, stderr};
@@ -33,7 +33,7 @@ pub(super) fn log_to_stderr(level: LevelFilter) -> io::Result<LogLines> {
     Ok(log)
 }
 
-/// Lines on their way to a stream. Clones write to the same one.
+/// Lines that wait for a stream. Clones write to the same one.
 #[derive(Debug, Clone)]
 pub(super) struct LogLines {
     waiting: mpsc::Sender<Request>,
@@ -107,7 +107,7 @@ fn write_all(mut stream: impl Write, mut received: mpsc::Receiver<Request>, left
         }
         let count = left_out.swap(0, Ordering::Relaxed);
         if count > 0 {
-            let _ = writeln!(stream, "{count} log lines were left out, since nobody read the standard error");
+            let _ = writeln!(stream, "{count} log lines were left out, since the standard error was not read");
         }
     }
 }
@@ -130,7 +130,7 @@ mod tests {
             if !self.is_open {
                 self.is_open = self.opened.recv().is_ok();
             }
-            // After the test nobody receives.
+            // The receiver ends with the test.
             let _ = self.written.send(bytes.to_vec());
             Ok(bytes.len())
         }
@@ -143,7 +143,7 @@ mod tests {
     /// The runtime has this one thread: a write that blocked it would never end. The clock is not paused, since it would advance while
     /// the thread writes.
     #[tokio::test]
-    async fn log_that_nobody_reads_holds_up_nothing() {
+    async fn log_without_a_reader_holds_up_nothing() {
         let (open, opened) = channel();
         let (written, lines) = channel();
         let mut log = LogLines::start(Gate { opened, is_open: false, written }).unwrap();
