@@ -107,7 +107,8 @@ fn write_all(mut stream: impl Write, mut received: mpsc::Receiver<Request>, left
         }
         let count = left_out.swap(0, Ordering::Relaxed);
         if count > 0 {
-            let _ = writeln!(stream, "{count} log lines were left out, since the standard error was not read");
+            let _ =
+                writeln!(stream, "{count} log lines were left out, since the standard error was not read");
         }
     }
 }
