@@ -14,11 +14,10 @@ use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
 use aws_sdk_kinesis::types::{self, ShardFilterType};
-use bytestring::ByteString;
 use fastrand::Rng;
-use lease_store::{HashKeyRange, SequenceNumber, ShardId, StoreError, StreamIdentity};
+use lease_store::{HashKeyRange, ShardId, StoreError, StreamIdentity};
 use shard_worker::{
-    Record, RecordDistribution, RetryPolicy, Shard, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
+    RecordDistribution, RetryPolicy, Shard, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
     StreamDescription,
 };
 use tokio::time::{Instant, sleep};
@@ -322,15 +321,6 @@ impl StreamClient {
                 .with_hash_key_range(hash_key_range.transpose()?))
         };
         convert().map_err(|error| self.invalid(&format!("shard {shard_id:?}: {error}")).with_source(error))
-    }
-
-    /// Converts a record; its payload stays a slice of the answer's buffer.
-    pub(crate) fn record(&self, shard_id: &ShardId, record: types::Record) -> Result<Record, SourceError> {
-        let sequence_number = SequenceNumber::new(record.sequence_number)
-            .map_err(|error| self.invalid(&format!("a record of {shard_id}: {error}")).with_source(error))?;
-        Ok(Record::new(sequence_number, record.data.into_bytes())
-            .with_partition_key(record.partition_key.filter(|key| !key.is_empty()).map(ByteString::from))
-            .with_arrival(record.approximate_arrival_timestamp.and_then(to_system_time)))
     }
 
     /// Converts the children that the last answer or event of a shard names.

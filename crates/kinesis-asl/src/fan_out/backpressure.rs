@@ -19,6 +19,9 @@ use http_body::{Body, Frame, SizeHint};
 use lease_store::BoxError;
 
 use super::framing::Framing;
+use super::messages::Messages;
+use crate::get_records::answer::Answer;
+use crate::get_records::decode_error::DecodeError;
 
 /// The result of polling a body: a frame, an error, or its end.
 type PolledFrame = Option<Result<Frame<Bytes>, BoxError>>;
@@ -34,6 +37,7 @@ struct State {
     held: Option<PolledFrame>,
     is_open: bool,
     framing: Framing,
+    messages: Messages,
 }
 
 impl State {
@@ -62,7 +66,13 @@ impl fmt::Debug for GatedBody {
 
 impl Default for GatedBody {
     fn default() -> Self {
-        let state = State { body: SdkBody::empty(), held: None, is_open: true, framing: Framing::default() };
+        let state = State {
+            body: SdkBody::empty(),
+            held: None,
+            is_open: true,
+            framing: Framing::default(),
+            messages: Messages::default(),
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 }
@@ -79,6 +89,11 @@ impl GatedBody {
     /// The size of the message that has begun to arrive, in bytes; `None`: not known.
     pub(super) fn arriving_bytes(&self) -> Option<u32> {
         self.state().framing.arriving_bytes()
+    }
+
+    /// The event for which the SDK has read an empty one. `None`: the SDK has read an event itself.
+    pub(super) fn take_event(&self) -> Option<Result<Answer, DecodeError>> {
+        self.state().messages.take_event()
     }
 
     /// Waits until a frame, an error or the end of the body has arrived, and holds it for the SDK. Safe to cancel.
@@ -113,9 +128,32 @@ impl Body for SdkSide {
             // No waker is needed: the caller that opens the gate polls again.
             return Poll::Pending;
         }
-        match state.held.take() {
-            Some(frame) => Poll::Ready(frame),
-            None => state.poll_connection(context),
+        loop {
+            let frame = match state.held.take() {
+                Some(frame) => frame,
+                None => match state.poll_connection(context) {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => return Poll::Pending,
+                },
+            };
+            let for_sdk = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => state.messages.push(&data),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                // The end, or an error.
+                over => {
+                    let rest = state.messages.rest();
+                    if rest.is_empty() {
+                        return Poll::Ready(over);
+                    }
+                    state.held = Some(over);
+                    rest
+                }
+            };
+            if !for_sdk.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(for_sdk.into()))));
+            }
         }
     }
 
@@ -146,10 +184,21 @@ impl Intercept for GatedBody {
 mod tests {
     use std::collections::VecDeque;
 
+    use aws_smithy_eventstream::frame::write_message_to;
+    use aws_smithy_types::event_stream::Message;
+
     use super::*;
 
     /// Yields these frames, then stays pending.
-    struct Frames(VecDeque<&'static str>);
+    struct Frames(VecDeque<Vec<u8>>);
+
+    /// A message that is no event.
+    fn message(text: &'static str) -> Vec<u8> {
+        let message = Message::new(Bytes::from_static(text.as_bytes()));
+        let mut bytes = Vec::new();
+        write_message_to(&message, &mut bytes).unwrap();
+        bytes
+    }
 
     impl Body for Frames {
         type Data = Bytes;
@@ -157,19 +206,17 @@ mod tests {
 
         fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<PolledFrame> {
             match self.0.pop_front() {
-                Some(frame) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(frame.as_bytes()))))),
+                Some(frame) => Poll::Ready(Some(Ok(Frame::data(Bytes::from(frame))))),
                 None => Poll::Pending,
             }
         }
     }
 
     /// The frame that the SDK may read now; `None` while it has to wait.
-    fn read(body: &GatedBody) -> Option<String> {
+    fn read(body: &GatedBody) -> Option<Vec<u8>> {
         let mut context = Context::from_waker(std::task::Waker::noop());
         match Pin::new(&mut SdkSide(body.clone())).poll_frame(&mut context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
-            }
+            Poll::Ready(Some(Ok(frame))) => Some(frame.into_data().unwrap().to_vec()),
             _ => None,
         }
     }
@@ -182,16 +229,16 @@ mod tests {
     #[test]
     fn closed_gate_holds_one_frame_and_keeps_the_order() {
         let body = GatedBody::default();
-        body.state().body = SdkBody::from_body_1_x(Frames(VecDeque::from(["a", "b", "c"])));
-        assert_eq!(read(&body).as_deref(), Some("a"));
+        body.state().body = SdkBody::from_body_1_x(Frames(["a", "b", "c"].map(message).into()));
+        assert_eq!(read(&body), Some(message("a")));
         body.set_open(false);
         assert_eq!(read(&body), None);
         // A second wait reads no further frame from the connection.
         assert!(has_frame(&body) && has_frame(&body));
         assert_eq!(read(&body), None);
         body.set_open(true);
-        assert_eq!(read(&body).as_deref(), Some("b"));
-        assert_eq!(read(&body).as_deref(), Some("c"));
+        assert_eq!(read(&body), Some(message("b")));
+        assert_eq!(read(&body), Some(message("c")));
         body.set_open(false);
         assert!(!has_frame(&body));
     }

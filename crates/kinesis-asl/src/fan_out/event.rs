@@ -1,9 +1,9 @@
 //! Converts an event of a subscription: pure.
 
-use aws_sdk_kinesis::types::SubscribeToShardEvent;
 use lease_store::{SequenceNumber, ShardId};
 use shard_worker::{Record, ShardEnd, SourceError};
 
+use crate::get_records::answer::Answer;
 use crate::stream_client::StreamClient;
 
 /// A whole event, converted.
@@ -36,21 +36,13 @@ impl ConvertedEvent {
     ///
     /// # Errors
     /// `Invalid` when a part of it cannot be converted.
-    pub(crate) fn new(
-        event: SubscribeToShardEvent,
-        stream: &StreamClient,
-        shard_id: &ShardId,
-    ) -> Result<Self, SourceError> {
-        let records = event
-            .records
-            .into_iter()
-            .map(|record| stream.record(shard_id, record))
-            .collect::<Result<Vec<_>, _>>()?;
-        let continuation = Some(event.continuation_sequence_number).filter(|number| !number.is_empty());
+    pub(crate) fn new(event: Answer, stream: &StreamClient, shard_id: &ShardId) -> Result<Self, SourceError> {
+        let records = event.records;
+        let continuation = event.next_iterator.filter(|number| !number.is_empty());
         let continuation = continuation.map(SequenceNumber::new).transpose().map_err(|error| {
             stream.invalid(&format!("the continuation of {shard_id}: {error}")).with_source(error)
         })?;
-        let end = stream.shard_end(event.child_shards.unwrap_or_default())?;
+        let end = stream.shard_end(event.children)?;
         let ending = match (&continuation, end.children.is_empty()) {
             (Some(_), true) => Ending::Open,
             // More records may follow an event with records.
@@ -63,7 +55,7 @@ impl ConvertedEvent {
         let last = records.last().map(|record| record.sequence_number.clone());
         Ok(Self {
             records,
-            millis_behind_latest: u64::try_from(event.millis_behind_latest).unwrap_or(0),
+            millis_behind_latest: u64::try_from(event.millis_behind_latest.unwrap_or(0)).unwrap_or(0),
             continue_after: continuation.max(last),
             ending,
         })

@@ -11,6 +11,7 @@
 //! | `connections.rs` | one TLS state for all subscriptions of a stream, and a connection for each |
 //! | `subscription.rs`, `backpressure.rs` | one session of `SubscribeToShard`; an event stays on the connection until memory is reserved |
 //! | `framing.rs` | the size of the event that is arriving: pure |
+//! | `messages.rs` | takes the events out of the stream that the SDK reads, and decodes them: pure |
 //! | `source.rs` | reads a shard over many sessions |
 //! | `shared.rs`, `status.rs` | shared by all shards of a stream: settings, consumer and counters |
 
@@ -20,6 +21,7 @@ pub(crate) mod consumer;
 mod event;
 mod failure;
 mod framing;
+mod messages;
 mod policy;
 mod registration;
 pub(crate) mod settings;

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_sdk_kinesis::types::SubscribeToShardEvent;
 use lease_store::ShardId;
 use shard_worker::{
     FetchedBatch, ReadFrom, RecordSource, ShardEnd, ShardFilter, SourceError, SourceErrorKind,
@@ -29,6 +28,7 @@ use super::starting_position::starting_position;
 use super::status::CountGuard;
 use super::subscription::{SubscribeCall, Subscription};
 use crate::end_proof::EndProof;
+use crate::get_records::answer::Answer;
 use crate::polling::PollingSource;
 use crate::read_position::ReadPosition;
 use crate::stream_client::StreamClient;
@@ -246,7 +246,7 @@ impl FanOutSource {
 
     /// Turns an event into a batch and moves the position; a faulty event changes nothing. It has no await, so a cancelled call
     /// cannot lose the event.
-    fn accept(&mut self, event: SubscribeToShardEvent) -> Result<Option<FetchedBatch>, SourceError> {
+    fn accept(&mut self, event: Answer) -> Result<Option<FetchedBatch>, SourceError> {
         let event = match ConvertedEvent::new(event, &self.stream, &self.shard_id) {
             Ok(event) => event,
             Err(error) => return self.failed(Failure::new(error)).map(|()| None),

@@ -8,13 +8,15 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::SdkError;
 use aws_sdk_kinesis::primitives::event_stream::EventReceiver;
 use aws_sdk_kinesis::types::error::SubscribeToShardEventStreamError;
-use aws_sdk_kinesis::types::{StartingPosition, SubscribeToShardEvent, SubscribeToShardEventStream};
+use aws_sdk_kinesis::types::{StartingPosition, SubscribeToShardEventStream};
 use aws_smithy_types::event_stream::RawMessage;
 use lease_store::ShardId;
 use tokio::time::{Instant, timeout};
 
 use super::backpressure::GatedBody;
 use super::failure::Failure;
+use crate::get_records::answer::Answer;
+use crate::get_records::decode_error::DecodeError;
 use crate::response_metadata::{DATE_RESOLUTION, ResponseMetadata};
 use crate::stream_client::StreamClient;
 
@@ -41,7 +43,7 @@ impl SubscribeCall {
 }
 
 /// The memory of a usual event, in bytes, reserved at least. It holds at most the 2 MB that a shard yields in a second; it
-/// arrives as Base64 text (4/3) and is decoded.
+/// arrives as Base64 text (4/3), which is decoded in place.
 pub(crate) const USUAL_EVENT_BYTES: u64 = 2 * 1024 * 1024 * 7 / 3;
 
 /// The largest message for which memory is reserved, in bytes. Fits the largest record, 10 MiB, as Base64 text. A server that
@@ -51,7 +53,7 @@ const MAX_MESSAGE_BYTES: u64 = 16 * 1024 * 1024;
 /// The memory of an event that arrives in a message of this size, in bytes. `None`: the size is not known.
 fn event_bytes(message_bytes: Option<u32>) -> u64 {
     let message_bytes = u64::from(message_bytes.unwrap_or(0)).min(MAX_MESSAGE_BYTES);
-    // The text, and the payloads decoded from it.
+    // The text, and the records in it.
     (message_bytes * 7 / 4).max(USUAL_EVENT_BYTES)
 }
 
@@ -62,10 +64,19 @@ pub(crate) struct Subscription {
     body: GatedBody,
     call: SubscribeCall,
     /// An event that arrived in one frame with the event before it, and so is in memory already.
-    buffered: Option<Result<Option<SubscribeToShardEvent>, EventError>>,
+    buffered: Option<Result<Option<Answer>, EventError>>,
 }
 
-type EventError = SdkError<SubscribeToShardEventStreamError, RawMessage>;
+/// Why there is no event.
+#[derive(Debug)]
+enum EventError {
+    /// The service sent an exception, or the connection broke.
+    Sdk(SdkError<SubscribeToShardEventStreamError, RawMessage>),
+    /// The event cannot be decoded.
+    Decode(DecodeError),
+    /// The SDK has read the event itself, since the boundary before it was not known.
+    NotDecoded,
+}
 
 impl Subscription {
     pub(crate) async fn open(
@@ -110,7 +121,7 @@ impl Subscription {
     pub(crate) async fn wait_for_event(&mut self) -> u64 {
         if self.buffered.is_none() {
             // The gate is closed, so this completes only with bytes that the SDK has read already.
-            let mut event = std::pin::pin!(event(&mut self.events));
+            let mut event = std::pin::pin!(event(&mut self.events, &self.body));
             self.buffered = poll_fn(|context| match event.as_mut().poll(context) {
                 Poll::Ready(event) => Poll::Ready(Some(event)),
                 Poll::Pending => Poll::Ready(None),
@@ -131,15 +142,27 @@ impl Subscription {
         &mut self,
         stream: &StreamClient,
         shard_id: &ShardId,
-    ) -> Result<Option<SubscribeToShardEvent>, Failure> {
+    ) -> Result<Option<Answer>, Failure> {
         let event = match self.buffered.take() {
             Some(event) => event,
             None => {
                 let _open = OpenGuard::new(&self.body);
-                event(&mut self.events).await
+                event(&mut self.events, &self.body).await
             }
         };
-        event.map_err(|error| Failure::broken(stream, shard_id, error, self.call.metadata.ids()))
+        event.map_err(|error| match error {
+            EventError::Sdk(error) => Failure::broken(stream, shard_id, error, self.call.metadata.ids()),
+            EventError::Decode(DecodeError::SequenceNumber(error)) => Failure::new(
+                stream.invalid(&format!("a record of {shard_id}: {error}")).with_source(error),
+            ),
+            EventError::Decode(DecodeError::Malformed(malformed)) => Failure::new(stream.unavailable(&format!(
+                "an event of {shard_id} is malformed at byte {}: {}; the next subscription reads it again",
+                malformed.offset, malformed.fault
+            ))),
+            EventError::NotDecoded => Failure::new(stream.unavailable(&format!(
+                "an event of {shard_id} came after a message of impossible length; the next subscription reads it again"
+            ))),
+        })
     }
 }
 
@@ -161,10 +184,15 @@ impl Drop for OpenGuard<'_> {
 
 async fn event(
     events: &mut EventReceiver<SubscribeToShardEventStream, SubscribeToShardEventStreamError>,
-) -> Result<Option<SubscribeToShardEvent>, EventError> {
+    body: &GatedBody,
+) -> Result<Option<Answer>, EventError> {
     loop {
-        match events.recv().await? {
-            Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) => return Ok(Some(event)),
+        match events.recv().await.map_err(EventError::Sdk)? {
+            // The one that the SDK has read is empty; the body has its content.
+            Some(SubscribeToShardEventStream::SubscribeToShardEvent(_)) => {
+                let decoded = body.take_event().ok_or(EventError::NotDecoded)?;
+                return decoded.map(Some).map_err(EventError::Decode);
+            }
             // An event type that this version does not know.
             Some(_) => {}
             None => return Ok(None),

@@ -18,7 +18,7 @@ pub(super) const MAX_RECORDS: usize = 1 << 16;
 
 /// The longest body that is read, in bytes. Fits the 10 MB of the API in base64 with 10,000 of the longest partition keys (256
 /// characters of up to 12 bytes when escaped).
-pub(super) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// The fault of an answer without the member `Records`, which every answer of Kinesis has. It comes from something else: another
 /// service, a proxy, or an emulator in trouble.

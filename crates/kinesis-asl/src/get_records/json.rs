@@ -21,9 +21,19 @@ const MILLIS_SHIFT: i64 = 3;
 const MAX_ORDERED_MEMBERS: usize = 8;
 
 /// Decodes an answer. Its records are slices of `body`, which is modified.
-pub(crate) fn decode(mut body: Vec<u8>) -> Result<Answer, DecodeError> {
+pub(crate) fn decode(body: Vec<u8>) -> Result<Answer, DecodeError> {
+    decode_with(body, b"NextShardIterator")
+}
+
+/// Decodes an event of enhanced fan-out, which differs from an answer only in what leads to the next one: its `next_iterator` is the
+/// continuation sequence number.
+pub(crate) fn decode_event(body: Vec<u8>) -> Result<Answer, DecodeError> {
+    decode_with(body, b"ContinuationSequenceNumber")
+}
+
+fn decode_with(mut body: Vec<u8>, next: &[u8]) -> Result<Answer, DecodeError> {
     let mut reader = Reader { body: &mut body, at: 0 };
-    let parsed = reader.answer()?;
+    let parsed = reader.answer(next)?;
     reader.end()?;
     let whole = Bytes::from(body);
     let slice = |range: Range<usize>| whole.slice(range);
@@ -399,12 +409,13 @@ impl Reader<'_> {
         }
     }
 
-    fn answer(&mut self) -> Result<Parsed, Malformed> {
+    /// Reads an answer; the member `next` leads to the next one.
+    fn answer(&mut self, next: &[u8]) -> Result<Parsed, Malformed> {
         let (mut parsed, mut has_records) = (Parsed::default(), false);
         let is_object = self.members(|reader, name| {
             match reader.body.get(name).unwrap_or_default() {
                 b"Records" => (parsed.records, has_records) = (reader.records()?, true),
-                b"NextShardIterator" => parsed.next_iterator = reader.text()?,
+                name if name == next => parsed.next_iterator = reader.text()?,
                 b"MillisBehindLatest" => parsed.millis_behind_latest = reader.number(0)?,
                 b"ChildShards" => parsed.children = reader.children()?,
                 _ => reader.skip(0)?,

@@ -24,13 +24,13 @@ pub(crate) mod call;
 mod cbor;
 mod cbor_record;
 pub(crate) mod codec;
-mod decode_error;
+pub(crate) mod decode_error;
 mod direct;
 pub(crate) mod encoding;
 pub(crate) mod format;
 #[cfg(feature = "internals")]
 pub(crate) mod internals;
-mod json;
+pub(crate) mod json;
 pub(crate) mod read_limit;
 mod sdk_parser;
 mod signing;
