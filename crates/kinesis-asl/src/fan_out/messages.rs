@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use aws_smithy_eventstream::frame::{read_message_from, write_message_to};
 use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::get_records::answer::{Answer, MAX_BODY_BYTES};
 use crate::get_records::decode_error::DecodeError;
@@ -103,9 +103,10 @@ impl Messages {
         let whole = Bytes::from(message);
         match event_content(&whole) {
             Some(content) => {
-                // The content is the only reference then, so that it becomes a vector without a copy of its own.
+                // The content is the only reference then, and is decoded where it is.
                 drop(whole);
-                self.events.push_back(json::decode_event(Vec::from(content)));
+                let content = content.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
+                self.events.push_back(json::decode_event(content));
                 for_sdk.extend(&self.empty_event);
             }
             None => for_sdk.extend(&whole),

@@ -5,7 +5,7 @@
 
 use aws_sdk_kinesis::types::{ChildShard, HashKeyRange};
 use base64_simd::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 use std::ops::Range;
 
@@ -27,15 +27,15 @@ pub(crate) fn decode(body: Vec<u8>) -> Result<Answer, DecodeError> {
 
 /// Decodes an event of enhanced fan-out, which differs from an answer only in what leads to the next one: its `next_iterator` is the
 /// continuation sequence number.
-pub(crate) fn decode_event(body: Vec<u8>) -> Result<Answer, DecodeError> {
+pub(crate) fn decode_event(body: BytesMut) -> Result<Answer, DecodeError> {
     decode_with(body, b"ContinuationSequenceNumber")
 }
 
-fn decode_with(mut body: Vec<u8>, next: &[u8]) -> Result<Answer, DecodeError> {
-    let mut reader = Reader { body: &mut body, at: 0 };
+fn decode_with(mut body: impl AsMut<[u8]> + Into<Bytes>, next: &[u8]) -> Result<Answer, DecodeError> {
+    let mut reader = Reader { body: body.as_mut(), at: 0 };
     let parsed = reader.answer(next)?;
     reader.end()?;
-    let whole = Bytes::from(body);
+    let whole: Bytes = body.into();
     let slice = |range: Range<usize>| whole.slice(range);
     let mut records = Vec::with_capacity(parsed.records.len());
     for record in parsed.records {
