@@ -41,13 +41,10 @@ pub(crate) struct NpmPackages {
     pub(crate) platform: PathBuf,
 }
 
-/// The profile in which the program is released, which is also the name of its folder.
-pub(crate) const PROFILE: &str = "dist";
-
-/// Builds the program as it is released.
+/// Builds the program as it is released: without symbols, which make it several times larger.
 pub(crate) fn build_program() -> Outcome {
-    cargo("build --locked --package kinesis-command --bin kinesis-streaming")
-        .args(["--profile", PROFILE])
+    cargo("build --release --locked --package kinesis-command --bin kinesis-streaming")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .run()
 }
 
@@ -55,7 +52,7 @@ pub(crate) fn build_program() -> Outcome {
 /// the reason.
 pub(crate) fn run() -> Outcome {
     build_program()?;
-    let program = Program::read(built_in(PROFILE, PROGRAM).into())?;
+    let program = Program::read(built_in("release", PROGRAM).into())?;
     let directory = target_directory().join("packages");
     let mut built = Vec::new();
     match wheel::missing() {

@@ -59,6 +59,9 @@ impl Messages {
     /// Takes the next bytes of the stream, and returns those that the SDK reads; none while a message is incomplete.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Vec<u8> {
         let mut for_sdk = Vec::new();
+        // Memory for a whole message is taken once more of it arrives than its beginning: that may have come with the message before it,
+        // and until then none is reserved.
+        let mut has_begun = !self.arriving.is_empty();
         while !bytes.is_empty() && !self.is_opaque {
             let wanted = match self.message_bytes() {
                 None => LENGTH_BYTES,
@@ -69,13 +72,14 @@ impl Messages {
                 }
             };
             let missing = wanted - self.arriving.len();
-            self.arriving.reserve_exact(missing);
+            self.arriving.reserve_exact(if has_begun { missing } else { missing.min(bytes.len()) });
             let (of_message, rest) = bytes.split_at(bytes.len().min(missing));
             self.arriving.extend(of_message);
             bytes = rest;
             if self.message_bytes() == Some(self.arriving.len()) {
                 let message = std::mem::take(&mut self.arriving);
                 self.complete(message, &mut for_sdk);
+                has_begun = false;
             }
         }
         for_sdk.extend(bytes);
@@ -193,6 +197,17 @@ mod tests {
         let bytes = message("event", ":event-type", EVENT_TYPE, "{\"Records\":[{\"Data\":\"?\"}]}");
         assert_eq!(messages.push(&bytes), empty());
         assert!(matches!(messages.take_event(), Some(Err(DecodeError::Malformed(_)))));
+    }
+
+    #[test]
+    fn beginning_of_a_message_takes_no_memory_for_the_rest() {
+        let large = message("event", ":event-type", "another", &"x".repeat(100_000));
+        let mut messages = Messages::default();
+        messages.push(&[event(1), large[..100].to_vec()].concat());
+        assert!(messages.arriving.capacity() < 200, "{}", messages.arriving.capacity());
+        assert_eq!(messages.push(&large[100..200]), [0_u8; 0]);
+        assert!(messages.arriving.capacity() >= large.len());
+        assert_eq!(messages.push(&large[200..]), large);
     }
 
     #[test]
