@@ -94,7 +94,7 @@ fn test_with(directory: &Path, clients: &Clients, form: Form) -> Outcome {
 pub(crate) fn figures() -> Outcome {
     packaging::build_program()?;
     testing::build_with_aws()?;
-    let release = target_directory().join(packaging::PROFILE);
+    let release = target_directory().join("release");
     let measure = |test: &str| {
         let words = format!("{test} -- --nocapture --test-threads 1");
         testing::with_aws(&words).env("KINESIS_STREAMING_FOLDER", &release).env("DAEMON_FIGURES", "1")
