@@ -115,7 +115,7 @@ fn write_all(mut stream: impl Write, mut received: mpsc::Receiver<Request>, left
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, channel};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
     use super::*;
 
@@ -123,7 +123,7 @@ mod tests {
     struct Gate {
         opened: Receiver<()>,
         is_open: bool,
-        written: std::sync::mpsc::Sender<Vec<u8>>,
+        written: SyncSender<Vec<u8>>,
     }
 
     impl Write for Gate {
@@ -145,8 +145,9 @@ mod tests {
     /// the thread writes.
     #[tokio::test]
     async fn log_without_a_reader_holds_up_nothing() {
-        let (open, opened) = channel();
-        let (written, lines) = channel();
+        let (open, opened) = sync_channel(1);
+        // More than all lines and the parts of the note.
+        let (written, lines) = sync_channel(4 * MAX_WAITING_LINES);
         let mut log = LogLines::start(Gate { opened, is_open: false, written }).unwrap();
         for number in 0..2 * MAX_WAITING_LINES {
             log.write_all(format!("{number}\n").as_bytes()).unwrap();

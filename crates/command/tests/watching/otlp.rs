@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use axum::Router;
@@ -106,15 +105,14 @@ async fn metrics_reach_a_collector_of_otlp() {
 
     let collected = Collected::default();
     let (address, _serving) = collector(&collected).await;
-    // Its client blocks, so that it belongs on a thread outside the runtime, as in an application whose provider has one.
-    let exporting = thread::spawn(move || {
+    // Its client blocks.
+    let exporting = tokio::task::spawn_blocking(move || {
         let provider = provider(&address);
         let recorder = OpenTelemetryRecorder::new(provider.meter("kinesis"));
         metrics::with_local_recorder(&recorder, || MetricsRecording::new(metrics).record());
         provider.force_flush().and_then(|()| provider.shutdown())
     });
-    let exported = tokio::task::spawn_blocking(move || exporting.join().unwrap()).await.unwrap();
-    exported.unwrap();
+    exporting.await.unwrap().unwrap();
 
     {
         let collected = collected.lock().unwrap();
