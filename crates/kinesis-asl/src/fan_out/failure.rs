@@ -91,6 +91,18 @@ impl Failure {
         Self::of_code(&code, error)
     }
 
+    /// The failure of a subscription with an event that cannot be decoded. The next session reads the event again.
+    pub(crate) fn undecodable(
+        stream: &StreamClient,
+        shard_id: &ShardId,
+        fault: &str,
+        ids: &RequestIds,
+    ) -> Self {
+        let cause = ids.cause(fault);
+        let text = format!("the subscription to {shard_id} broke: {cause}");
+        Self::new(stream.unavailable(&text).with_source(cause))
+    }
+
     /// The failure of a subscription without an event for this time.
     pub(crate) fn silent(stream: &StreamClient, shard_id: &ShardId, silence: Duration) -> Self {
         Self::new(stream.unavailable(&format!(

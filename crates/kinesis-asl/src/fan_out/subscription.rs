@@ -152,16 +152,18 @@ impl Subscription {
         };
         event.map_err(|error| match error {
             EventError::Sdk(error) => Failure::broken(stream, shard_id, error, self.call.metadata.ids()),
-            EventError::Decode(DecodeError::SequenceNumber(error)) => Failure::new(
-                stream.invalid(&format!("a record of {shard_id}: {error}")).with_source(error),
-            ),
-            EventError::Decode(DecodeError::Malformed(malformed)) => Failure::new(stream.unavailable(&format!(
-                "an event of {shard_id} is malformed at byte {}: {}; the next subscription reads it again",
-                malformed.offset, malformed.fault
-            ))),
-            EventError::NotDecoded => Failure::new(stream.unavailable(&format!(
-                "an event of {shard_id} came after a message of impossible length; the next subscription reads it again"
-            ))),
+            EventError::Decode(DecodeError::SequenceNumber(error)) => {
+                Failure::new(stream.invalid(&format!("a record of {shard_id}: {error}")).with_source(error))
+            }
+            EventError::Decode(DecodeError::Malformed(malformed)) => {
+                let fault =
+                    format!("an event is malformed at byte {}: {}", malformed.offset, malformed.fault);
+                Failure::undecodable(stream, shard_id, &fault, &self.call.metadata.ids())
+            }
+            EventError::NotDecoded => {
+                let fault = "an event came after a message of impossible length";
+                Failure::undecodable(stream, shard_id, fault, &self.call.metadata.ids())
+            }
         })
     }
 }
