@@ -2,7 +2,7 @@
 //!
 //! A call that fails leaves a [`Gap`] and the rest works; only the scan of the table cannot be done without.
 
-mod clock;
+pub(crate) mod clock;
 pub(crate) mod gap;
 mod listing;
 mod mode;

@@ -4,12 +4,14 @@ pub(crate) mod lineage;
 pub(crate) mod output_format;
 pub(crate) mod shard_reader;
 pub(crate) mod start;
+pub(crate) mod stream_clock;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use clap::Args;
+use kinesis_asl::KinesisStream;
 use lease_store::ShardId;
 use shard_worker::{ReadFrom, ShardFilter, StreamSource as _};
 use tokio::sync::{Semaphore, mpsc};
@@ -19,6 +21,7 @@ use self::lineage::ReadOrder;
 use self::output_format::OutputFormat;
 use self::shard_reader::{Bounds, Happening, ShardReader};
 use self::start::Start;
+use self::stream_clock::now_for;
 use crate::connection::ConnectionArguments;
 use crate::exit_code::{CommandError, CommandErrorKind, stream_error, usage};
 use crate::terminal::print;
@@ -88,28 +91,39 @@ pub(crate) struct CatArguments {
 
 /// Follows a stream.
 pub(crate) async fn tail(arguments: TailArguments) -> Result<(), CommandError> {
-    let start =
-        Start::parse(&arguments.from, now_millis()).map_err(|fault| usage(format!("--from {fault}")))?;
-    read(arguments.read, start, None, false).await
+    let TailArguments { from, read: arguments } = arguments;
+    parse_start(&from, now_millis())?;
+    let stream = arguments.connection.stream(&arguments.stream).await?;
+    let start = parse_start(&from, now_for(&stream, [from.as_str()].into_iter()).await?)?;
+    read(arguments, stream, start, None, false).await
 }
 
 /// Reads a stream up to its tip, or to a time.
 pub(crate) async fn cat(arguments: CatArguments) -> Result<(), CommandError> {
-    let now = now_millis();
-    let start = Start::parse(&arguments.from, now).map_err(|fault| usage(format!("--from {fault}")))?;
-    let until = arguments.until.as_ref().map(|text| parse_instant(text, now)).transpose();
-    let until = until.map_err(|fault| usage(format!("--until {fault}")))?;
-    if until.is_some_and(|until| until > now) {
-        return Err(usage(format!(
-            "--until {:?} is in the future; use tail",
-            arguments.until.unwrap_or_default()
-        )));
+    let CatArguments { from, until, read: arguments } = arguments;
+    parse_start(&from, now_millis())?;
+    parse_end(until.as_deref(), now_millis())?;
+    let stream = arguments.connection.stream(&arguments.stream).await?;
+    let now = now_for(&stream, until.as_deref().into_iter().chain([from.as_str()])).await?;
+    let (start, until_millis) = (parse_start(&from, now)?, parse_end(until.as_deref(), now)?);
+    if until_millis.is_some_and(|until| until > now) {
+        return Err(usage(format!("--until {:?} is in the future; use tail", until.unwrap_or_default())));
     }
-    read(arguments.read, start, until.and_then(time_of), true).await
+    read(arguments, stream, start, until_millis.and_then(time_of), true).await
+}
+
+fn parse_start(text: &str, now_millis: u64) -> Result<Start, CommandError> {
+    Start::parse(text, now_millis).map_err(|fault| usage(format!("--from {fault}")))
+}
+
+fn parse_end(text: Option<&str>, now_millis: u64) -> Result<Option<u64>, CommandError> {
+    let end = text.map(|text| parse_instant(text, now_millis)).transpose();
+    end.map_err(|fault| usage(format!("--until {fault}")))
 }
 
 async fn read(
     arguments: ReadArguments,
+    stream: KinesisStream,
     start: Start,
     until: Option<SystemTime>,
     ends_at_tip: bool,
@@ -118,7 +132,6 @@ async fn read(
     if is_position && arguments.shards.len() != 1 {
         return Err(usage("a position is one of a single shard; add --shard with its id"));
     }
-    let stream = arguments.connection.stream(&arguments.stream).await?;
     let stream = stream.with_read_share_percent(arguments.read_share);
     let filter = if start == Start::Tip { ShardFilter::Open } else { ShardFilter::All };
     let listed = stream.list_shards(&filter).await.map_err(stream_error)?;
@@ -194,7 +207,7 @@ async fn read(
 
 /// The readers of a stream. They end when this is dropped.
 struct Reading {
-    stream: kinesis_asl::KinesisStream,
+    stream: KinesisStream,
     bounds: Bounds,
     /// The shards that the stream lists as closed.
     closed: BTreeSet<ShardId>,

@@ -15,6 +15,7 @@ mod stream_destination;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use kinesis_asl::KinesisStream;
 use shard_worker::StreamSource as _;
 
 use self::arguments::ShardsArguments;
@@ -24,6 +25,7 @@ use self::progress::Progress;
 use self::range::Range;
 use crate::connection::ConnectionArguments;
 use crate::exit_code::{CommandError, CommandErrorKind, usage};
+use crate::read::stream_clock::now_for;
 
 /// The most records that a destination gets at once. A position counts as done after them.
 const MAX_BATCH_RECORDS: usize = 500;
@@ -123,7 +125,7 @@ async fn records(arguments: RecordsArguments) -> Result<(), CommandError> {
         )));
     }
     let source = format!("stream {}", stream.stream_name());
-    let range = Range::parse(from.as_deref(), &shards)?;
+    let range = range(&stream, from.as_deref(), &shards).await?;
     let mut delivery = Delivery::start(&common, source).await?;
     let replayed = shards::replay(&stream, &shards, &range, &Decoder::Records, &mut delivery).await;
     delivery.end(replayed).await
@@ -138,11 +140,21 @@ async fn letters(arguments: LettersArguments) -> Result<(), CommandError> {
     }
     let name = stream.unwrap_or_default();
     let stream = common.connection.stream(&name).await?;
-    let range = Range::parse(Some(from.as_deref().unwrap_or("trim-horizon")), &shards)?;
+    let range = range(&stream, Some(from.as_deref().unwrap_or("trim-horizon")), &shards).await?;
     let mut delivery = Delivery::start(&common, format!("letters {}", stream.stream_name())).await?;
     let decoder = Decoder::Letters { skips_malformed: skip_malformed };
     let replayed = shards::replay(&stream, &shards, &range, &decoder, &mut delivery).await;
     delivery.end(replayed).await
+}
+
+/// The range of the command line, whose times are those of the stream.
+async fn range(
+    stream: &KinesisStream,
+    from: Option<&str>,
+    shards: &ShardsArguments,
+) -> Result<Range, CommandError> {
+    let now = now_for(stream, from.into_iter().chain(shards.until.as_deref())).await?;
+    Range::parse(from, shards, now)
 }
 
 /// Why a replay ended before its source did.

@@ -8,7 +8,7 @@ use lease_store::{Position, RecordPosition, SequenceNumber};
 use super::arguments::ShardsArguments;
 use crate::exit_code::{CommandError, CommandErrorKind, usage};
 use crate::read::start::Start;
-use crate::wall_clock::{millis_of, now_millis, time_of};
+use crate::wall_clock::{millis_of, time_of};
 
 /// The range of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,18 +29,21 @@ pub(crate) enum End {
 }
 
 impl Range {
-    /// Reads the range of the command line.
+    /// Reads the range of the command line, at this time of the stream.
     ///
     /// # Errors
     /// `Usage` when it has no start, is empty, lies in the future, or has a position without one shard.
-    pub(crate) fn parse(from: Option<&str>, shards: &ShardsArguments) -> Result<Self, CommandError> {
-        let now = now_millis();
+    pub(crate) fn parse(
+        from: Option<&str>,
+        shards: &ShardsArguments,
+        now_millis: u64,
+    ) -> Result<Self, CommandError> {
         let start = match (from, &shards.after) {
             (_, Some(after)) => {
                 Start::After(record(after).map_err(|fault| usage(format!("--after {fault}")))?)
             }
             (Some(from), None) => {
-                Start::parse(from, now).map_err(|fault| usage(format!("--from {fault}")))?
+                Start::parse(from, now_millis).map_err(|fault| usage(format!("--from {fault}")))?
             }
             (None, None) => {
                 return Err(usage(
@@ -50,10 +53,12 @@ impl Range {
         };
         let end = match &shards.until {
             None => None,
-            Some(until) => Some(End::parse(until, now).map_err(|fault| usage(format!("--until {fault}")))?),
+            Some(until) => {
+                Some(End::parse(until, now_millis).map_err(|fault| usage(format!("--until {fault}")))?)
+            }
         };
         let range = Self { start, end };
-        range.check(shards.shards.len(), now)?;
+        range.check(shards.shards.len(), now_millis)?;
         Ok(range)
     }
 
@@ -160,6 +165,9 @@ mod tests {
 
     use super::*;
 
+    /// 15 November 2023.
+    const NOW: u64 = 1_700_000_000_000;
+
     const NUMBER: &str = "49590338271490256608559692538361571095921575989136588898";
 
     fn parse(
@@ -174,7 +182,7 @@ mod tests {
             until: until.map(str::to_owned),
             ..ShardsArguments::default()
         };
-        Range::parse(from, &shards).map_err(|error| error.to_string())
+        Range::parse(from, &shards, NOW).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -119,9 +119,13 @@ impl Bed {
 
     /// The same, with another Kinesis server.
     pub(crate) async fn run_at(&self, kinesis: &str, arguments: &[&str]) -> Finished {
+        self.read_at(kinesis, &[arguments, &["--stream", STREAM]].concat()).await
+    }
+
+    /// Runs a command that has its stream among its arguments, with another Kinesis endpoint.
+    pub(crate) async fn read_at(&self, kinesis: &str, arguments: &[&str]) -> Finished {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kinesis-streaming"));
-        command.args(arguments).args(["--stream", STREAM]);
-        command.args(["--kinesis-endpoint-url", kinesis]);
+        command.args(arguments).args(["--kinesis-endpoint-url", kinesis]);
         command.args(["--dynamodb-endpoint-url", &self.endpoints().dynamodb]);
         command.envs(Endpoints::environment()).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
