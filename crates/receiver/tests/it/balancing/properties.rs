@@ -92,6 +92,30 @@ proptest! {
     }
 }
 
+/// A lease that a leader of KCL 3.x hands over to this worker does not keep it from requesting another one.
+#[test]
+fn hand_over_by_a_kcl_leader_is_no_move_of_this_worker() {
+    let row = |index, owner: Option<usize>| {
+        let mut lease = Lease::unowned(ShardId::numbered(index), Position::TrimHorizon);
+        lease.owner = owner.map(worker);
+        Row {
+            lease,
+            unchanged_for: Duration::ZERO,
+            owned_for: None,
+            requested_for: Duration::ZERO,
+            weight: 1,
+            is_held: false,
+            is_requested: false,
+        }
+    };
+    let mut offered = row(0, Some(1));
+    offered.lease.offered_by = offered.lease.owner.clone();
+    let mut handed_over = row(1, Some(0));
+    handed_over.lease.checkpoint_owner = Some(worker(3));
+    let waiting = row(2, None);
+    check_plan(&[offered, waiting, handed_over], AssignmentLimits { max_moves: 1, ..LIMITS }, 0).unwrap();
+}
+
 fn check_plan(rows: &[Row], limits: AssignmentLimits, seed: u64) -> Result<(), TestCaseError> {
     let me = worker(0);
     let shard_ids = |is_in: fn(&Row) -> bool| -> HashSet<ShardId> {
@@ -161,8 +185,11 @@ fn check_plan(rows: &[Row], limits: AssignmentLimits, seed: u64) -> Result<(), T
         is_live(row) && !row.is_held && !is_own(row) && !row.lease.is_finished() && is_requested_by_me
     };
     let incoming = rows.iter().filter(|row| is_incoming(row)).count();
+    // What a leader of KCL 3.x hands over was not requested.
+    let of_leader =
+        rows.iter().filter(|row| is_incoming(row) && row.lease.checkpoint_owner.is_some()).count();
     let new_moves = plan.request.len();
-    prop_assert!(new_moves == 0 || incoming + new_moves <= limits.max_moves);
+    prop_assert!(new_moves == 0 || incoming - of_leader + new_moves <= limits.max_moves);
     let held_unfinished = rows.iter().filter(|row| row.is_held && !row.lease.is_finished()).count();
     let new = all.iter().filter(|row| !is_incoming(row)).count();
     prop_assert!(new == 0 || held_unfinished + incoming + new <= limits.max_leases);
