@@ -290,8 +290,8 @@ async fn check_balance(workers: usize, share: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_hundred_shards_on_ten_workers_balance_and_stop_moving() {
-    check_balance(10, 20).await;
+async fn hundred_shards_on_ten_workers_balance_and_stop_moving() {
+    check_balance(10, 10).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,14 +330,14 @@ async fn check_stopped_requester(delay_millis: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn a_requester_that_stops_leaves_no_shard_unread() {
-    for delay_millis in (0..4000).step_by(1000) {
+    for delay_millis in [1000, 2000] {
         check_stopped_requester(delay_millis).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn requesters_that_stop_at_more_times_leave_no_shard_unread() {
-    for delay_millis in (0..4000).step_by(250).filter(|millis| millis % 1000 != 0) {
+    for delay_millis in (0..4000).step_by(250) {
         check_stopped_requester(delay_millis).await;
     }
 }

@@ -73,7 +73,7 @@ const OWN_STEPS: [&str; 10] = [
 
 /// Tests that take many seconds of computation. `cargo xtask test` leaves them out, `cargo xtask ci` runs them. For most of them a
 /// test beside it makes the same assertions with fewer shards, workers or seeds, and is always run.
-pub(crate) const LONG_TESTS: [&str; 22] = [
+pub(crate) const LONG_TESTS: [&str; 23] = [
     "a_fleet_starts_within_a_minute_after_an_outage",
     "a_seed_gives_the_same_trace_over_the_sdk",
     "a_thousand_workers_start_within_a_minute",
@@ -81,6 +81,7 @@ pub(crate) const LONG_TESTS: [&str; 22] = [
     "five_thousand_shards_in_a_process_within_the_budget",
     "hundred_thousand_generations_are_planned",
     "large_scenarios_find_their_defects",
+    "list_changes_of_more_seeds_skip_no_record",
     "odd_answers_of_the_stream_are_not_believed",
     "planned_moves_of_more_seeds_repeat_nothing",
     "promises_hold_for_another_seed_of_every_scenario",
