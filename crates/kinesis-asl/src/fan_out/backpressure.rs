@@ -138,7 +138,10 @@ impl Body for SdkSide {
             };
             let for_sdk = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => state.messages.push(&data),
+                    Ok(data) => match state.messages.push(&data) {
+                        Ok(for_sdk) => for_sdk,
+                        Err(too_long) => return Poll::Ready(Some(Err(too_long.into()))),
+                    },
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 // The end, or an error.

@@ -3,6 +3,10 @@
 /// The size of the length with which each message begins, in bytes. It counts the whole message.
 const LENGTH_BYTES: usize = 4;
 
+/// The longest message, in bytes, for which memory is reserved. It holds the largest record, 10 MiB, as Base64 text. A message that
+/// announces more ends its session.
+pub(super) const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
 /// The place in an event stream up to which its bytes have arrived.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
@@ -25,7 +29,7 @@ impl Framing {
                 let Some(length) = self.length.first_chunk::<LENGTH_BYTES>() else { return };
                 let length = u32::from_be_bytes(*length);
                 self.message_bytes = Some(length);
-                // An impossible length ends the session: the SDK refuses the message.
+                // An impossible length ends the session.
                 self.left = usize::try_from(length).unwrap_or(usize::MAX).saturating_sub(LENGTH_BYTES);
             }
             let (_, rest) = bytes.split_at(bytes.len().min(self.left));

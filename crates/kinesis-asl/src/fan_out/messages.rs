@@ -4,12 +4,15 @@
 //! In place of each event it reads an empty one, so that it still reports events, exceptions and the end in the order of the stream.
 
 use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt;
 
 use aws_smithy_eventstream::frame::{read_message_from, write_message_to};
 use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use bytes::{Bytes, BytesMut};
 
-use crate::get_records::answer::{Answer, MAX_BODY_BYTES};
+use super::framing::MAX_MESSAGE_BYTES;
+use crate::get_records::answer::Answer;
 use crate::get_records::decode_error::DecodeError;
 use crate::get_records::json;
 
@@ -37,6 +40,24 @@ pub(super) struct Messages {
     is_opaque: bool,
 }
 
+/// A message announces more bytes than are reserved for one. The SDK would keep as many as it announces, up to 4 GiB.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MessageTooLong {
+    bytes: usize,
+}
+
+impl fmt::Display for MessageTooLong {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "a message of {} bytes, more than {MAX_MESSAGE_BYTES}, which no event has",
+            self.bytes
+        )
+    }
+}
+
+impl Error for MessageTooLong {}
+
 impl Default for Messages {
     fn default() -> Self {
         let mut empty_event = Vec::new();
@@ -56,8 +77,9 @@ fn empty_event_message() -> Message {
 }
 
 impl Messages {
-    /// Takes the next bytes of the stream, and returns those that the SDK reads; none while a message is incomplete.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Vec<u8> {
+    /// Takes the next bytes of the stream, and returns those that the SDK reads; none while a message is incomplete. The stream is over
+    /// with a message that is too long.
+    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<Vec<u8>, MessageTooLong> {
         let mut for_sdk = Vec::new();
         // Memory for a whole message is taken once more of it arrives than its beginning: that may have come with the message before it,
         // and until then none is reserved.
@@ -65,7 +87,10 @@ impl Messages {
         while !bytes.is_empty() && !self.is_opaque {
             let wanted = match self.message_bytes() {
                 None => LENGTH_BYTES,
-                Some(length) if (MIN_MESSAGE_BYTES..=MAX_BODY_BYTES).contains(&length) => length,
+                // What came before it is read first.
+                Some(length) if length > MAX_MESSAGE_BYTES && !for_sdk.is_empty() => return Ok(for_sdk),
+                Some(length) if length > MAX_MESSAGE_BYTES => return Err(MessageTooLong { bytes: length }),
+                Some(length) if length >= MIN_MESSAGE_BYTES => length,
                 Some(_) => {
                     for_sdk.extend(self.rest());
                     break;
@@ -83,7 +108,7 @@ impl Messages {
             }
         }
         for_sdk.extend(bytes);
-        for_sdk
+        Ok(for_sdk)
     }
 
     /// The bytes of an incomplete message, for the SDK: the stream ends with them. All further bytes are left to the SDK.
@@ -164,7 +189,7 @@ mod tests {
     fn events_are_taken_out_and_all_else_is_as_it_arrived() {
         let exception = message("exception", ":exception-type", "ResourceInUseException", "{}");
         let mut messages = Messages::default();
-        let for_sdk = messages.push(&[initial(), event(1), event(2), exception.clone()].concat());
+        let for_sdk = messages.push(&[initial(), event(1), event(2), exception.clone()].concat()).unwrap();
         assert_eq!(for_sdk, [initial(), empty(), empty(), exception].concat());
         for number in ["1", "2"] {
             let event = messages.take_event().unwrap().unwrap();
@@ -181,13 +206,32 @@ mod tests {
         let mut corrupt = event(1);
         *corrupt.last_mut().unwrap() ^= 1;
         let mut messages = Messages::default();
-        assert_eq!(messages.push(&corrupt), corrupt);
-        for length in [0_u32, 15, u32::MAX] {
+        assert_eq!(messages.push(&corrupt), Ok(corrupt));
+        for length in [0_u32, 15] {
             let mut messages = Messages::default();
             let bytes = [length.to_be_bytes().to_vec(), event(1)].concat();
             let (first, second) = bytes.split_at(7);
-            assert_eq!([messages.push(first), messages.push(second)].concat(), bytes, "{length}");
+            let for_sdk = [first, second].map(|part| messages.push(part).unwrap());
+            assert_eq!(for_sdk.concat(), bytes, "{length}");
             assert!(messages.take_event().is_none());
+        }
+    }
+
+    #[test]
+    fn message_longer_than_any_event_is_refused_before_it_arrives() {
+        let longest = u32::try_from(MAX_MESSAGE_BYTES).unwrap();
+        assert_eq!(Messages::default().push(&longest.to_be_bytes()), Ok(vec![]));
+        for length in [longest + 1, u32::MAX] {
+            let bytes = usize::try_from(length).unwrap();
+            let mut messages = Messages::default();
+            assert_eq!(messages.push(&length.to_be_bytes()), Ok(vec![]));
+            assert_eq!(messages.push(&[0]), Err(MessageTooLong { bytes }));
+            assert!(messages.arriving.capacity() < 200);
+            // An event before it is read.
+            let mut messages = Messages::default();
+            let together = [event(1), length.to_be_bytes().to_vec(), vec![0]].concat();
+            assert_eq!(messages.push(&together), Ok(empty()));
+            assert_eq!(messages.push(&[0]), Err(MessageTooLong { bytes }));
         }
     }
 
@@ -195,7 +239,7 @@ mod tests {
     fn malformed_event_is_an_error_and_no_event_of_the_sdk() {
         let mut messages = Messages::default();
         let bytes = message("event", ":event-type", EVENT_TYPE, "{\"Records\":[{\"Data\":\"?\"}]}");
-        assert_eq!(messages.push(&bytes), empty());
+        assert_eq!(messages.push(&bytes), Ok(empty()));
         assert!(matches!(messages.take_event(), Some(Err(DecodeError::Malformed(_)))));
     }
 
@@ -203,18 +247,18 @@ mod tests {
     fn beginning_of_a_message_takes_no_memory_for_the_rest() {
         let large = message("event", ":event-type", "another", &"x".repeat(100_000));
         let mut messages = Messages::default();
-        messages.push(&[event(1), large[..100].to_vec()].concat());
+        messages.push(&[event(1), large[..100].to_vec()].concat()).unwrap();
         assert!(messages.arriving.capacity() < 200, "{}", messages.arriving.capacity());
-        assert_eq!(messages.push(&large[100..200]), [0_u8; 0]);
+        assert_eq!(messages.push(&large[100..200]), Ok(vec![]));
         assert!(messages.arriving.capacity() >= large.len());
-        assert_eq!(messages.push(&large[200..]), large);
+        assert_eq!(messages.push(&large[200..]), Ok(large));
     }
 
     #[test]
     fn end_inside_a_message_is_left_to_the_sdk() {
         let mut messages = Messages::default();
         let bytes = event(1);
-        assert_eq!(messages.push(&bytes[..50]), [0_u8; 0]);
+        assert_eq!(messages.push(&bytes[..50]), Ok(vec![]));
         assert_eq!(messages.rest(), bytes[..50]);
     }
 
@@ -225,7 +269,7 @@ mod tests {
             let (mut messages, mut for_sdk, mut at) = (Messages::default(), Vec::new(), 0);
             for size in sizes.iter().cycle() {
                 let end = stream.len().min(at + size);
-                for_sdk.extend(messages.push(&stream[at..end]));
+                for_sdk.extend(messages.push(&stream[at..end]).unwrap());
                 at = end;
                 if at == stream.len() {
                     break;

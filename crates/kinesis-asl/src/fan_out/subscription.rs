@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::backpressure::GatedBody;
 use super::failure::Failure;
+use super::framing::MAX_MESSAGE_BYTES;
 use crate::get_records::answer::Answer;
 use crate::get_records::decode_error::DecodeError;
 use crate::response_metadata::{DATE_RESOLUTION, ResponseMetadata};
@@ -46,13 +47,9 @@ impl SubscribeCall {
 /// arrives as Base64 text (4/3), which is decoded in place.
 pub(crate) const USUAL_EVENT_BYTES: u64 = 2 * 1024 * 1024 * 7 / 3;
 
-/// The largest message for which memory is reserved, in bytes. Fits the largest record, 10 MiB, as Base64 text. A server that
-/// announces more would otherwise keep all shards from reading.
-const MAX_MESSAGE_BYTES: u64 = 16 * 1024 * 1024;
-
 /// The memory of an event that arrives in a message of this size, in bytes. `None`: the size is not known.
 fn event_bytes(message_bytes: Option<u32>) -> u64 {
-    let message_bytes = u64::from(message_bytes.unwrap_or(0)).min(MAX_MESSAGE_BYTES);
+    let message_bytes = u64::from(message_bytes.unwrap_or(0)).min(MAX_MESSAGE_BYTES as u64);
     // The text, and the records in it.
     (message_bytes * 7 / 4).max(USUAL_EVENT_BYTES)
 }

@@ -286,7 +286,7 @@ impl Shared {
         if !attempt.response.status().is_success() {
             return Some(Err(attempt.into_error().into()));
         }
-        let received = Encoding::of(&attempt.body);
+        let received = Encoding::of(attempt.body.as_ref());
         let decoded = read_answer(attempt.body);
         let outcome = match &decoded {
             Ok(answer) if answer.records.is_empty() => CborOutcome::NoRecords,

@@ -23,15 +23,15 @@ pub(crate) fn request(
     }
 }
 
-/// Decodes the body of a successful answer.
-pub(super) fn read_answer(body: Vec<u8>) -> Result<Answer, DecodeError> {
-    if body.len() > MAX_BODY_BYTES {
+/// Decodes the body of a successful answer. Its records are slices of the body.
+pub(super) fn read_answer(body: impl AsRef<[u8]> + AsMut<[u8]> + Into<Bytes>) -> Result<Answer, DecodeError> {
+    if body.as_ref().len() > MAX_BODY_BYTES {
         return Err(
             Malformed { encoding: None, offset: MAX_BODY_BYTES, fault: "the body is too long" }.into()
         );
     }
-    match Encoding::of(&body) {
-        Some(Encoding::Cbor) => cbor::decode(&Bytes::from(body)),
+    match Encoding::of(body.as_ref()) {
+        Some(Encoding::Cbor) => cbor::decode(&body.into()),
         Some(Encoding::Json) => json::decode(body),
         None => Err(Malformed { encoding: None, offset: 0, fault: "neither CBOR nor JSON" }.into()),
     }

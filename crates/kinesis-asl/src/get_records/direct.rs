@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::MAX_BODY_BYTES;
 use super::body::{self, CutOff};
+use super::body_buffer::{BodyBuffer, BodyBuffers};
 use super::codec::{self, read_refusal};
 use super::encoding::Encoding;
 use super::signing::{Signable, Signer, parse_date};
@@ -57,6 +58,7 @@ pub(super) struct Route {
     /// The method, the URL and the constant headers.
     template: Arc<HttpRequest>,
     cached: Arc<Mutex<Option<CachedIdentity>>>,
+    buffers: BodyBuffers,
     /// How far the service's clock is ahead of the local clock or behind it, as the SDK has measured.
     clock_ahead: Duration,
     clock_behind: Duration,
@@ -75,7 +77,7 @@ struct CachedIdentity {
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) response: HttpResponse,
-    pub(super) body: Vec<u8>,
+    pub(super) body: BodyBuffer,
 }
 
 impl Route {
@@ -115,6 +117,7 @@ impl Route {
             components: components.clone(),
             template: Arc::new(template(request)?),
             cached: Arc::default(),
+            buffers: BodyBuffers::default(),
             host: host.to_owned(),
             region,
             service,
@@ -199,8 +202,8 @@ impl Route {
             }
         };
         let length = response.headers().get("content-length").and_then(|length| length.parse::<usize>().ok());
-        let mut body = Vec::with_capacity(length.unwrap_or(INITIAL_BODY_CAPACITY).min(MAX_BODY_BYTES));
-        match body::read_whole(response.take_body(), self.attempt_timeout, &mut body).await {
+        let mut body = self.buffers.take(length.unwrap_or(INITIAL_BODY_CAPACITY).min(MAX_BODY_BYTES));
+        match body::read_whole(response.take_body(), self.attempt_timeout, &mut body.bytes).await {
             Ok(()) => Ok(Attempt { response, body }),
             Err(error) => {
                 if error.is::<CutOff>() {
@@ -235,7 +238,7 @@ fn template(of_the_sdk: &HttpRequest) -> Option<HttpRequest> {
 impl Attempt {
     /// The error of a refusal.
     pub(super) fn into_error(self) -> SdkError<GetRecordsError> {
-        let refusal = read_refusal(code_header(&self.response), self.body);
+        let refusal = read_refusal(code_header(&self.response), self.body.into_vec());
         SdkError::service_error(refusal, self.response)
     }
 }

@@ -21,7 +21,7 @@ const MILLIS_SHIFT: i64 = 3;
 const MAX_ORDERED_MEMBERS: usize = 8;
 
 /// Decodes an answer. Its records are slices of `body`, which is modified.
-pub(crate) fn decode(body: Vec<u8>) -> Result<Answer, DecodeError> {
+pub(crate) fn decode(body: impl AsMut<[u8]> + Into<Bytes>) -> Result<Answer, DecodeError> {
     decode_with(body, b"NextShardIterator")
 }
 

@@ -12,6 +12,7 @@
 //! | [`sdk_parser`] | a call whose answer the SDK parses as well |
 //! | [`codec`] | picks the decoder: [`cbor`] or [`json`], which share [`time`] and [`decode_error`] |
 //! | [`body`] | how long an answer may take; [`read_limit`] asks for fewer records after one that was cut off |
+//! | [`body_buffer`] | the buffers of answers, used again |
 //! | [`answer`], [`encoding`] | the decoded answer, and the two encodings |
 //!
 //! After a failed direct request, the next call goes through the whole SDK, which handles clock skew, expired credentials and
@@ -20,6 +21,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+mod body_buffer;
 pub(crate) mod call;
 mod cbor;
 mod cbor_record;
