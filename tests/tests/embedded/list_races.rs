@@ -8,11 +8,13 @@ use std::time::Duration;
 use end_to_end_tests::fleet::{FAILOVER_TIME, put, shards};
 use fastrand::Rng;
 use kinesis_streaming::lease_store::{
-    Consistency, FaultRates, FaultyLeaseStore, Lease, LeaseChange, LeaseListing, LeaseWrite,
-    MultiStreamListing, OwnerAction, OwnerRequest, StreamIdentity, StreamLeases, WriteOutcome,
+    Consistency, FaultRates, FaultyLeaseStore, Lease, LeaseChange, LeaseWrite, MultiStreamListing,
+    OwnerAction, OwnerRequest, StreamIdentity, StreamLeases,
 };
 use kinesis_streaming::prelude::*;
-use test_support::{HookedStream, LIMIT, Switch, run_with_paused_clock, wait_until};
+use test_support::{
+    HookedLeaseStore, HookedStream, LIMIT, SharedLeaseStore, Switch, run_with_paused_clock, wait_until,
+};
 use tokio::time::sleep;
 
 use crate::streams::{CountedTable, Member, Scene};
@@ -60,7 +62,12 @@ impl MultiStreamLeaseStore for OutdatedTable {
 
     fn of_stream(&self, stream: &StreamIdentity) -> Result<StreamLeases, StoreError> {
         let StreamLeases { key, store, .. } = self.table.of_stream(stream)?;
-        Ok(StreamLeases::new(key, Arc::new(CountedDeletions { store, deletions: self.deletions.clone() })))
+        let deletions = self.deletions.clone();
+        let counted = HookedLeaseStore::new(SharedLeaseStore(store)).before_write(move |write| {
+            let is_deletion = matches!(write, LeaseWrite::Delete { .. });
+            deletions.fetch_add(usize::from(is_deletion), Ordering::Relaxed);
+        });
+        Ok(StreamLeases::new(key, Arc::new(counted)))
     }
 }
 
@@ -86,36 +93,9 @@ impl MultiStreamLeaseStore for FaultyTable {
 
     fn of_stream(&self, stream: &StreamIdentity) -> Result<StreamLeases, StoreError> {
         let StreamLeases { key, store, .. } = self.table.of_stream(stream)?;
-        let store = CountedDeletions { store, deletions: Arc::default() };
         let seed = self.rng.lock().unwrap().u64(..);
-        Ok(StreamLeases::new(key, Arc::new(FaultyLeaseStore::new(store, FaultRates::each(0.05), seed))))
-    }
-}
-
-#[derive(Debug)]
-struct CountedDeletions {
-    store: Arc<dyn LeaseStore>,
-    deletions: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl LeaseStore for CountedDeletions {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.store.prepare().await
-    }
-
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        self.store.list(consistency).await
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        self.store.get(shard_id).await
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        let is_deletion = matches!(write, LeaseWrite::Delete { .. });
-        self.deletions.fetch_add(usize::from(is_deletion), Ordering::Relaxed);
-        self.store.write(write).await
+        let faulty = FaultyLeaseStore::new(SharedLeaseStore(store), FaultRates::each(0.05), seed);
+        Ok(StreamLeases::new(key, Arc::new(faulty)))
     }
 }
 

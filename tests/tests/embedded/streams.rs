@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use end_to_end_tests::fleet::{FAILOVER_TIME, SEED, put, shards};
 use kinesis_streaming::lease_store::{
-    Consistency, Lease, LeaseListing, LeaseWrite, MultiStreamListing, StreamIdentity, StreamLeases,
-    WriteOutcome,
+    Consistency, Lease, LeaseWrite, MultiStreamListing, StreamIdentity, StreamLeases, WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::MAX_STREAMS;
 use kinesis_streaming::shard_worker::StreamDescription;
-use test_support::{HookedStream, Journal, LIMIT, Switch, wait_until};
+use test_support::{HookedLeaseStore, HookedStream, Journal, LIMIT, SharedLeaseStore, Switch, wait_until};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many times per fail-over time a worker scans the table.
@@ -50,35 +49,12 @@ impl MultiStreamLeaseStore for CountedTable {
 
     fn of_stream(&self, stream: &StreamIdentity) -> Result<StreamLeases, StoreError> {
         let StreamLeases { key, store, .. } = self.table.of_stream(stream)?;
-        Ok(StreamLeases::new(key, Arc::new(CountedLeases { store, lost: self.lost.clone() })))
-    }
-}
-
-/// The leases of one stream, with a count of lost writes.
-#[derive(Debug)]
-struct CountedLeases {
-    store: Arc<dyn LeaseStore>,
-    lost: Arc<AtomicU64>,
-}
-
-#[async_trait]
-impl LeaseStore for CountedLeases {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.store.prepare().await
-    }
-
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        self.store.list(consistency).await
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        self.store.get(shard_id).await
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        let outcome = self.store.write(write).await?;
-        self.lost.fetch_add(u64::from(matches!(outcome, WriteOutcome::Lost { .. })), Ordering::Relaxed);
-        Ok(outcome)
+        let lost = self.lost.clone();
+        let counted = HookedLeaseStore::new(SharedLeaseStore(store)).after_write(move |_, outcome| {
+            lost.fetch_add(u64::from(matches!(outcome, WriteOutcome::Lost { .. })), Ordering::Relaxed);
+            async { outcome }
+        });
+        Ok(StreamLeases::new(key, Arc::new(counted)))
     }
 }
 
