@@ -177,6 +177,10 @@ impl Intercept for GatedBody {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response_mut();
+        if !response.status().is_success() {
+            // The body of a refusal is no event stream.
+            return Ok(());
+        }
         self.state().body = response.take_body();
         *response.body_mut() = SdkBody::from_body_1_x(SdkSide(self.clone()));
         Ok(())
@@ -244,5 +248,14 @@ mod tests {
         assert_eq!(read(&body), Some(message("c")));
         body.set_open(false);
         assert!(!has_frame(&body));
+    }
+
+    #[test]
+    fn message_that_is_too_long_ends_the_body_with_an_error() {
+        let body = GatedBody::default();
+        body.state().body = SdkBody::from_body_1_x(Frames([vec![0xff; 5]].into()));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let polled = Pin::new(&mut SdkSide(body)).poll_frame(&mut context);
+        assert!(matches!(polled, Poll::Ready(Some(Err(_)))));
     }
 }
