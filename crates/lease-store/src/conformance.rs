@@ -10,10 +10,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use async_trait::async_trait;
-
-use crate::decorators::{CountingLeaseStore, FaultRates, FaultyLeaseStore};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::decorators::{CountingLeaseStore, FaultRates, FaultyLeaseStore, SharedLeaseStore};
+use crate::error::StoreErrorKind;
 use crate::hash_key_range::{HashKey, HashKeyRange};
 use crate::held_lease::HeldLease;
 use crate::lag_report::LagReport;
@@ -21,7 +19,7 @@ use crate::lease::{Lease, LeaseFacts, PendingCheckpoint};
 use crate::multi_stream::{MultiStreamLeaseStore, MultiStreamListing, StreamLeases};
 use crate::position::Position;
 use crate::shard_id::ShardId;
-use crate::store::{Consistency, LeaseListing, LeaseStore, WriteOutcome};
+use crate::store::{Consistency, LeaseStore, WriteOutcome};
 use crate::stream_identity::StreamIdentity;
 use crate::worker_id::WorkerId;
 use crate::write::{LeaseChange, LeaseWrite};
@@ -73,33 +71,10 @@ pub async fn check_multi_stream<S: MultiStreamLeaseStore>(mut fresh: impl FnMut(
     check_each(async || {
         let table = fresh();
         table.prepare().await.unwrap();
-        OneOf(table.of_stream(&stream()).unwrap().store)
+        SharedLeaseStore(table.of_stream(&stream()).unwrap().store)
     })
     .await;
     streams_are_apart(&fresh()).await;
-}
-
-/// The leases of one stream of several.
-#[derive(Debug, Clone)]
-struct OneOf(Arc<dyn LeaseStore>);
-
-#[async_trait]
-impl LeaseStore for OneOf {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.0.prepare().await
-    }
-
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        self.0.list(consistency).await
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        self.0.get(shard_id).await
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        self.0.write(write).await
-    }
 }
 
 /// Two streams have the same shards. One listing returns both, and each is written alone. A stream that was created again has

@@ -64,7 +64,9 @@ pub mod dynamodb;
 #[doc(hidden)]
 pub mod internals;
 
-pub use decorators::{CountingLeaseStore, FaultRates, FaultyLeaseStore, StoreCalls, ThrottledLeaseStore};
+pub use decorators::{
+    CountingLeaseStore, FaultRates, FaultyLeaseStore, SharedLeaseStore, StoreCalls, ThrottledLeaseStore,
+};
 pub use error::{BoxError, Error, ErrorKind, StoreError, StoreErrorKind};
 pub use hash_key_range::{HashKey, HashKeyRange};
 pub use held_lease::{FencingToken, HeldLease, OperatorNotes};

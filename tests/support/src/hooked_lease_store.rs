@@ -151,34 +151,3 @@ impl<S: LeaseStore> LeaseStore for HookedLeaseStore<S> {
         Ok((self.after_write)(write.clone(), outcome).await)
     }
 }
-
-/// A lease store of a type that is not known, as a store that can be wrapped.
-#[derive(Debug, Clone)]
-pub struct SharedLeaseStore(pub Arc<dyn LeaseStore>);
-
-#[async_trait]
-impl LeaseStore for SharedLeaseStore {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    async fn prepare(&self) -> Result<(), StoreError> {
-        self.0.prepare().await
-    }
-
-    async fn check_fleet_mode(&self) -> Result<Option<String>, StoreError> {
-        self.0.check_fleet_mode().await
-    }
-
-    async fn list(&self, consistency: Consistency) -> Result<LeaseListing, StoreError> {
-        self.0.list(consistency).await
-    }
-
-    async fn get(&self, shard_id: &ShardId) -> Result<Option<Lease>, StoreError> {
-        self.0.get(shard_id).await
-    }
-
-    async fn write(&self, write: &LeaseWrite) -> Result<WriteOutcome, StoreError> {
-        self.0.write(write).await
-    }
-}

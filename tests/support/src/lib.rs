@@ -18,7 +18,7 @@ pub mod paused_clock;
 pub mod read_log;
 pub mod switch;
 
-pub use hooked_lease_store::{HookedLeaseStore, SharedLeaseStore, StoreCall};
+pub use hooked_lease_store::{HookedLeaseStore, StoreCall};
 pub use hooked_stream::{HookedStream, StreamCall};
 pub use journal::{Journal, JournalEntry};
 pub use kcl_taking::KclLeaseTaker;

@@ -9,12 +9,10 @@ use end_to_end_tests::fleet::{FAILOVER_TIME, put, shards};
 use fastrand::Rng;
 use kinesis_streaming::lease_store::{
     Consistency, FaultRates, FaultyLeaseStore, Lease, LeaseChange, LeaseWrite, MultiStreamListing,
-    OwnerAction, OwnerRequest, StreamIdentity, StreamLeases,
+    OwnerAction, OwnerRequest, SharedLeaseStore, StreamIdentity, StreamLeases,
 };
 use kinesis_streaming::prelude::*;
-use test_support::{
-    HookedLeaseStore, HookedStream, LIMIT, SharedLeaseStore, Switch, run_with_paused_clock, wait_until,
-};
+use test_support::{HookedLeaseStore, HookedStream, LIMIT, Switch, run_with_paused_clock, wait_until};
 use tokio::time::sleep;
 
 use crate::streams::{CountedTable, Member, Scene};

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use end_to_end_tests::fleet::{FAILOVER_TIME, SEED, put, shards};
 use kinesis_streaming::lease_store::{
-    Consistency, Lease, LeaseWrite, MultiStreamListing, StreamIdentity, StreamLeases, WriteOutcome,
+    Consistency, Lease, LeaseWrite, MultiStreamListing, SharedLeaseStore, StreamIdentity, StreamLeases,
+    WriteOutcome,
 };
 use kinesis_streaming::prelude::*;
 use kinesis_streaming::receiver::MAX_STREAMS;
 use kinesis_streaming::shard_worker::StreamDescription;
-use test_support::{HookedLeaseStore, HookedStream, Journal, LIMIT, SharedLeaseStore, Switch, wait_until};
+use test_support::{HookedLeaseStore, HookedStream, Journal, LIMIT, Switch, wait_until};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many times per fail-over time a worker scans the table.

@@ -9,8 +9,8 @@ use crate::look::clock::StreamTime;
 use crate::read::start::Start;
 use crate::wall_clock::now_millis;
 
-/// The time at a stream, if any of the texts is a time. The stream is asked only then. Without its permission, and otherwise, the clock
-/// of this machine counts.
+/// The time at a stream, in milliseconds since 1970. The stream is asked only if one of the texts is a time. If none is, or the call is
+/// denied, it is the time of this machine.
 pub(crate) async fn now_for(
     stream: &KinesisStream,
     mut texts: impl Iterator<Item = &str>,

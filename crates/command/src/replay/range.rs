@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// 15 November 2023.
+    /// 14 November 2023.
     const NOW: u64 = 1_700_000_000_000;
 
     const NUMBER: &str = "49590338271490256608559692538361571095921575989136588898";

@@ -1,4 +1,4 @@
-//! Operations on a machine whose clock is wrong: what is stored goes by the clock of the stream.
+//! Commands on a machine whose clock is wrong: what they store and what they read goes by the clock of the stream.
 
 use std::time::SystemTime;
 

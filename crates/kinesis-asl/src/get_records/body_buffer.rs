@@ -15,10 +15,11 @@ const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
 /// A smaller buffer is left to the allocator, in bytes: it keeps those itself.
 const MIN_KEPT_BYTES: usize = 64 * 1024;
 
-/// A kept buffer holds an answer of at least this part of it: the records of an answer keep the whole buffer.
-const MIN_USED_PART: usize = 2;
+/// A kept buffer is larger than its next answer by at most this part of the answer: the memory limit counts records, and they keep the
+/// whole buffer.
+const MAX_EXCESS_PART: usize = 8;
 
-/// A buffer that no answer has used for this long is freed.
+/// The next read frees a buffer that no answer has used for this long.
 const MAX_KEPT_TIME: Duration = Duration::from_secs(5);
 
 /// The buffers that wait for an answer. Clones share them.
@@ -47,7 +48,7 @@ impl BodyBuffers {
         kept.drain(..expired);
         let fits = |kept: &Kept| {
             let capacity = kept.buffer.capacity();
-            bytes >= MIN_KEPT_BYTES && (bytes..=bytes.saturating_mul(MIN_USED_PART)).contains(&capacity)
+            bytes >= MIN_KEPT_BYTES && (bytes..=bytes + bytes / MAX_EXCESS_PART).contains(&capacity)
         };
         // The newest is the likeliest to be in the CPU caches.
         let found = kept.iter().rposition(fits).map(|index| kept.remove(index).buffer);
@@ -131,12 +132,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn small_answer_keeps_no_large_buffer() {
+    async fn answer_keeps_no_much_larger_buffer() {
         let buffers = BodyBuffers::default();
         drop(buffers.take(4 * MEBIBYTE));
-        assert!(buffers.take(MEBIBYTE).bytes.capacity() < 2 * MEBIBYTE);
+        assert!(buffers.take(3 * MEBIBYTE).bytes.capacity() < 4 * MEBIBYTE);
         assert!(buffers.take(100).bytes.capacity() < MIN_KEPT_BYTES);
-        assert!(buffers.take(3 * MEBIBYTE).bytes.capacity() >= 4 * MEBIBYTE);
+        assert!(buffers.take(4 * MEBIBYTE - 1000).bytes.capacity() >= 4 * MEBIBYTE);
     }
 
     #[tokio::test(start_paused = true)]
